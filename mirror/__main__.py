@@ -2,8 +2,8 @@
 
 import signal
 
-# Before all other imports: outside of `Signals` there is nothing to clean up, so the kernel should end the process
-# without a traceback. If the parent process has set SIGINT to be ignored, it stays ignored.
+# This precedes all other imports, which take time. Outside a `Signals` block there is nothing to clean up, so the
+# kernel should end the process without a traceback. If the parent process made it ignore SIGINT, it still does.
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -19,7 +19,7 @@ def entry() -> NoReturn:
     """Run the command line and end the process."""
     limit_heaps()  # before threads start
     code = main()
-    # The garbage collection at exit takes 50 ms; it skips frozen objects.
+    # The interpreter's garbage collection at exit would take 50 ms. It skips frozen objects.
     gc.freeze()
     sys.exit(code)
 

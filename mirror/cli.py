@@ -39,12 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _open_streams() -> None:
-    """Open standard streams that are closed. Otherwise the next file or connection would get their file descriptor."""
+    """Open closed standard streams. Otherwise a file or socket that is opened later would get their descriptor."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor: this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor, which is `number`
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,10 +64,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add(
+def _add_command(
     commands: argparse._SubParsersAction[Parser], name: str, run: Callable[[argparse.Namespace], int], text: str
 ) -> argparse.ArgumentParser:
-    """Add the parser of a command with a configuration. text: the help, a sentence without capital and period."""
+    """Add the parser of a command that reads a configuration. text: the help, without capital letter and period."""
     command = commands.add_parser(name, help=text, description=_sentence(text), allow_abbrev=False)
     command.add_argument("config", metavar="CONFIG", type=Path, help="the YAML configuration file")
     add_later_options(command, name)
@@ -82,7 +82,7 @@ def _sentence(text: str) -> str:
 
 def _add_sync(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser of `sync`."""
-    sync = _add(commands, "sync", _sync, "copy every selected tag to every target")
+    sync = _add_command(commands, "sync", _sync, "copy every selected tag to every target")
     _add_only(sync)
     sync.add_argument(
         "--only-from", metavar="FILE", type=Path, help="read patterns from a file, one per line (failed.txt)"
@@ -99,13 +99,13 @@ def _add_sync(commands: argparse._SubParsersAction[Parser]) -> None:
     sync.add_argument("--dry-run", action="store_true", help="the same as `mirror plan`")
     sync.add_argument("--fail-fast", action="store_true", help="start no new work after the first failure")
     sync.add_argument(
-        "--deep", action="store_true", help="check every object of every selected image, also under equal tags"
+        "--deep", action="store_true", help="check every object of every selected image, even if its tag is unchanged"
     )
     sync.add_argument(
         "--repair", action="store_true", help="read and hash all objects on the targets, and send damaged ones again"
     )
     sync.add_argument("--base", metavar="INVENTORY", type=Path, help="leave blobs in this inventory out of exports")
-    sync.add_argument("--report", metavar="FILE", type=Path, help="write the report to this file too")
+    sync.add_argument("--report", metavar="FILE", type=Path, help="also write the report to this file")
     sync.add_argument(
         "--progress",
         choices=("auto", "plain", "none"),
@@ -113,7 +113,11 @@ def _add_sync(commands: argparse._SubParsersAction[Parser]) -> None:
         help="auto: live display on a terminal, otherwise a line every 30 s",
     )
     sync.add_argument(
-        "--lock-wait", metavar="SECONDS", type=_seconds, default=0.0, help="wait this long for another run to end"
+        "--lock-wait",
+        metavar="SECONDS",
+        type=_seconds,
+        default=0.0,
+        help="wait up to SECONDS for another run to finish",
     )
 
 
@@ -130,13 +134,13 @@ def _add_only(command: argparse.ArgumentParser) -> None:
 
 def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser of `plan`."""
-    plan = _add(commands, "plan", _plan, "show what a sync would do, without writing")
+    plan = _add_command(commands, "plan", _plan, "show what a sync would do, without writing")
     plan.add_argument("--exit-code", action="store_true", help="exit with 10 if there is something to do")
 
 
 def _add_verify(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser of `verify`."""
-    verify = _add(commands, "verify", _verify, "check that every selected image is complete on every target")
+    verify = _add_command(commands, "verify", _verify, "check that every selected image is complete on every target")
     verify.add_argument("--deep", action="store_true", help="also read and hash every blob")
     _add_only(verify)
     verify.add_argument("-q", dest="quiet", action="store_true", help="print only problems")
@@ -144,7 +148,7 @@ def _add_verify(commands: argparse._SubParsersAction[Parser]) -> None:
 
 def _add_validate(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser of `validate`."""
-    validate = _add(commands, "validate", _validate, "check a configuration offline")
+    validate = _add_command(commands, "validate", _validate, "check a configuration offline")
     validate.add_argument(
         "--secrets", action="store_true", help="treat a missing password, TLS file or base as an error"
     )
@@ -158,15 +162,13 @@ def _add_bundle(commands: argparse._SubParsersAction[Parser]) -> None:
     subcommands = bundle.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
     for name, text in _SUBCOMMANDS["bundle"].items():
         subcommand = subcommands.add_parser(name, help=text, description=_sentence(text), allow_abbrev=False)
-        subcommand.add_argument(
-            "path", metavar="FILE-OR-DIR", type=_disk_path, help="a bundle (.tar) or the directory of a layout"
-        )
+        subcommand.add_argument("path", metavar="FILE-OR-DIR", type=_disk_path, help="a bundle (.tar), or a layout")
         subcommand.set_defaults(command=_run_and_print, what={"verify": "verify", "list": "listing"}[name])
 
 
 def _add_inventory(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser of `inventory`."""
-    text = "list what the far side has, as the base of a differential export"
+    text = "list the content of a target, as the base of a differential export"
     inventory = commands.add_parser("inventory", help=text, description=_sentence(text), allow_abbrev=False)
     inventory.add_argument(
         "path",
@@ -211,7 +213,7 @@ def _add_schema(commands: argparse._SubParsersAction[Parser]) -> None:
     schema.set_defaults(command=_schema)
 
 
-# Subcommands with their help.
+# The help of each subcommand, by command.
 _SUBCOMMANDS = {
     "bundle": {
         "verify": "read and hash a whole bundle or layout, and list what is damaged or missing",
@@ -231,35 +233,32 @@ _COMMANDS = {
 }
 
 
-# The module of a command is imported when the command is called.
-
-
 def _disk_path(text: str) -> Path:
-    """Return the path of an argument; a layout may have the prefix `oci:`, as in configurations."""
+    """Return the path of a layout or bundle. As in configurations, it may have the prefix `oci:`."""
     return Path(text.removeprefix("oci:"))
 
 
 def _shard(text: str) -> Shard:
-    """Parse the value of `--shard`."""
+    """Parse the value of `--shard`, such as `0/4`. Raises ArgumentTypeError."""
     index, slash, count = text.partition("/")
     if slash and index.isdecimal() and count.isdecimal() and int(index) < int(count):
         return Shard(int(index), int(count))
-    raise argparse.ArgumentTypeError(f"want I/N with I from 0 to N-1, got {text!r}")
+    raise argparse.ArgumentTypeError(f"expected I/N with I from 0 to N-1, got {text!r}")
 
 
 def _seconds(text: str) -> float:
-    """Parse a number of seconds."""
+    """Parse a number of seconds, not negative. Raises ArgumentTypeError."""
     try:
         seconds = float(text)
     except ValueError:
         seconds = -1.0
     if 0 <= seconds < 1e9:
         return seconds
-    raise argparse.ArgumentTypeError(f"want a number of seconds, got {text!r}")
+    raise argparse.ArgumentTypeError(f"expected a number of seconds, got {text!r}")
 
 
 def _options(parsed: argparse.Namespace) -> Options:
-    """Return the options of a run."""
+    """Return the parsed arguments as the options of a command."""
     given = vars(parsed)
     return Options(
         config=parsed.config,
@@ -279,43 +278,44 @@ def _options(parsed: argparse.Namespace) -> Options:
 
 
 def _sync(parsed: argparse.Namespace) -> int:
-    from mirror.commands import plan, sync  # noqa: PLC0415
+    """Run `mirror sync`."""
+    from mirror.commands import plan, sync  # noqa: PLC0415 (here and below: only the called command is imported)
 
     return plan.plan(_options(parsed)) if parsed.dry_run else sync.sync(_options(parsed))
 
 
 def _plan(parsed: argparse.Namespace) -> int:
+    """Run `mirror plan`."""
     from mirror.commands import plan  # noqa: PLC0415
 
     return plan.plan(_options(parsed))
 
 
 def _verify(parsed: argparse.Namespace) -> int:
+    """Run `mirror verify`."""
     from mirror.commands import verify  # noqa: PLC0415
 
     return verify.verify(_options(parsed))
 
 
 def _serve(parsed: argparse.Namespace) -> int:
+    """Run `mirror serve`."""
     from mirror.serve.server import serve  # noqa: PLC0415
 
     return serve(
-        parsed.path,
-        listen=parsed.listen,
-        writable=parsed.writable,
-        certificate=parsed.tls_cert,
-        key=parsed.tls_key,
+        parsed.path, listen=parsed.listen, writable=parsed.writable, certificate=parsed.tls_cert, key=parsed.tls_key
     )
 
 
 def _validate(parsed: argparse.Namespace) -> int:
+    """Run `mirror validate`."""
     from mirror.commands.validate import validate  # noqa: PLC0415
 
     return validate(parsed.config, secrets=parsed.secrets)
 
 
 def _run_and_print(parsed: argparse.Namespace) -> int:
-    """Run a command that contacts no registry or needs no lock, and print its output and problems."""
+    """Run `bundle verify`, `bundle list` or `inventory`. Print its output and its problems."""
     from mirror.commands import bundle, inventory  # noqa: PLC0415
 
     run = {"verify": bundle.verify, "listing": bundle.list_references, "inventory": inventory.make_inventory}
@@ -343,6 +343,7 @@ def _help(parsed: argparse.Namespace) -> int:
 
 
 def _schema(_: argparse.Namespace) -> int:
+    """Run `mirror schema`."""
     from mirror.commands.validate import print_schema  # noqa: PLC0415
 
     return print_schema()

@@ -1,6 +1,6 @@
-"""The parser of the command line: argparse with errors as ConfigError that name the wrong argument.
+"""The command-line parser: argparse that raises ConfigError, which names the wrong argument.
 
-Commands and options of later versions have errors of their own.
+Commands and options that are planned for later versions have their own error messages.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from mirror.output.console import print_lines
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that raises ConfigError and names the first wrong argument.
 
-    verbs: the names of its subcommands."""
+    subcommands: the names of its subcommands, if it has any."""
 
     subcommands: Collection[str] = ()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse arguments. Raises ConfigError."""
+        """Parse arguments as argparse does, but raise ConfigError for a wrong one."""
         self._check_names(args)
         parsed, extra = super().parse_known_args(args, namespace)
         if extra:
@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
     def _check_names(self, arguments: Sequence[str]) -> None:
         """Raise ConfigError for an option or command that does not exist.
 
-        argparse would take the argument after an unknown option for something else."""
+        Called before argparse parses, because argparse may misread the argument after an unknown option."""
         known = self._option_string_actions
         for argument in arguments:
             name = argument.partition("=")[0]
@@ -48,21 +48,23 @@ class Parser(argparse.ArgumentParser):
                 raise _unknown_option(name, self.prog, offered)
 
     def error(self, message: str) -> NoReturn:
-        """Raise ConfigError."""
+        """Raise ConfigError with `message`. The method of argparse would exit instead."""
         raise ConfigError(message, hint=f"see `{self.prog} --help`")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        """Exit after `--help` or `--version`: flush the output of argparse first."""
+        """Flush the output of `--help` or `--version`, and exit. The exit code is not 0 if writing it failed."""
         sys.exit(print_lines(()))
 
 
 def _looks_like_an_option(text: str) -> bool:
-    """Return whether argparse takes `text` for an option. `-`, negative numbers and texts with spaces are values."""
+    """Return whether argparse treats `text` as an option. `-`, negative numbers and texts with spaces are values."""
     return text.startswith("-") and " " not in text and (text.startswith("--") or text[1:2].isalpha())
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Prints each command and its help on one line: argparse does not count the indentation of commands."""
+    """A help formatter that prints each command and its help on one line.
+
+    argparse reserves too little space, because it does not count the indentation of commands."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog)
@@ -92,6 +94,7 @@ def _closest(word: str, known: list[str]) -> str | None:
     return found[0] if found else None
 
 
+# Commands that are planned for later versions, with what they will do.
 LATER_COMMANDS = {
     "prune": "deletes images that are no longer selected",
     "convert": "converts the configuration of another tool",
@@ -100,7 +103,7 @@ LATER_COMMANDS = {
     "explain": "shows which rule selects or excludes a reference",
     "report": "shows or merges reports",
 }
-# Options of later versions by command, with the name of their value; None for options without one.
+# Options that are planned for later versions, by command. Each has the name of its value, or None if it takes none.
 LATER_OPTIONS: dict[str, dict[str, str | None]] = {
     "sync": {
         "--trace-http": "FILE",
@@ -117,7 +120,7 @@ LATER_OPTIONS: dict[str, dict[str, str | None]] = {
 
 
 def refuse_later_command(command: str) -> None:
-    """Raise ConfigError for a command of a later version."""
+    """Raise ConfigError if `command` is planned for a later version."""
     if command in LATER_COMMANDS:
         raise ConfigError(
             f"`mirror {command}` is not in this version", hint=f"a later version {LATER_COMMANDS[command]}"
@@ -125,14 +128,16 @@ def refuse_later_command(command: str) -> None:
 
 
 def add_later_options(parser: argparse.ArgumentParser, command: str) -> None:
-    """Let the parser of a command raise ConfigError for options of later versions. The help does not list them."""
+    """Make the parser of a command raise ConfigError for options that are planned for later versions.
+
+    The help does not list them."""
     for option, value in LATER_OPTIONS.get(command, {}).items():
         nargs = 0 if value is None else None
         parser.add_argument(option, metavar=value, nargs=nargs, action=_RefuseOption, help=argparse.SUPPRESS)
 
 
 class _RefuseOption(argparse.Action):
-    """Raises ConfigError for an option of a later version."""
+    """An argparse action that raises ConfigError, for an option that is planned for a later version."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         raise ConfigError(f"`{parser.prog} {self.option_strings[0]}` is not in this version", hint="leave it out")

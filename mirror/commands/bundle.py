@@ -12,7 +12,9 @@ from mirror.layout.verify import verify_layout
 
 
 def verify(path: Path) -> CommandOutput:
-    """Verify the bundle or layout at `path`. Raises Refused, LocalError, Cancelled."""
+    """Verify the bundle or layout at `path`. Return a line for each problem, and a summary.
+
+    Raises Refused (not a bundle or layout), LocalError, Cancelled."""
     found = run_with_signals(
         lambda work: verify_layout(path, work.stop) if path.is_dir() else verify_bundle(path, work.stop)
     )
@@ -20,9 +22,9 @@ def verify(path: Path) -> CommandOutput:
 
 
 def list_references(path: Path) -> CommandOutput:
-    """List the references of a bundle or layout: name, digest, bytes of the whole image.
+    """Return one line per reference of a bundle or layout: its name, its digest, and the bytes of the image.
 
-    Raises the same as `verify`."""
+    Raises the same errors as `verify`."""
     found = run_with_signals(lambda work: survey_on_disk(path, work, bare=True))
     lines = [
         f"{name}{':' if name else ''}{tag}  {digest}  {found.total_size(digest)}"

@@ -14,17 +14,18 @@ from mirror.selection.locations import STREAM, is_bundle
 
 
 class BundleStores:
-    """The bundles of a configuration. Bundles are opened on first use; the inventories of bases are read at once.
+    """The bundles of a configuration.
 
-    Raises ConfigError."""
+    Bundles are opened on first use. Inventories that serve as bases are read immediately. Raises ConfigError for an
+    unreadable base, or one without a target that is a bundle."""
 
     def __init__(self, config: Config, spool: Path, base: Path | None, *, repair: bool = False) -> None:
-        """spool: a directory for data from pipes. base: an inventory that replaces those of the configuration.
-        repair: create a bundle anew if the existing one is damaged."""
+        """spool: a directory for data from pipes. base: an inventory to use instead of those in the configuration.
+        repair: recreate a bundle that is damaged."""
         if base is not None and not any(is_bundle(target.host) for one in config.mirrors for target in one.targets):
             raise ConfigError("--base is for exports, but no target is a bundle", hint="leave it out")
         adopts: defaultdict[str, set[str]] = defaultdict(set)
-        bases: dict[str, Path | None] = {}  # of the bundles that are written
+        bases: dict[str, Path | None] = {}  # by the host name of the bundle that is written
         for mirror in config.mirrors:
             adopts[mirror.source.host] |= set() if mirror.wildcard else {mirror.source.path}
             bases |= {target.host: base or mirror.base for target in mirror.targets if is_bundle(target.host)}
@@ -33,20 +34,22 @@ class BundleStores:
         self.targets: dict[str, BundleStore] = {}
         for host in sorted(name for name in {*adopts, *bases} if is_bundle(name)):
             file = Path(host) if host != STREAM else None
-            left = inventories.get(bases.get(host) or Path())
+            inventory = inventories.get(bases.get(host) or Path())
             store = BundleStore(
-                file, host, spool=spool, base=left, adopts=adopts.get(host, ()), new=host in bases, repair=repair
+                file, host, spool=spool, base=inventory, adopts=adopts.get(host, ()), new=host in bases, repair=repair
             )
             if host in bases:
                 self.targets[host] = store
             if host in adopts:
                 # Standard input and standard output are different bundles.
-                apart = file is None and host in bases
-                self.sources[host] = BundleStore(None, host, spool=spool, adopts=adopts[host]) if apart else store
+                differ = file is None and host in bases
+                self.sources[host] = BundleStore(None, host, spool=spool, adopts=adopts[host]) if differ else store
         self.hosts = sorted({*self.sources, *self.targets})
 
     def incomplete_sources(self) -> list[tuple[str, MirrorError]]:
-        """Return sources that were read and lack images of their own inventory, with an error for each."""
+        """Return the sources that lack images of their own inventory, each with an error.
+
+        Only sources that were read are checked."""
         return [
             (host, error) for host, store in self.sources.items() if (error := store.incomplete_error()) is not None
         ]
@@ -57,16 +60,16 @@ class BundleStores:
             store.close()
 
 
-def check_bases(config: Config, *, present: bool) -> list[str]:
-    """Read the inventories that are bases of bundles, and return a warning for each that does not exist.
+def check_bases(config: Config, *, must_exist: bool) -> list[str]:
+    """Read the inventories that serve as bases of bundles, and return a warning for each that does not exist.
 
-    present: raise ConfigError instead of the warning. Raises ConfigError also for an invalid inventory."""
+    Raises ConfigError for an invalid inventory and, if `must_exist`, for one that does not exist."""
     warnings = []
     exports = [one for one in config.mirrors if any(is_bundle(target.host) for target in one.targets)]
     for mirror in {one.base: one for one in reversed(exports)}.values():
         if mirror.base is None:
             continue
-        if not present and not _exists(mirror.base):
+        if not must_exist and not _exists(mirror.base):
             warnings.append(
                 f"{mirror.position}: {mirror.path}: the base {mirror.base} does not exist here; a run needs it"
             )
@@ -76,7 +79,7 @@ def check_bases(config: Config, *, present: bool) -> list[str]:
 
 
 def _exists(path: Path) -> bool:
-    """Return whether the path exists."""
+    """Return whether the path exists. True if that cannot be determined."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -110,7 +113,7 @@ class LayoutStores:
         self.hosts = sorted(stores)
 
     def incomplete_sources(self) -> list[tuple[str, MirrorError]]:
-        """Return nothing: a layout has no list of what it should contain."""
+        """Return an empty list: a layout has no inventory that it could be compared with."""
         return []
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""`mirror inventory`, and what it shares with `mirror bundle`: reads the content of layouts, bundles and targets."""
+"""`mirror inventory`: lists the content of layouts, bundles and targets. `mirror bundle` uses parts of it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ _PRESENT_RESULTS = ("copied", "up-to-date")  # results after which the target ha
 
 
 class CommandOutput(Struct, frozen=True):
-    """The output of a command. problems: errors for standard error."""
+    """The output of a command.
+
+    lines: for standard output. code: the exit code. problems: errors to print to standard error."""
 
     lines: Sequence[str]
     code: int = OK
@@ -37,7 +39,7 @@ class CommandOutput(Struct, frozen=True):
 
 
 def make_inventory(path: Path) -> CommandOutput:
-    """Return the inventory of a bundle, of a layout, of the targets of a configuration, or of the images of a report.
+    """Return the inventory of a bundle or layout, of the targets of a configuration, or of the images in a report.
 
     Raises ConfigError, LocalError, Refused, Cancelled."""
     found = run_with_signals(lambda work: _survey_path(path, work))
@@ -46,7 +48,7 @@ def make_inventory(path: Path) -> CommandOutput:
 
 
 def _survey_path(path: Path, work: Work) -> StoreSurvey:
-    """Read the content of `path`, depending on its kind."""
+    """List the content of `path`: a layout, a bundle, a report, or the targets of a configuration."""
     if path.is_dir():
         return survey_on_disk(path, work)
     try:
@@ -67,9 +69,9 @@ def _survey_path(path: Path, work: Work) -> StoreSurvey:
 
 
 def survey_on_disk(path: Path, work: Work, *, bare: bool = False) -> StoreSurvey:
-    """Read all manifests of a layout or bundle.
+    """List the content of a layout or bundle by reading all its manifests.
 
-    bare: accept tags without a repository."""
+    bare: accept a store whose tags have no repository name."""
     if path.is_dir():
         layout = LayoutStore(path)
         try:
@@ -89,7 +91,7 @@ def survey_on_disk(path: Path, work: Work, *, bare: bool = False) -> StoreSurvey
 
 
 def _survey_store(source: Source, what: str, work: Work, *, bare: bool) -> StoreSurvey:
-    """Read all repositories of a store."""
+    """List the content of all repositories of a store. what: its name in messages."""
     names = [name for name in source.repositories("", work) if isinstance(name, str)] or [""] * bare
     if not names:
         raise Refused(f"{what} has no repository names", hint="another tool created it; name one: FILE.tar:REPOSITORY")
@@ -97,7 +99,7 @@ def _survey_store(source: Source, what: str, work: Work, *, bare: bool) -> Store
 
 
 def _survey_bundle(path: Path, work: Work) -> StoreSurvey:
-    """Return the inventory that the bundle contains, or one made by reading its manifests."""
+    """Return the inventory that the bundle contains. If it contains none, create one by reading all manifests."""
     bundle = open_bundle(path, str(path), path.parent, work)
     try:
         missing = bundle.missing_digests()
@@ -114,7 +116,7 @@ def _survey_bundle(path: Path, work: Work) -> StoreSurvey:
 
 
 def _survey_targets(config: Config, work: Work) -> StoreSurvey:
-    """Return what all target hosts of a configuration have in common."""
+    """List the content that every target host of a configuration has."""
     with Stores(config, Limits(), Redactor(), spool_directory(config, None)) as stores:
         wanted: dict[str, dict[str, None]] = {}
         for mirror in config.mirrors:
@@ -132,7 +134,7 @@ def _survey_targets(config: Config, work: Work) -> StoreSurvey:
 
 
 def _expand_wildcards(source: Source, paths: Sequence[str] | dict[str, None], work: Work) -> Iterator[str]:
-    """Yield the repositories, with those that exist in place of wildcards."""
+    """Yield the repositories at `paths`. A wildcard is replaced by the existing repositories that match it."""
     for path in paths:
         before, matched, _ = path.partition(MATCHED)
         if not matched:
@@ -144,7 +146,7 @@ def _expand_wildcards(source: Source, paths: Sequence[str] | dict[str, None], wo
 
 
 def _keep_common(one: Inventory, other: Inventory) -> None:
-    """Remove from `one` what `other` does not have: a base must be on all targets."""
+    """Remove everything from `one` that `other` lacks, because a base must be complete on all targets."""
     one.manifests = {digest: what for digest, what in one.manifests.items() if digest in other.manifests}
     one.blobs = {digest: size for digest, size in one.blobs.items() if digest in other.blobs}
     for contents in one.repositories.values():
@@ -158,14 +160,15 @@ def _keep_common(one: Inventory, other: Inventory) -> None:
 
 
 def _inventory_from_report(path: Path) -> Inventory:
-    """Return the images that a run copied to its targets, by their root manifests.
+    """Return an inventory of the images that a report lists as present on the targets.
 
-    A root in an inventory stands for everything that it refers to."""
+    It contains only root manifests: in an inventory, a root implies everything that it refers to. Raises ConfigError
+    if the file is not a report."""
     data = path.read_bytes()
     document = strictjson.parse(data, what=str(path), code="bundle_invalid", fold=False, nodes=MAX_NODES)
     images = document.get("images") if isinstance(document, dict) else None
     if not isinstance(document, dict) or document.get("schema") != 1 or not isinstance(images, list):
-        raise ConfigError(f"{path} is not a report of mirror")
+        raise ConfigError(f"{path} is not a report that mirror wrote")
     found = Inventory()
     for image in images:
         if isinstance(image, dict) and image.get("result") in _PRESENT_RESULTS and isinstance(image.get("digest"), str):
@@ -175,7 +178,7 @@ def _inventory_from_report(path: Path) -> Inventory:
 
 
 def _add_image(found: Inventory, target: str, digest: Digest) -> None:
-    """Add the image of a report's entry."""
+    """Add the image of a report entry to an inventory. target: the entry's value, such as `host/repo:tag`."""
     name, reference = target.rsplit("@", 1) if "@" in target else target.rsplit(":", 1)
     on_disk = name.startswith(("/", "oci:", "-:"))
     repository = name.rpartition(":")[2] if on_disk else name.partition("/")[2]

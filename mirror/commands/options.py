@@ -17,13 +17,15 @@ _NAMES = _DIGESTS + "/@"
 
 
 class Shard(Struct, frozen=True):
-    """Part `index` (from 0) of `count` parts. A source repository is always in the same part."""
+    """One of `count` shards of the source repositories. index: counts from 0.
+
+    A repository always belongs to the same shard."""
 
     index: int
     count: int
 
     def contains(self, repository: str) -> bool:
-        """Return whether the repository (`host/path` of a source) is in this part."""
+        """Return whether the source repository `host/path` belongs to this shard."""
         return int.from_bytes(hashlib.sha256(repository.encode()).digest()[:8]) % self.count == self.index
 
     def __str__(self) -> str:
@@ -33,8 +35,8 @@ class Shard(Struct, frozen=True):
 class Options(Struct, frozen=True):
     """The options of a command.
 
-    verbosity: -1 quiet, 0 normal, 1 verbose, 2 debug. lock_wait: seconds. base: an inventory for all exports.
-    repair: implies `deep`."""
+    verbosity: -1 quiet, 0 normal, 1 verbose, 2 debug. lock_wait: seconds. base: the inventory that is the base of
+    all exports. repair: implies `deep`."""
 
     config: Path
     only: tuple[str, ...] = ()
@@ -54,12 +56,12 @@ class Options(Struct, frozen=True):
 class ReferenceFilter:
     """Selects references by shell patterns (`--only`) and repositories by shard. Thread-safe.
 
-    Patterns match `host/repo:tag` (or `@digest`) or `host/repo`. None: everything is selected."""
+    Patterns match `host/repo:tag` (or `@digest`) or `host/repo`. If `patterns` is None, all references match."""
 
     def __init__(self, patterns: Sequence[str] | None, shard: Shard | None = None) -> None:
         self._patterns = patterns
         self._shard = shard
-        self._unmatched = set(patterns or ())  # patterns that have matched nothing yet, although all tags were listed
+        self._unmatched = set(patterns or ())  # matched nothing so far, and cannot match in an unlisted repository
         self._in_this_shard: set[str] = set()  # patterns that can match in a repository of this shard
         self._in_other_shards: set[str] = set()  # patterns that can match in a repository of another shard
 
@@ -86,16 +88,20 @@ class ReferenceFilter:
         return bool(reaching)
 
     def can_match(self, repository: str) -> bool:
-        """Return whether patterns could match a reference of `host/repo` or `host/prefix/*`. Changes nothing."""
+        """Return whether any pattern could match a reference of `host/repo`, or of a repository under `host/prefix/*`.
+
+        Unlike `may_select`, this does not count as a use of the pattern."""
         return any(self._can_match(one, repository) for one in self._patterns or ())
 
     def note_unlisted(self, repository: str) -> None:
-        """Record that the tags of `host/repo`, or the repositories of `host/prefix/*`, could not be listed."""
+        """Record that the tags of `host/repo`, or the repositories under `host/prefix/*`, could not be listed.
+
+        Patterns that might match there are not reported as unused."""
         unsure = [one for one in self._unmatched if repository.endswith("*") or self._can_match(one, repository)]
         self._unmatched.difference_update(unsure)
 
     def unused_patterns(self) -> list[str]:
-        """Return the patterns that matched nothing, after all sources were listed."""
+        """Return the patterns that matched nothing. Call this after all sources are listed."""
         idle = sorted(self._unmatched - self._in_other_shards)
         return [one for one in idle if self._shard is None or self._shard.contains(repository_of(one))]
 
@@ -104,7 +110,7 @@ class ReferenceFilter:
         return sorted(self._unmatched & self._in_other_shards & self._in_this_shard)
 
     def impossible_patterns(self, repositories: Iterable[str]) -> list[str]:
-        """Return the patterns that cannot match any reference of `repositories` (names or `host/prefix/*`)."""
+        """Return the patterns that cannot match any reference of `repositories` (`host/repo` or `host/prefix/*`)."""
         names = list(repositories)
         return [one for one in self._patterns or () if not any(self._can_match(one, name) for name in names)]
 
@@ -122,7 +128,7 @@ class ReferenceFilter:
 
 
 def _can_match_prefix(pattern: str, beginning: str, alphabet: str) -> bool:
-    """Return whether a shell pattern can match a text that consists of `beginning` and letters of `alphabet`."""
+    """Return whether a shell pattern can match a text of `beginning` and further characters from `alphabet`."""
     parts = _split_pattern(pattern)
     states = _after_stars(parts, {0})
     for character in beginning:
@@ -136,7 +142,7 @@ def _can_match_prefix(pattern: str, beginning: str, alphabet: str) -> bool:
 
 
 def _after_stars(parts: tuple[str, ...], states: set[int]) -> set[int]:
-    """Return the states, and those after a `*` that matches nothing."""
+    """Return `states` and those that follow if a `*` matches nothing. A state is an index into `parts`."""
     found = set(states)
     for at, part in enumerate(parts):
         if part == "*" and at in found:
@@ -146,7 +152,7 @@ def _after_stars(parts: tuple[str, ...], states: set[int]) -> set[int]:
 
 @lru_cache(maxsize=1000)
 def _split_pattern(pattern: str) -> tuple[str, ...]:
-    """Split a shell pattern as `fnmatch` does: into `*` and patterns of one character."""
+    """Split a shell pattern as `fnmatch` does: into `*` and patterns that match one character each."""
     parts, at = [], 0
     while at < len(pattern):
         end = at + 1

@@ -1,4 +1,4 @@
-"""What `plan` and `verify` have in common: they take no lock and write nothing."""
+"""The setup of `plan` and `verify`, which take no lock and write nothing. `sync` uses parts of it."""
 
 from __future__ import annotations
 
@@ -36,13 +36,16 @@ def log_config_warnings(config: Config) -> None:
 
 
 def new_run_id() -> str:
-    """Return a random id for a run."""
+    """Return a random id for a run: 12 hex digits."""
     return os.urandom(6).hex()
 
 
 @contextmanager
 def open_for_reading(options: Options) -> Iterator[tuple[RunContext, State]]:
-    """Open the parts of a run for a command that only reads: no lock, no log file, a read-only state."""
+    """Open the stores and the state of a configuration for a command that only reads.
+
+    As a context manager, yields both until the `with` block exits. Takes no lock and writes no log file. Raises
+    ConfigError, LocalError."""
     config = load(options.config)
     only, redactor, console = choose_references(options), Redactor(), Console()
     with (

@@ -1,4 +1,4 @@
-"""Opens registry hosts as sources: v2, with fallback to v1 and conversion of schema 1 where configured."""
+"""Opens registries as sources over v2, with fallback to v1 and conversion of schema 1 if they are configured."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 
 
 class RegistrySources:
-    """Opens sources, each once per combination of settings, and closes them. Opening sends no requests.
+    """The registries of a run as sources, one source per combination of settings. Opening one sends no requests.
 
-    scratch: a directory below the spool for results of conversions; None: conversions are only measured.
-    limit: the maximum of its bytes. policy: of retries, for v1. memory: what earlier runs learned about v2.
+    scratch: a directory below the spool for converted layers. If it is None, layers are only measured, not stored.
+    limit: the maximum size of each kind of converted layers in bytes; if it is None, half of the free space.
+    policy: the retry policy for v1. memory: which repositories responded over v2 in earlier runs.
     Only the opened sources are thread-safe."""
 
     def __init__(
@@ -58,7 +59,7 @@ class RegistrySources:
         v1: V1Mode,
         convert_schema1: bool,
     ) -> Source:
-        """Return the registry as a source. v1: the mode for this use; Docker Hub is always `never`."""
+        """Return the registry as a source. v1: the fallback mode; it is ignored for Docker Hub, which has no v1."""
         mode = V1Mode.NEVER if settings.host == DOCKER_HUB else v1
         key = (settings.host, mode, convert_schema1)
         if key not in self._opened:
@@ -71,13 +72,13 @@ class RegistrySources:
         return self._opened[key]
 
     def _schema1_source(self, registry: RegistryV2) -> Source:
-        """Return the registry as a source that converts schema 1."""
+        """Return the registry as a source that converts manifests of schema 1."""
         from mirror.registry.convert.schema1 import Schema1Source  # noqa: PLC0415 (rarely needed)
 
         return Schema1Source(registry, self._layers)
 
     def _open_v1(self, settings: HostSettings) -> V1Host:
-        """Return the v1 client of a host, opened on first use. Any thread."""
+        """Return the v1 client of a host. It is opened on first use. Thread-safe."""
         host = self._v1_hosts.get(settings.host)
         if host is None:
             from mirror.registry.v1.host import V1Host  # noqa: PLC0415 (rarely needed: v2 has to fail first)
@@ -89,12 +90,12 @@ class RegistrySources:
         return host
 
     def delete_leftovers(self) -> None:
-        """Delete what conversions of a killed run left. The caller must hold the lock."""
+        """Delete converted layers that a killed run left. The caller must hold the lock."""
         self._ancestors.remove_leftovers()
         self._layers.remove_leftovers()
 
     def close(self) -> None:
-        """Close the v1 clients, and delete results of conversions."""
+        """Close the v1 clients, and delete the converted layers."""
         for host in self._v1_hosts.values():
             host.close()
         self._ancestors.close()

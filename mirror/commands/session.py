@@ -1,4 +1,4 @@
-"""The parts that every command with registries needs: limits, clients, an event loop, and an orderly end."""
+"""The objects that every command with registries needs: limits, clients, an event loop; and an orderly shutdown."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ from mirror.util.files import local_error
 from mirror.util.signals import Signals
 from mirror.util.structs import Struct
 
-# After a signal the process ends within 5 seconds. All cleanup shares this limit: a response that may open an upload
-# session is awaited, and the session is deleted (both have their own limits, which fit in here). Then threads that
-# hang are left behind: a name lookup, for example, cannot be interrupted.
+# After a signal the process ends within 5 seconds, and all cleanup together takes at most LEAVING. Cleanup waits for
+# responses that may open an upload session, and deletes these sessions; both have shorter limits of their own. Threads
+# that still hang are left behind: a name lookup, for example, cannot be interrupted.
 LEAVING = 3.5  # seconds from the signal
-GRACE = 1.5  # of these, for coroutines to end by themselves
-AT_LEAST = 0.2  # seconds for threads that have nothing left to do
+GRACE = 1.5  # seconds from the signal, after which coroutines that have not ended are cancelled
+AT_LEAST = 0.2  # seconds that threads always get to end
 
 _log = logging.getLogger("mirror")
 
 
 class RunContext(Struct, frozen=True):
-    """The parts of a run; valid inside the block of `open_run`."""
+    """The objects that the parts of a run share. They are valid until the `with` block of `open_run` exits."""
 
     limits: Limits
     stop: Stop
@@ -66,7 +66,7 @@ class RunContext(Struct, frozen=True):
         repeat_transforms: bool = False,
         repair: bool = False,
     ) -> Planner:
-        """Create the planner of the run."""
+        """Create the planner of the run. receiver: gets the plan entries."""
         return Planner(
             self.calls,
             state,
@@ -80,7 +80,7 @@ class RunContext(Struct, frozen=True):
         )
 
     def bases(self, state: State) -> BundleBases:
-        """Create the check for blobs that differential bundles leave out."""
+        """Create the object that checks whether targets have the blobs that differential bundles leave out."""
         reader = ImageReader(self.calls, state, self.manifests)
         return BundleBases(
             self.calls,
@@ -90,7 +90,7 @@ class RunContext(Struct, frozen=True):
         )
 
     def must_copy_to(self, host: str, path: str) -> bool:
-        """Return whether a mirror must copy something to this repository of a target."""
+        """Return whether a mirror that requires at least one tag (no `allow-empty`) copies to this repository."""
         return any(
             target.repository.host == host and can_match(path, target.repository.path)
             for entry in self.entries
@@ -99,13 +99,13 @@ class RunContext(Struct, frozen=True):
         )
 
     def run_problems(self, rest: str = "") -> list[tuple[str, MirrorError]]:
-        """Return problems of the whole run, by name, after planning.
+        """Return the problems that concern the whole run, each with a name. Call this after planning.
 
-        These are patterns of --only that matched nothing, and sources that are incomplete. rest: what to say about the
-        images that an incomplete source has."""
+        They are `--only` patterns that matched nothing, and sources that are incomplete. rest: the beginning of the
+        hint for an incomplete source, about the images that it contains."""
         hint = "no source has such a tag or repository, or the configuration leaves it out"
         for one in self.only.unused_in_this_shard():
-            text = f"--only {printable(one, 80)} selects nothing in this shard; look at the others, too"
+            text = f"--only {printable(one, 80)} selects nothing in this shard; check the other shards, too"
             _log.warning("only_idle", extra={"text": text})
         idle = [
             (one, NotFound(f"--only {printable(one, 80)} selects nothing", hint=hint))
@@ -117,7 +117,9 @@ class RunContext(Struct, frozen=True):
         return [*idle, *incomplete]
 
     def check_no_partial_bundle(self, options: Options) -> None:
-        """Raise ConfigError if `--only` or `--shard` selects a part of a bundle, which would then lack the rest."""
+        """Raise ConfigError if `--only` or `--shard` would select only some of the images of a bundle.
+
+        A bundle is always written as a whole, so the new one would lack all other images."""
         for entry in self.entries:
             bundle = next((one.repository.host for one in entry.targets if is_bundle(one.repository.host)), None)
             if bundle is None or not (options.shard is not None or self.only.can_match(entry.name)):
@@ -125,18 +127,20 @@ class RunContext(Struct, frozen=True):
             option = "--shard" if options.shard is not None else "--only" if options.only else "--only-from"
             raise ConfigError(
                 f"{option}: {bundle} is a bundle, which always contains all images that the configuration selects",
-                hint="leave it out: blobs that an earlier run has fetched are not fetched again. For a part, write a "
-                "configuration with its own bundle, or export to a layout (oci:DIR), which keeps its other images",
+                hint="leave the option out: blobs that an earlier run has fetched are not fetched again. To export "
+                "some images, write a configuration with another bundle, or export to a layout (oci:DIR), which keeps "
+                "its other images",
             )
 
-    def run_until_signal(self, steps: Coro[None], halt: Callable[[str], object] = str) -> int | None:
-        """Run a coroutine to its end. Return the exit code of the signal that ended it, if one came.
+    def run_until_signal(self, coroutine: Coro[None], halt: Callable[[str], object] = str) -> int | None:
+        """Run a coroutine until it ends. If a signal ended it, return the exit code of the signal, otherwise None.
 
-        halt: called at a signal, before the stop that ends each wait of the coroutine, with the reason. Raises what the
-        coroutine raises, unless there was a signal."""
-        main = self.calls.tasks.start(steps)
+        halt: called with the reason when a signal arrives, before the stop is requested, which ends all waits of the
+        coroutine. Raises the error of the coroutine, unless there was a signal."""
+        main = self.calls.tasks.start(coroutine)
 
         def end() -> None:
+            """Request the stop, and cancel the coroutine if it has not ended after GRACE."""
             reason = f"stopped by {self.signals.name}"
             halt(reason)
             self.stop.request(reason)
@@ -154,16 +158,15 @@ class RunContext(Struct, frozen=True):
 
 
 def makes_bundle(config: Config) -> bool:
-    """Return whether a target is a bundle."""
+    """Return whether any target of the configuration is a bundle."""
     return any(is_bundle(target.host) for mirror in config.mirrors for target in mirror.targets)
 
 
 def spool_directory(config: Config, shard: Shard | None) -> Path:
-    """Return the directory for blobs on their way to several targets and for results of conversions.
+    """Return the directory for temporary files: blobs that go to several targets, and results of conversions.
 
-    Raises LocalError.
-
-    Each lock has its own directory, even if configurations share `spool`, because it is cleaned when a run begins."""
+    Runs with different locks have different directories, even if their configurations share `spool`, because a run
+    deletes old files in its directory. Raises LocalError."""
     state = state_directory(config)
     part = str(shard) if shard is not None else ""
     if config.spool is None:
@@ -182,11 +185,10 @@ def open_run(
     *,
     writes: bool,
 ) -> Iterator[RunContext]:
-    """Open the stores and create an event loop.
+    """Open the stores and an event loop.
 
-    At the end all threads are joined, except those that hang after a signal.
-
-    writes: False: nothing will be written."""
+    As a context manager, yields them as a RunContext until the `with` block exits. Then all threads are joined, except
+    those that hang after a signal. writes: False if the command only reads. Raises ConfigError, LocalError."""
     limits, stop = Limits(), Stop()
     spool = spool_directory(config, options.shard)
     with Stores(
@@ -212,7 +214,7 @@ def open_run(
 
 
 def _check_patterns(only: ReferenceFilter, entries: list[MirrorEntry], config: Config) -> None:
-    """Raise ConfigError if a pattern cannot match any source: it is probably a typing mistake."""
+    """Raise ConfigError if an `--only` pattern cannot match any source: it is probably a typo."""
     unmatched = only.impossible_patterns(entry.name for entry in entries)
     if unmatched:
         like = f", like {entries[0].name}" if entries else ""
@@ -238,12 +240,12 @@ def _check_sources(config: Config) -> None:
 
 
 def seconds_left(signals: Signals) -> float:
-    """Return the seconds that cleanup may still take, also if a signal comes later."""
+    """Return the seconds that cleanup may still take. Before a signal, these are all of LEAVING."""
     return LEAVING if signals.number is None else max(LEAVING - signals.seconds_since_signal(), AT_LEAST)
 
 
 def close_in_time(close: Callable[[float], None], signals: Signals) -> None:
-    """Let `close` join threads within the time that is left. After a signal, threads that hang are left behind."""
+    """Call `close` with the seconds that it may wait for threads. After a signal, threads that hang are left behind."""
     if signals.number is None:
         close(CLOSE_TIMEOUT)
         return
@@ -258,9 +260,9 @@ T = TypeVar("T")
 
 
 def run_with_signals(run: Callable[[Work], T]) -> T:
-    """Return the result of `run`, which runs on a thread.
+    """Call `run` on a thread and return its result. A signal stops its `Work`.
 
-    Raises its errors; after a signal Cancelled, with that exit code."""
+    Raises the errors of `run`. After a signal, Cancelled has the exit code of the signal."""
     stop = Stop()
     with Signals() as signals, ThreadPoolExecutor(1, thread_name_prefix="command") as pool:
         future = pool.submit(run, Work(stop))

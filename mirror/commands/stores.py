@@ -29,7 +29,7 @@ DEFAULT_PARALLEL = 8  # parallel requests to a host
 
 
 class DiskStores(Protocol):
-    """The stores of one kind on disk, by host name. A host is a source, a target, or both."""
+    """The layouts or the bundles of a configuration, by host name. A host is a source, a target, or both."""
 
     hosts: list[str]
 
@@ -44,7 +44,9 @@ class DiskStores(Protocol):
         ...
 
     def incomplete_sources(self) -> list[tuple[str, MirrorError]]:
-        """Return sources that were read and lack images of their own inventory, with an error for each."""
+        """Return the sources that lack images of their own inventory, each with an error.
+
+        Only sources that were read are checked."""
         ...
 
     def close(self) -> None:
@@ -53,13 +55,13 @@ class DiskStores(Protocol):
 
 
 class Stores:
-    """The stores of a run. The end of the `with` block closes them.
+    """The stores of a run. As a context manager, closes them when the `with` block exits.
 
-    Opening sends no requests, but reports a broken docker configuration. Raises ConfigError.
+    Opening them sends no requests. Raises ConfigError, also for a broken docker configuration.
     registries: the target stores by host name.
-    spool: the directory for data from conversions and pipes. base: an inventory that replaces those of the
-    configuration.
-    writes: False: conversions are only measured. repair: damaged bundles are created anew. memory: of earlier runs."""
+    spool: the directory for data from conversions and pipes. base: an inventory to use instead of those in the
+    configuration. writes: if it is False, converted layers are only measured, not stored. repair: recreate bundles that
+    are damaged. memory: which repositories responded over v2 in earlier runs."""
 
     def __init__(
         self,
@@ -80,7 +82,7 @@ class Stores:
         registries = [host for host in hosts if is_registry(host)]
         self._credentials.check_docker_files(registries)
         self._authorizers: dict[str, HostAuthorizer] = {}
-        self._v2 = {host: self._open(host) for host in registries}
+        self._v2 = {host: self._open_registry(host) for host in registries}
         self._on_disk = _open_disk_stores(config, hosts, spool, base, repair=repair)
         self.registries: dict[str, Target] = {host: one.as_target() for host, one in self._v2.items()}
         self._local: dict[str, Source] = {}
@@ -92,7 +94,7 @@ class Stores:
         scratch = spool / "converted" if writes else None
         self._sources = RegistrySources(self._credentials, limits, scratch, config.spool_max, memory=memory)
 
-    def _open(self, host: str) -> RegistryV2:
+    def _open_registry(self, host: str) -> RegistryV2:
         """Create the client of a registry host."""
         settings = self._config.settings_for(host)
         self._limits.configure(host, settings.parallel or DEFAULT_PARALLEL, settings.rate)
@@ -115,19 +117,21 @@ class Stores:
             stores.close()
 
     def delete_leftovers(self) -> None:
-        """Delete what a killed run left. The caller must hold the lock."""
+        """Delete converted layers that a killed run left. The caller must hold the lock."""
         self._sources.delete_leftovers()
 
     def mark_host_down(self, error: MirrorError) -> None:
-        """Mark the host of `error`, which persisted through all retries of a transfer, as down.
+        """Mark the host of `error` as down. error: the error of a transfer that failed all its attempts.
 
-        The host may be one that a registry redirected to; any client can mark it."""
+        The host may be one that a registry redirected to, so that it has no client here. Any client can mark it."""
         registry = self._v2.get(error.host) or next(iter(self._v2.values()), None)
         if error.host and registry is not None:
             registry.note_exhausted(error)
 
     def incomplete_sources(self) -> list[tuple[str, MirrorError]]:
-        """Return sources that were read and lack images of their own inventory, with an error for each."""
+        """Return the sources that lack images of their own inventory, each with an error.
+
+        Only sources that were read are checked."""
         return [one for stores in self._on_disk for one in stores.incomplete_sources()]
 
     def entries(self) -> list[MirrorEntry]:
@@ -147,7 +151,7 @@ class Stores:
         ]
 
     def _source(self, mirror: MirrorConfig) -> Source:
-        """Return the source of a mirror."""
+        """Return the store that a mirror reads: a registry, a layout or a bundle."""
         host = mirror.source.host
         if not is_registry(host):
             return self._local[host]
@@ -168,7 +172,9 @@ class Stores:
         )
 
     def mountable(self) -> dict[str, set[str]]:
-        """Return the repositories that the configuration names, by host. Matches of wildcards are not included."""
+        """Return the paths of the repositories that the configuration names, by host: the candidates for mounts.
+
+        Repositories that match a wildcard are not included."""
         named: defaultdict[str, set[str]] = defaultdict(set)
         for mirror in self._config.mirrors:
             if not mirror.wildcard:
@@ -177,7 +183,7 @@ class Stores:
         return dict(named)
 
     def wildcards(self) -> dict[str, list[tuple[str, str]]]:
-        """Return the texts before and after each `*` in repositories of the configuration, by host."""
+        """Return the text before and the text after the `*` of each wildcard in the configuration, by host."""
         named: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
         for mirror in self._config.mirrors:
             if mirror.wildcard:
@@ -189,9 +195,9 @@ class Stores:
         return dict(named)
 
     def routes(self, entries: Iterable[MirrorEntry]) -> Routes:
-        """Return the rules for the use of the spool.
+        """Return the rules for the use of the spool and of mounts.
 
-        Blobs of stores on disk do not use it, since they can be read repeatedly."""
+        Blobs of stores on disk do not need the spool, since they can be read repeatedly."""
         hosts = self.registries
         return Routes(
             (
@@ -205,7 +211,7 @@ class Stores:
         )
 
     def parallel(self) -> dict[str, int]:
-        """Return the number of parallel requests by host."""
+        """Return the maximum number of parallel requests, by host."""
         return {host: self._limits.host(host).parallel for host in (*self.registries, *self._local)}
 
 
@@ -214,7 +220,7 @@ def _open_disk_stores(
 ) -> list[DiskStores]:
     """Open the layouts and bundles of the configuration. Raises ConfigError.
 
-    Modules of kinds that are not used are not imported. Bundles come last, since they must be closed last."""
+    Bundles are the last in the list, since they must be closed last."""
     local = [host for host in hosts if not is_registry(host)]
     found: list[DiskStores] = []
     if not all(is_bundle(host) for host in local):

@@ -11,20 +11,23 @@ from mirror.sync.verifier import VerifyResult
 
 
 def plan_lines(summary: PlanSummary) -> list[str]:
-    """Return the lines that say what a sync would do; one line if there is nothing to do."""
+    """Return the lines that say what a sync would do. If there is nothing to do, this is one line."""
     lines = [_change_line(change) for change in sorted(summary.changes, key=lambda change: change.target)]
     lines += [_failure_line(name, str(error)) for name, error in sorted(summary.failures, key=lambda one: one[0])]
     for source, rules in sorted(summary.rejected.items()):
         left_out = ", ".join(f"{count} by {printable(rule, 80)}" for rule, count in sorted(rules.items()))
         lines.append(f"{source}: tags left out: {left_out}")
-    lines += [f"anew    {bundle}: it is incomplete" for bundle in summary.bundles_to_rebuild]
+    lines += [f"rebuild {bundle}: it is incomplete" for bundle in summary.bundles_to_rebuild]
     if not summary.changes:
-        anew = (
-            f"; {format_count(len(summary.bundles_to_rebuild), 'bundle')} to be made anew"
+        rebuild = (
+            f"; {format_count(len(summary.bundles_to_rebuild), 'bundle')} to rebuild"
             if summary.bundles_to_rebuild
             else ""
         )
-        return [*lines, f"nothing to copy; {summary.up_to_date} up to date{anew}{_unknown_text(len(summary.failures))}"]
+        return [
+            *lines,
+            f"nothing to copy; {summary.up_to_date} up to date{rebuild}{_unknown_text(len(summary.failures))}",
+        ]
     kinds = Counter(_kind(change) for change in summary.changes)
     compare = f"; {kinds['compare']} to compare" if kinds["compare"] else ""
     converted = len({change.source for change in summary.changes if change.size is None})
@@ -66,7 +69,7 @@ def _failure_line(name: str, why: str) -> str:
 
 
 def verification_lines(result: VerifyResult, *, deep: bool) -> list[str]:
-    """Return the lines that `verify` prints: each problem, and the sum."""
+    """Return the lines that `verify` prints: one for each problem, then the totals."""
     problems = sorted(result.problems, key=lambda problem: problem.name)
     lines = [f"{problem.name}: {problem.error}" for problem in problems]
     verdict = format_count(len(problems), "problem") if problems else "all complete"

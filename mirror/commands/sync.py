@@ -1,4 +1,4 @@
-"""`mirror sync`: lock, state, log, signals, stores, report, exit code."""
+"""`mirror sync`: takes the lock, opens the log, the state and the stores, copies, and writes the report."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ def _state_directory(config: Config, options: Options) -> Path:
 
 
 def _partition(config: Config, options: Options) -> str:
-    """Return the partition of the run: all of the configuration, or its shards (`state/run_marks.py`)."""
+    """Return the partition that the run belongs to: the whole configuration or its shards (`state/run_marks.py`)."""
     return partition_of_shards(options.shard.count, config.text_hash) if options.shard is not None else WHOLE
 
 
 def _used_files(config: Config, options: Options) -> list[Path]:
-    """Return the files that a run reads, or writes outside its state directory."""
+    """Return the files that a run reads, and those that it writes outside its state directory."""
     files = [config.path, config.log.file, options.only_from, options.base]
     for host in config.registries.values():
         files += [host.tls.ca, host.tls.cert, host.tls.key, host.password.file if host.password else None]
@@ -89,7 +89,7 @@ def _used_files(config: Config, options: Options) -> list[Path]:
 
 
 class _SyncRun:
-    """One run, from the lock to the report."""
+    """One run of `mirror sync`. Its lock is held already."""
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class _SyncRun:
         return self._signals.exit_if_hung(code)
 
     def _copy_all(self, report: Report) -> tuple[int, RunCost]:
-        """Open state and stores, and copy. Return the exit code and the cost."""
+        """Open the state and the stores, and copy. Return the exit code and the cost."""
         mode = "none" if self._options.verbosity < 0 else self._options.progress
         with (
             Progress(self._console, cast(Literal["auto", "plain", "none"], mode)) as progress,
@@ -178,10 +178,12 @@ class _SyncRun:
         locations = BlobLocations(state, context.stores.mountable(), context.stores.wildcards())
 
         def mark_repository(repository: Repository) -> None:
+            """Mark a repository as unfinished before the first write to it."""
             state.mark_unfinished(str(repository))
             self._marked.add(repository)
 
         def record_result(request: BlobRequest, result: BlobResult, error: MirrorError | None) -> None:
+            """Record the result of a blob in the report, and mark the host of its error as down."""
             if error is not None:
                 context.stores.mark_host_down(error)
             results.record_blob(request, result, error)
@@ -231,7 +233,7 @@ class _SyncRun:
             stack.callback(copy_queue.close)  # after the threads that write have ended
             stack.callback(close_in_time, context.calls.close, self._signals)
             stack.callback(close_in_time, blob_copier.close, self._signals)
-            # After this, every upload session that is opened is closed, too.
+            # After the stop, upload sessions that are still opened are closed, too.
             stack.callback(context.stop.request, "the run is over")
             if context.run_until_signal(copy_queue.run(planner.plan_all(context.entries)), copy_queue.halt) is None:
                 for _, error in context.run_problems("the rest was imported" if results.codes == {OK} else ""):

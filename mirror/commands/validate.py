@@ -1,4 +1,4 @@
-"""`mirror validate` and `mirror schema`: they check the configuration without contacting any host."""
+"""`mirror validate` and `mirror schema`, which contact no host."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from mirror.output.report.summary import format_count
 
 
 def validate(path: Path, *, secrets: bool) -> int:
-    """Check a configuration, print its numbers of mirrors and targets, and return the exit code.
+    """Check a configuration, print the number of its mirrors and targets, and return the exit code.
 
-    secrets: missing passwords and files are errors. Raises ConfigError, LocalError."""
+    secrets: treat missing passwords, TLS files and bases as errors, not as warnings. Raises ConfigError, LocalError."""
     loaded = config.load(path, secrets=secrets)
     warnings = list(loaded.warnings)
     if any(mirror.base is not None for mirror in loaded.mirrors):
-        warnings += check_bases(loaded, present=secrets)
+        warnings += check_bases(loaded, must_exist=secrets)
     for warning in warnings:
         Console(sys.stderr).write_line(f"mirror: warning: {warning}")
     targets = format_count(sum(len(mirror.targets) for mirror in loaded.mirrors), "target")
@@ -26,5 +26,5 @@ def validate(path: Path, *, secrets: bool) -> int:
 
 
 def print_schema() -> int:
-    """Print the JSON Schema and return the exit code."""
+    """Print the JSON Schema of the configuration and return the exit code."""
     return print_lines(config.schema_text().splitlines())

@@ -1,6 +1,6 @@
-"""Checks across mirrors: the same target twice, a source that is its own target, two writers of a tag, cycles.
+"""Checks that mirrors do not conflict: targets listed twice, sources that are targets, two writers of a tag, cycles.
 
-Cycles with wildcards are checked in cycles.py.
+cycles.py checks for cycles with wildcards.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mirror.selection.tag_rules import common_tag
 
 
 def check(document: Document, drafts: Sequence[Draft], warnings: list[str]) -> None:
-    """Add problems to `document`, and suspicious settings to `warnings`."""
+    """Check all mirrors. Add errors to `document`, and suspicious but valid settings to `warnings`."""
     _check_targets(document, drafts)
     _check_bundles(document, drafts)
     _check_bases(document, drafts)
@@ -31,7 +31,7 @@ def check(document: Document, drafts: Sequence[Draft], warnings: list[str]) -> N
 
 
 def _check_targets(document: Document, drafts: Sequence[Draft]) -> None:
-    """Check that no target is the source, or given twice."""
+    """Check that no target is the mirror's own source or listed twice."""
     for draft in drafts:
         seen: set[Repository] = set()
         for target, path in zip(draft.mirror.targets, draft.target_paths, strict=True):
@@ -69,12 +69,12 @@ def _check_bases(document: Document, drafts: Sequence[Draft]) -> None:
 
 
 def _real_path(path: Path | None) -> str | None:
-    """Return the path without links."""
+    """Return the path with symbolic links resolved."""
     return None if path is None else os.path.realpath(path)
 
 
 def _check_writers(document: Document, drafts: Sequence[Draft]) -> None:
-    """Check that no two mirrors may write the same tag of a repository."""
+    """Check that no two mirrors can write the same tag of a repository."""
     writers: dict[Repository, list[tuple[Draft, KeyPath]]] = defaultdict(list)
     for draft in drafts:
         for target, path in zip(draft.mirror.targets, draft.target_paths, strict=True):
@@ -84,7 +84,7 @@ def _check_writers(document: Document, drafts: Sequence[Draft]) -> None:
 
 
 def _check_writers_of_repository(document: Document, target: Repository, found: list[tuple[Draft, KeyPath]]) -> None:
-    """Check the mirrors that write to one repository."""
+    """Check that the mirrors in `found`, which all write to `target`, cannot write the same tag."""
     named: dict[str, Draft] = {}
     open_ended: list[Draft] = []
     for draft, path in found:
@@ -111,7 +111,7 @@ def _check_writers_of_repository(document: Document, target: Repository, found: 
 
 
 def _check_cycles(document: Document, drafts: Sequence[Draft], warnings: list[str]) -> None:
-    """Check for cycles of mirrors, and warn of mirrors that read what others write."""
+    """Report cycles of mirrors, and warn of mirrors that read what another mirror writes."""
     readers = Readers(drafts)
     feeds: dict[KeyPath, list[Draft]] = {}
     for draft in drafts:
@@ -137,7 +137,9 @@ def _check_cycles(document: Document, drafts: Sequence[Draft], warnings: list[st
 
 
 def _report_cycles(document: Document, drafts: Sequence[Draft], feeds: dict[KeyPath, list[Draft]]) -> set[KeyPath]:
-    """Report each cycle once, and return the paths of the mirrors that are part of one. A depth-first search."""
+    """Report each cycle once, and return the key paths of the mirrors in cycles. Uses a depth-first search.
+
+    feeds: by key path of a mirror, the mirrors that read from its targets."""
     in_cycle: set[KeyPath] = set()
     done: set[KeyPath] = set()
     for start in drafts:

@@ -1,4 +1,4 @@
-"""Cycles of mirrors that include wildcards: they would create more repositories with each run."""
+"""Checks for cycles of mirrors that include wildcards. Such a cycle would create more repositories with each run."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from mirror.selection.locations import MATCHED
 from mirror.selection.tag_rules import common_tag
 from mirror.util.structs import Struct
 
-_MOST_STEPS = 1000  # names that are checked from one target
+_MOST_STEPS = 1000  # paths that are followed from one target, at most
 
 
 class _WrittenPath(Struct, frozen=True):
-    """A repository that a mirror writes.
+    """A repository path, or a pattern of paths, that a mirror writes on `host`.
 
-    after: None: `before` is the whole path. Otherwise the path is `before`, the match of a `*`, and `after`."""
+    If `after` is None, `before` is the whole path. Otherwise a path consists of `before`, the text that a `*` matched,
+    and `after`."""
 
     host: str
     before: str
@@ -27,13 +28,13 @@ class _WrittenPath(Struct, frozen=True):
 
     @classmethod
     def from_target(cls, target: Repository) -> _WrittenPath:
-        """Return the path of a target."""
+        """Return the paths that a mirror with this target writes."""
         before, matched, after = target.path.partition(MATCHED)
         return cls(target.host, before, after if matched else None)
 
 
 class Readers:
-    """The mirrors by the repositories that they read."""
+    """An index of mirrors by the repositories that they read."""
 
     def __init__(self, drafts: Iterable[Draft]) -> None:
         self._literal: defaultdict[Repository, list[Draft]] = defaultdict(list)
@@ -45,11 +46,11 @@ class Readers:
                 self._literal[draft.mirror.source].append(draft)
 
     def readers_of(self, target: Repository) -> list[Draft]:
-        """Return the mirrors that certainly read a target."""
+        """Return the mirrors that read everything that is written to `target`, which may contain a template."""
         return list(self.readers_of_path(_WrittenPath.from_target(target)))
 
     def readers_of_path(self, written: _WrittenPath) -> Iterator[Draft]:
-        """Yield the mirrors that read a written path."""
+        """Yield the mirrors that read the repositories of a written path."""
         if written.after is None:
             yield from self._literal.get(Repository(written.host, written.before), ())
         yield from (draft for draft in self.wildcards.get(written.host, ()) if _can_read(draft, written))
@@ -58,7 +59,7 @@ class Readers:
 def check_growth(document: Document, drafts: Sequence[Draft]) -> set[KeyPath]:
     """Report wildcards whose target is inside their own source, and cycles that include a wildcard.
 
-    Return the paths of the mirrors that are part of such a cycle."""
+    Return the key paths of the mirrors that are part of such a cycle."""
     readers = Readers(drafts)
     if not readers.wildcards:
         return set()
@@ -79,10 +80,10 @@ def check_growth(document: Document, drafts: Sequence[Draft]) -> set[KeyPath]:
 
 
 def _find_cycle(start: Draft, target: Repository, readers: Readers) -> list[Draft]:
-    """Return the mirrors through which `start` reads again what it writes to `target`; empty if there is none."""
+    """Return a cycle in which `start` reads what was copied from its own target; empty if there is none."""
     first = _WrittenPath.from_target(target)
     if (start.mirror.wildcard) != (first.after is not None):
-        return []  # a problem that is reported elsewhere
+        return []  # cross_checks and mirrors report this problem
     todo = deque([(first, [start])])
     seen = {first}
     while todo:
@@ -100,19 +101,19 @@ def _find_cycle(start: Draft, target: Repository, readers: Readers) -> list[Draf
 
 
 def _prefix(draft: Draft) -> str:
-    """Return the prefix of the paths that a wildcard reads."""
+    """Return the prefix of the repositories that a wildcard source matches."""
     path = draft.mirror.source.path
     return f"{path}/" if path else ""
 
 
 def _can_read(wildcard: Draft, written: _WrittenPath) -> bool:
-    """Return whether a wildcard source reads a written path."""
+    """Return whether a wildcard source matches all repositories of a written path."""
     prefix = _prefix(wildcard)
     return written.before.startswith(prefix) and (written.after is not None or written.before != prefix)
 
 
 def _copied_paths(reader: Draft, written: _WrittenPath) -> Iterator[_WrittenPath]:
-    """Yield the paths to which a reader copies a written path."""
+    """Yield the target paths to which the mirror `reader` copies the repositories of a written path."""
     for target in map(_WrittenPath.from_target, reader.mirror.targets):
         if not reader.mirror.wildcard and target.after is None:
             yield target

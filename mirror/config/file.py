@@ -18,7 +18,9 @@ _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff
 
 
 def read(path: Path) -> bytes:
-    """Return the bytes of the file. Never blocks. Raises ConfigError, LocalError, ConfigErrors (too big)."""
+    """Return the bytes of the file. Does not block on a FIFO.
+
+    Raises ConfigError (no regular file), ConfigErrors (too big), LocalError (reading fails)."""
     try:
         # O_NONBLOCK: opening a FIFO must not wait for a writer.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -51,9 +53,12 @@ def _read_error(path: Path, error: OSError) -> ConfigError | LocalError:
 
 
 def decode(data: bytes, file: str) -> str:
-    """Return the text without a byte order mark. Raises ConfigErrors that name `file`."""
+    """Decode a file as UTF-8, and remove a byte order mark.
+
+    file: the name for messages. Raises ConfigErrors for invalid UTF-8 or a control character."""
 
     def fail(end: int, message: str) -> NoReturn:
+        """Raise the error at the position of byte `end`."""
         before = data[:end].decode("utf-8", "replace").removeprefix("\ufeff")
         line, column = before.count("\n"), len(before) - (before.rfind("\n") + 1)
         raise ConfigErrors([ConfigProblem(Position(file, line + 1, column + 1), "", message)])

@@ -1,4 +1,4 @@
-"""Loads a configuration: from a file to a Config, or to all problems of the file."""
+"""Loads a configuration file. The result is a Config, or an error with all problems of the file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MIB = 1 << 20
 
 
 class LogConfig(Struct, frozen=True):
-    """The section `log`. file: None stands for mirror.log in the state directory. max_size: bytes."""
+    """The section `log`. file: if it is None, mirror.log in the state directory. max_size: bytes."""
 
     file: Path | None = None
     level: str = "info"
@@ -34,7 +34,9 @@ class LogConfig(Struct, frozen=True):
 
 
 class Parallel(Struct, frozen=True):
-    """The section `parallel`. images: for each target host; downloads, uploads: blobs of the whole run."""
+    """The section `parallel`: how many operations may run at the same time.
+
+    images: images that are copied to one target host. downloads, uploads: blobs of the whole run."""
 
     images: int = 4
     downloads: int = 6
@@ -44,8 +46,8 @@ class Parallel(Struct, frozen=True):
 class Config(Struct, frozen=True):
     """A valid configuration.
 
-    Paths are absolute. registries: those in the file; host names have the same spelling as in `mirrors`, without a
-    default port. text_hash: sha256 of the file, hex."""
+    Paths are absolute. registries: the settings in the file, by host name. As in `mirrors`, host names have no default
+    port. text_hash: the SHA-256 of the file, in hex."""
 
     path: Path
     state: Path | None
@@ -59,14 +61,14 @@ class Config(Struct, frozen=True):
     text_hash: str
 
     def settings_for(self, host: str) -> HostSettings:
-        """Return the settings of a registry, with defaults if it is not configured."""
+        """Return the settings of a registry. If the file has none, return the defaults."""
         return self.registries.get(host) or HostSettings(host)
 
 
 def load(path: Path, *, secrets: bool = True) -> Config:
-    """Read and check the file. No host is contacted.
+    """Read and check a configuration file. Contacts no host.
 
-    secrets: missing passwords and TLS files of the registries in use are errors, otherwise warnings.
+    secrets: whether missing passwords and TLS files of registries in use are errors; otherwise they are warnings.
     Raises ConfigErrors with all problems, ConfigError if the file does not exist, LocalError if it cannot be read."""
     document = yaml_reader.read(path)
     data = to_plain(document.root)
@@ -141,7 +143,7 @@ def _or_default(number: int | None, default: int) -> int:
 
 
 def _file_warnings(path: Path) -> list[str]:
-    """Return a warning if other users can write a file that root runs."""
+    """Return a warning if this process runs as root and other users can write to the configuration file."""
     if os.geteuid() == 0 and path.stat().st_mode & _WRITABLE_BY_OTHERS:
         return [f"{printable(path)}: other users than root can write to it, but root runs it; chmod 644 it"]
     return []

@@ -1,4 +1,4 @@
-"""The section `mirrors`: locations and tag rules, with the defaults applied."""
+"""Parses the section `mirrors` into locations and tag rules, and applies the section `defaults`."""
 
 from __future__ import annotations
 
@@ -35,11 +35,10 @@ from mirror.util.structs import Struct, replace
 class MirrorConfig(Struct, frozen=True):
     """One entry of `mirrors`.
 
-    path: of its key, such as `mirrors[2]`. The host of a source or target is a registry's host; for a bundle its real
-    path, for a layout `oci:` and its real path, for a standard stream `-`. wildcard: the source's path is a prefix,
-    and the targets' paths contain `{repository}`. schema1: `copy`, `convert` or `fail`. v1: None: as in the registry's
-    settings.
-    base: an inventory."""
+    path: the path of its key, such as `mirrors[2]`. source, targets: the host is the name of a registry; for a bundle
+    it is the real path of the file, for a layout `oci:` and the real path, for a standard stream `-`. wildcard: whether
+    the source's path is a prefix, and the targets' paths contain `{repository}`. schema1: `copy`, `convert` or `fail`.
+    v1: if it is None, the registry's settings decide. base: the inventory of a differential export."""
 
     position: Position
     path: str
@@ -53,9 +52,10 @@ class MirrorConfig(Struct, frozen=True):
 
 
 class Draft(Struct, frozen=True):
-    """A mirror with a valid source, and the paths of its valid targets.
+    """A mirror whose source is valid, before the checks against other mirrors.
 
-    sure: its tag rules are valid; otherwise nothing more is known about what it writes."""
+    path: the path of its key. target_paths: the key paths of its valid targets. has_valid_tags: if it is False, the
+    tags that it writes are unknown."""
 
     mirror: MirrorConfig
     path: KeyPath
@@ -64,7 +64,7 @@ class Draft(Struct, frozen=True):
 
 
 def build(top: Section, hosts: Hosts) -> list[Draft]:
-    """Build the mirrors. Problems are added to the document; nothing is raised."""
+    """Build the mirrors of the file, except those with an invalid source. Add problems to the document."""
     defaults = top.section("defaults")
     shared = _tag_rules(defaults)
     drafts = [_build_draft(section, defaults, shared, hosts) for section in top.sections("mirrors")]
@@ -72,7 +72,7 @@ def build(top: Section, hosts: Hosts) -> list[Draft]:
 
 
 def _build_draft(section: Section, defaults: Section, shared: TagRules | None, hosts: Hosts) -> Draft | None:
-    """Build one mirror; None if its source is not valid."""
+    """Build one mirror. Return None if its source is not valid. shared: the tag rules of `defaults`."""
     own = _tag_rules(section)
     source = section.parse("source", lambda text: _check_encodable(parse_source(text), section))
     targets = section.parse_list("targets", lambda text: _check_encodable(parse_target(text), section))
@@ -106,7 +106,7 @@ def _build_draft(section: Section, defaults: Section, shared: TagRules | None, h
 
 
 def _check_encodable(location: Location, section: Section) -> Location:
-    """Return the location after a check of its path.
+    """Return the location unchanged.
 
     Raises ConfigError if the path of a store on disk cannot be encoded as UTF-8, which the state requires."""
     if isinstance(location, LayoutLocation | BundleLocation):
@@ -120,7 +120,7 @@ def _check_encodable(location: Location, section: Section) -> Location:
 
 
 def _location_rules(source: Location) -> TagRules | None:
-    """Return the tag rules for a tag or digest in the source."""
+    """Return rules that select only the tag or digest in `source`. Return None if it has neither."""
     if isinstance(source, StreamLocation) or not (source.tag or source.digest):
         return None
     return TagRules((source.tag,) if source.tag else None, source.digest)
@@ -129,8 +129,8 @@ def _location_rules(source: Location) -> TagRules | None:
 def _is_wildcard(section: Section, source: Location, targets: Sequence[tuple[int, Location]]) -> bool:
     """Return whether the mirror copies all repositories of the source.
 
-    A store on disk without a repository stands for all of them if the targets have a template, otherwise for its
-    only one."""
+    A source on disk without a repository name stands for all its repositories if a target has a template. Otherwise it
+    stands for its only repository. Reports targets that do not fit the source."""
     may_be_wildcard = not isinstance(source, RegistryLocation) and not _has_repository(source)
     wildcard = source.wildcard or (may_be_wildcard and any(target.wildcard for _, target in targets))
     for number, target in targets:
@@ -147,14 +147,14 @@ def _is_wildcard(section: Section, source: Location, targets: Sequence[tuple[int
 
 
 def _template_hint(section: Section, number: int) -> str:
-    """Return the suggestion for a target of a wildcard source without a template."""
+    """Return the hint for a target that needs a template, because its source is a wildcard."""
     node = section.document.node((*section.path, "targets", number))
     text = f"{node.text}/{MATCHED}" if isinstance(node, Scalar) else ""
     return f"; write {quote_value(text)}" if text else ""
 
 
 def _check_wildcard(mirror: MirrorConfig, section: Section, hosts: Hosts) -> None:
-    """Report a wildcard source with v1, which has no catalog."""
+    """Report a wildcard source that is read over v1, which has no catalog."""
     host = mirror.source.host
     if not mirror.wildcard or not is_registry(host) or host == DOCKER_HUB:
         return
@@ -176,7 +176,7 @@ def _has_repository(location: Location) -> bool:
 def _target_repository(
     target: Location, source: Repository, section: Section, hosts: Hosts, *, wildcard: bool
 ) -> Repository:
-    """Return the repository of a target. A store on disk without a repository gets the source's path."""
+    """Return the repository of a target. A store on disk without a repository name gets the source's path."""
     repository = _repository(target, section, hosts)
     if _has_repository(target):
         return repository
@@ -197,20 +197,20 @@ def _repository(location: Location, section: Section, hosts: Hosts) -> Repositor
 
 
 def _real_path(section: Section, name: str) -> str:
-    """Return the path of a store on disk without links, so that each file or directory is one store.
+    """Return the path of a store on disk with symbolic links resolved, so that each file or directory is one store.
 
-    Raises ConfigError."""
+    Raises ConfigError if the path is not valid."""
     return os.path.realpath(section.resolve_path(name))
 
 
 def _v1_mode(section: Section) -> V1Mode | None:
-    """Return the mode for v1, if set."""
+    """Return the v1 mode of a section. Return None if it is not set."""
     text = section.text("v1")
     return V1Mode(text) if text else None
 
 
 def _tag_rules(section: Section) -> TagRules | None:
-    """Return the tag rules in `tags`; None if it is missing or invalid."""
+    """Return the rules under the key `tags`. Return None if it is missing, or has no valid rule."""
     literal = [tag for _, tag in section.parse_list("tags", _check_tag)]
     if literal:
         twice = (
@@ -227,7 +227,7 @@ def _tag_rules(section: Section) -> TagRules | None:
 
 
 def _pattern_list(rules: Section, key: str) -> tuple[str, ...]:
-    """Return the valid patterns of a list, with a warning for each that looks like a shell pattern."""
+    """Return the valid patterns of a list. Add a warning for each one that looks like a shell pattern."""
     found = rules.parse_list(key, _check_pattern)
     for number, text in found:
         instead = regex_for_shell_pattern(text)
@@ -238,7 +238,7 @@ def _pattern_list(rules: Section, key: str) -> tuple[str, ...]:
 
 
 def _check_tag(text: str) -> str:
-    """Return the tag. Raises ConfigError if it is not valid."""
+    """Return the tag unchanged. Raises ConfigError if it is not valid."""
     if is_tag(text):
         return text
     hint = tag_hint(text)
@@ -250,6 +250,6 @@ def _check_tag(text: str) -> str:
 
 
 def _check_pattern(text: str) -> str:
-    """Return the pattern. Raises ConfigError if it is not valid."""
+    """Return the regular expression unchanged. Raises ConfigError if it is not valid."""
     compile_pattern(text)
     return text

@@ -1,4 +1,4 @@
-"""Problems of a configuration: position, path of the key, message. One error has all problems of a file."""
+"""Problems of a configuration, each with its position, key path and message. One exception has all of a file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SECRET_KEYS = frozenset({"password", "proxy", "env"})
 
 
 class Position(Struct, frozen=True, order=True):
-    """A position in a file; line and column count from 1."""
+    """A position in a file. Lines and columns are counted from 1."""
 
     file: str
     line: int
@@ -40,8 +40,8 @@ class Position(Struct, frozen=True, order=True):
 class ConfigProblem(Struct, frozen=True, order=True):
     """One problem of a configuration.
 
-    path: of the key, such as `mirrors[2].tags`; empty for the file as a whole. message: with a remedy, without
-    secrets."""
+    path: the path of the key, such as `mirrors[2].tags`; empty for the file as a whole. message: includes a remedy, and
+    no secrets."""
 
     position: Position
     path: str
@@ -54,7 +54,7 @@ class ConfigProblem(Struct, frozen=True, order=True):
 class ConfigErrors(ConfigError):
     """All problems of a file, ordered by position.
 
-    As text: one line for each, at most 50, then `and N more`; then the warnings in the same way."""
+    Its text has one line for each of the first 50 problems, and `and N more`. The warnings follow in the same form."""
 
     def __init__(self, problems: Iterable[ConfigProblem], warnings: Iterable[str] = ()) -> None:
         self.problems = tuple(sorted(set(problems)))
@@ -66,17 +66,17 @@ class ConfigErrors(ConfigError):
         lines += _limit_lines([printable(f"warning: {warning}", 1000) for warning in self.warnings])
         return "\n".join(lines)
 
-    def about(self, subject: str) -> ConfigErrors:
-        """Return the error unchanged: each line names its subject."""
+    def with_subject(self, subject: str) -> ConfigErrors:
+        """Return this error. Other errors get the `subject` as a prefix, but each line here has a position already."""
         return self
 
 
 def _limit_lines(lines: list[str]) -> list[str]:
-    """Return the first lines, and a line with the number of the others."""
+    """Return at most MOST_SHOWN lines, followed by a line with the number of omitted lines."""
     more = len(lines) - MOST_SHOWN
     return [*lines[:MOST_SHOWN], f"and {more} more"] if more > 0 else lines
 
 
 def quote_value(value: object) -> str:
-    """Return a scalar in quotes, escaped and cut to 80 characters. Possible user information of a URL is hidden."""
+    """Return a scalar in quotes, escaped and cut to 80 characters. User information in a URL is hidden."""
     return f'"{reference.printable_reference(str(value))}"'

@@ -1,4 +1,4 @@
-"""The section `registries`: the settings of each host, as plain values for a registry client."""
+"""Parses the section `registries` into the settings of each host, which a registry client takes."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}|\$[A-Z_][A-Z0-9_
 
 
 class Hosts(Struct, frozen=True):
-    """The settings of all hosts in the file.
+    """The settings of all registries in the file.
 
-    settings: by canonical host name. paths: of their keys. plain: the hosts with `plain-http`."""
+    settings, paths: the settings and the path of their key, by canonical host name. plain: the hosts with
+    `plain-http`."""
 
     settings: Mapping[str, HostSettings]
     paths: Mapping[str, KeyPath]
     plain: frozenset[str]
 
     def canonical(self, host: str) -> str:
-        """Return the host without a default port, so that each registry has one name in a run."""
+        """Return the host without its default port, so that each registry has exactly one name."""
         return _canonical(host, self.plain)
 
 
 def build(section: Section, *, secrets: bool) -> Hosts:
-    """Build the settings.
+    """Build the settings of all registries. Add problems to the document.
 
-    Problems are added to the document; nothing is raised. secrets: a missing TLS file is a problem."""
+    secrets: whether a missing TLS file is a problem; otherwise it is a warning."""
     names: dict[str, str] = {}
     for key in section.keys():  # noqa: SIM118 (a Section is not a dict)
         try:
@@ -73,7 +74,7 @@ def _can_start_reference(host: str) -> bool:
 
 
 def _canonical(host: str, plain: frozenset[str]) -> str:
-    """Return the host without a default port."""
+    """Return the host without its default port: 443, or 80 for a host in `plain`."""
     base, colon, port = host.rpartition(":")
     if not colon or not _can_start_reference(base) or (":" in base and not base.endswith("]")):
         return host
@@ -92,7 +93,9 @@ def _is_loopback(host: str) -> bool:
 
 
 def check_presence(hosts: Hosts, used: set[str], document: Document, warnings: list[str] | None) -> None:
-    """Report missing passwords of registries in use: as warnings if `warnings` is given, otherwise as problems."""
+    """Report missing passwords of the registries in `used`.
+
+    They are added to `warnings` or, if that is None, as problems to `document`."""
     for host in sorted(used & hosts.settings.keys()):
         password, path = hosts.settings[host].password, (*hosts.paths[host], "password")
         missing = password.problem() if password and document.is_valid(path) else None
@@ -142,12 +145,12 @@ def _settings(host: str, section: Section, *, secrets: bool) -> HostSettings:
 
 
 def _host_set(section: Section, key: str) -> frozenset[str]:
-    """Return the valid hosts of a list."""
+    """Return the valid hosts in the list under `key`."""
     return frozenset(_canonical(host, frozenset()) for _, host in section.parse_list(key, values.host))
 
 
 def _password(section: Section) -> Secret | None:
-    """Return the secret for the password. It is read when it is first needed."""
+    """Return the password as a Secret, which is read when it is first needed. Report problems with the setting."""
     plain = section.text("password")
     variable = _VARIABLE.fullmatch(plain) if plain is not None else None
     if variable and variable["name"]:
@@ -179,7 +182,7 @@ def _password(section: Section) -> Secret | None:
 
 
 def _tls(section: Section, *, secrets: bool) -> TlsSettings:
-    """Build the TLS settings, and check the files."""
+    """Build the TLS settings of a host, and check their files."""
     ca, cert, key = section.file("ca"), section.file("cert"), section.file("key")
     verify = section.flag("verify", True)
     if (cert is None) != (key is None):
@@ -196,7 +199,9 @@ def _tls(section: Section, *, secrets: bool) -> TlsSettings:
 
 
 def _check_pem(section: Section, name: str, file: Path, *, secrets: bool) -> bool:
-    """Return whether the file exists and has the expected kind of PEM block."""
+    """Return whether the file exists and has the expected kind of PEM block. Report it otherwise.
+
+    name: its key: ca, cert or key."""
     try:
         warning = values.check_pem(file, "PRIVATE KEY" if name == "key" else "CERTIFICATE")
     except values.MissingFileError as error:

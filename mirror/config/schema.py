@@ -1,4 +1,4 @@
-"""The JSON Schema: the only list of keys, types and ranges."""
+"""Access to the JSON Schema of the configuration, the only list of its keys, types and ranges."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import jsonschema
 from jsonschema.protocols import Validator
 
 NOT_YET = "x-not-yet"
-"""A keyword of this schema: true for a key that has no effect in this version, or a list of such values."""
+"""A keyword of this schema. It is true for a key that this version does not support, or a list of such values."""
 
 _extend: Callable[..., Callable[[Any], Validator]] = jsonschema.validators.extend
 
 
 def schema_text() -> str:
-    """Return the schema as it is published."""
+    """Return the text of the published schema."""
     data = pkgutil.get_data("mirror", "config.schema.json")
     if data is None:
         raise FileNotFoundError("config.schema.json")
@@ -27,7 +27,7 @@ def schema_text() -> str:
 
 @cache
 def schema() -> dict[str, Any]:
-    """Return the parsed schema."""
+    """Return the schema as plain values."""
     return cast("dict[str, Any]", json.loads(schema_text()))
 
 
@@ -35,35 +35,35 @@ def schema() -> dict[str, Any]:
 def validator() -> Validator:
     """Return the validator for a whole configuration as plain values.
 
-    Uses of keys and values that are not in this version are errors with the keyword `NOT_YET`."""
+    Keys and values that this version does not support are errors with the keyword `NOT_YET`."""
     return _extend(jsonschema.Draft202012Validator, {NOT_YET: _report_not_yet})(schema())
 
 
 def conforms(value: Any, part: dict[str, Any]) -> bool:
-    """Return whether a part of the schema allows `value`, and the value has an effect in this version."""
+    """Return whether `value` is valid for a part of the schema, and supported by this version."""
     return validator().evolve(schema=part).is_valid(value)
 
 
 def _report_not_yet(_: object, later: Any, value: object, __: object) -> Iterator[jsonschema.ValidationError]:
-    """Yield an error for a key or value that is not in this version."""
+    """Yield an error for a key or value that this version does not support."""
     if later is True or value in later:
         yield jsonschema.ValidationError("not in this version")
 
 
 def parts() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield every key of the language with its part of the schema."""
+    """Yield the path of every key, such as `mirrors[].tags.include`, with its part of the schema."""
     return _parts(schema(), "")
 
 
 @cache
 def key_paths() -> tuple[str, ...]:
-    """Return the path of every key of the language, such as `mirrors[].tags.include`."""
+    """Return the path of every key, such as `mirrors[].tags.include`."""
     return tuple(where for where, _ in parts())
 
 
 @cache
 def paths_of(key: str) -> tuple[str, ...]:
-    """Return the paths at which a key has an effect in this version."""
+    """Return the paths at which this version supports a key with this name."""
     found = [where for where in key_paths() if where.rpartition(".")[2] == key]
     later = tuple(where for where, part in parts() if part.get(NOT_YET) is True)
     return tuple(where for where in found if not any(_is_part_of(where, one) for one in later))
@@ -75,7 +75,7 @@ def _is_part_of(where: str, whole: str) -> bool:
 
 
 def resolve_reference(part: dict[str, Any]) -> dict[str, Any]:
-    """Return a part of the schema with its reference resolved."""
+    """Return a part of the schema with its `$ref`, if any, replaced by the definition."""
     reference = part.get("$ref")
     if not isinstance(reference, str):
         return part
@@ -83,7 +83,7 @@ def resolve_reference(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parts(part: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the keys below `path`, recursively."""
+    """Yield the paths of all keys below `path`, recursively, each with its part of the schema."""
     for key, below in part.get("properties", {}).items():
         where = f"{path}.{key}" if path else key
         yield where, resolve_reference(below)

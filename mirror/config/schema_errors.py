@@ -28,11 +28,9 @@ _INSECURE = ("insecure", "tls-verify", "skip-tls-verify", "insecure-skip-verify"
 
 
 def check(document: Document, data: Any) -> None:
-    """Add a problem to `document` for everything in `data` that the schema does not allow.
+    """Add a problem to `document` for everything that the schema does not allow.
 
-    data: its tree as plain values.
-
-    A key that is not in this version has one problem; its value is not checked."""
+    data: the document as plain values. The value of a key that this version does not support is not checked."""
     errors = list(validator().iter_errors(data))
     later = [tuple(error.absolute_path) for error in errors if error.validator == NOT_YET]
     for error in errors:
@@ -60,13 +58,13 @@ def _report(document: Document, path: KeyPath, error: Any) -> None:
     elif keyword == "maxLength":
         document.add(path, f"too long: at most {error.validator_value} characters")
     elif keyword == "maxProperties":
-        document.add(path, f"want one of {', '.join(part['properties'])}, got {len(value)} of them")
+        document.add(path, f"expected one of {', '.join(part['properties'])}, got {len(value)} of them")
     else:
         document.add(path, _type_message(document, path, part, value))
 
 
 def _not_yet_message(part: dict[str, Any], value: object) -> str:
-    """Return the message for a key or value that is not in this version."""
+    """Return the message for a key or value that this version does not support."""
     if part[NOT_YET] is True:
         return f"{_LATER}; remove the key"
     return f"{quote_value(value)} is {_LATER}; write {' or '.join(_available_values(part))}, or remove the key"
@@ -86,11 +84,11 @@ def _unknown_key_message(key: str, part: dict[str, Any]) -> str:
     if nearest:
         return f"unknown key {quote_key(key)}; did you mean {quote_key(nearest)}?"
     known = [name for name, below in part.get("properties", {}).items() if below.get(NOT_YET) is not True]
-    return f"unknown key {quote_key(key)}; want one of {', '.join(known)}"
+    return f"unknown key {quote_key(key)}; expected one of {', '.join(known)}"
 
 
 def _nearest_key(key: str, part: dict[str, Any]) -> str | None:
-    """Return the key that was probably meant. Keys that are not in this version must be nearly equal."""
+    """Return the key that was probably meant, or None. Unsupported keys are returned only if they are nearly equal."""
     known = part.get("properties", {})
     available = [name for name, below in known.items() if below.get(NOT_YET) is not True]
     synonym = _SYNONYMS.get(_normalize_key(key))
@@ -114,9 +112,9 @@ def _empty_message(path: KeyPath, part: dict[str, Any], value: object) -> str:
         return "empty, so nothing would be selected; name patterns, or remove the key"
     kind = "a list" if isinstance(value, list) else "a mapping" if isinstance(value, dict) else '""'
     return (
-        f"want {_describe_allowed(part)}, got {kind} without entries"
+        f"expected {_describe_allowed(part)}, got {kind} without entries"
         if kind != '""'
-        else f'want {_describe_allowed(part)}, got ""'
+        else f'expected {_describe_allowed(part)}, got ""'
     )
 
 
@@ -129,7 +127,7 @@ def _type_message(document: Document, path: KeyPath, part: dict[str, Any], value
     if "string" in kinds and isinstance(node, Scalar) and not isinstance(value, str):
         if secret:
             return (
-                f"want {_describe_allowed(part)}, got something that YAML does not read as a string; put it in quotes"
+                f"expected {_describe_allowed(part)}, got a value that YAML does not read as a string; put it in quotes"
             )
         if text:
             return _misread_message(path, part, text, describe_read_value(value))
@@ -139,22 +137,23 @@ def _type_message(document: Document, path: KeyPath, part: dict[str, Any], value
         hint = "; give it a value" if path[-1:] and path[-1] in _REQUIRED else "; remove the key or give it a value"
     else:
         hint = "" if secret else _hint(path, part, value)
-    return f"want {_describe_allowed(part)}, got {'something else' if secret else _describe_value(value, text)}{hint}"
+    shown = "something else" if secret else _describe_value(value, text)
+    return f"expected {_describe_allowed(part)}, got {shown}{hint}"
 
 
 def _misread_message(path: KeyPath, part: dict[str, Any], text: str, shown: str) -> str:
-    """Return the message for a string without quotes that YAML reads as another type."""
+    """Return the message for an unquoted string that YAML reads as another type. shown: what YAML reads."""
     what = "tag read as" if "tags" in path[-2:] and isinstance(path[-1], int) else "read as"
     instead = suggest_text(path, part, text)
     return (
         f"{what} {shown}; write {quote_value(instead)}"
         if instead
-        else f"{what} {shown}; want {_describe_allowed(part)}"
+        else f"{what} {shown}; expected {_describe_allowed(part)}"
     )
 
 
 def _hint(path: KeyPath, part: dict[str, Any], value: object) -> str:
-    """Return what to write instead of a value, if that is known."""
+    """Return the end of a message, which says what to write instead. Return an empty string if that is unknown."""
     kinds = part.get("type", "")
     if isinstance(value, dict) and value and all(item is None for item in value.values()) and "string" in kinds:
         return f"; put a string with {{ and }} in quotes{_template_hint(path, next(iter(value)))}"
@@ -177,18 +176,18 @@ def _hint(path: KeyPath, part: dict[str, Any], value: object) -> str:
 
 
 def _template_hint(path: KeyPath, name: str) -> str:
-    """Return the suggestion for a `{repository}` without quotes, which YAML reads as a mapping."""
+    """Return the hint for an unquoted `{repository}`, which YAML reads as a mapping."""
     return f'; write "registry.example.com/{{{MATCHED_NAME}}}"' if "targets" in path and name == MATCHED_NAME else ""
 
 
 def _available_values(part: dict[str, Any]) -> list[str]:
-    """Return the values of an enumeration that have an effect in this version."""
+    """Return the values of an enumeration that this version supports."""
     later = part.get(NOT_YET)
     return [choice for choice in part.get("enum", ()) if not isinstance(later, list) or choice not in later]
 
 
 def _describe_value(value: object, text: str) -> str:
-    """Describe a value for a message."""
+    """Describe a value that is not valid, for a message. text: a scalar as it is written in the file."""
     if value is None:
         return "nothing"
     if isinstance(value, dict):
@@ -202,7 +201,7 @@ _KINDS = {"string": "a string", "array": "a list", "object": "a mapping", "boole
 
 
 def _describe_allowed(part: dict[str, Any]) -> str:
-    """Describe the values that the schema allows."""
+    """Describe the values that a part of the schema allows, for a message."""
     if "x-want" in part:
         return str(part["x-want"])
     if "enum" in part:

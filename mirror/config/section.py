@@ -1,4 +1,4 @@
-"""Typed access to one mapping of the tree. Invalid values, which have a problem already, are treated as missing."""
+"""Typed access to one mapping of a configuration. Values with a reported problem are treated as missing."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ T = TypeVar("T")
 
 
 class Section:
-    """The mapping at `path`.
+    """The mapping at the key path `path` of a document.
 
-    base: the directory that relative paths refer to. warnings: a list that new warnings are added to."""
+    base: the directory that relative paths refer to. warnings: the list to which warnings are added."""
 
     def __init__(self, document: Document, value: object, path: KeyPath, base: Path, warnings: list[str]) -> None:
         self.document = document
@@ -36,7 +36,7 @@ class Section:
         return key in self._values
 
     def section(self, key: str) -> Section:
-        """Return the mapping under `key`, or an empty one."""
+        """Return the mapping under `key`, or an empty one if there is none."""
         return Section(self.document, self._values.get(key), (*self.path, key), self._base, self._warnings)
 
     def sections(self, key: str) -> list[Section]:
@@ -49,31 +49,32 @@ class Section:
         ]
 
     def text(self, key: str) -> str | None:
-        """Return the string under `key`."""
+        """Return the string under `key`; None if it is missing or invalid."""
         value = self._valid_value(key)
         return value if isinstance(value, str) else None
 
     def number(self, key: str) -> int | None:
-        """Return the integer under `key`."""
+        """Return the integer under `key`; None if it is missing or invalid."""
         value = self._valid_value(key)
         return value if isinstance(value, int) and not isinstance(value, bool) else None
 
     def flag(self, key: str, default: bool) -> bool:
-        """Return the boolean under `key`."""
+        """Return the boolean under `key`; `default` if it is missing or invalid."""
         value = self._valid_value(key)
         return value if isinstance(value, bool) else default
 
     def file(self, key: str) -> Path | None:
-        """Return the absolute path under `key`; `~` at its beginning is the home directory."""
+        """Return the absolute path under `key`; None if it is missing or invalid. A leading `~` is expanded."""
         text = self.text(key)
         if text is None:
             return None
         return self._parse(text, self.resolve_path, (*self.path, key))
 
     def resolve_path(self, text: str) -> Path:
-        """Return the absolute path for a text, relative to the directory of the file. Raises ConfigError.
+        """Return the absolute path for a text, which is relative to the directory of the configuration file.
 
-        The bytes of the path are those in the file, whatever the encoding of the locale."""
+        The path consists of the same bytes as in the file, regardless of the locale's encoding. Raises ConfigError for
+        a shell variable, a null character, or a `~` without a home directory."""
         if VARIABLE.search(text):
             home = replace_home(text)
             meant = f"; write {quote_value(home)}" if home.startswith("~") and "$" not in home else ""
@@ -86,14 +87,16 @@ class Section:
             raise ConfigError("there is no home directory for `~`; use an absolute path") from None
 
     def parse(self, key: str, parse: Callable[[str], T]) -> T | None:
-        """Return the parsed string under `key`; None if it is missing or invalid.
+        """Parse the string under `key`. Return None if it is missing or invalid.
 
-        A problem is added for an error of `parse`."""
+        If `parse` raises ConfigError, its text is added as a problem."""
         text = self.text(key)
         return None if text is None else self._parse(text, parse, (*self.path, key))
 
     def parse_list(self, key: str, parse: Callable[[str], T]) -> list[tuple[int, T]]:
-        """Return the valid strings of a list, parsed, each with its index."""
+        """Parse the strings in the list under `key`. Return the values that are valid, each with its index.
+
+        If `parse` raises ConfigError, its text is added as a problem."""
         found = self._values.get(key)
         parsed: list[tuple[int, T]] = []
         for number, item in enumerate(found if isinstance(found, list) else []):
@@ -105,11 +108,11 @@ class Section:
         return parsed
 
     def add_problem(self, message: str, *, key: str | None = None, below: str | None = None) -> None:
-        """Add a problem of this section, of the name of its `key`, or of the value `below` it."""
+        """Add a problem with this section, with the key name `key`, or with the value under the key `below`."""
         self.document.add(self.path if below is None else (*self.path, below), message, key=key)
 
     def add_warning(self, message: str, *, below: str, item: int | None = None) -> None:
-        """Add a warning about the value `below`, or about an `item` of it."""
+        """Add a warning about the value under the key `below`, or about one item of this list. item: its index."""
         path: KeyPath = (*self.path, below) if item is None else (*self.path, below, item)
         self._warnings.append(f"{self.document.position(path)}: {format_key_path(path)}: {message}")
 
@@ -118,7 +121,7 @@ class Section:
         return self._values.get(key) if self.document.is_valid((*self.path, key)) else None
 
     def _parse(self, text: str, parse: Callable[[str], T], path: KeyPath) -> T | None:
-        """Return the parsed text; None after an error, which is added as a problem."""
+        """Parse a text. If `parse` raises ConfigError, add a problem for `path` and return None."""
         try:
             return parse(text)
         except ConfigError as error:

@@ -1,4 +1,4 @@
-"""Suggests values for messages. Only values that would be accepted are suggested."""
+"""Suggests replacements for invalid values, for messages. Each suggestion would itself be accepted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ YAML_BOOLEANS = frozenset({"true", "false", "yes", "no", "on", "off"})
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]+)")
 _RATE = re.compile(r"([0-9]+) ?(?:/|per) ?(s|m|h)[a-z]*")
-_MANY_BYTES = 100_000  # larger numbers without a unit are probably bytes
+_MANY_BYTES = 100_000  # a number of at least this, without a unit, is probably in bytes
 # Units of other tools, and the units that have the same meaning here.
 _UNITS = {
     **dict.fromkeys(("sec", "secs", "second", "seconds", "S"), "s"),
@@ -43,7 +43,7 @@ def _check_tag(text: str) -> None:
         raise ConfigError("not a tag")
 
 
-# Checks of values beyond the schema, by key.
+# Parsers that check more than the schema, by key.
 _CHECKS: dict[str, Callable[[str], object]] = {
     "source": parse_source,
     "targets": parse_target,
@@ -76,13 +76,15 @@ def is_accepted(path: KeyPath, part: dict[str, Any], text: str) -> bool:
 
 
 def suggest_text(path: KeyPath, part: dict[str, Any], text: str) -> str | None:
-    """Return the string that was probably meant: `text` in quotes, or with a unit."""
+    """Return the string that was probably meant by the unquoted `text`: the same text, or the number with a unit.
+
+    path, part: the key path of the value and its schema. Returns None if neither is valid."""
     found = (one for one in (text, *_add_units(text)) if is_accepted(path, part, one))
     return next(found, None)
 
 
 def _add_units(text: str) -> Iterable[str]:
-    """Return `text` with units that may be meant."""
+    """Return variants of `text` with a unit that this program knows."""
     if _NUMBER.fullmatch(text):
         sizes = (" B", " MiB") if float(text) >= _MANY_BYTES else (" MiB", " B")
         return [text + unit for unit in (" s", " ms", " min", " h", *sizes, "/s")]

@@ -1,4 +1,4 @@
-"""The tree of a configuration: values with their positions, and the problems found so far."""
+"""The parsed YAML of a configuration: a tree of values with their positions, and the problems found so far."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from mirror.util.structs import Struct, field
 
 
 class MisreadScalar(Struct, frozen=True):
-    """The value of a scalar without quotes that YAML reads as a type without use here.
+    """The value of an unquoted scalar that YAML reads as a type that no key accepts, such as a float.
 
-    shown: such as `the number 1.1`."""
+    shown: its description, such as `the number 1.1`."""
 
     shown: str
 
 
 class Scalar(Struct):
-    """A scalar. line, column: from 0. value: str, bool, int, None or MisreadScalar; text: as written."""
+    """A scalar. line, column: counted from 0. text: as written in the file. value: as read from YAML.
+
+    The value is a str, bool, int, None or MisreadScalar. size: 1. height: 1."""
 
     line: int
     column: int
@@ -28,7 +30,7 @@ class Scalar(Struct):
 
 
 class Sequence(Struct):
-    """A list. line, column: from 0."""
+    """A list. line, column: counted from 0. size: the number of nodes in it, including itself. height: in levels."""
 
     line: int
     column: int
@@ -38,7 +40,10 @@ class Sequence(Struct):
 
 
 class Mapping(Struct):
-    """A mapping. line, column: from 0. keys: the scalars of its keys."""
+    """A mapping. line, column: counted from 0. items, keys: its values and the scalars of its keys, by key.
+
+    merged: the mappings to merge (`<<`). size: the number of nodes in it, including keys and itself. height: in
+    levels."""
 
     line: int
     column: int
@@ -53,7 +58,9 @@ Node: TypeAlias = Scalar | Sequence | Mapping
 
 
 class Document:
-    """A file: its tree and its problems so far. file: the name in messages; text_hash: sha256, hex."""
+    """A configuration file: its tree, and its problems so far.
+
+    file: its name in messages. text_hash: its SHA-256, in hex."""
 
     def __init__(self, file: str, root: Mapping, text_hash: str) -> None:
         self.file = file
@@ -63,12 +70,12 @@ class Document:
         self._invalid: set[KeyPath] = set()
 
     def add(self, path: KeyPath, message: str, *, key: str | None = None) -> None:
-        """Add a problem of the value at `path`, or of its key `key`."""
+        """Add a problem with the value at `path`, or with the name of its key `key`."""
         self.problems.append(ConfigProblem(self.position(path, key=key), format_key_path(path), message))
         self._invalid.update(path[:length] for length in range(len(path) + 1))
 
     def is_valid(self, path: KeyPath) -> bool:
-        """Return whether no problem was found in the value at `path` or inside it."""
+        """Return whether the value at `path` and all values inside it are without problems so far."""
         return path not in self._invalid
 
     def node(self, path: KeyPath) -> Node:
@@ -92,7 +99,7 @@ class Document:
 
 
 def to_plain(node: Node) -> object:
-    """Return the tree as dicts, lists and scalars."""
+    """Convert a tree to dicts, lists and scalars."""
     if isinstance(node, Mapping):
         return {key: to_plain(value) for key, value in node.items.items()}
     if isinstance(node, Sequence):
@@ -101,7 +108,7 @@ def to_plain(node: Node) -> object:
 
 
 def describe_read_value(value: object) -> str:
-    """Describe the value that YAML read for a scalar without quotes."""
+    """Describe the value that YAML reads for an unquoted scalar, for a message."""
     if isinstance(value, MisreadScalar):
         return value.shown
     if isinstance(value, bool):

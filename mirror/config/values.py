@@ -1,6 +1,6 @@
-"""Parses values that are written as strings: durations, sizes, rates, hosts, URLs, PEM files.
+"""Parses configuration values that are written as strings: durations, sizes, rates, hosts, proxies, PEM files.
 
-All functions raise ConfigError. Its text is the sentence after the position and the path of the key.
+All functions raise ConfigError. Messages show its text after the position and the path of the key.
 """
 
 from __future__ import annotations
@@ -26,45 +26,45 @@ _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")
 
 
 class MissingFileError(ConfigError):
-    """The file does not exist, or this user may not read it."""
+    """A file does not exist, or this user may not read it."""
 
 
 def connect_timeout(text: str) -> float:
-    """Parse the timeout of a connection. Returns seconds."""
+    """Parse the time limit for opening a connection, from 0.1 s to 10 min. Return seconds."""
     return duration(text, 0.1, 600.0)
 
 
 def idle_timeout(text: str) -> float:
-    """Parse the timeout of an idle connection. Returns seconds."""
+    """Parse the time limit for a connection without traffic, from 0.1 s to 1 h. Return seconds."""
     return duration(text, 0.1, 3600.0)
 
 
 def duration(text: str, least: float, most: float) -> float:
-    """Parse a duration between `least` and `most` seconds. Returns seconds."""
+    """Parse a duration between `least` and `most` seconds, such as `5 min`. Return seconds."""
     seconds = _amount(text, _SECONDS)
     if not least <= seconds <= most:
-        raise ConfigError(f"want {_format_seconds(least)}..{_format_seconds(most)}, got {printable(text, 80)}")
+        raise ConfigError(f"expected {_format_seconds(least)}..{_format_seconds(most)}, got {printable(text, 80)}")
     return seconds
 
 
 def size(text: str) -> int:
-    """Parse a size of at least one byte. Returns bytes."""
+    """Parse a size of at least one byte, such as `50 MiB`. Return bytes."""
     count = _amount(text, _BYTES)
     if not 1 <= count < 1 << 63:
-        raise ConfigError(f"want more than 0 bytes and less than 8 EiB, got {printable(text, 80)}")
+        raise ConfigError(f"expected more than 0 bytes and less than 8 EiB, got {printable(text, 80)}")
     return int(count)
 
 
 def _amount(text: str, units: dict[str, float] | dict[str, int]) -> float:
-    """Parse a number with a unit."""
+    """Parse a number with a unit. Return their product. units: the factor of each unit."""
     found = _AMOUNT.fullmatch(text)
     if not found or found[2] not in units:
-        raise ConfigError(f'want a number and one of {", ".join(units)}, got "{printable(text, 80)}"')
+        raise ConfigError(f'expected a number and one of {", ".join(units)}, got "{printable(text, 80)}"')
     return float(found[1]) * units[found[2]]
 
 
 def _format_seconds(value: float) -> str:
-    """Return seconds in the largest fitting unit."""
+    """Format a duration in the largest unit of which it has at least one: `1.5 min`."""
     for unit in ("h", "min", "s"):
         if value >= _SECONDS[unit]:
             return f"{value / _SECONDS[unit]:g} {unit}"
@@ -72,47 +72,46 @@ def _format_seconds(value: float) -> str:
 
 
 def rate(text: str) -> Rate:
-    """Parse a rate such as `5/s`."""
+    """Parse a rate of requests, such as `5/s`."""
     found = _RATE.fullmatch(text)
     if not found:
-        raise ConfigError(f'want a rate like "5/s", got "{printable(text, 80)}"')
+        raise ConfigError(f'expected a rate like "5/s", got "{printable(text, 80)}"')
     return Rate(int(found[1]), _RATE_SECONDS[found[2]])
 
 
 def host(text: str) -> str:
-    """Parse `host[:port]`. Returns the canonical form of `parse_host`."""
+    """Parse `host[:port]`. Return its canonical form, as `parse_host` does."""
     if "/" in text:
         plain = "; use `plain-http: true` for http" if text.lower().startswith("http://") else ""
-        raise ConfigError(f"want host[:port] without scheme or path{plain}")
+        raise ConfigError(f"expected host[:port] without scheme or path{plain}")
     if "*" in text:
         raise ConfigError("a host cannot contain wildcards; list each host")
     return parse_host(text)
 
 
 def proxy(text: str) -> str:
-    """Parse the URL of a proxy. Messages do not show it, because it may contain a password."""
+    """Return the URL of a proxy unchanged, if it is valid. Messages do not show it: it may contain a password."""
     try:
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
-        raise ConfigError("not the URL of a proxy; want one like http://proxy.example.com:3128") from None
+        raise ConfigError("not the URL of a proxy; expected one like http://proxy.example.com:3128") from None
     if parts.scheme not in ("http", "https", "socks5h"):
-        raise ConfigError("want the URL of an http, https or socks5h proxy, like http://proxy.example.com:3128")
+        raise ConfigError("expected the URL of an http, https or socks5h proxy, like http://proxy.example.com:3128")
     if parts.scheme == "socks5h" and find_spec("socks") is None:
         raise ConfigError("a SOCKS proxy needs the extra `socks`: pip install 'mirror[socks]'")
     if not parts.hostname or port == 0 or parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ConfigError("not the URL of a proxy; want one like http://proxy.example.com:3128, without a path")
+        raise ConfigError("not the URL of a proxy; expected one like http://proxy.example.com:3128, without a path")
     if re.search(r"[\s\\]", text) or not text.isascii():
         raise ConfigError("the URL of a proxy cannot contain spaces, backslashes or non-ASCII letters; encode them")
     return text
 
 
 def check_pem(file: Path, wanted: str) -> str | None:
-    """Check that a PEM file contains a `wanted` block (`CERTIFICATE`, `PRIVATE KEY`).
+    """Check that a PEM file contains the wanted kind of block.
 
-    Return a warning, if there is one.
-
-    Raises MissingFileError, ConfigError."""
+    wanted: `CERTIFICATE` or `PRIVATE KEY`. Return a warning if others can read a private key, otherwise None. Raises
+    MissingFileError if the file cannot be read, ConfigError if its content is not valid."""
     try:
         status = file.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -124,11 +123,11 @@ def check_pem(file: Path, wanted: str) -> str | None:
         raise MissingFileError(f"{file}: {(error.strerror or str(error)).lower()}") from error
     found = [label.decode("ascii") for label in _PEM.findall(data)]
     if not data.strip():
-        raise ConfigError(f"{file} is empty; want a PEM {wanted.lower()}")
+        raise ConfigError(f"{file} is empty; expected a PEM {wanted.lower()}")
     if not found:
         raise ConfigError(f"{file} is not PEM; convert it; it must have a line -----BEGIN {wanted}-----")
     if not any(label.endswith(wanted) for label in found):
-        raise ConfigError(f"{file} holds a {found[0].lower()}, want a {wanted.lower()}")
+        raise ConfigError(f"{file} contains a {found[0].lower()}, expected a {wanted.lower()}")
     if wanted == "PRIVATE KEY":
         if "ENCRYPTED" in " ".join(found) or b"Proc-Type: 4,ENCRYPTED" in data:
             raise ConfigError(f"{file} is encrypted; store the key without a passphrase")

@@ -1,7 +1,7 @@
-"""Reads YAML to a tree, within limits (docs/configuration.md, "The file").
+"""Reads YAML into a tree, within limits (docs/configuration.md, "The file").
 
 Scalars that YAML 1.1 or 1.2 reads as a number, a date or null keep their text: the tag 1.10 is an error, not the tag
-1.1. Problems that hide no others (duplicate keys, explicit tags) are collected; the others end the reading.
+1.1. Duplicate keys and explicit tags are collected as problems. Any other error ends the reading.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from mirror.util.structs import Struct
 
 MAX_DEPTH = 32
 MAX_ALIASES = 100
-MAX_VALUES = 100_000  # with aliases expanded
+MAX_VALUES = 100_000  # values of a file with its aliases expanded
 
 _PLAIN_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 _LONGEST_NUMBER = 40
@@ -42,11 +42,11 @@ _BRACES = re.compile(r"[^\s,\[\]{}\"']*\{[\w-]+\}[^\s,\[\]{}\"']*")
 _TOO_DEEP = f"too deep: at most {MAX_DEPTH} levels"
 _STANDARD_TAGS = "tag:yaml.org,2002:"
 _TRUE = {"true", "yes", "on"}
-_ON = "on"  # a key of this configuration (`notify`), which YAML 1.1 reads as true
+_ON = "on"  # YAML 1.1 reads this as true, but here it is also a key (under `notify`)
 
 
 def read(path: Path) -> Document:
-    """Read the file at `path`. Raises ConfigErrors; LocalError if the file cannot be read."""
+    """Read the configuration file at `path`. Raises ConfigErrors (invalid), ConfigError (not found), LocalError."""
     data = file.read(path)
     document = Document(printable(path), Mapping(0, 0), hashlib.sha256(data).hexdigest())
     composer = _Composer(file.decode(data, document.file), document)
@@ -70,7 +70,7 @@ _Loader.add_implicit_resolver(f"{_STANDARD_TAGS}int", re.compile(r"0o[0-7]+\Z"),
 
 
 class _Open(Struct):
-    """A sequence or mapping that has not ended yet."""
+    """A sequence or mapping whose end the parser has not reached. key: the current key of a mapping."""
 
     node: Sequence | Mapping
     anchor: str | None
@@ -78,7 +78,7 @@ class _Open(Struct):
 
 
 class _Composer:
-    """Builds the tree from the parser's events. Iterative, so the depth is not limited by the stack."""
+    """Builds the tree from the parser's events. It is iterative, so deep nesting cannot overflow the stack."""
 
     def __init__(self, text: str, document: Document) -> None:
         self._lines = text.split("\n")
@@ -117,16 +117,17 @@ class _Composer:
         return self._root
 
     def fail(self, line: int, column: int, message: str) -> NoReturn:
-        """Raise ConfigErrors with all problems so far and this one. line, column: from 0."""
+        """Raise ConfigErrors with all problems so far and this one. line, column: counted from 0."""
         position = Position(self._document.file, line + 1, column + 1)
         problem = ConfigProblem(position, format_key_path(self._key_path()), message)
         raise ConfigErrors([*self._document.problems, problem])
 
     def _fail_at(self, mark: yaml.Mark | None, message: str) -> NoReturn:
+        """Raise ConfigErrors with all problems so far and the one at `mark`."""
         self.fail(mark.line if mark else 0, mark.column if mark else 0, message)
 
     def _fail_too_deep(self) -> None:
-        """Raise the error at the first position beyond MAX_DEPTH: libyaml has failed at its own limit before."""
+        """Raise the error for the first position beyond MAX_DEPTH, which libyaml's own error does not contain."""
         depth = 0
         for event in yaml.parse(self._text, Loader=yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -147,19 +148,18 @@ class _Composer:
         return f"not YAML: {problem}{context}{hint}"
 
     def _fail_unquoted(self, mark: yaml.Mark, line: str) -> None:
-        """Raise the error for a string that needs quotes: it begins with `*`, or contains `{` inside a flow list."""
+        """Raise the error for a string at `mark` that needs quotes: it begins with `*`, or contains `{name}`."""
         found = _STAR.match(line, mark.column) or _STAR.match(line, max(mark.column - 1, 0))
         if found:
             text, why = self._suggest(found.group()), "a string that begins with * must be in quotes"
         else:
-            around = (one for one in _BRACES.finditer(line) if one.start() <= mark.column <= one.end())
-            found = next(around, None)
+            found = next((one for one in _BRACES.finditer(line) if one.start() <= mark.column <= one.end()), None)
             if found is None or not self._open:
                 return
             text, why = found.group(), "a string with { or } must be in quotes here"
         innermost = self._open[-1].node if self._open else None
         if isinstance(innermost, Sequence) and found.start() < mark.column:
-            del innermost.items[-1:]  # the text before the `{` was taken for the whole string
+            del innermost.items[-1:]  # the parser treated the text before the `{` as the whole string
         elif isinstance(innermost, Mapping) and found.start() < mark.column:
             self._open[-1].key = innermost.keys.get(self._last_key)
         self._fail_variable(mark, found.start(), text)
@@ -170,7 +170,7 @@ class _Composer:
         self.fail(mark.line, found.start(), f"not YAML: {why}{meant}")
 
     def _fail_variable(self, mark: yaml.Mark, column: int, text: str) -> None:
-        """Raise the error for a shell variable, which would be invalid in quotes, too."""
+        """Raise the error for a shell variable if `text` contains one. Quotes would not make it valid."""
         variable = _VARIABLE.fullmatch(text)
         if self._is_in_secret() or self._last_key in SECRET_KEYS:
             if variable:
@@ -180,11 +180,12 @@ class _Composer:
             meant = "" if _VARIABLE.search(home) else f"; write {quote_value(home)}"
             self.fail(mark.line, column, f"{NO_VARIABLES}{meant}")
 
-    def _current_key(self) -> str:  # the innermost key whose value is being read
+    def _current_key(self) -> str:
+        """Return the innermost key whose value is being read."""
         return next((level.key.text for level in reversed(self._open) if level.key is not None), "")
 
     def _suggest(self, text: str) -> str:
-        """Return what a string that begins with `*` was probably meant to be, depending on its key."""
+        """Return the value that was probably meant by a string that begins with `*`, depending on its key."""
         key = self._current_key()
         before = {"source": "registry.example.com/", "targets": "registry.example.com/"} | dict.fromkeys(_PATTERNS, ".")
         return before.get(key, "") + text
@@ -211,8 +212,7 @@ class _Composer:
 
     def _refuse_tag(self, event: yaml.ScalarEvent | yaml.CollectionStartEvent) -> None:
         """Add a problem if the event has an explicit YAML tag."""
-        if event.tag:
-            tag = event.tag
+        if tag := event.tag:
             shown = f"!!{tag.removeprefix(_STANDARD_TAGS)}" if tag.startswith(_STANDARD_TAGS) else tag
             named = "a tag" if self._is_in_secret() else f"tag {quote_key(shown)}"
             self._add_problem(_mark(event), f"{named} is not allowed; remove it, or put the string in quotes")
@@ -233,7 +233,7 @@ class _Composer:
         return self._anchors[event.anchor]
 
     def _is_in_secret(self) -> bool:
-        """Return whether the current value is a password, which may look like a tag or an alias."""
+        """Return whether the current value is a secret, which may look like a tag or an alias."""
         return any(level.key is not None and level.key.text in SECRET_KEYS for level in self._open)
 
     def _add(self, node: Node, mark: yaml.Mark, anchor: str | None) -> None:
@@ -260,6 +260,7 @@ class _Composer:
             self._add_entry(level.node, key, node)
 
     def _check_key(self, node: Node) -> Scalar:
+        """Return the key. Raises ConfigErrors if it is not a scalar."""
         if not isinstance(node, Scalar):
             self.fail(node.line, node.column, "a key must be a string, not a list or a mapping; remove it")
         return node
@@ -285,7 +286,7 @@ class _Composer:
             mapping.keys[name] = key
 
     def _add_problem(self, at: yaml.Mark | Scalar, message: str) -> None:
-        """Add a problem and continue."""
+        """Add a problem at a position. Unlike `fail`, this does not end the reading."""
         position = Position(self._document.file, at.line + 1, at.column + 1)
         self._document.problems.append(ConfigProblem(position, format_key_path(self._key_path()), message))
 
@@ -301,12 +302,12 @@ class _Composer:
 
 
 def _mark(event: yaml.Event) -> yaml.Mark:
-    """Return the start of an event. The marks of libyaml and PyYAML have the same attributes."""
+    """Return the position of an event. The marks of libyaml and PyYAML have the same attributes."""
     return cast(yaml.Mark, event.start_mark)
 
 
 def _merge(mapping: Mapping) -> None:
-    """Add the merged mappings (`<<`) to a mapping; its own keys take precedence."""
+    """Add the entries of the merged mappings (`<<`) to a mapping. Its own keys take precedence."""
     for other in mapping.merged:
         for name, node in other.items.items():
             if name not in mapping.items:
@@ -315,7 +316,7 @@ def _merge(mapping: Mapping) -> None:
 
 
 def _make_scalar(event: yaml.ScalarEvent, loader: _Loader) -> Scalar:
-    """Return the node of a scalar event."""
+    """Create the node of a scalar event. Resolve its type if it is not quoted."""
     mark, text = _mark(event), event.value
     if event.style or event.tag:  # quoted or block
         return Scalar(mark.line, mark.column, text, text)
@@ -324,7 +325,7 @@ def _make_scalar(event: yaml.ScalarEvent, loader: _Loader) -> Scalar:
 
 
 def _scalar_value(tag: str, text: str, loader: _Loader) -> object:
-    """Return the value that YAML reads for a scalar without quotes."""
+    """Return the value of an unquoted scalar. tag: the YAML type, such as `int`."""
     if tag == "null":
         return None
     if tag == "bool":
@@ -339,7 +340,7 @@ def _scalar_value(tag: str, text: str, loader: _Loader) -> object:
 
 
 def _describe_number(tag: str, text: str, loader: _Loader) -> str:
-    """Describe a number that has no exact text of its own."""
+    """Describe a number that is not a plain decimal integer, as YAML reads it. tag: `int` or `float`."""
     if len(text) > _LONGEST_NUMBER:
         return "a number"
     if text.startswith("0o"):

@@ -134,7 +134,7 @@ def test_an_invalid_tag_is_not_reported_again_as_a_conflict(tmp_path: Path) -> N
 
 def test_errors_of_a_file_stay_complete_with_a_subject(tmp_path: Path) -> None:
     error = load_errors(write(tmp_path, HEAD))
-    assert error is error.about("anything")
+    assert error is error.with_subject("anything")
 
 
 def test_an_absent_file_is_a_usage_error(tmp_path: Path) -> None:

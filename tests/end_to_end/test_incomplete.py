@@ -194,7 +194,7 @@ def test_a_bundle_that_lacks_only_unselected_images_is_replaced(export: Export) 
     export.source.load("app", export.graphs["app"]).tags.pop("v2")
     export.source.faults.clear()
     planned = export.tool("plan", "--exit-code", export.tool.config_file)
-    assert (10, True) == (planned.code, f"anew    {export.bundle}: it is incomplete" in planned.out), str(planned)
+    assert (10, True) == (planned.code, f"rebuild {export.bundle}: it is incomplete" in planned.out), str(planned)
     export.tool.sync()
     planned = export.tool("plan", "--exit-code", export.tool.config_file)
     assert (0, 1) == (planned.code, len(planned.out.splitlines())), str(planned)
@@ -256,7 +256,7 @@ def test_exporting_a_part_of_a_bundle_is_a_usage_error(export: Export, arguments
     filled = [one.format(host=export.source.host, file=file) for one in arguments]
     ran = export.tool.sync(*filled, *["--dry-run"] * dry, expect=2)
     assert f"{arguments[0]}: {export.bundle}" in ran.err
-    assert "leave it out" in ran.err
+    assert "leave the option out" in ran.err
     assert [] == export.source.requests()
     assert not export.bundle.exists()
 

@@ -52,7 +52,7 @@ def _tag(tag: str, read_as: str, id: str) -> Case:
 
 
 def _no_tag(text: str, read_as: str, id: str) -> Case:
-    return Case(f"tag-{id}", _mirror(f"tags: [{text}]"), "5:10", (f"tags[0]: tag read as {read_as}; want a tag",))
+    return Case(f"tag-{id}", _mirror(f"tags: [{text}]"), "5:10", (f"tags[0]: tag read as {read_as}; expected a tag",))
 
 
 def _wildcards(*mirrors: tuple[str, str], rest: str = "") -> str:
@@ -119,7 +119,7 @@ FILE = (
     ),
     Case("key-is-a-boolean", f"{HEAD}{MIRROR}yes: x\n", "5:1", ('unknown key "yes", read as true; remove it',)),
     Case("host-is-a-number", f"{HEAD}registries:\n  1.2: {{}}\n{MIRROR}", "3:3", ('the number 1.2; write "1.2"',)),
-    Case("key-on", f"{HEAD}{MIRROR}on: x\n", "5:1", ('unknown key "on"; want one of version, state,',)),
+    Case("key-on", f"{HEAD}{MIRROR}on: x\n", "5:1", ('unknown key "on"; expected one of version, state,',)),
     Case("key-is-a-list", f"{HEAD}{MIRROR}? [a]\n: b\n", "5:3", ("a key must be a string",)),
 )
 
@@ -145,8 +145,8 @@ KEYS = (
         ('unknown key "exclude" here; it belongs at mirrors[].tags.exclude',),
     ),
     Case("timeout-of-a-read", _registry("timeouts: {read: 10 s}"), "3:30", ('"read"; did you mean "idle"?',)),
-    Case("schedule", _registry("schedule: 'Mon-Fri'"), "3:19", ('unknown key "schedule"; want one of username, ',)),
-    Case("semver-of-a-mirror", _mirror("semver: '>=2'"), "5:3", ('unknown key "semver"; want one of source, ',)),
+    Case("schedule", _registry("schedule: 'Mon-Fri'"), "3:19", ('unknown key "schedule"; expected one of username, ',)),
+    Case("semver-of-a-mirror", _mirror("semver: '>=2'"), "5:3", ('unknown key "semver"; expected one of source, ',)),
     Case(
         "src", f"{HEAD}mirrors:\n- src: a.example.com/app\n  targets: [b.example.com/app]\n", "3:3", ('mean "source"?',)
     ),
@@ -167,7 +167,7 @@ KEYS = (
         ("`tls: {verify: false}` for https",),
         fixed=("insecure_skip_verify: true", "tls: {verify: false}"),
     ),
-    Case("nowhere", _mirror("zzz: [x]"), "5:3", ('unknown key "zzz"; want one of source, targets, tags',)),
+    Case("nowhere", _mirror("zzz: [x]"), "5:3", ('unknown key "zzz"; expected one of source, targets, tags',)),
     Case("look-alike", f"{HEAD}p\u0430rallel: {{}}\n{MIRROR}", "2:1", ('"p\\u0430rallel"; did you mean "parallel"?',)),
     Case(
         "targets-in-defaults",
@@ -176,26 +176,26 @@ KEYS = (
         ("it belongs at mirrors[].targets",),
     ),
     Case("no-version", MIRROR, "1:1", ('missing key "version"',)),
-    Case("version-2", f"version: 2\n{MIRROR}", "1:10", ("version: want the number 1, got 2",)),
-    Case("version-text", f'version: "1"\n{MIRROR}', "1:10", ('want the number 1, got "1"',)),
+    Case("version-2", f"version: 2\n{MIRROR}", "1:10", ("version: expected the number 1, got 2",)),
+    Case("version-text", f'version: "1"\n{MIRROR}', "1:10", ('expected the number 1, got "1"',)),
     Case("no-mirrors", HEAD, "1:1", ('missing key "mirrors"',)),
-    Case("mirrors-empty", f"{HEAD}mirrors: []\n", "2:10", ("mirrors: want a list with at least one entry",)),
-    Case("mirrors-nothing", f"{HEAD}mirrors:\n", "2:9", ("mirrors: want a list", "got nothing; give it a value")),
-    Case("mirror-is-a-text", f"{HEAD}mirrors: [alpine]\n", "2:11", ('mirrors[0]: want a mapping, got "alpine"',)),
+    Case("mirrors-empty", f"{HEAD}mirrors: []\n", "2:10", ("mirrors: expected a list with at least one entry",)),
+    Case("mirrors-nothing", f"{HEAD}mirrors:\n", "2:9", ("mirrors: expected a list", "got nothing; give it a value")),
+    Case("mirror-is-a-text", f"{HEAD}mirrors: [alpine]\n", "2:11", ('mirrors[0]: expected a mapping, got "alpine"',)),
     Case("no-source", f"{HEAD}mirrors:\n- targets: [b.example.com/x]\n", "3:3", ('missing key "source"',)),
     Case("no-targets", f"{HEAD}mirrors:\n- source: a.example.com/x\n", "3:3", ('missing key "targets"',)),
-    Case("targets-empty", _target(""), "4:12", ("targets: want a list with at least one entry",)),
+    Case("targets-empty", _target(""), "4:12", ("targets: expected a list with at least one entry",)),
     Case(
         "targets-is-a-text",
         f"{HEAD}mirrors:\n- source: a.example.com/app\n  targets: b.example.com/app\n",
         "4:12",
-        ("targets: want a list", 'got "b.example.com/app"; write ["b.example.com/app"]'),
+        ("targets: expected a list", 'got "b.example.com/app"; write ["b.example.com/app"]'),
     ),
     Case(
         "boolean-as-text",
         _registry('tls: {verify: "false"}'),
         "3:33",
-        ('want true or false, got "false"; write false, without quotes',),
+        ('expected true or false, got "false"; write false, without quotes',),
     ),
     Case(
         "text-as-number",
@@ -205,7 +205,10 @@ KEYS = (
     ),
     *(
         Case(
-            f"parallel-{value}", f"{HEAD}parallel: {{images: {value}}}\n{MIRROR}", "2:20", (f"want 1..64, got {shown}",)
+            f"parallel-{value}",
+            f"{HEAD}parallel: {{images: {value}}}\n{MIRROR}",
+            "2:20",
+            (f"expected 1..64, got {shown}",),
         )
         for value, shown in (("0", "0"), ("-1", "-1"), ("1.5", "1.5"), ("many", '"many"'), ("100000", "100000"))
     ),
@@ -213,37 +216,49 @@ KEYS = (
         "parallel-octal",
         f"{HEAD}parallel: {{uploads: 010}}\n{MIRROR}",
         "2:21",
-        ("parallel.uploads: want 1..64, got 010",),
+        ("parallel.uploads: expected 1..64, got 010",),
     ),
-    Case("host-parallel", _registry("parallel: 65"), "3:29", ("want 1..64, got 65",)),
+    Case("host-parallel", _registry("parallel: 65"), "3:29", ("expected 1..64, got 65",)),
     Case(
         "log-level",
         f"{HEAD}log: {{level: warn}}\n{MIRROR}",
         "2:14",
-        ("want one of debug, info", "did you mean warning?"),
+        ("expected one of debug, info", "did you mean warning?"),
     ),
-    Case("boolean-as-word", _registry('mount: "never"'), "3:26", ('want true or false, got "never"',)),
-    Case("number-as-text", _registry('parallel: "8"'), "3:29", ('want 1..64, got "8"; write 8, without quotes',)),
+    Case("boolean-as-word", _registry('mount: "never"'), "3:26", ('expected true or false, got "never"',)),
+    Case("number-as-text", _registry('parallel: "8"'), "3:29", ('expected 1..64, got "8"; write 8, without quotes',)),
     Case("size", f"{HEAD}spool-max: 50\n{MIRROR}", "2:12", ('read as the number 50; write "50 MiB"',)),
-    Case("size-text", f"{HEAD}spool-max: '50'\n{MIRROR}", "2:12", ('want a size like "50 MiB"', 'write "50 MiB"')),
+    Case("size-text", f"{HEAD}spool-max: '50'\n{MIRROR}", "2:12", ('expected a size like "50 MiB"', 'write "50 MiB"')),
     Case("size-in-bytes", f"{HEAD}spool-max: 52428800\n{MIRROR}", "2:12", ('; write "52428800 B"',)),
     Case("size-short", f"{HEAD}spool-max: 4G\n{MIRROR}", "2:12", ('got "4G"; write "4 GB"',)),
     Case("size-in-the-log", f"{HEAD}log: {{max-size: 50}}\n{MIRROR}", "2:17", ('number 50; write "50 MiB"',)),
-    Case("size-zero-bare", f"{HEAD}spool-max: 0\n{MIRROR}", "2:12", ('number 0; want a size like "50 MiB"',)),
+    Case("size-zero-bare", f"{HEAD}spool-max: 0\n{MIRROR}", "2:12", ('number 0; expected a size like "50 MiB"',)),
     Case("path-variable", f"{HEAD}state: $HOME/mirror\n{MIRROR}", "2:8", ("variables like $HOME", 'write "~/mirror"')),
     Case("path-variable-braces", f"{HEAD}log: {{file: '${{HOME}}/x'}}\n{MIRROR}", "2:13", ('; write "~/x"',)),
     Case("path-other-variable", f"{HEAD}spool: /srv/$USER\n{MIRROR}", "2:8", ("write their values",)),
-    Case("size-unit", f"{HEAD}log: {{max-size: 50 apples}}\n{MIRROR}", "2:17", ('want a size like "50 MiB"', "apples")),
+    Case(
+        "size-unit",
+        f"{HEAD}log: {{max-size: 50 apples}}\n{MIRROR}",
+        "2:17",
+        ('expected a size like "50 MiB"', "apples"),
+    ),
     Case("size-zero", f"{HEAD}log: {{max-size: 0 MiB}}\n{MIRROR}", "2:17", ("more than 0 bytes",)),
     Case("state-long", f"{HEAD}state: {'x' * 5000}\n{MIRROR}", "2:8", ("too long: at most 4096 characters",)),
-    Case("state-mapping", f"{HEAD}state: {{a: b}}\n{MIRROR}", "2:8", ("state: want a path, got a mapping",)),
-    Case("size-newline", f'{HEAD}spool-max: "5 MiB\\n"\n{MIRROR}', "2:12", ("spool-max: want a number and one of B",)),
-    Case("state-empty", f'{HEAD}state: ""\n{MIRROR}', "2:8", ('state: want a path, got ""',)),
+    Case("state-mapping", f"{HEAD}state: {{a: b}}\n{MIRROR}", "2:8", ("state: expected a path, got a mapping",)),
+    Case(
+        "size-newline", f'{HEAD}spool-max: "5 MiB\\n"\n{MIRROR}', "2:12", ("spool-max: expected a number and one of B",)
+    ),
+    Case("state-empty", f'{HEAD}state: ""\n{MIRROR}', "2:8", ('state: expected a path, got ""',)),
 )
 
 REGISTRIES = (
     Case("nul-in-a-file", _registry(r'username: u, password: {file: "a\0b"}'), "3:49", ("cannot contain", "remove it")),
-    Case("host-url", _registry("", '"https://b.example.com/v2/"'), "3:3", ("want host[:port] without scheme or path",)),
+    Case(
+        "host-url",
+        _registry("", '"https://b.example.com/v2/"'),
+        "3:3",
+        ("expected host[:port] without scheme or path",),
+    ),
     Case(
         "host-http",
         _registry("", '"http://b.example.com"'),
@@ -251,7 +266,7 @@ REGISTRIES = (
         ("without scheme", "plain-http: true"),
         fixed=('"http://b.example.com": {', "b.example.com: {plain-http: true"),
     ),
-    Case("host-path", _registry("", "b.example.com/team"), "3:3", ("want host[:port] without scheme or path",)),
+    Case("host-path", _registry("", "b.example.com/team"), "3:3", ("expected host[:port] without scheme or path",)),
     Case("host-port", _registry("", "b.example.com:65536"), "3:3", ("from 1 to 65535",)),
     Case("host-letters", _registry("", "b\u00fccher.example.com"), "3:3", ("punycode",)),
     Case("host-credentials", _registry("", f"joe:{CANARY}@b.example.com"), "3:3", ("credentials",)),
@@ -270,7 +285,10 @@ REGISTRIES = (
         ('is the same registry as "B.example.com:443" on line 3',),
     ),
     Case(
-        "registry-nothing", f"{HEAD}registries:\n  b.example.com:\n{MIRROR}", "3:17", ("want a mapping, got nothing",)
+        "registry-nothing",
+        f"{HEAD}registries:\n  b.example.com:\n{MIRROR}",
+        "3:17",
+        ("expected a mapping, got nothing",),
     ),
     Case(
         "username-alone",
@@ -359,16 +377,20 @@ REGISTRIES = (
         ("variables are not expanded; write the user name",),
         fixed=("$HUB_USER", "joe"),
     ),
-    Case("password-both", _registry("username: joe, password: {env: A, file: b}"), "3:44", ("want one of env, file",)),
+    Case(
+        "password-both", _registry("username: joe, password: {env: A, file: b}"), "3:44", ("expected one of env, file",)
+    ),
     Case(
         "password-env-with-a-dollar",
         _registry("username: joe, password: {env: $HUB_TOKEN}"),
         "3:50",
-        ("want the name of an environment variable like HUB_TOKEN, without $",),
+        ("expected the name of an environment variable like HUB_TOKEN, without $",),
         fixed=("$HUB_TOKEN", "HUB_TOKEN"),
     ),
-    Case("password-neither", _registry("username: joe, password: {}"), "3:44", ("want {env: NAME} or {file: PATH}",)),
-    Case("password-number", _registry("username: joe, password: 90210"), "3:44", ("want {env: NAME}", "in quotes")),
+    Case(
+        "password-neither", _registry("username: joe, password: {}"), "3:44", ("expected {env: NAME} or {file: PATH}",)
+    ),
+    Case("password-number", _registry("username: joe, password: 90210"), "3:44", ("expected {env: NAME}", "in quotes")),
     Case(
         "password-bang",
         f"{HEAD}registries:\n  b.example.com:\n    username: joe\n    password: !{CANARY}\n{MIRROR}",
@@ -381,7 +403,7 @@ REGISTRIES = (
         "3:44",
         ("an alias has no anchor", "in quotes"),
     ),
-    Case("password-list", _registry(f"username: joe, password: [{CANARY}]"), "3:44", ("want {env: NAME}",)),
+    Case("password-list", _registry(f"username: joe, password: [{CANARY}]"), "3:44", ("expected {env: NAME}",)),
     Case("ca-missing", _registry("tls: {ca: nope.pem}"), "3:29", ("nope.pem: no such file",), secrets=True),
     Case(
         "cert-missing", _registry("tls: {cert: nope.pem, key: nope.key}"), "3:31", ("nope.pem: no such",), secrets=True
@@ -392,7 +414,7 @@ REGISTRIES = (
         "ca-is-a-key",
         _registry("tls: {ca: ca.pem}"),
         "3:29",
-        ("ca.pem holds a private key, want a certificate",),
+        ("ca.pem contains a private key, expected a certificate",),
         {"ca.pem": "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"},
     ),
     Case(
@@ -445,26 +467,26 @@ REGISTRIES = (
     ),
     Case("proxy-path", _registry(f'proxy: "http://joe:{CANARY}@p.example.com/x"'), "3:26", ("without a path",)),
     Case("proxy-space", _registry(f'proxy: "http://joe:{CANARY} @p.example.com"'), "3:26", ("spaces",)),
-    Case("proxy-type", _registry(f"proxy: [{CANARY}]"), "3:26", ("want a URL like",)),
+    Case("proxy-type", _registry(f"proxy: [{CANARY}]"), "3:26", ("expected a URL like",)),
     Case("connect-bare", _registry("timeouts: {connect: 10}"), "3:39", ('read as the number 10; write "10 s"',)),
     Case("rate-bare", _registry("rate: 5"), "3:25", ('read as the number 5; write "5/s"',)),
     Case("rate-long", _registry("rate: 100/min"), "3:25", ('got "100/min"; write "100/m"',)),
-    Case("rate", _registry("rate: fast"), "3:25", ('want a rate like "5/s"', 'got "fast"')),
-    Case("rate-newline", _registry('rate: "5/s\\n"'), "3:25", ('want a rate like "5/s"',)),
-    Case("rate-zero", _registry("rate: 0/s"), "3:25", ('want a rate like "5/s"',)),
+    Case("rate", _registry("rate: fast"), "3:25", ('expected a rate like "5/s"', 'got "fast"')),
+    Case("rate-newline", _registry('rate: "5/s\\n"'), "3:25", ('expected a rate like "5/s"',)),
+    Case("rate-zero", _registry("rate: 0/s"), "3:25", ('expected a rate like "5/s"',)),
     *(
         Case(f"timeout-{id}", _registry(f"timeouts: {{idle: {value}}}"), "3:36", says)
         for id, value, says in (
-            ("zero", "0 s", ("want 100 ms..1 h, got 0 s",)),
-            ("negative", "-1 s", ('want a duration like "60 s"',)),
+            ("zero", "0 s", ("expected 100 ms..1 h, got 0 s",)),
+            ("negative", "-1 s", ('expected a duration like "60 s"',)),
             ("nan", ".nan", ("read as the number nan",)),
-            ("inf", ".inf", ("read as the number inf; want a duration",)),
-            ("unit", "5 parsecs", ('want a duration like "60 s"', "parsecs")),
+            ("inf", ".inf", ("read as the number inf; expected a duration",)),
+            ("unit", "5 parsecs", ('expected a duration like "60 s"', "parsecs")),
             ("bare", "60", ('read as the number 60; write "60 s"',)),
             ("text", "'10'", ('got "10"; write "10 s"',)),
             ("milliseconds", "60000", ('read as the number 60000; write "60000 ms"',)),
             ("short", "5m", ('got "5m"; write "5 min"',)),
-            ("days", "3 d", ("want 100 ms..1 h, got 3 d",)),
+            ("days", "3 d", ("expected 100 ms..1 h, got 3 d",)),
         )
     ),
     Case(
@@ -475,12 +497,14 @@ REGISTRIES = (
         fixed=('"*"', "auth.example.com"),
     ),
     Case("realm-url", _registry('token-realms: ["https://x.example.com/y"]'), "3:34", ("without scheme or path",)),
-    Case("realm-text", _registry("token-realms: x.example.com"), "3:33", ("want a list", 'write ["x.example.com"]')),
+    Case(
+        "realm-text", _registry("token-realms: x.example.com"), "3:33", ("expected a list", 'write ["x.example.com"]')
+    ),
     Case("allow-credentials", _registry(f'allow-hosts: ["joe:{CANARY}@x.example.com"]'), "3:33", ("credentials",)),
 )
 
 LOCATIONS = (
-    Case("source-empty", _source('""'), "3:11", ("source: want a location like registry.example.com", 'got ""')),
+    Case("source-empty", _source('""'), "3:11", ("source: expected a location like registry.example.com", 'got ""')),
     Case("source-scheme", _source("https://a.example.com/app"), "3:11", ("without a scheme",)),
     Case(
         "source-transport",
@@ -607,7 +631,7 @@ LOCATIONS = (
         "targets-credentials",
         f"{HEAD}mirrors:\n- source: a.example.com/app\n  targets: joe:{CANARY}@b.example.com/app\n",
         "4:12",
-        ("targets: want a list", 'got "***@b.example.com/app"'),
+        ("targets: expected a list", 'got "***@b.example.com/app"'),
     ),
     Case(
         "two-writers",
@@ -718,10 +742,10 @@ TAGS = (
     _tag("null", "nothing", "null"),
     _no_tag("~", "nothing", "tilde"),
     Case("tags-empty", _mirror("tags: []"), "5:9", ("nothing would be selected", "remove the key for every tag")),
-    Case("tags-text", _mirror("tags: v1"), "5:9", ("want a list or a mapping", 'got "v1"; write ["v1"]')),
+    Case("tags-text", _mirror("tags: v1"), "5:9", ("expected a list or a mapping", 'got "v1"; write ["v1"]')),
     Case("tags-empty-text", _mirror('tags: ""'), "5:9", ("nothing would be selected",)),
     Case("tags-empty-mapping", _mirror("tags: {}"), "5:9", ("nothing would be selected",)),
-    Case("tags-nothing", _mirror("tags:"), "5:8", ("want a list or a mapping, got nothing",)),
+    Case("tags-nothing", _mirror("tags:"), "5:8", ("expected a list or a mapping, got nothing",)),
     Case("include-empty", _mirror("tags: {include: []}"), "5:19", ("nothing would be selected",)),
     Case("tag-plus", _mirror("tags: [v1+2]"), "5:10", ("use 'v1_2'",), fixed=("v1+2", "v1_2")),
     Case("tag-dot", _mirror("tags: [.x]"), "5:10", ('not a tag: ".x"', "does not begin with")),
@@ -750,7 +774,7 @@ TAGS = (
     ),
     Case("pattern-long", _mirror(f"tags: {{include: [{'x' * 10_000}]}}"), "5:20", ("pattern too long", "at most 1000")),
     Case("pattern-number", _mirror("tags: {include: [1.0]}"), "5:20", ('read as the number 1.0; write "1.0"',)),
-    Case("pattern-text", _mirror("tags: {include: 'v.*'}"), "5:19", ("want a list", 'write ["v.*"]')),
+    Case("pattern-text", _mirror("tags: {include: 'v.*'}"), "5:19", ("expected a list", 'write ["v.*"]')),
 )
 
 
