@@ -19,18 +19,19 @@ CACHE = Path(".demo")
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, _end)
-    signal.signal(signal.SIGHUP, _end)
+    """Run the demonstration in a temporary folder, and return the exit code."""
+    signal.signal(signal.SIGTERM, _exit_after_signal)
+    signal.signal(signal.SIGHUP, _exit_after_signal)
     began = time.monotonic()
     try:
         with tempfile.TemporaryDirectory(prefix="mirror-demo-") as folder:
             run_demonstration(
                 Path(folder),
-                _programs,
+                _load_programs,
                 skopeo=shutil.which("skopeo") is not None,
                 docker_registry=shutil.which("docker-registry") is not None,
             )
-    except (CheckFailed, RuntimeError) as wrong:  # RuntimeError: a registry does not start
+    except (CheckFailed, RuntimeError) as wrong:  # RuntimeError: a registry did not start
         print(f"\nThe demonstration FAILED: {wrong}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -40,11 +41,13 @@ def main() -> int:
     return 0
 
 
-def _end(number: int, _frame: FrameType | None) -> None:
+def _exit_after_signal(number: int, _frame: FrameType | None) -> None:
+    """Raise SystemExit, so that the registries are stopped and the temporary files are removed."""
     raise SystemExit(128 + number)
 
 
-def _programs(release: str) -> list[Program]:
+def _load_programs(release: str) -> list[Program]:
+    """Return the programs of a release. They are downloaded once, and then kept in the folder .demo."""
     CACHE.mkdir(exist_ok=True)
     return programs(release, CACHE)
 

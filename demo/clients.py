@@ -1,6 +1,7 @@
-"""Clients that push and pull in the demonstration: skopeo, or a small client of the tests if it is not installed.
+"""The clients that push and pull images in the demonstration.
 
-Neither shares code with `mirror`."""
+The demonstration uses skopeo if it is installed, otherwise a small client from the tests. Neither of them shares code
+with `mirror`."""
 
 from __future__ import annotations
 
@@ -18,29 +19,33 @@ Run = Callable[..., bytes]  # CommandRunner.run
 
 
 class DemoClient(Protocol):
-    """A client that pushes and pulls. name: for messages."""
+    """A client that pushes and pulls images. name: the name of the client in messages."""
 
     name: str
 
     def push(self, layout: Layout, tag: str, registry: RecordingRegistry, repository: str) -> None:
-        """Push the image under a tag of a layout to a repository."""
+        """Push an image from a layout to a repository, under the same tag."""
         ...
 
     def raw(self, registry: RecordingRegistry, repository: str, tag: str) -> bytes:
-        """Read the bytes of the manifest or index under a tag."""
+        """Return the bytes of the manifest or index to which a tag refers. Raises CheckFailed if that fails."""
         ...
 
     def pull(self, registry: RecordingRegistry, repository: str, tag: str, *, architecture: str, to: Path) -> None:
-        """Pull the image for one architecture into a folder: manifest.json, and blobs by the hex of their digests."""
+        """Pull the image for one architecture into the folder `to`.
+
+        The manifest is written to manifest.json. Each blob is written to a file that is named by the hexadecimal part
+        of the blob's digest. Raises CheckFailed if that fails."""
         ...
 
 
 class SkopeoClient:
-    """Runs skopeo. run: runs a command and prints it."""
+    """A client that runs the command skopeo."""
 
     name = "skopeo"
 
     def __init__(self, run: Run) -> None:
+        """run: a function that runs a command and prints it."""
         self._run = run
 
     def push(self, layout: Layout, tag: str, registry: RecordingRegistry, repository: str) -> None:
@@ -64,13 +69,13 @@ class SkopeoClient:
         )
 
     def _command(self, command: str, *arguments: str, architecture: str = "") -> list[str]:
-        # A fresh machine may have no signature policy file.
+        # Without this option, skopeo needs a signature policy file, which a new machine may not have.
         chosen = [f"--override-arch={architecture}"] if architecture else []
         return ["skopeo", "--insecure-policy", *chosen, command, *arguments]
 
 
 class PlainClient:
-    """The client of the tests. It verifies the digests of everything that it reads."""
+    """A client that uses the registry client of the tests. It verifies the digests of the blobs that it pulls."""
 
     name = "the client of the tests"
 
@@ -84,6 +89,7 @@ class PlainClient:
             self._push(client, layout, repository, root, tag)
 
     def _push(self, client: Any, layout: Layout, repository: str, descriptor: dict[str, Any], reference: str) -> None:
+        """Push the manifest of a descriptor, after everything that it refers to."""
         body = layout.read(descriptor["digest"])
         document = json.loads(body)
         for child in document.get("manifests", []):
@@ -97,7 +103,7 @@ class PlainClient:
         with registry.client() as client:
             response = client.manifest(repository, tag)
         if response.status != 200:
-            raise CheckFailed(f"{registry.host}/{repository}:{tag} is {response.status}")
+            raise CheckFailed(f"reading {registry.host}/{repository}:{tag} failed with status {response.status}")
         return response.body
 
     def pull(self, registry: RecordingRegistry, repository: str, tag: str, *, architecture: str, to: Path) -> None:
@@ -111,5 +117,5 @@ class PlainClient:
             for blob in (manifest["config"], *manifest["layers"]):
                 data = client.blob(repository, blob["digest"]).body
                 if sha256(data) != blob["digest"]:
-                    raise CheckFailed(f"{blob['digest']} of {repository} has other bytes")
+                    raise CheckFailed(f"the content of {blob['digest']} in {repository} does not match its digest")
                 (to / blob["digest"].removeprefix("sha256:")).write_bytes(data)

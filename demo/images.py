@@ -26,7 +26,10 @@ _MTIME = 1704067200
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A gzip-compressed tar: its bytes, and the digest of the uncompressed tar."""
+    """A layer of an image.
+
+    data: the tar, compressed with gzip. diff_id: the digest of the uncompressed tar. made_by: the text for the history
+    of the image."""
 
     data: bytes
     diff_id: str
@@ -34,7 +37,7 @@ class Layer:
 
 
 def base_layer() -> Layer:
-    """The files that an image without a distribution needs: users, a name, a folder for temporary files."""
+    """Return a base layer with users, an os-release file and empty folders. It contains no programs or libraries."""
     files = [
         ("etc/passwd", b"root:x:0:0:root:/root:/sbin/nologin\nnobody:x:65534:65534:nobody:/:/sbin/nologin\n", 0o644),
         ("etc/group", b"root:x:0:\nnobody:x:65534:\n", 0o644),
@@ -45,7 +48,7 @@ def base_layer() -> Layer:
 
 
 def program_layer(program: Program) -> Layer:
-    """/usr/bin/NAME and its licences."""
+    """Return a layer with /usr/bin/NAME and the licences of the program."""
     documents = f"usr/share/doc/{program.name}"
     files = [(f"usr/bin/{program.name}", program.binary, 0o755)]
     files += [(f"{documents}/{name}", text, 0o644) for name, text in program.licences]
@@ -54,6 +57,7 @@ def program_layer(program: Program) -> Layer:
 
 
 def _layer(folders: Iterable[str], files: Iterable[tuple[str, bytes, int]], *, made_by: str) -> Layer:
+    """Return a layer with folders and files. files: path, content and mode of each."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for folder in folders:
@@ -68,7 +72,7 @@ def _layer(folders: Iterable[str], files: Iterable[tuple[str, bytes, int]], *, m
 
 
 class Layout:
-    """An OCI image layout under construction. `tag` names a root; each name is one entry of index.json."""
+    """A new OCI image layout in a directory, to which images can be added."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -104,7 +108,7 @@ class Layout:
         return self._put(_json({"schemaVersion": 2, "mediaType": INDEX, "manifests": list(images)}), INDEX)
 
     def tag(self, name: str, root: Json) -> None:
-        """Name a root. An existing name moves to it."""
+        """Let a tag refer to a root manifest or index. An existing tag is moved."""
         entry = {key: root[key] for key in ("mediaType", "digest", "size")}
         self._entries[name] = entry | {"annotations": {"org.opencontainers.image.ref.name": name}}
         index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": list(self._entries.values())}
@@ -115,6 +119,7 @@ class Layout:
         return (self._blobs / digest.removeprefix("sha256:")).read_bytes()
 
     def _put(self, data: bytes, media_type: str) -> Json:
+        """Write a blob or manifest, and return its descriptor."""
         digest = sha256(data)
         (self._blobs / digest.removeprefix("sha256:")).write_bytes(data)
         if media_type in (CONFIG, LAYER):

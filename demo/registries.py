@@ -15,25 +15,30 @@ from tests.registries.access import Seen
 from tests.registries.client import Client, Registry
 from tests.registries.wires import Front
 
-_END_WITHIN = 10.0  # seconds
+_STOP_TIMEOUT = 10.0  # seconds; a server that takes longer to stop is killed
 
 
 class RecordingRegistry(Registry, Protocol):
-    """A registry that records its requests, except those of the demonstration's own client."""
+    """A registry that records the requests that it receives, except those of the demonstration's own client."""
 
     def mark(self) -> None:
-        """Forget all requests before this moment."""
+        """Discard the requests that were recorded so far."""
         ...
 
-    def requests(self) -> list[Seen]: ...
+    def requests(self) -> list[Seen]:
+        """Return the recorded requests."""
+        ...
 
-    def writes(self) -> list[Seen]: ...
+    def writes(self) -> list[Seen]:
+        """Return the recorded POST, PUT, PATCH and DELETE requests."""
+        ...
 
 
 class ServeRegistry:
-    """`mirror serve --writable` with a new layout. Use with `with`.
+    """A registry that runs `mirror serve --writable` with a new layout.
 
-    A proxy in front of the server records the requests, independently of the server's code."""
+    As a context manager, it starts the server, and stops it when the `with` block exits. A proxy in front of the server
+    records the requests, independently of the server's code."""
 
     def __init__(self, folder: Path, name: str, environment: Mapping[str, str]) -> None:
         self.name = name
@@ -51,7 +56,7 @@ class ServeRegistry:
             found = re.match(r"http://127\.0\.0\.1:(\d+)/ serves ", process.stdout.readline() if process.stdout else "")
             if found is None:
                 process.kill()
-                raise CheckFailed(f"`mirror serve` does not start: {process.communicate()[1]}")
+                raise CheckFailed(f"`mirror serve` did not start: {process.communicate()[1]}")
             self._front.upstream = int(found[1])
         except BaseException:
             self.__exit__()
@@ -65,7 +70,7 @@ class ServeRegistry:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
             try:
-                process.communicate(timeout=_END_WITHIN)
+                process.communicate(timeout=_STOP_TIMEOUT)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.communicate()

@@ -1,4 +1,4 @@
-"""The steps of the demonstration. Each step runs a command that a user could type."""
+"""Steps of the demonstration: run commands, compare images, and run a program from an image."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _COMMAND_SECONDS = 120
 
 
 class CommandRunner:
-    """Runs commands in a folder with demo.yaml and a home directory of its own."""
+    """Runs commands in the demonstration's folder, which contains demo.yaml and a separate home directory."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -47,7 +47,10 @@ class CommandRunner:
             self.environment.pop(name, None)
 
     def run(self, command: list[str], *, shown: str = "", ok: Iterable[int] = (0,)) -> bytes:
-        """Run a command in the folder and return its standard output; raises Wrong on another exit code."""
+        """Run a command in the folder and return its standard output.
+
+        shown: the text to print for the command; "" prints nothing. ok: the expected exit codes. Raises CheckFailed if
+        the command has another exit code or takes too long."""
         if shown:
             print(f"  $ {shown}", flush=True)
         try:
@@ -60,7 +63,7 @@ class CommandRunner:
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise CheckFailed(f"`{shown or ' '.join(command)}` did not end within {_COMMAND_SECONDS} s") from error
+            raise CheckFailed(f"`{shown or ' '.join(command)}` did not finish within {_COMMAND_SECONDS} s") from error
         if done.returncode not in ok:
             said = (done.stdout + done.stderr).decode(errors="replace").strip()
             raise CheckFailed(f"`{shown or ' '.join(command)}` ended with exit code {done.returncode}:\n{said}")
@@ -77,7 +80,7 @@ class CommandRunner:
         return {digest for layout in self._layouts.values() for digest in layout.blobs}
 
     def sync(self, *, copied: int, up_to_date: int) -> None:
-        """Run `mirror sync`, print its summary, and compare the report with the expected numbers."""
+        """Run `mirror sync`, print its summary, and check the numbers in its report. Raises CheckFailed."""
         summary = self.run([sys.executable, "-m", "mirror", "sync", "demo.yaml"], shown="mirror sync demo.yaml")
         print("".join(f"    {line}\n" for line in summary.decode().splitlines()), end="")
         report = json.loads((self.folder / "state" / "report.json").read_bytes())
@@ -92,7 +95,9 @@ class CommandRunner:
 def compare(
     client: DemoClient, source: RecordingRegistry, target: RecordingRegistry, pushed: Mapping[str, str]
 ) -> None:
-    """Compare every reference on source and target byte for byte, and read everything that it refers to."""
+    """Check that every pushed image is on the target, byte for byte and complete.
+
+    pushed: the digests of the pushed images by `repository:tag` at the source. Raises CheckFailed."""
     print(f"  manifests on {target.host}, read with {client.name}:")
     for reference, digest in sorted(pushed.items()):
         repository, _, tag = reference.partition(":")
@@ -101,7 +106,7 @@ def compare(
         equal = there == here and sha256(here) == digest
         print(f"    {f'{copy}:{tag}':24} {sha256(here)[:27]}...  {'equal' if equal else 'DIFFERENT'}")
         if not equal:
-            raise CheckFailed(f"{copy}:{tag} on the target is not {reference} of the source")
+            raise CheckFailed(f"{copy}:{tag} on the target differs from {reference} on the source")
         walk = walk_tag(target, copy, tag)
         if walk.problems or walk.digest != digest:
             raise CheckFailed(f"{copy}:{tag} is not complete: {walk.problems}")
@@ -118,7 +123,10 @@ def run_from_image(
     *,
     expected: str,
 ) -> None:
-    """Pull an image for this machine's architecture, unpack its layers, and run the program in it."""
+    """Pull an image for this machine's architecture, unpack its layers, and run a program from it.
+
+    If the images do not support this architecture, the program is not run. expected: the start of the output of
+    `program --version`. Raises CheckFailed."""
     machines = {machine: architecture for architecture, (machine, _) in ARCHITECTURES.items()}
     architecture = machines.get(platform.machine(), "amd64")
     name = f"{registry.host} {reference} {expected}"
@@ -141,6 +149,7 @@ def run_from_image(
 
 
 def _file(digest: str) -> str:
+    """Return the name of the file to which `DemoClient.pull` writes a blob."""
     return digest.removeprefix("sha256:")
 
 
@@ -159,5 +168,5 @@ def _unpack(layer: Path, root: Path) -> str:
 
 
 def list_requested(requests: Iterable[Seen], kind: str, status: int) -> list[str]:
-    """Return the digests or tags of the requests of a kind with this status, in order, including repetitions."""
+    """Return the digest or tag of each request of a kind that got this status, in the order of the requests."""
     return [seen.reference for seen in requests if (seen.kind, seen.status) == (kind, status)]

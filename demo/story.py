@@ -1,7 +1,8 @@
-"""The demonstration: registries, images, three syncs, and checks of the results. A failed check raises Wrong.
+"""The demonstration: starts registries, pushes images, runs three syncs, and checks the results.
 
-The checks do not use code of `mirror`. They use skopeo if it is installed, otherwise a client of the tests, and the
-requests that the registries received, from access logs or from a proxy in front of each registry.
+The checks do not use code of `mirror`. They read images with skopeo if it is installed, otherwise with a client from
+the tests. They also examine the requests that the registries received, which are recorded in access logs or by a proxy
+in front of each registry. A failed check raises CheckFailed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from tests.registries.real import RealRegistry
 
 SHFMT, TOOLBOX = "tools/shfmt", "tools/toolbox"
 
-Programs = Callable[[str], list[Program]]  # of a release: "first" or "second"
+Programs = Callable[[str], list[Program]]  # returns the programs of a release, "first" or "second"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +37,16 @@ class Stage:
     programs: Programs
 
     def mark(self) -> None:
+        """Discard the requests that all registries have recorded so far."""
         for registry in (self.source, *self.targets):
             registry.mark()
 
 
 def run_demonstration(folder: Path, programs: Programs, *, skopeo: bool, docker_registry: bool) -> None:
-    """Run the demonstration. folder: an empty folder; skopeo, docker_registry: whether to use them. Raises Wrong."""
+    """Run the demonstration.
+
+    folder: an empty folder. programs: returns the programs of a release. skopeo, docker_registry: whether to use these
+    tools. Raises CheckFailed, and RuntimeError if docker-registry does not start."""
     runner = CommandRunner(folder)
     client: DemoClient = SkopeoClient(runner.run) if skopeo else PlainClient()
     with ExitStack() as stack:
@@ -63,6 +68,7 @@ def run_demonstration(folder: Path, programs: Programs, *, skopeo: bool, docker_
 
 
 def configuration(stage: Stage) -> str:
+    """Return the configuration of `mirror` that copies both repositories to all targets."""
     lines = ["version: 1", "state: state", "registries:"]
     lines += [f"  {registry.host}: {{plain-http: true}}" for registry in (stage.source, *stage.targets)]
     lines += ["mirrors:"]
@@ -73,7 +79,7 @@ def configuration(stage: Stage) -> str:
 
 
 def first_sync(stage: Stage) -> dict[str, str]:
-    """Push the first release and sync it. Returns the digest of each pushed image by `repository:tag`."""
+    """Push the first release, sync it, and check the copies. Return the digests of its images by `repository:tag`."""
     runner, targets = stage.runner, stage.targets
     heading(f"2. Images for two architectures, pushed with {stage.client.name}")
     first = first_release(stage)
@@ -95,7 +101,7 @@ def first_sync(stage: Stage) -> dict[str, str]:
         )
         check(
             len(list_requested(written, "POST mount", 201)) == 3,
-            "the 3 layers that both repositories use were mounted in the second one, not uploaded",
+            "the 3 layers that both repositories use were mounted into the second one, not uploaded",
         )
 
     heading("4. Compare the images")
@@ -107,6 +113,7 @@ def first_sync(stage: Stage) -> dict[str, str]:
 
 
 def unchanged_sync(stage: Stage, first: dict[str, str]) -> None:
+    """Sync again without changes, and check that nothing is written. first: the result of `first_sync`."""
     heading("5. The second sync: nothing has changed")
     stage.mark()
     stage.runner.sync(copied=0, up_to_date=len(first) * len(stage.targets))
@@ -120,6 +127,7 @@ def unchanged_sync(stage: Stage, first: dict[str, str]) -> None:
 
 
 def release_sync(stage: Stage, first: dict[str, str]) -> None:
+    """Push the second release, sync it, and check that only new content is copied. first: as in `unchanged_sync`."""
     runner, targets = stage.runner, stage.targets
     heading("6. The third sync: a new tag 4.2.0, and `latest` moves to it")
     blobs = runner.blobs()
@@ -144,7 +152,7 @@ def release_sync(stage: Stage, first: dict[str, str]) -> None:
 
 
 def first_release(stage: Stage) -> dict[str, str]:
-    """Build and push the images. Returns the digest of each by `repository:tag`."""
+    """Build and push the images of the first release. Return their digests by `repository:tag`."""
     found = {(program.name, program.architecture): program for program in stage.programs("first")}
     for program in found.values():
         size = len(program.binary) / 2**20
@@ -173,6 +181,7 @@ def first_release(stage: Stage) -> dict[str, str]:
 
 
 def second_release(stage: Stage) -> dict[str, str]:
+    """Build and push the images of the second release. Return their digests by `repository:tag`."""
     layout, base = stage.runner.layout(SHFMT), base_layer()
     found = stage.programs("second")
     index = layout.index(
@@ -183,6 +192,7 @@ def second_release(stage: Stage) -> dict[str, str]:
 
 
 def _push(stage: Stage, repository: str, layout: Layout, roots: dict[str, Json]) -> dict[str, str]:
+    """Push images to the source. roots: descriptors by tag. Return the digests by `repository:tag`."""
     for tag, root in roots.items():
         layout.tag(tag, root)
         stage.client.push(layout, tag, stage.source, repository)
@@ -190,4 +200,5 @@ def _push(stage: Stage, repository: str, layout: Layout, roots: dict[str, Json])
 
 
 def heading(text: str) -> None:
+    """Print a heading, in bold on a terminal."""
     print(f"\n\033[1m{text}\033[0m" if sys.stdout.isatty() else f"\n== {text}", flush=True)

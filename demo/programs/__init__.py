@@ -1,7 +1,7 @@
-"""Real programs for two architectures, from published wheels.
+"""Downloads real programs for two architectures, as published in wheels.
 
-The wheels are pinned by hash (first.txt, second.txt). They are not installed, but opened as zip archives, so this
-machine needs no packages for other architectures.
+The wheels are pinned by hash (first.txt, second.txt). They are opened as zip archives and not installed, so they can be
+for another architecture than this machine's.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pathlib import Path, PurePosixPath
 
 from demo.checks import CheckFailed
 
-# Architecture in OCI's terms -> (the wheel's, the machine number in an ELF header).
+# Architecture as OCI names it -> (its name in file names of wheels, its machine number in ELF headers).
 ARCHITECTURES = {"amd64": ("x86_64", 62), "arm64": ("aarch64", 183)}
 
 _HERE = Path(__file__).parent
-_DYNAMIC = 3  # ELF segment type PT_INTERP: names a dynamic loader
+_DYNAMIC = 3  # PT_INTERP, the type of the ELF segment that names a dynamic loader
 _WHEEL_NAME = re.compile(r"(?P<package>\w+)-(?P<version>[\w.]+)-.*_(?P<machine>x86_64|aarch64)\.whl")
 
 
@@ -29,7 +29,7 @@ _WHEEL_NAME = re.compile(r"(?P<package>\w+)-(?P<version>[\w.]+)-.*_(?P<machine>x
 class Program:
     """One statically linked executable."""
 
-    name: str  # of the command
+    name: str  # the name of the command
     version: str
     architecture: str  # as OCI names it
     binary: bytes
@@ -37,23 +37,27 @@ class Program:
 
 
 def programs(release: str, cache: Path) -> list[Program]:
-    """Return the programs of `release` ("first" or "second"), after downloading those that are missing in `cache`."""
+    """Return the programs of `release` ("first" or "second").
+
+    Wheels that are not in the folder `cache` are downloaded to it. Raises CheckFailed if that fails."""
     wanted = _HERE / f"{release}.txt"
     hashes = set(re.findall(r"sha256:([0-9a-f]{64})", wanted.read_text()))
-    wheels = _known(cache, hashes)
+    wheels = _find_cached(cache, hashes)
     if len(wheels) < len(hashes):
         _download(wanted, cache)
-        wheels = _known(cache, hashes)
+        wheels = _find_cached(cache, hashes)
     if len(wheels) < len(hashes):
         raise CheckFailed(f"{len(hashes) - len(wheels)} of the wheels in {wanted.name} were not downloaded")
-    return [_program(wheel) for wheel in wheels]
+    return [_read_program(wheel) for wheel in wheels]
 
 
-def _known(cache: Path, hashes: set[str]) -> list[Path]:
+def _find_cached(cache: Path, hashes: set[str]) -> list[Path]:
+    """Return the wheels in `cache` whose SHA-256 hash is in `hashes`."""
     return [path for path in sorted(cache.glob("*.whl")) if hashlib.sha256(path.read_bytes()).hexdigest() in hashes]
 
 
 def _download(wanted: Path, cache: Path) -> None:
+    """Download the wheels of a requirements file for all architectures with pip. Raises CheckFailed."""
     for machine, _ in ARCHITECTURES.values():
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
         command += ["--no-deps", "--only-binary", ":all:", "--require-hashes", "--requirement", str(wanted)]
@@ -65,7 +69,8 @@ def _download(wanted: Path, cache: Path) -> None:
             )
 
 
-def _program(wheel: Path) -> Program:
+def _read_program(wheel: Path) -> Program:
+    """Return the only program in a wheel. Raises CheckFailed if it is not exactly one, or not statically linked."""
     named = _WHEEL_NAME.fullmatch(wheel.name)
     if named is None:
         raise CheckFailed(f"cannot determine the architecture of {wheel.name}")
@@ -74,7 +79,7 @@ def _program(wheel: Path) -> Program:
         paths = [PurePosixPath(name) for name in archive.namelist()]
         scripts = [path for path in paths if path.parent.match("*.data/scripts")]
         if len(scripts) != 1:
-            raise CheckFailed(f"{wheel.name} holds {len(scripts)} programs, not one")
+            raise CheckFailed(f"{wheel.name} contains {len(scripts)} programs; expected one")
         licences = [path for path in paths if path.parent.match("*.dist-info/licenses") and path.name != "NOTICE"]
         program = Program(
             name=scripts[0].name,
@@ -87,7 +92,9 @@ def _program(wheel: Path) -> Program:
 
 
 def check_static(program: Program) -> Program:
-    """Check by its ELF headers that the program is statically linked, because the images contain no C library."""
+    """Return the program, or raise CheckFailed if its ELF headers show that it is not statically linked.
+
+    A dynamically linked program would not run, because the images contain no C library."""
     elf = program.binary
     if elf[:6] != b"\x7fELF\x02\x01":
         raise CheckFailed(f"{program.name} for {program.architecture} is not a 64-bit little-endian ELF file")
