@@ -205,8 +205,7 @@ class HostAuthorizer:
             log.warning("%s: credentials are sent without encryption (plain-http)", self._host, extra=extra)
 
     def _get_state(self, scopes: tuple[Scope, ...]) -> ScopeState:
-        """Return the state of these scopes, creating it on first use. The order of scopes and actions does not
-        matter."""
+        """Return the state of these scopes in any order, creating it on first use."""
         with self._lock:
             state = self._states.get(scopes)
             if state is None:
@@ -237,19 +236,20 @@ class HostAuthorizer:
                 return state.scheme or scheme  # another thread has already recorded it
             state.refusals += 1
             state.scheme = self._scheme = scheme
-            state.grant = None
+            # Tokens are newly issued, so a rejection is final. With Basic, the password may have changed.
+            final = sent is not None and state.refusals >= (_MAX_REFUSALS - 1 if scheme.service else _MAX_REFUSALS)
+            if final:
+                state.error = self._refusal_error(state, grant)
+            state.grant = None  # after the error: no thread may request another grant
             if sent is not None:
                 state.refused_header = sent
                 state.suspect_credential = (grant.credential if grant else None,)
             if chosen:
                 state.requested_scopes = widen_scopes(state.scopes, chosen.params.get("scope", ""))
-            # A rejected token was newly issued, so its rejection is final. With Basic, a third attempt is allowed, in
-            # case the password has changed.
-            final = sent is not None and state.refusals >= (_MAX_REFUSALS - 1 if scheme.service else _MAX_REFUSALS)
             state.refused_by_registry = final
         self._first_gate.open()
-        if final:
-            raise self._refusal_error(state, grant)
+        if state.error is not None:
+            raise copy_error(state.error)
         return scheme
 
     def _parse_scheme(self, challenge: Challenge) -> AuthScheme:
@@ -285,9 +285,8 @@ class HostAuthorizer:
 
     def _subject(self, state: ScopeState) -> str:
         """Return the subject of error messages about these scopes, such as `host/repository (pull)`."""
-        if not state.scopes:
-            return self._host
-        return f"{self._host}/{state.repository} ({','.join(state.scopes[0].actions)})"
+        scope = f"/{state.repository} ({','.join(state.scopes[0].actions)})" if state.scopes else ""
+        return f"{self._host}{scope}"
 
     # --- grants
 
@@ -303,6 +302,8 @@ class HostAuthorizer:
     def _renew(self, state: ScopeState, scheme: AuthScheme, work: Work) -> Grant:
         """Request a new grant. If that fails with a retryable error, keep using the old grant while it is valid."""
         old, now = state.grant, self._clock.now()
+        if state.error is not None:
+            raise copy_error(state.error)
         if old is not None and now < old.renew_at:
             return old  # another thread has just renewed it
         if self._use_wider_grant(state, now) and state.grant is not None:

@@ -142,7 +142,7 @@ def test_a_refused_post_is_not_repeated_as_get() -> None:
         (b'{"token":"CANARY CANARY"}', "no usable token"),
         (b'{"token":"CANARY\\u0000"}', "no usable token"),
         ('{"token":"CANARYé€"}'.encode(), "no usable token"),
-        (b'{"token":"CANARY\xff"}', "not UTF-8"),
+        (b'{"token":"CANARY\xff"}', "UTF-8"),
         (b'{"access_token":7,"token":"CANARY"}', "no usable token"),
         (b'{"token":"CANARY","token":"CANARY2"}', "duplicate key"),
         (b'{"token":"' + b"C" * MAX_BYTES + b'"}', "more than"),

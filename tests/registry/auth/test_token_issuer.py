@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -189,7 +191,18 @@ def test_a_token_refused_in_eight_threads_is_renewed_once() -> None:
     assert 2 == len(world.tokens.calls)
 
 
-def test_a_registry_that_refuses_every_token_receives_two_requests() -> None:
+@pytest.fixture
+def _frequent_switches() -> Iterator[None]:
+    """Let threads alternate as often as possible, so that a race shows in most runs."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("_frequent_switches")
+@pytest.mark.parametrize("_", range(50))
+def test_a_registry_that_refuses_every_token_receives_two_requests(_: int) -> None:
     world = World(FakeRegistry(BEARER, lambda scopes, header: False), FakeCredentials(reg=ACME))
     ended = in_threads(12, lambda number: [error_of(world, pull_scopes()).code for _ in range(5)])
     assert {"auth_failed"} == {code for future in ended for code in future.result()}  # type: ignore[attr-defined]
