@@ -25,7 +25,7 @@ N = TypeVar("N")
 
 
 class CachedLayer(Struct, Generic[N]):
-    """A converted layer and a note of the converter, such as the parent of the image.
+    """A converted layer, and the data that its converter stored with it (`note`).
 
     path: the file with the bytes. pins: the number of images in progress that need the file. is_present: whether the
     file exists; it does not if the layer was evicted."""

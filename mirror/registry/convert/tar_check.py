@@ -66,7 +66,7 @@ class TarChecker:
                 self._read_header(block)
 
     def end(self, *, strict: bool) -> None:
-        """Check that the archive is complete. To be called after its last byte.
+        """Check that the archive is complete, after `feed` has received its last byte.
 
         strict: whether a stream that ends within a file or a header is an error. A stream that is too short for one
         header is always an error, unless it is empty."""

@@ -29,7 +29,7 @@ from mirror.util.structs import Struct
 
 
 class Operation(Enum):
-    """What a v2 request asks for. The values are descriptions in plain words."""
+    """What a v2 request reads."""
 
     LISTING = "the first page of tags"
     LATER_PAGE = "a later page of the tags"
@@ -131,13 +131,13 @@ def decide(observation: Observation) -> Decision:  # noqa: PLR0911 - one return 
     if observation.operation is Operation.DIGEST:
         return Decision(ProtocolChoice.STOP, "v1 cannot read manifests by digest")  # T9
     if observation.operation is Operation.LATER_PAGE:
-        return Decision(ProtocolChoice.STOP, "the list over v2 failed only after its first page")  # L18
+        return Decision(ProtocolChoice.STOP, "listing the tags over v2 failed after the first page")  # L18
     if (
         observation.operation is Operation.TAG
         and observation.mode is V1Mode.PER_TAG
         and observation.failure is V2Failure.UNKNOWN
     ):
-        return Decision(ProtocolChoice.V1, "v2 does not have this tag")
+        return Decision(ProtocolChoice.V1, "this tag does not exist over v2")
     if observation.answered:
         return Decision(ProtocolChoice.STOP, "this repository has responded over v2")  # L22, T10, T11
     table = _LISTING_RULES if observation.operation is Operation.LISTING else _TAG_RULES
@@ -174,7 +174,7 @@ _CONTRADICTING_CODES = frozenset(
 
 
 def classify_failure(error: MirrorError) -> V2Failure:  # noqa: PLR0911 - one return per kind
-    """Return the kind of failure that the error of a v2 request stands for."""
+    """Classify the error of a failed v2 request."""
     if isinstance(error, Cancelled | LocalError):
         return V2Failure.LOCAL
     if isinstance(error, RateLimited) or error.status == 429 or error.registry_code == "TOOMANYREQUESTS":
@@ -194,7 +194,7 @@ def classify_failure(error: MirrorError) -> V2Failure:  # noqa: PLR0911 - one re
 
 
 def _classify_status(error: MirrorError) -> V2Failure:
-    """Return the kind of failure for an error that only its HTTP status describes."""
+    """Classify the error of a failed v2 request by its HTTP status."""
     if not isinstance(error, RemoteError) or isinstance(error, TooBig):
         return V2Failure.UNSAFE
     if error.status is None or error.status < 300:

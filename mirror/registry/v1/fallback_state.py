@@ -47,7 +47,7 @@ class RepositoryState(Struct):
 
     uses_v1: bool = False  # v1 was chosen for the whole repository
     v2_error: MirrorError | None = None  # the v2 error that led to v1
-    reason: str = "only v1 has this tag"
+    reason: str = "this tag exists only over v1"
     answered: bool = False  # the repository has responded over v2 in this run
     answered_before: bool | None = None  # it did so in an earlier run; None: not read from the state file yet
     probe_error: MirrorError | None = None  # the tags could be listed over neither protocol
