@@ -101,9 +101,7 @@ class LayerCache(Generic[N]):
         evicted: list[Path] = []
         with self._lock:
             existing = self._layers.get(key)
-            if (
-                existing is not None and existing.is_present
-            ):  # another thread has converted the same layer in the meantime
+            if existing is not None and existing.is_present:  # another thread has converted the same layer
                 evicted.append(path)
             else:
                 pins = existing.pins if existing is not None else 0

@@ -86,7 +86,7 @@ class TarChecker:
             return
         if not any(block):
             self._zeros += 1
-            self._has_ended = self._zeros == 2  # readers ignore all bytes after the second zero block
+            self._has_ended = self._zeros == 2  # programs that read tars ignore all bytes after the second zero block
             return
         self._zeros = 0
         if not _has_valid_checksum(block):

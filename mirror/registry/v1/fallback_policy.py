@@ -40,7 +40,7 @@ class Operation(Enum):
 class V2Failure(Enum):
     """How a v2 request failed. The values are reasons for messages."""
 
-    UNKNOWN = "v2 does not know the repository"  # 404, unless its error code contradicts
+    UNKNOWN = "v2 does not know the repository"  # 404, unless the error code contradicts that
     ACCESS = "v2 denies access"  # 401, 403; also of the token service
     CONTRADICTED = "v2 responds with 404, but the error code contradicts that"
     BUSY = "v2 limits requests"  # 429
@@ -184,7 +184,7 @@ def classify_failure(error: MirrorError) -> V2Failure:  # noqa: PLR0911 - one re
     if isinstance(error, NetworkError):
         return V2Failure.UNREACHABLE if isinstance(error, Unreachable) else V2Failure.NETWORK
     if isinstance(error, AuthError):
-        # Without a status, the credential could not be read; 407 comes from the proxy.
+        # If there is no status, the credential could not be read. A 407 comes from a proxy.
         return V2Failure.ACCESS if error.status in (400, 401, 403) else V2Failure.LOCAL
     if isinstance(error, NotFound):
         return V2Failure.CONTRADICTED if error.registry_code in _CONTRADICTING_CODES else V2Failure.UNKNOWN
