@@ -74,7 +74,7 @@ class StoredContent(Protocol):
 
     @property
     def size(self) -> int:
-        """The number of bytes."""
+        """The size of the manifest in bytes."""
         ...
 
     def read(self) -> bytes:
@@ -98,12 +98,12 @@ class Manifest(Struct, frozen=True):
 
     @property
     def body(self) -> bytes:
-        """The bytes, which are read from disk if they are not in memory. Raises LocalError if that fails."""
+        """The bytes of the manifest, read from disk if necessary. Raises LocalError if that fails."""
         return self.content if isinstance(self.content, bytes) else self.content.read()
 
     @property
     def size(self) -> int:
-        """The number of bytes."""
+        """The size of the manifest in bytes."""
         return len(self.content) if isinstance(self.content, bytes) else self.content.size
 
 
@@ -113,12 +113,10 @@ def is_manifest_type(media_type: str) -> bool:
 
 
 def manifest_too_big_error(what: str, size: int | None = None) -> Refused:
-    """Return the error for a manifest that is larger than MAX_BYTES. size: bytes, if known."""
-    has = f"has {size} bytes, more" if size is not None else "is larger"
+    """Return the error for a manifest that is larger than MAX_BYTES. size: its size in bytes, if known."""
+    has = f"has {size} bytes" if size is not None else "is too large"
     hint = "push a smaller one (an index can be split), or exclude the tag with `tags.exclude`"
-    return Refused(
-        f"{what} {has} than the {MAX_BYTES} bytes that a manifest may have", hint=hint, code="manifest_too_big"
-    )
+    return Refused(f"{what} {has}; a manifest may have at most {MAX_BYTES} bytes", hint=hint, code="manifest_too_big")
 
 
 def plain_type(content_type: str) -> str:
@@ -261,7 +259,7 @@ def _children(document: Object, kind: Kind, what: str) -> Iterator[Descriptor]:
 
 
 def _index_entries(document: Object, what: str) -> Iterator[Descriptor]:
-    """Yield all descriptors of an index."""
+    """Yield the descriptors in the `manifests` of an index."""
     for number, entry in enumerate(_entries(document, "manifests", what)):
         yield parse_descriptor(entry, f"{what}: manifests[{number}]")
 

@@ -55,7 +55,7 @@ def parse_host(text: str) -> str:
     if not text.isascii():  # before lower(), which turns the Kelvin sign into an ASCII k
         raise _invalid_error(text, "write an international host name as punycode (xn--…)")
     if len(text) > _LONGEST_NAME:
-        raise _invalid_error(text, f"longer than {_LONGEST_NAME} characters")
+        raise _invalid_error(text, f"it is longer than {_LONGEST_NAME} characters")
     host, colon, port = _split_ipv6(text) if text.startswith("[") else _split_name(text)
     if colon and not port:
         raise _invalid_error(text, "the port is missing after the colon")
@@ -86,7 +86,7 @@ def _split_name(text: str) -> tuple[str, str, str]:
         raise _invalid_error(text, "an IPv6 address needs brackets, like [::1]:5000")
     host = host.removesuffix(".")
     if not _NAME.fullmatch(host):
-        raise _invalid_error(text, "not a host name")
+        raise _invalid_error(text, "the host name is not valid")
     return host, colon, port
 
 
@@ -112,7 +112,7 @@ class Repository(Struct, frozen=True, order=True):
 
     @classmethod
     def parse(cls, text: str) -> Repository:
-        """Parse a repository. Raises ConfigError (ref_invalid), also if `text` has a tag or digest."""
+        """Parse a repository. Raises ConfigError (ref_invalid) if it is not valid or has a tag or digest."""
         reference = Reference.parse(text)
         if reference.tag or reference.digest:
             raise _invalid_error(text, "expected a repository without a tag or digest")
@@ -137,7 +137,7 @@ class Reference(Struct, frozen=True, order=True):
 
         The first part is a host if it contains a dot or a colon, begins with a bracket or is `localhost`."""
         if len(text) > _LONGEST_TEXT:
-            raise _invalid_error(text, f"longer than {_LONGEST_TEXT} characters")
+            raise _invalid_error(text, f"it is longer than {_LONGEST_TEXT} characters")
         if "://" in text:
             raise _invalid_error(text, "write host/repository, without a scheme")
         rest, at, digest_text = text.partition("@")

@@ -27,12 +27,12 @@ _BUNDLE = re.compile(r"(?P<file>.+\.tar)(?::(?P<repository>.*))?", re.DOTALL)
 
 # Transports of other tools: the form to use instead, and its prefix (None: there is no equivalent).
 _TRANSPORTS: dict[str, tuple[str, str | None]] = {
-    "oci-archive": ("a bundle is FILE.tar", ""),
-    "docker-archive": ("a bundle is FILE.tar", ""),
-    "ocidir": ("a layout is oci:DIR", "oci:"),
-    "dir": ("a layout is oci:DIR", "oci:"),
-    "docker-daemon": ("write the host/repository of a registry", None),
-    "containers-storage": ("write the host/repository of a registry", None),
+    "oci-archive": ("a bundle has the form FILE.tar", ""),
+    "docker-archive": ("a bundle has the form FILE.tar", ""),
+    "ocidir": ("a layout has the form oci:DIR", "oci:"),
+    "dir": ("a layout has the form oci:DIR", "oci:"),
+    "docker-daemon": ("write a registry as host/repository", None),
+    "containers-storage": ("write a registry as host/repository", None),
 }
 _EXAMPLE_HOST = "registry.example.com"
 # Names that are probably meant as bundles but are not recognized: `images.TAR`, `images.tar/`.
@@ -57,7 +57,7 @@ class RegistryLocation(Struct, frozen=True):
 
 
 class LayoutLocation(Struct, frozen=True):
-    """An OCI image layout in a directory. repository: may be empty; with a wildcard, as in RegistryLocation."""
+    """An OCI image layout in a directory. `repository` may be empty. For wildcards see RegistryLocation."""
 
     directory: str
     repository: str = ""
@@ -69,7 +69,7 @@ class LayoutLocation(Struct, frozen=True):
 
 
 class BundleLocation(Struct, frozen=True):
-    """A bundle: a tar file with an image layout. repository: as in LayoutLocation."""
+    """A bundle, which is a tar file with an image layout. For `repository` see LayoutLocation."""
 
     file: str
     repository: str = ""
@@ -113,17 +113,17 @@ class _Invalid(Exception):
 
 
 def parse_source(text: str) -> Location:
-    """Parse a source. Raises ConfigError (ref_invalid) with a hint that suggests only valid sources."""
+    """Parse a source. Raises ConfigError (ref_invalid), whose hint suggests only valid sources."""
     return _parse_or_suggest(text, _parse_source_text)
 
 
 def parse_target(text: str) -> Location:
-    """Parse a target. Raises ConfigError (ref_invalid), also if it has a tag or digest or names no registry."""
+    """Parse a target, which must not have a tag or digest. Raises ConfigError (ref_invalid) if it is invalid."""
     return _parse_or_suggest(text, _parse_target_text)
 
 
 def _parse_or_suggest(text: str, parse: Callable[[str], Location]) -> Location:
-    """Call `parse`. If it fails, raise a ConfigError that suggests the valid candidates."""
+    """Parse `text` with `parse`. If that fails, raise a ConfigError with suggestions that `parse` accepts."""
     try:
         return parse(text)
     except _Invalid as error:
@@ -148,7 +148,7 @@ def _is_valid_suggestion(text: str, parse: Callable[[str], Location]) -> bool:
 
 
 def _parse_source_text(text: str) -> Location:
-    """Parse a source. Raises _Invalid, ConfigError."""
+    """Parse a source. Raises _Invalid or ConfigError if it is not valid."""
     _check_foreign_syntax(text)
     if _TEMPLATE.search(text):
         hint = f"a source can only end in `*`; {MATCHED} is for targets"
@@ -178,7 +178,7 @@ def _parse_source_text(text: str) -> Location:
 
 
 def _parse_target_text(text: str) -> Location:
-    """Parse a target. Raises _Invalid, ConfigError."""
+    """Parse a target. Raises _Invalid or ConfigError if it is not valid."""
     _check_foreign_syntax(text)
     template = text.replace("*", MATCHED)
     if template.count(MATCHED) > 1:
@@ -188,7 +188,7 @@ def _parse_target_text(text: str) -> Location:
         raise _Invalid("{tag} is not in this version: images keep the tags of the source", _remove_tag(text))
     if unknown is not None:
         candidate = template.replace(unknown, MATCHED)
-        raise _Invalid(f"unknown template {printable_reference(unknown)}: only {MATCHED} exists", candidate)
+        raise _Invalid(f"unknown template {printable_reference(unknown)}: only {MATCHED} is supported", candidate)
     _check_registry(text, hub=False)
     _check_host(text)
     found = _parse(template.replace(MATCHED, _ANY_NAME))
@@ -217,15 +217,8 @@ def written_template(text: str) -> str:
     return "`*`" if "*" in text else MATCHED
 
 
-def expand(target: RegistryLocation, matched: str) -> Repository:
-    """Return the repository of a wildcard target in which `matched` replaces the template.
-
-    matched: the text that the source's `*` matched. Raises ConfigError (ref_invalid) if the result is invalid."""
-    return Repository.parse(str(target.repository).replace(MATCHED, matched))
-
-
 def _parse(text: str) -> Location:
-    """Parse a location without a wildcard or template. Raises _Invalid, ConfigError."""
+    """Parse a location without a wildcard or template. Raises _Invalid or ConfigError if it is not valid."""
     if text == STREAM:
         return StreamLocation()
     if text.startswith(f"{STREAM}:"):
@@ -234,16 +227,16 @@ def _parse(text: str) -> Location:
         directory, colon, rest = text.removeprefix("oci:").partition(":")
         if not directory:
             raise _Invalid("expected oci:DIR or oci:DIR:REPOSITORY")
-        return LayoutLocation(directory, *_split_inner(rest if colon else None))
+        return LayoutLocation(directory, *_split_repository(rest if colon else None))
     bundle = _BUNDLE.fullmatch(text)
     if bundle and "://" not in text:
-        return BundleLocation(bundle["file"], *_split_inner(bundle["repository"]))
+        return BundleLocation(bundle["file"], *_split_repository(bundle["repository"]))
     reference = Reference.parse(text)
     return RegistryLocation(reference.repository, reference.tag, reference.digest)
 
 
-def _split_inner(text: str | None) -> tuple[str, str | None, Digest | None]:
-    """Split `REPOSITORY[:TAG][@DIGEST]` in a layout or bundle, where no host or namespace is implied."""
+def _split_repository(text: str | None) -> tuple[str, str | None, Digest | None]:
+    """Split `REPOSITORY[:TAG][@DIGEST]`, which follows the path of a layout or bundle, into its three parts."""
     if text is None:
         return "", None, None
     if not text:
@@ -315,7 +308,7 @@ def _check_host(text: str) -> None:
 
 
 def _is_on_disk(text: str) -> bool:
-    """Return whether `text` is, or begins like, a layout, a bundle or a stream."""
+    """Return whether `text` has the form of a layout, bundle or stream location, valid or not."""
     return text == STREAM or text.startswith((f"{STREAM}:", "oci:")) or _BUNDLE.fullmatch(text) is not None
 
 
@@ -342,7 +335,7 @@ def _remove_tag(text: str) -> str:
 
 
 def can_match(path: str, template: str) -> bool:
-    """Return whether `template`, in which MATCHED stands for any text, can expand to the repository `path`."""
+    """Return whether replacing MATCHED in `template` with some text can result in the repository `path`."""
     before, matched, after = template.partition(MATCHED)
     if not matched:
         return path == template

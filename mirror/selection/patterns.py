@@ -47,7 +47,7 @@ class Pattern:
 
 @lru_cache(maxsize=10_000)
 def compile_pattern(text: str) -> Pattern:
-    """Compile a pattern. Raises ConfigError if it is invalid, with a hint at the correct form where one is known.
+    """Compile a pattern. Raises ConfigError if it is invalid. The hint shows the correct form if it is known.
 
     Syntax: https://github.com/google/re2/wiki/Syntax."""
     if len(text) > LONGEST:

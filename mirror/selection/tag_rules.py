@@ -79,7 +79,9 @@ def select(rules: TagRules, tags: Iterable[str]) -> Selection:
 
 
 def common_tag(one: TagRules, other: TagRules) -> str | None:
-    """Return a tag that both rules select; `*` if that depends on the existing tags; None if there cannot be one."""
+    """Return a tag that both rules select, or None if there cannot be one.
+
+    Return `*` if it depends on the tags that exist."""
     if not (_selects_tags(one) and _selects_tags(other)):
         return None
     if not one.is_literal and not other.is_literal:

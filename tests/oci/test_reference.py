@@ -57,7 +57,7 @@ INVALID = {
     "docker.io/Library/x": "in lower case: 'library/x'",
     "a/../b": "lower-case letters and digits",
     "a/./b": "lower-case letters and digits",
-    "./a": "not a host name",
+    "./a": "the host name is not valid",
     "..": "lower-case letters and digits",
     "%2e%2e/a": "lower-case letters and digits",
     "a%2fb": "lower-case letters and digits",
@@ -117,9 +117,9 @@ INVALID = {
     "[::1]x/y": "expected an IPv6 address in brackets",
     "[::1]:/y": "the port is missing",
     "[127.0.0.1]/y": "expected an IPv6 address in brackets",
-    "-h.example.com/x": "not a host name",
-    "h..example.com/x": "not a host name",
-    "h_1.example.com/x": "not a host name",
+    "-h.example.com/x": "the host name is not valid",
+    "h..example.com/x": "the host name is not valid",
+    "h_1.example.com/x": "the host name is not valid",
     "аpple.com/x": "punycode",  # Cyrillic а
     "\u212aube.example.com/x": "punycode",  # the Kelvin sign, which is a k in lower case
     "user:hunter2@host.example.com/x": "credentials",

@@ -523,7 +523,7 @@ LOCATIONS = (
         "source-transport-of-archives",
         _source("oci-archive:x.tar"),
         "3:11",
-        ('`oci-archive:` is not supported; a bundle is FILE.tar; write "x.tar"',),
+        ('`oci-archive:` is not supported; a bundle has the form FILE.tar; write "x.tar"',),
     ),
     Case(
         "source-is-a-host",
@@ -592,7 +592,7 @@ LOCATIONS = (
         "target-is-another-template",
         _wildcards(("a.example.com/team/*", "b.example.com/{repo}")),
         "4:13",
-        ('only {repository} exists; write "b.example.com/{repository}"',),
+        ('only {repository} is supported; write "b.example.com/{repository}"',),
     ),
     Case("source-template", _source('"a.example.com/{repository}"'), "3:11", ("targets",)),
     Case("source-stars", _source("a.example.com/*/x"), "3:11", ("at the end",)),

@@ -25,7 +25,7 @@ N = TypeVar("N")
 
 
 class CachedLayer(Struct, Generic[N]):
-    """A converted layer and a note of the converter, such as the parent of the image.
+    """A converted layer, and the data that its converter stored with it (`note`).
 
     path: the file with the bytes. pins: the number of images in progress that need the file. is_present: whether the
     file exists; it does not if the layer was evicted."""
@@ -101,9 +101,7 @@ class LayerCache(Generic[N]):
         evicted: list[Path] = []
         with self._lock:
             existing = self._layers.get(key)
-            if (
-                existing is not None and existing.is_present
-            ):  # another thread has converted the same layer in the meantime
+            if existing is not None and existing.is_present:  # another thread has converted the same layer
                 evicted.append(path)
             else:
                 pins = existing.pins if existing is not None else 0

@@ -170,7 +170,7 @@ class LayerWriter:
                 raise  # a disk error; the OSErrors of bz2 have no errno
             self._refuse(str(error))
         if self._packer is None:
-            # Padding is not copied: readers in Go reject it ("gzip: invalid header").
+            # Padding is not copied, because programs in Go reject it ("gzip: invalid header").
             self._write(data[: len(data) - (self._unpacker.padding - padding)])
 
     def _process_unpacked(self, piece: bytes) -> None:
@@ -299,7 +299,7 @@ class _GzipDecompressor:
 
     def __init__(self) -> None:
         self._zlib = zlib.decompressobj(31)
-        self._full = False  # the last piece had the maximum length, so zlib may hold more output
+        self._full = False  # the last piece had the maximum length, so zlib may have more output
 
     @property
     def eof(self) -> bool:

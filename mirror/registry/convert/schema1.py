@@ -54,7 +54,7 @@ class Schema1Source:
             if not isinstance(result, Version) or ":" in reference:
                 yield result
             elif result.manifest is None and not is_manifest_type(result.media_type):
-                # The media type is missing or useless, so the body decides.
+                # The media type is missing or too general, so the body must be read.
                 try:
                     yield self._add_conversion(repository, self._source.read(repository, reference, work), keep=False)
                 except (NotFound, Refused) as error:

@@ -66,7 +66,7 @@ class TarChecker:
                 self._read_header(block)
 
     def end(self, *, strict: bool) -> None:
-        """Check that the archive is complete. To be called after its last byte.
+        """Check that the archive is complete, after `feed` has received its last byte.
 
         strict: whether a stream that ends within a file or a header is an error. A stream that is too short for one
         header is always an error, unless it is empty."""
@@ -86,7 +86,7 @@ class TarChecker:
             return
         if not any(block):
             self._zeros += 1
-            self._has_ended = self._zeros == 2  # readers ignore all bytes after the second zero block
+            self._has_ended = self._zeros == 2  # programs that read tars ignore all bytes after the second zero block
             return
         self._zeros = 0
         if not _has_valid_checksum(block):

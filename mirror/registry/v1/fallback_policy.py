@@ -29,7 +29,7 @@ from mirror.util.structs import Struct
 
 
 class Operation(Enum):
-    """What a v2 request asks for. The values are descriptions in plain words."""
+    """What a v2 request reads."""
 
     LISTING = "the first page of tags"
     LATER_PAGE = "a later page of the tags"
@@ -40,7 +40,7 @@ class Operation(Enum):
 class V2Failure(Enum):
     """How a v2 request failed. The values are reasons for messages."""
 
-    UNKNOWN = "v2 does not know the repository"  # 404, unless its error code contradicts
+    UNKNOWN = "v2 does not know the repository"  # 404, unless the error code contradicts that
     ACCESS = "v2 denies access"  # 401, 403; also of the token service
     CONTRADICTED = "v2 responds with 404, but the error code contradicts that"
     BUSY = "v2 limits requests"  # 429
@@ -131,13 +131,13 @@ def decide(observation: Observation) -> Decision:  # noqa: PLR0911 - one return 
     if observation.operation is Operation.DIGEST:
         return Decision(ProtocolChoice.STOP, "v1 cannot read manifests by digest")  # T9
     if observation.operation is Operation.LATER_PAGE:
-        return Decision(ProtocolChoice.STOP, "the list over v2 failed only after its first page")  # L18
+        return Decision(ProtocolChoice.STOP, "listing the tags over v2 failed after the first page")  # L18
     if (
         observation.operation is Operation.TAG
         and observation.mode is V1Mode.PER_TAG
         and observation.failure is V2Failure.UNKNOWN
     ):
-        return Decision(ProtocolChoice.V1, "v2 does not have this tag")
+        return Decision(ProtocolChoice.V1, "this tag does not exist over v2")
     if observation.answered:
         return Decision(ProtocolChoice.STOP, "this repository has responded over v2")  # L22, T10, T11
     table = _LISTING_RULES if observation.operation is Operation.LISTING else _TAG_RULES
@@ -174,7 +174,7 @@ _CONTRADICTING_CODES = frozenset(
 
 
 def classify_failure(error: MirrorError) -> V2Failure:  # noqa: PLR0911 - one return per kind
-    """Return the kind of failure that the error of a v2 request stands for."""
+    """Classify the error of a failed v2 request."""
     if isinstance(error, Cancelled | LocalError):
         return V2Failure.LOCAL
     if isinstance(error, RateLimited) or error.status == 429 or error.registry_code == "TOOMANYREQUESTS":
@@ -184,7 +184,7 @@ def classify_failure(error: MirrorError) -> V2Failure:  # noqa: PLR0911 - one re
     if isinstance(error, NetworkError):
         return V2Failure.UNREACHABLE if isinstance(error, Unreachable) else V2Failure.NETWORK
     if isinstance(error, AuthError):
-        # Without a status, the credential could not be read; 407 comes from the proxy.
+        # If there is no status, the credential could not be read. A 407 comes from a proxy.
         return V2Failure.ACCESS if error.status in (400, 401, 403) else V2Failure.LOCAL
     if isinstance(error, NotFound):
         return V2Failure.CONTRADICTED if error.registry_code in _CONTRADICTING_CODES else V2Failure.UNKNOWN
@@ -194,7 +194,7 @@ def classify_failure(error: MirrorError) -> V2Failure:  # noqa: PLR0911 - one re
 
 
 def _classify_status(error: MirrorError) -> V2Failure:
-    """Return the kind of failure for an error that only its HTTP status describes."""
+    """Classify the error of a failed v2 request by its HTTP status."""
     if not isinstance(error, RemoteError) or isinstance(error, TooBig):
         return V2Failure.UNSAFE
     if error.status is None or error.status < 300:

@@ -77,7 +77,7 @@ class FallbackSource:
                 results[reference] = v2_result
                 if isinstance(v2_result, Version):
                     self._selector.note_v2_response(repository, state)
-        except MirrorError as error:  # it applies to all remaining references
+        except MirrorError as error:  # it concerns all remaining references
             listing_error = error
             results = {reference: results.get(reference, error) for reference in v2_references}
         for reference in references:
@@ -122,7 +122,7 @@ class FallbackSource:
 
     def _skips_v2(self, state: RepositoryState, reference: str) -> bool:
         """Return whether this reference is resolved over v1 only, without a v2 request."""
-        if ":" in reference:  # a digest; v1 has none
+        if ":" in reference:  # a digest, which v1 does not know
             return self._mode is V1Mode.ONLY
         missing = state.v2_tags is not None and reference not in state.v2_tags
         return self._mode is V1Mode.ONLY or state.uses_v1 or missing

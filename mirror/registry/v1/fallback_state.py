@@ -35,7 +35,7 @@ PER_TAG = "with `v1: per-tag`, tags that exist only over v1 are found too"
 
 
 class NotV1Registry(RemoteError):
-    """The host does not behave like a v1 registry, so its v1 responses are not used."""
+    """Raised if a host does not behave like a v1 registry, so that its v1 responses are not used."""
 
     code = "not_found"
 
@@ -43,17 +43,16 @@ class NotV1Registry(RemoteError):
 class RepositoryState(Struct):
     """What is known about one repository.
 
-    Attributes are replaced, never changed in place, and only by the thread that runs a single-flight call."""
+    Several threads use it without a lock, so each change is a single assignment or `dict.setdefault`."""
 
     uses_v1: bool = False  # v1 was chosen for the whole repository
-    v2_error: MirrorError | None = None  # the v2 error that led to v1
-    reason: str = "only v1 has this tag"
+    reason: str = "this tag exists only over v1"
     answered: bool = False  # the repository has responded over v2 in this run
     answered_before: bool | None = None  # it did so in an earlier run; None: not read from the state file yet
     probe_error: MirrorError | None = None  # the tags could be listed over neither protocol
     v2_tags: frozenset[str] | None = None  # the tags listed over v2; set only with `v1: per-tag`
-    v1_tags: dict[str, Value] | None = None
-    v1_error: MirrorError | None = None
+    v1_tags: dict[str, Value] | None = None  # the image ids by tag, as listed over v1
+    v1_error: MirrorError | None = None  # the error of listing the tags over v1
     transforms: dict[str, Transform] = field(default_factory=dict)  # by image id
     logged_protocol: str = ""  # the protocol in the last log line
 
@@ -132,7 +131,7 @@ class ProtocolSelector:
         self._access = access
         self._memory = memory
         self._repositories: dict[str, RepositoryState] = {}
-        self._flights: SingleFlight[tuple[str, str], None] = SingleFlight(f"a list of tags of {self.host}")
+        self._listings: SingleFlight[tuple[str, str], None] = SingleFlight(f"a list of tags of {self.host}")
 
     @property
     def speaks_v2(self) -> bool:
@@ -190,8 +189,8 @@ class ProtocolSelector:
         if decision.choice is ProtocolChoice.PING:
             try:
                 self._registry.ping(work.without_retries())
-            except MirrorError as silent:
-                if isinstance(silent, Cancelled):
+            except MirrorError as ping_error:
+                if isinstance(ping_error, Cancelled):
                     raise
                 if self.mode is V1Mode.AUTO:
                     key = registry_key(self.host, "v1")
@@ -210,7 +209,7 @@ class ProtocolSelector:
                 self._log_protocol(repository, state, "v2", f"{decision.reason}, and the host does not support v1")
                 return False
             raise combined_error(error, v1_error) from error
-        state.v2_error, state.reason = error, decision.reason
+        state.reason = decision.reason
         state.uses_v1 = True
         self._log_protocol(repository, state, "v1", decision.reason)
         return True
@@ -220,8 +219,8 @@ class ProtocolSelector:
     ) -> Decision:
         """Return what to do after a v2 request failed with `error`.
 
-        If the reason is a v2 response in an earlier run, set a hint of `error`. pinged: whether `/v2/` was requested
-        in the meantime, so that it is known whether the host supports v2."""
+        If the reason is a v2 response in an earlier run, add a hint to `error`. pinged: whether `/v2/` was requested
+        after the failure; a host that has not stated the API version since then does not support v2."""
         if state.answered_before is None:
             memory = self._memory
             state.answered_before = memory is not None and memory.has_v2_answered(f"{self.host}/{repository}")
@@ -243,7 +242,7 @@ class ProtocolSelector:
         if state.v1_tags is None:
             if state.v1_error is not None:
                 raise copy_error(state.v1_error)
-            self._flights.share(("v1", repository), lambda: self._load_v1_tags(repository, state, work), work.stop)
+            self._listings.share(("v1", repository), lambda: self._load_v1_tags(repository, state, work), work.stop)
         return state.v1_tags or {}
 
     def _load_v1_tags(self, repository: str, state: RepositoryState, work: Work) -> None:
@@ -271,7 +270,7 @@ class ProtocolSelector:
         error."""
         if state.probe_error is not None:
             raise copy_error(state.probe_error)
-        self._flights.share(
+        self._listings.share(
             ("v2", repository), lambda: self._probe_listing(repository, state, work, refused=refused), work.stop
         )
 
@@ -297,7 +296,8 @@ class ProtocolSelector:
 def combined_error(v2_error: MirrorError | None, v1_error: MirrorError) -> MirrorError:
     """Return one error for the errors of both protocols, with the v2 error first.
 
-    The code and exit code are those of the v2 error unless the v1 error is a Refused."""
+    The code and exit code are those of the v2 error, unless the v1 error is a Refused. Return the v1 error alone if it
+    is local or a cancellation, and the v2 error alone if the host is not a v1 registry."""
     if v2_error is None or isinstance(v1_error, Cancelled | LocalError):
         return v1_error
     if isinstance(v1_error, NotV1Registry):

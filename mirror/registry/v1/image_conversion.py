@@ -28,7 +28,7 @@ _log = logging.getLogger("mirror.convert")
 
 
 class Ancestor(Struct, frozen=True):
-    """What the layer cache stores with the layer of an image.
+    """The data of a v1 image that the layer cache stores with its layer.
 
     parent: the id of the parent image. raw: the JSON of the image; None if it is larger than MAX_KEPT_JSON and must be
     requested again."""

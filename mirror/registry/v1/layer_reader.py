@@ -60,7 +60,11 @@ class LayerReader:
             # docker-registry responds with 416 for an empty layer.
             if announced_size != 0:
                 size = "unknown size" if announced_size is None else f"{announced_size} bytes"
-                raise RemoteError(f"{self._what}: 416 for a layer of {size}", status=416, retryable=True)
+                raise RemoteError(
+                    f"{self._what}: the registry responded with 416 to a request for a layer of {size}",
+                    status=416,
+                    retryable=True,
+                )
             self.close()
             return 0
         length = _content_length(stream.headers)
