@@ -28,7 +28,7 @@ _RECOPY_HINT = "copy the layout again, or export the images again"
 
 
 class MissingContentError(NotFound):
-    """The layout refers to content that it does not have: it is damaged, or it was copied incompletely."""
+    """The layout refers to content that it does not have: the layout is damaged, or its copy is incomplete."""
 
     code = "bundle_incomplete"
     exit_code = Refused.exit_code
@@ -73,13 +73,13 @@ class LayoutStore:
         return self._index_file.query(lambda index: index.tags(repository))
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterator[Version | MirrorError]:
-        """Yield the manifest version that each tag or digest refers to, or an error in its place."""
+        """Yield the manifest digest that each tag or digest refers to, as a Version, or an error in its place."""
         for reference in references:
             work.stop.raise_if_requested()
             yield self._resolve(repository, reference)
 
     def _resolve(self, repository: str, reference: str) -> Version | MirrorError:
-        """Return the manifest version that a tag or digest refers to, or an error."""
+        """Return the manifest digest that a tag or digest refers to, as a Version, or an error."""
         descriptor = self._lookup(repository, reference)
         if isinstance(descriptor, MirrorError):
             return descriptor
@@ -94,7 +94,7 @@ class LayoutStore:
         return Version(descriptor.digest, media_type=descriptor.media_type)
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
-        """Read the manifest that a tag or digest refers to, and return its version. Raises NotFound, Refused."""
+        """Read the manifest that a tag or digest refers to, and return it in a Version. Raises NotFound, Refused."""
         manifest = self.manifest(repository, reference, work)
         return Version(manifest.digest, manifest)
 
@@ -115,7 +115,7 @@ class LayoutStore:
         return parse_manifest(body, descriptor.media_type, expected=descriptor.digest, what=str(path))
 
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> FileReader:
-        """Open a blob for reading from byte `offset`. Raises MissingContentError, Refused."""
+        """Open a blob for reading from byte `offset`. Raises MissingContentError if it is missing, and Refused."""
         reader = self._files.open_blob(blob.digest, offset)
         if reader is None:
             raise MissingContentError(f"{self.host} does not have blob {blob.digest}", hint=_RECOPY_HINT)
@@ -166,7 +166,7 @@ class LayoutStore:
         )
 
     def _check_size(self, descriptor: Descriptor, size: int) -> None:
-        """Raise Refused (size_mismatch) if the size of a file, in bytes, differs from its descriptor."""
+        """Raise Refused (size_mismatch) if the size of a blob's file differs from its descriptor. size: bytes."""
         if descriptor.size not in (None, size):
             raise Refused(
                 f"{self._files.blob_path(descriptor.digest)} has {size} bytes, expected {descriptor.size}",
@@ -183,7 +183,7 @@ class LayoutStore:
         self._index_file.begin(work)
 
     def finish(self, *, whole: bool, work: Work) -> None:
-        """Write index.json with all manifests that were put, even if other images failed.
+        """Write index.json with all manifests that were added, even if other images failed.
 
         Raises LocalError."""
         self._index_file.publish()

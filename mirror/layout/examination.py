@@ -28,7 +28,7 @@ class LayoutProblem(Struct, frozen=True):
 
     @classmethod
     def from_error(cls, error: MirrorError, digest: Digest | None = None) -> LayoutProblem:
-        """Create a problem from an error. It is damage unless the error code is bundle_incomplete."""
+        """Create a problem from an error. Every error except bundle_incomplete counts as damage."""
         return cls(str(error), error.code != "bundle_incomplete", digest)
 
 

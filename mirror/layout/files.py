@@ -275,7 +275,7 @@ def _read_all(descriptor: int, limit: int, path: Path) -> bytes:
 
 
 def _check_plain(found: os.stat_result, path: Path) -> None:
-    """Raise Refused (unsafe_path) unless this is a regular file with one name."""
+    """Raise Refused (unsafe_path) unless a file is a regular file without other hard links."""
     if not stat.S_ISREG(found.st_mode):
         raise _unsafe_path_error(path, "it is not a regular file")
     if found.st_nlink > 1:  # 0 means that another process has replaced or removed the file

@@ -112,7 +112,9 @@ class Index:
         count = self._entry_count - len(self._entry_errors)
         if not count:
             return list(self._entry_errors)
-        hint = "another tool wrote it; name the repository in the source, as DIR:REPOSITORY or FILE.tar:REPOSITORY"
+        hint = (
+            "name the repository in the source, as DIR:REPOSITORY or FILE.tar:REPOSITORY: another tool wrote this index"
+        )
         return [*self._entry_errors, Refused(f"{self._what} names no repository", hint=hint, code="bundle_invalid")]
 
     def tags(self, repository: str) -> list[str | MirrorError]:
@@ -146,7 +148,7 @@ class Index:
         repository = self._effective_repository(repository)
         roots = self._tags.get(repository, {}).get(tag) or self._adopted_tags(repository).get(tag)
         if roots is None:
-            raise NotFound(f"{self._what} does not name {repository}:{tag}")
+            raise NotFound(f"{self._what} has no entry with the name {repository}:{tag}")
         if len(roots) > 1:
             raise self._ambiguous_error(repository, tag)
         return roots[0]
@@ -178,7 +180,7 @@ class Index:
     def _ambiguous_error(self, repository: str, tag: str) -> Refused:
         """Return the error for a tag with several roots."""
         return Refused(
-            f"{self._what} names {repository}:{tag} more than once, so it is ambiguous",
+            f"{self._what}: {repository}:{tag} is ambiguous, because several entries have this name",
             hint="remove all but one of these entries",
             code="bundle_invalid",
         )
@@ -263,14 +265,14 @@ def _make_root(manifest: Manifest, repository: str, name: str | None) -> Root:
 
 
 def _parse_annotations(entry: Value, where: str) -> tuple[str | None, str | None]:
-    """Return the values of two annotations of an entry, each None if it is missing: its name, and its repository.
+    """Return the name and the repository in the annotations of an entry; each is None if it is missing.
 
     The repository is used only for an entry without a name. Raises Refused (bundle_invalid)."""
     annotations = entry.get("annotations") if isinstance(entry, dict) else None
     if annotations is None:
         return None, None
     if not isinstance(annotations, dict):
-        raise Refused(f"{where}: annotations is not an object", code="bundle_invalid")
+        raise Refused(f"{where}: `annotations` is not an object", code="bundle_invalid")
     name, repository = annotations.get(REF_NAME), annotations.get(OF_REPOSITORY)
     if name is not None and not isinstance(name, str):
         raise Refused(f"{where} has a name that is not a string", code="bundle_invalid")

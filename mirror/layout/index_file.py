@@ -70,9 +70,9 @@ class IndexFile:
         return self.has_lock, self._signature
 
     def adopted_names(self, repository: str) -> tuple[str | None, ...]:
-        """Return the other values of `Root.repository` whose roots also belong to `repository`.
+        """Return the values of `Root.repository` for roots without a repository, if these belong to `repository`.
 
-        These are the empty string and None if `repository` is in `adopts`; otherwise there are none."""
+        The values are the empty string and None. Return an empty tuple if `repository` is not in `adopts`."""
         return ("", None) if repository in self._adopts else ()
 
     def query(self, query_index: Callable[[Index], T]) -> T:

@@ -69,7 +69,7 @@ class Inventory(Struct):
     missing: tuple[str, ...] = ()
 
     def add(self, image: ExpectedImage, base: BaseInventory) -> None:
-        """Add an image. Its blobs that the base inventory contains are added to `self.base`, not to `self.blobs`.
+        """Add an image. Blobs that the base inventory contains are added to `self.base` instead of `self.blobs`.
 
         Raises RemoteError if the size of a blob is not known (schema 1); the inventory is then unchanged."""
         unsized = next((blob for blob in image.blobs if blob.size is None), None)
@@ -175,7 +175,7 @@ class BaseInventory:
         return self._repositories.get(blob, ())
 
     def find_blobs(self, manifests: Iterable[Manifest]) -> dict[Digest, tuple[str, ...]]:
-        """Return the blobs that the base must have because it has a manifest that leads to them.
+        """Return the blobs that the base must have because it has a manifest that refers to them.
 
         The values are the repositories that have this manifest. This is needed because an inventory made from a report
         lists only root manifests. manifests: children before parents."""
@@ -286,7 +286,7 @@ def _parse_manifest_info(value: Value, what: str) -> ManifestInfo:
     one = _require_object(value, what)
     media_type = one.get("mediaType", "")
     if not isinstance(media_type, str):
-        raise _invalid_error(what, "a mediaType is not a string")
+        raise _invalid_error(what, "a `mediaType` is not a string")
     return ManifestInfo(media_type, _parse_size(one["size"], what) if "size" in one else None)
 
 

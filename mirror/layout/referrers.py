@@ -52,7 +52,7 @@ class Referrers:
         return [merged[one] for one in sorted(merged)]
 
     def add(self, repository: str, manifest: Manifest) -> None:
-        """Add a manifest that was put into the store."""
+        """Add a manifest to the index after it was added to the store."""
         with self._lock:
             referrers = self._index.value_if_created() if self._index is not None else None
             if referrers is None:

@@ -38,7 +38,7 @@ _NOT_A_MANIFEST_CODES = (
 
 
 class _Route(Struct, frozen=True):
-    """A route of the API.
+    """A route of the registry API: a pattern of paths, and the methods that it supports.
 
     reads: the function that answers GET and HEAD; its arguments are the request and the groups of `pattern`. writes:
     the methods that the push handler answers."""

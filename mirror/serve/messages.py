@@ -32,7 +32,7 @@ class IncomingBody(Protocol):
 
 
 class ServerRequest(Struct, frozen=True):
-    """A request to the registry.
+    """A request to the registry server.
 
     path: percent-decoded. header: returns the value of a header, or None; names are case-insensitive. query: all values
     of each key."""
@@ -62,7 +62,7 @@ class BlobRange(Struct, frozen=True):
 
 
 class ServerResponse(Struct, frozen=True):
-    """A response of the registry.
+    """A response of the registry server.
 
     length: for HEAD, the length in bytes of the body that GET would have."""
 
@@ -74,7 +74,7 @@ class ServerResponse(Struct, frozen=True):
 
 @dataclass(eq=False)  # not frozen: a context manager sets the traceback of an exception
 class HttpError(Exception):
-    """An error response of the distribution-spec. code: an error code of the spec, such as MANIFEST_UNKNOWN."""
+    """An error response as the distribution-spec defines it. code: an error code, such as MANIFEST_UNKNOWN."""
 
     status: int
     code: str

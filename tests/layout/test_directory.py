@@ -214,7 +214,7 @@ def test_a_name_that_occurs_twice_is_ambiguous(layout: Path, graph: Graph) -> No
         assert {"latest", "v2"} == {one for one in found if isinstance(one, str)}, "the others can be read"
         assert isinstance(next(iter(store.resolve("app", ["v2"], WORK))), Version)
     assert "bundle_invalid" == caught.value.code
-    assert "more than once" in str(caught.value)
+    assert "several entries" in str(caught.value)
 
 
 def test_a_root_without_a_name_is_read_by_its_digest(layout: Path, graph: Graph) -> None:

@@ -17,7 +17,7 @@ from mirror.util.cancellation import Work
 
 
 def find_gaps(bundle: BundleReader, work: Work) -> Iterator[str]:
-    """Iterate over messages about missing members, wrong sizes and damaged manifests.
+    """Yield a message for each missing member, wrong size or damaged manifest of a bundle.
 
     A blob that is left out because the base has it is not reported. Raises LocalError, Cancelled."""
     return (

@@ -48,7 +48,7 @@ class FileInput:
         return data
 
     def skip(self, count: int) -> None:
-        """Skip `count` bytes without reading them. Raises Refused (bundle_incomplete) if the file is shorter."""
+        """Skip `count` bytes without reading them. Raises Refused (bundle_incomplete) if fewer are left."""
         if self.position + count > self._size:
             raise bundle_incomplete(self.what, f"truncated at byte {self._size}, within a member")
         self.position += count
@@ -107,7 +107,7 @@ class StreamInput:
             raise read_error(self.what, error) from error
 
     def skip(self, count: int) -> None:
-        """Read and discard `count` bytes. Raises Refused (bundle_incomplete) if there are fewer."""
+        """Read and discard `count` bytes. Raises Refused (bundle_incomplete) if fewer are left."""
         buffer = memoryview(bytearray(min(count, CHUNK)))
         while count:
             filled = self.fill(buffer[: min(count, len(buffer))])

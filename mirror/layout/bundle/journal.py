@@ -140,7 +140,7 @@ class Journal:
         self._sync_data(self._count)
 
     def _write(self, line: str) -> None:
-        """Append one line. Raises LocalError."""
+        """Append a line to the journal. Raises LocalError."""
         data = f"{line}\n".encode()
         try:
             if os.write(self._descriptor, data) != len(data):
@@ -149,7 +149,7 @@ class Journal:
             raise local_error("write", self._path, error) from error
 
     def close(self) -> None:
-        """Close the journal file; it stays on disk."""
+        """Close the journal file, and keep it on disk."""
         os.close(self._descriptor)
 
 

@@ -41,7 +41,7 @@ _MAX_VERSION_BYTES = 64 << 10  # maximum size of an oci-layout file in bytes
 
 
 class BundleReader:
-    """An open bundle. Thread-safe.
+    """Reads an open bundle: its members, and its inventory or index. Thread-safe.
 
     inventory: None if another tool wrote the bundle; `index` then holds the parsed index.json. members: the members of
     the tar, by name."""
@@ -199,7 +199,7 @@ class BundleReader:
         return [read[digest] for digest in TopologicalSorter(children).static_order() if digest in read]
 
     def member(self, digest: Digest) -> Member | None:
-        """Return the member of a manifest or blob; None if the bundle does not have it."""
+        """Return the tar member with a manifest or blob; None if the bundle does not have it."""
         return self.members.get(blob_path(digest))
 
     # ---- bytes

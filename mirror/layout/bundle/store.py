@@ -127,13 +127,13 @@ class BundleStore:
         return self.reader(work).tags(repository)
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterator[Version | MirrorError]:
-        """Yield the manifest version that each tag or digest refers to, or an error in its place."""
+        """Yield the manifest digest that each tag or digest refers to, as a Version, or an error in its place."""
         for reference in references:
             work.stop.raise_if_requested()
             yield self._resolve(repository, reference, work)
 
     def _resolve(self, repository: str, reference: str, work: Work) -> Version | MirrorError:
-        """Return the manifest version that a tag or digest refers to, or an error if there is none."""
+        """Return the manifest digest that a tag or digest refers to, as a Version, or an error."""
         try:
             digest, media_type = self.reader(work).find(repository, reference)
         except NotFound as error:
@@ -141,7 +141,7 @@ class BundleStore:
         return Version(digest, media_type=media_type)
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
-        """Read the manifest that a tag or digest refers to, and return its version. Raises NotFound, Refused."""
+        """Read the manifest that a tag or digest refers to, and return it in a Version. Raises NotFound, Refused."""
         manifest = self.manifest(repository, reference, work)
         return Version(manifest.digest, manifest)
 
@@ -151,7 +151,9 @@ class BundleStore:
         return bundle.manifest(*bundle.find(repository, reference))
 
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> MemberReader:
-        """Open a blob for reading from byte `offset`. Raises NotFound; Refused if it is listed but missing."""
+        """Open a blob for reading from byte `offset`.
+
+        Raises Refused if the inventory lists the blob but the bundle lacks it; NotFound if it is not listed either."""
         bundle = self.reader(work)
         member = bundle.member(blob.digest)
         if member is None and bundle.inventory is not None and blob.digest in bundle.inventory.blobs:
@@ -172,9 +174,9 @@ class BundleStore:
     # ---- writing
 
     def begin(self, images: Sequence[ExpectedImage], work: Work, *, missing: Collection[str] = ()) -> None:
-        """Create the file at its final size with all manifests.
+        """Create the file of the new bundle with its final size, and write all manifests to it.
 
-        Reuse the blobs of an interrupted run and of the existing bundle. Raises RemoteError (an image has blobs of
+        Then reuse the blobs of an interrupted run and of the existing bundle. Raises RemoteError (an image has blobs of
         unknown size), LockBusy (another run writes this bundle), LocalError, Refused."""
         inventory = Inventory(missing=tuple(sorted(missing)))
         for image in images:
@@ -280,7 +282,7 @@ class BundleStore:
         raise LocalError(f"{self.host}: images cannot be deleted from a bundle", hint="export the bundle again")
 
     def _require_writer(self) -> BundleWriter:
-        """Return the writer. Raises Refused if `begin` was not called."""
+        """Return the writer of the new bundle. Raises Refused if `begin` was not called."""
         if self._writer is None:
             raise Refused(
                 f"{self.host}: cannot write a blob or manifest before the list of images is known",

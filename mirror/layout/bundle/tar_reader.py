@@ -256,7 +256,7 @@ class _TarReader:
         if "size" in records:
             text = records["size"]
             if not text.isdigit() or len(text) > 18:
-                self._raise_invalid(f"the size {printable(_decode(text), 40)!r} is not a number")
+                self._raise_invalid(f"the size {printable(_decode(text), 40)!r} in a pax header is not a number")
             self._size = int(text)
 
     def _parse_pax_records(self, data: bytes) -> Iterator[tuple[str, bytes]]:

@@ -153,7 +153,7 @@ class _BundleVerifier:
         return bytes(data)
 
     def _parse_manifest(self, digest: Digest, body: bytes, media_type: str, *, certain: bool) -> None:
-        """Parse a manifest and keep it.
+        """Parse a manifest, and store it for the checks that follow.
 
         certain: whether the inventory lists it as a manifest. If so, an error is recorded as a problem. If not, it may
         be any JSON document, and an error is ignored."""
@@ -197,7 +197,7 @@ class _BundleVerifier:
             self._result.problems.append(LayoutProblem(text, damage=True, digest=digest))
 
     def _count_entries(self, intact: set[Digest], listed: set[Digest]) -> None:
-        """Count the intact manifests, blobs and bytes.
+        """Set the numbers of intact manifests, blobs and bytes in the result.
 
         intact: the digests of all intact manifests and blobs. listed: the digests of the manifests."""
         result = self._result

@@ -118,7 +118,7 @@ class BundleWriter:
                 self._copy_from_bundle(previous_bundle, work.stop)
 
     def _partial_size(self) -> int | None:
-        """Return the size in bytes of the file that a killed run left; None if there is none.
+        """Return the size in bytes of the partial file of an earlier run; None if there is none.
 
         Raises LocalError if it is not a regular file."""
         try:
@@ -219,7 +219,7 @@ class BundleWriter:
             return digest in self._written or digest in self._inventory.base
 
     def write(self, blob: Descriptor, body: Callable[[int], BlobReader], work: Work) -> None:
-        """Write a blob to its position. Does nothing if another thread writes it first; then wait for that thread.
+        """Write a blob to its position. If another thread is writing it, wait, and write it only if that thread fails.
 
         body: opens the blob at an offset in bytes. Raises Refused, LocalError, Cancelled, and the exceptions of
         `body`."""
