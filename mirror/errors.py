@@ -205,7 +205,7 @@ class Cancelled(MirrorError):
     code = "interrupted"
 
 
-# A run exits with the first of these codes that occurred. The exit code for a signal precedes them (commands/sync.py).
+# A run exits with the first of these codes that occurred. A signal takes precedence (commands/sync.py).
 _WORST_FIRST = (LOCAL, REFUSED, FAILED, BUSY)
 
 

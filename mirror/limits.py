@@ -31,7 +31,7 @@ class _Outage(Struct):
 
 
 class Availability:
-    """Tracks whether one host is down or a quota at it is used up. Thread-safe. Times are in seconds of `clock`."""
+    """Tracks whether one host is down or one of its quotas is used up. Thread-safe. Times are in seconds of `clock`."""
 
     def __init__(self, name: str, clock: Clock) -> None:
         self.name = name
@@ -222,7 +222,7 @@ class Limits:
         self._queued.seconds = self.queued_seconds() + seconds
 
     def queued_seconds(self) -> float:
-        """Return the seconds that this thread has waited for hosts so far. Time budgets do not include them."""
+        """Return the seconds that this thread has waited for hosts so far. Retry budgets do not include them."""
         seconds: float = getattr(self._queued, "seconds", 0.0)
         return seconds
 

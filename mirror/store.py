@@ -76,7 +76,7 @@ class Transform(Protocol):
         ...
 
     def finish(self, work: Work) -> TransformResult:
-        """Build the image from the parts."""
+        """Build the image from the parts and return it. Runs after all parts have been created."""
         ...
 
 
@@ -191,7 +191,7 @@ class Source(Protocol):
     def read(self, repository: str, reference: str, work: Work) -> Version:
         """Return what `reference` refers to, together with its manifest.
 
-        In contrast to `resolve`, the manifest is read even if a smaller request would do."""
+        In contrast to `resolve`, this may read the manifest even if a smaller request would do."""
         ...
 
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:

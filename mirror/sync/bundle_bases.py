@@ -101,7 +101,7 @@ class BundleBases:
         return False
 
     async def has_blob(self, repository: Repository, blob: Descriptor) -> bool:
-        """Ask a target whether it has a blob. Raises what `Target.has_blob` raises."""
+        """Ask a target whether it has a blob. Raises the errors of `Target.has_blob`."""
 
         def ask(work: Work) -> bool:
             """Look up the blob, on a thread."""

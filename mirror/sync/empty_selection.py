@@ -15,7 +15,7 @@ from mirror.util.cancellation import Work
 def nothing_selected_error(entry: MirrorEntry, rejected: Mapping[str, int]) -> RemoteError:
     """Return the error for a mirror whose rules reject every tag. rejected: the number of tags by rule."""
     left_out = ", ".join(f"{number} by {rule}" for rule, number in sorted(rejected.items()))
-    what = f"no tag of {entry.name} is selected; left out: {left_out}"
+    what = f"no tag of {entry.name} is selected; tags left out: {left_out}"
     return RemoteError(what, hint=_hint(entry.rules), code="nothing_selected")
 
 

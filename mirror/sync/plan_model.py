@@ -156,7 +156,7 @@ class PlanHints(Protocol):
     """Provides what earlier runs recorded in the state. The methods read the state's file, so they block."""
 
     def target_tag(self, repository: str, tag: str) -> Digest | None:
-        """Return the digest of a tag on a target that a run last wrote or saw."""
+        """Return the digest that a run last wrote to a tag on a target, or last saw there."""
         ...
 
     def source_tag(self, repository: str, tag: str) -> Digest | None:
@@ -234,7 +234,7 @@ def _plan_repair(
 
 
 def check_immutable(plan_entry: PlanEntry, digest: Digest) -> None:
-    """Raise Refused (tag_immutable) if the target has an immutable tag with another digest.
+    """Raise Refused (tag_immutable) if an immutable tag has another digest on the target.
 
     digest: the digest of the image to copy, which may have been unknown until its transform had run."""
     old, reference = plan_entry.old_digest, plan_entry.reference
@@ -246,7 +246,7 @@ def immutable_conflict(version: Version | None, old: Digest) -> Refused:
     """Return the error for an immutable tag that has the digest `old` on the target and another one at the source."""
     source_digest = version.digest if version is not None and version.digest is not None else "another digest"
     return Refused(
-        f"the target has {old}, the source has {source_digest}",
+        f"the target has {old}, but the source has {source_digest}",
         hint="the configuration says that this tag is immutable: find out who changed it; nothing was overwritten",
         code="tag_immutable",
     )

@@ -154,7 +154,7 @@ class Planner:
         if isinstance(expanded, MirrorError):
             raise expanded
         if not expanded:
-            raise NotFound(f"{entry.name} matches no repository", hint="check the part before the `*`")
+            raise NotFound(f"{entry.name} matches no repository", hint="check the prefix before the `*`")
         selection = WildcardSelection(entry)
         selected = [each for each in expanded if self._only.may_select(each.name)]
         await run_group(self.plan_mirror(each, selection) for each in selected)
@@ -207,7 +207,7 @@ class Planner:
         """List the tags of a source and apply the rules to them."""
 
         def run(work: Work) -> tuple[Selection, list[MirrorError]]:
-            """List and select on a thread. Also return an error for each invalid tag."""
+            """List and select the tags on a thread. Also return an error for each invalid tag."""
             tags, errors = list_source_tags(entry, work)
             return select(entry.rules, tags), errors
 

@@ -55,7 +55,7 @@ def list_source_tags(entry: MirrorEntry, work: Work) -> tuple[list[str], list[Mi
     try:
         names = list(entry.source.tags(entry.repository, work))
     except NotFound as error:
-        hint = "check its name and the credentials; some registries give the same response if it has no tags"
+        hint = "check its name and the credentials; some registries also report a repository without tags as not found"
         what = f"{entry.name} was not found: {error.what}"
         raise NotFound(what, hint=error.hint or hint, status=404, protocol=error.protocol) from error
     if not names and not entry.rules.allow_empty:

@@ -120,7 +120,7 @@ class TargetLifecycle:
         run = partial(_list_repositories, self._targets[host])
         for name in await self._calls.call(run, needs=(host_permit(host),), policy=ONCE) or ():
             if isinstance(name, str) and name not in planned and self._must_copy_to(host, name):
-                what = f"it contains {name}, of which no tag is selected any more"
+                what = f"it contains {name}, but no tag of {name} is selected any more"
                 self.note_missing(host, name, RemoteError(what, code="nothing_selected"))
 
     # ---- the end
@@ -222,7 +222,7 @@ def _unknown_size_error(plan_entry: PlanEntry, graph: ManifestGraph) -> MirrorEr
     if all(blob.size is not None for blob in graph.blobs):
         return None
     return RemoteError(
-        f"{plan_entry.reference.name} is a schema 1 image: it lacks the sizes of its layers, which a bundle needs",
+        f"{plan_entry.reference.name} is a schema 1 image, which does not contain the layer sizes that a bundle needs",
         hint="set `schema1: convert` for this mirror",
         code="manifest_invalid",
     )

@@ -106,7 +106,7 @@ class TargetTagReader:
         if tags is None:
             return TargetTags(may_have_blobs=True)
         digests = {str(tag): tag.digest for tag in tags if isinstance(tag, ListedTag)}
-        # After a killed run, a repository may have blobs and no tag. Registries answer 404 for its list of tags.
+        # After a killed run, a repository may have blobs but no tag. Registries then respond with 404.
         return TargetTags(
             tags=tags,
             known_digests=digests if self._use_hints else {},

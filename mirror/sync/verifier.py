@@ -173,7 +173,7 @@ class Verifier:
             source_digest = (await self._reader.read_graph(reference)).root.digest
         if source_digest not in (None, plan_entry.old_digest):
             raise RemoteError(
-                f"differs: the target has {plan_entry.old_digest}, the source has {source_digest}",
+                f"differs: the target has {plan_entry.old_digest}, but the source has {source_digest}",
                 hint=SYNC,
                 code="tag_moved",
             )

@@ -36,7 +36,7 @@ _log = logging.getLogger("mirror.transfer")
 
 
 class BlobCopier:
-    """Copies the blobs of a run. Used on the event loop."""
+    """Copies blobs, each once to each repository that needs it. Used on the event loop."""
 
     def __init__(
         self,

@@ -17,14 +17,14 @@ BlobCallback: TypeAlias = Callable[[BlobRequest, BlobResult, "MirrorError | None
 class BlobRecorder:
     """Calls `record` with the result of each copy, once for each repository and digest. Thread-safe.
 
-    It is called a second time only if a copy succeeds after a failed one, or if a blob that existed had to be copied
-    after all."""
+    `record` is called a second time only if a copy succeeds after a failed one, or if a blob that existed had to be
+    copied after all."""
 
     def __init__(self, record: BlobCallback) -> None:
         """record: called with the request, the result, and the error if the copy failed."""
         self._record = record
         self._lock = threading.Lock()
-        self._outcomes: dict[tuple[Repository, Digest], BlobOutcome | None] = {}  # None: failed
+        self._outcomes: dict[tuple[Repository, Digest], BlobOutcome | None] = {}  # None if the copy failed
         self._failed: dict[tuple[Repository, Digest], BlobResult] = {}  # failures that no image has counted yet
         self._interrupted: dict[tuple[Repository, Digest], tuple[BlobRequest, Cancelled]] = {}
 

@@ -198,7 +198,7 @@ class Calls:
             attempt.waiter.set_result(None)
 
     def _collect_error(self, attempt: _CallAttempt[T]) -> None:
-        """Keep the error of an attempt that no task awaits, unless it is a MirrorError."""
+        """Add the error of an attempt that no task awaits to `tasks.bugs`, unless it is a MirrorError."""
         error, attempt.error = attempt.error, None
         if error is not None and not isinstance(error, MirrorError):
             self.tasks.bugs.append(error)

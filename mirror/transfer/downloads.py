@@ -17,7 +17,7 @@ from mirror.transfer.read_failures import ReadFailures
 from mirror.util.cancellation import Work
 
 CHECKPOINT_INTERVAL = 4 << 20  # bytes between two positions at which the verification can continue
-# A broken connection is resumed at once only if it delivered at least this much since the last time.
+# A broken connection is resumed at once only if at least this many bytes arrived since it was last resumed.
 MIN_PROGRESS = 1 << 20  # bytes
 MAX_RESUMES = 5
 MISSING_HINT = "push the image to the source again, or leave its tag out of the configuration"

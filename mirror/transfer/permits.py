@@ -4,11 +4,11 @@ A call needs one or more permits (`host quay.io`, `downloads`) and gets all of t
 queue of the permit that they name first. A call that uses two hosts names the one that is written to first, so that a
 target without free permits delays only its own queue. The rules:
 
-* Within a queue calls start in the order of their arrival. A call that lacks *another* permit is overtaken by calls
-  that do not need that one. Then one unit of the queue's own permit, if it has several, is reserved for the oldest call
-  that was overtaken. So a call that uses two hosts does not starve behind a stream of calls that use one.
-* A freed unit of a permit goes to the queue whose calls hold the fewest units of it; among equals to the queue that was
-  served the longest ago. So a queue of slow calls does not end up with all units.
+* Within a queue, calls start in the order of their arrival. A call that lacks *another* permit is overtaken by calls
+  that do not need that one. Then one unit of the queue's own permit, if it has several, is reserved for the oldest
+  call that was overtaken. So a call that uses two hosts does not starve behind a stream of calls that use one.
+* A freed unit of a permit goes to the queue whose calls hold the fewest units of it; among equals, to the queue that
+  was served least recently. So a queue of slow calls does not end up with all units.
 * If the next call of a queue needs several units of the queue's own permit, freed units are reserved until there are
   enough.
 
@@ -29,7 +29,7 @@ DOWNLOADS = "downloads"
 UPLOADS = "uploads"
 LARGE = "large manifests"  # for calls that hold a large manifest in memory
 LOCAL = "local"  # for calls that need no other permit
-HOST = "host "  # a prefix of the name of the host
+HOST = "host "  # followed by the name of the host
 
 _Waiter = asyncio.Future[None]
 
@@ -90,7 +90,7 @@ class Permits:
         self._grant_free([permit for permit, _ in group.needs])
 
     def hold(self, name: str, until: float) -> None:
-        """Grant this permit to no call before the time `until`. A hold is never shortened."""
+        """Put a permit on hold: grant it to no call before the time `until`. A hold is never shortened."""
         permit = self._permit(name)
         if until <= max(self._loop.time(), permit.held_until):
             return

@@ -39,7 +39,7 @@ class DownloadBroken(NetworkError):
 class SpoolFile:
     """A file with one blob. One thread writes it, and any number of threads read it.
 
-    users: the number of copies that use the file. dropped: whether the spool has dropped the file, to delete it.
+    users: the number of copies that use the file. dropped: whether the spool has dropped the file for deletion.
     attempt: the number of the writer's attempt, from 1. complete: whether the file has the whole blob, verified."""
 
     def __init__(self, path: Path, blob: Descriptor) -> None:

@@ -38,7 +38,7 @@ class Tasks:
         self.start(coroutine).add_done_callback(self.collect)
 
     def collect(self, task: asyncio.Task[Any]) -> None:
-        """Keep the error of a task that has ended and that nobody awaits, unless it is a MirrorError."""
+        """Add the error of an ended task that nobody awaits to `bugs`, unless it is a MirrorError."""
         if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, MirrorError):
             self.bugs.append(error)
 
