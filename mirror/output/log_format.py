@@ -133,7 +133,7 @@ class ConsolePrinter:
         """Print how many lines were suppressed, and how many lines of the log file were lost."""
         if self._suppressed:
             what = " and ".join(f"{level}s" for level in ("warning", "error") if self._suppressed[level])
-            where = "; the log file has them" if self._in_file else ""
+            where = "; the log file contains them" if self._in_file else ""
             self._console.write_line(
                 f"mirror: {self._suppressed.total()} more {what} that repeat or resemble earlier ones "
                 f"are not shown{where}"

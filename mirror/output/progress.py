@@ -183,8 +183,10 @@ class _ConsoleStream(io.TextIOBase):
         self._console = console
 
     def write(self, text: str) -> int:
+        """Write `text` to the console, and return its length."""
         self._console.write_raw(text)
         return len(text)
 
     def isatty(self) -> bool:
+        """Return True: the display is only shown on a terminal."""
         return True

@@ -190,6 +190,7 @@ class Database:
         lacking = ADDED.get(int(version), ())
 
         def add_tables(database: Database) -> None:
+            """Create the missing tables, and set the new version."""
             for table in lacking:
                 database._db.execute(SCHEMA[table])
             database._db.execute(f"PRAGMA user_version = {VERSION}")

@@ -107,7 +107,7 @@ def _header_fault(header: bytes) -> str | None:
         return "is another program's database"
     version = _version(header)
     known = version == VERSION or version in ADDED
-    return None if known else f"is of version {version}; this program supports versions up to {VERSION}"
+    return None if known else f"has version {version}; this program supports versions up to {VERSION}"
 
 
 def _content_fault(path: Path, version: int) -> str | None:

@@ -43,7 +43,9 @@ class FileReader:
         except OSError as error:
             raise local_error("read", self._path, error) from error
         if not count and self._written is not None:
-            raise LocalError(f"{self._path} has lost bytes that were written to it", hint="check the disk for errors")
+            raise LocalError(
+                f"{self._path} is shorter than the data that was written to it", hint="check the disk for errors"
+            )
         if not count:
             raise Refused(f"{self._path} became shorter while it was read", code="size_mismatch")
         self.position += count
