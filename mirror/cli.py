@@ -94,7 +94,7 @@ def _add_sync(commands: argparse._SubParsersAction[Parser]) -> None:
         help="process only shard I of N, counted from 0, split by source repository",
     )
     verbosity = sync.add_mutually_exclusive_group()
-    verbosity.add_argument("-v", dest="verbose", action="count", default=0, help="print more; twice: debug output")
+    verbosity.add_argument("-v", dest="verbose", action="count", default=0, help="print more; -vv: debug output")
     verbosity.add_argument("-q", dest="quiet", action="store_true", help="print only errors")
     sync.add_argument("--dry-run", action="store_true", help="the same as `mirror plan`")
     sync.add_argument("--fail-fast", action="store_true", help="start no new work after the first failure")
@@ -188,7 +188,7 @@ def _add_serve(commands: argparse._SubParsersAction[Parser]) -> None:
         "--listen",
         metavar="HOST:PORT",
         default="127.0.0.1:5000",
-        help="address to listen on (default 127.0.0.1:5000); port 0: a free port",
+        help="address to listen on (default 127.0.0.1:5000); port 0 selects a free port",
     )
     command.add_argument("--writable", action="store_true", help="accept pushes into the layout; on loopback only")
     command.add_argument(
@@ -247,7 +247,7 @@ def _shard(text: str) -> Shard:
 
 
 def _seconds(text: str) -> float:
-    """Parse a number of seconds, not negative. Raises ArgumentTypeError."""
+    """Parse a number of seconds that is not negative. Raises ArgumentTypeError."""
     try:
         seconds = float(text)
     except ValueError:

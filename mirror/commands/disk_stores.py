@@ -23,7 +23,7 @@ class BundleStores:
         """spool: a directory for data from pipes. base: an inventory to use instead of those in the configuration.
         repair: recreate a bundle that is damaged."""
         if base is not None and not any(is_bundle(target.host) for one in config.mirrors for target in one.targets):
-            raise ConfigError("--base is for exports, but no target is a bundle", hint="leave it out")
+            raise ConfigError("--base is for exports, but no target is a bundle", hint="leave the option out")
         adopts: defaultdict[str, set[str]] = defaultdict(set)
         bases: dict[str, Path | None] = {}  # by the host name of the bundle that is written
         for mirror in config.mirrors:
@@ -70,9 +70,7 @@ def check_bases(config: Config, *, must_exist: bool) -> list[str]:
         if mirror.base is None:
             continue
         if not must_exist and not _exists(mirror.base):
-            warnings.append(
-                f"{mirror.position}: {mirror.path}: the base {mirror.base} does not exist here; a run needs it"
-            )
+            warnings.append(f"{mirror.position}: {mirror.path}: the base {mirror.base} does not exist; a run needs it")
         else:
             read_inventory(mirror.base)
     return warnings

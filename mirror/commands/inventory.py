@@ -94,7 +94,9 @@ def _survey_store(source: Source, what: str, work: Work, *, bare: bool) -> Store
     """List the content of all repositories of a store. what: its name in messages."""
     names = [name for name in source.repositories("", work) if isinstance(name, str)] or [""] * bare
     if not names:
-        raise Refused(f"{what} has no repository names", hint="another tool created it; name one: FILE.tar:REPOSITORY")
+        raise Refused(
+            f"{what} has no repository names", hint="another tool created it; add a name: FILE.tar:REPOSITORY"
+        )
     return survey_store(source, names, work)
 
 

@@ -128,7 +128,7 @@ class ReferenceFilter:
 
 
 def _can_match_prefix(pattern: str, beginning: str, alphabet: str) -> bool:
-    """Return whether a shell pattern can match a text of `beginning` and further characters from `alphabet`."""
+    """Return whether a shell pattern can match a text: `beginning`, followed by characters from `alphabet`."""
     parts = _split_pattern(pattern)
     states = _after_stars(parts, {0})
     for character in beginning:

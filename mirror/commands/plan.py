@@ -19,7 +19,7 @@ def plan(options: Options) -> int:
         stopped = context.run_until_signal(dry_run.run(planner.plan_all(context.entries)))
         summary = dry_run.summary
         if stopped is None:
-            summary.failures += context.run_problems("the rest can be imported")
+            summary.failures += context.run_problems("all other images can be imported")
             dry_run.find_bundles_to_rebuild(context.stores.registries)
     written = print_lines(plan_lines(summary))
     if stopped is not None:

@@ -113,7 +113,7 @@ class RunContext(Struct, frozen=True):
         ]
         incomplete = self.stores.incomplete_sources()
         for _, error in incomplete:
-            error.hint = f"{rest}; export again to add them" if rest else error.hint
+            error.hint = f"{rest}; export again to add the missing ones" if rest else error.hint
         return [*idle, *incomplete]
 
     def check_no_partial_bundle(self, options: Options) -> None:

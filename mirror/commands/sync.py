@@ -89,7 +89,7 @@ def _used_files(config: Config, options: Options) -> list[Path]:
 
 
 class _SyncRun:
-    """One run of `mirror sync`. Its lock is held already."""
+    """One run of `mirror sync`, whose lock is already held."""
 
     def __init__(
         self,
@@ -236,7 +236,7 @@ class _SyncRun:
             # After the stop, upload sessions that are still opened are closed, too.
             stack.callback(context.stop.request, "the run is over")
             if context.run_until_signal(copy_queue.run(planner.plan_all(context.entries)), copy_queue.halt) is None:
-                for _, error in context.run_problems("the rest was imported" if results.codes == {OK} else ""):
+                for _, error in context.run_problems("all other images were imported" if results.codes == {OK} else ""):
                     results.record_error(error)
 
     def _log_state_warning(self, text: str) -> None:

@@ -38,7 +38,9 @@ def read(path: Path) -> bytes:
     finally:
         os.close(handle)
     if len(data) > MAX_BYTES:
-        raise ConfigErrors([ConfigProblem(Position(printable(path), 1, 1), "", "too big: a config has at most 1 MiB")])
+        raise ConfigErrors(
+            [ConfigProblem(Position(printable(path), 1, 1), "", "too big: a configuration has at most 1 MiB")]
+        )
     return data
 
 

@@ -145,5 +145,6 @@ def _or_default(number: int | None, default: int) -> int:
 def _file_warnings(path: Path) -> list[str]:
     """Return a warning if this process runs as root and other users can write to the configuration file."""
     if os.geteuid() == 0 and path.stat().st_mode & _WRITABLE_BY_OTHERS:
-        return [f"{printable(path)}: other users than root can write to it, but root runs it; chmod 644 it"]
+        name = printable(path)
+        return [f"{name}: users other than root can write to it, but mirror runs as root; run: chmod 644 {name}"]
     return []

@@ -106,9 +106,9 @@ def _build_draft(section: Section, defaults: Section, shared: TagRules | None, h
 
 
 def _check_encodable(location: Location, section: Section) -> Location:
-    """Return the location unchanged.
+    """Check that the path of a store on disk can be encoded as UTF-8, and return the location unchanged.
 
-    Raises ConfigError if the path of a store on disk cannot be encoded as UTF-8, which the state requires."""
+    The state requires this. Raises ConfigError."""
     if isinstance(location, LayoutLocation | BundleLocation):
         name = location.directory if isinstance(location, LayoutLocation) else location.file
         try:
@@ -141,7 +141,7 @@ def _is_wildcard(section: Section, source: Location, targets: Sequence[tuple[int
             path = (*section.path, "targets", number)
             node = section.document.node(path)
             written = written_template(node.text if isinstance(node, Scalar) else "")
-            what = f"has {written}, but the source is one repository; a source with several ends in /*"
+            what = f"contains {written}, but the source is a single repository; end the source with /* to copy several"
             section.document.add(path, what)
     return wildcard
 
@@ -160,9 +160,9 @@ def _check_wildcard(mirror: MirrorConfig, section: Section, hosts: Hosts) -> Non
         return
     mode = mirror.v1 or hosts.settings.get(host, HostSettings(host)).v1
     if mode is V1Mode.ONLY:
-        section.add_problem("v1 has no list of repositories: write a mirror for each", below="source")
+        section.add_problem("v1 has no list of repositories; add a mirror for each repository", below="source")
     elif mode is V1Mode.PER_TAG:
-        what = "a wildcard does not find repositories that only v1 has: write a mirror for each"
+        what = "a wildcard does not match repositories that exist only over v1; add a mirror for each"
         section.add_warning(what, below="source")
 
 
@@ -238,7 +238,7 @@ def _pattern_list(rules: Section, key: str) -> tuple[str, ...]:
 
 
 def _check_tag(text: str) -> str:
-    """Return the tag unchanged. Raises ConfigError if it is not valid."""
+    """Check that `text` is a valid tag, and return it. Raises ConfigError."""
     if is_tag(text):
         return text
     hint = tag_hint(text)
@@ -250,6 +250,6 @@ def _check_tag(text: str) -> str:
 
 
 def _check_pattern(text: str) -> str:
-    """Return the regular expression unchanged. Raises ConfigError if it is not valid."""
+    """Check that `text` is a valid regular expression, and return it. Raises ConfigError."""
     compile_pattern(text)
     return text

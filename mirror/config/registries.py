@@ -111,7 +111,7 @@ def _settings(host: str, section: Section, *, secrets: bool) -> HostSettings:
     plain_http = section.flag("plain-http", False)
     if section.has_key("username") != section.has_key("password"):
         given, other = ("username", "password") if section.has_key("username") else ("password", "username")
-        section.add_problem(f"{given} without {other}; set both or none", below=given)
+        section.add_problem(f"{given} without {other}; set both or neither", below=given)
     if plain_http and section.has_key("tls"):
         section.add_problem("tls has no effect with `plain-http: true`; remove one of them", below="tls")
     if plain_http and section.has_key("password") and not _is_loopback(host):
@@ -177,7 +177,7 @@ def _password(section: Section) -> Secret | None:
         kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
         where.add_problem(f"{file} is {kind}; name the file with the password", below="file")
     elif mode & _READABLE_BY_ALL:
-        section.add_warning(f"all users can read {file}; chmod 600 it", below="password")
+        section.add_warning(f"all users can read {file}; run: chmod 600 {file}", below="password")
     return Secret(f"file {file}", file=file)
 
 

@@ -90,7 +90,7 @@ def host(text: str) -> str:
 
 
 def proxy(text: str) -> str:
-    """Return the URL of a proxy unchanged, if it is valid. Messages do not show it: it may contain a password."""
+    """Check the URL of a proxy, and return it unchanged. Messages do not show it, since it may contain a password."""
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -117,7 +117,7 @@ def check_pem(file: Path, wanted: str) -> str | None:
         if not stat.S_ISREG(status.st_mode):
             raise ConfigError(f"{file} is not a regular file")
         if status.st_size > _LARGEST_PEM:
-            raise ConfigError(f"{file} has {status.st_size} bytes, more than the {_LARGEST_PEM} of a PEM file")
+            raise ConfigError(f"{file} has {status.st_size} bytes, but a PEM file may have at most {_LARGEST_PEM}")
         data = file.read_bytes()
     except OSError as error:
         raise MissingFileError(f"{file}: {(error.strerror or str(error)).lower()}") from error
@@ -132,5 +132,5 @@ def check_pem(file: Path, wanted: str) -> str | None:
         if "ENCRYPTED" in " ".join(found) or b"Proc-Type: 4,ENCRYPTED" in data:
             raise ConfigError(f"{file} is encrypted; store the key without a passphrase")
         if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO) & ~stat.S_IRGRP:
-            return f"other users than the owner and group can use {file}; chmod 600 it"
+            return f"users other than its owner and group can access {file}; run: chmod 600 {file}"
     return None

@@ -69,7 +69,7 @@ _Loader.add_implicit_resolver(
 _Loader.add_implicit_resolver(f"{_STANDARD_TAGS}int", re.compile(r"0o[0-7]+\Z"), ["0"])
 
 
-class _Open(Struct):
+class _OpenCollection(Struct):
     """A sequence or mapping whose end the parser has not reached. key: the current key of a mapping."""
 
     node: Sequence | Mapping
@@ -84,7 +84,7 @@ class _Composer:
         self._lines = text.split("\n")
         self._text = text
         self._document = document
-        self._open: list[_Open] = []
+        self._open: list[_OpenCollection] = []
         self._anchors: dict[str, Node] = {}
         self._aliases = 0
         self._last_key = ""
@@ -203,7 +203,7 @@ class _Composer:
                 self._fail_at(_mark(event), _TOO_DEEP)
             mark = _mark(event)
             kind = Sequence if isinstance(event, yaml.SequenceStartEvent) else Mapping
-            self._open.append(_Open(kind(mark.line, mark.column), event.anchor))
+            self._open.append(_OpenCollection(kind(mark.line, mark.column), event.anchor))
         elif isinstance(event, yaml.SequenceEndEvent | yaml.MappingEndEvent):
             ended = self._open.pop()
             if isinstance(ended.node, Mapping):

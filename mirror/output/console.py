@@ -1,4 +1,4 @@
-"""Writes lines for people to a stream: a terminal, a pipe that may be full or broken, or a closed stream."""
+"""Writes human-readable lines to a stream: a terminal, a pipe that may be full or broken, or a closed stream."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import TextIO
 
 from mirror.errors import LOCAL, OK, printable
 
-LONGEST = 4000  # bytes of a line: with its newline less than PIPE_BUF, so that lines of several writers never mix
-_PIPE_TIMEOUT = 1.0  # seconds to wait for a full pipe, once
+LONGEST = 4000  # bytes of a line. With its newline it is less than PIPE_BUF, so lines of several writers never mix
+_PIPE_TIMEOUT = 1.0  # seconds to wait for a full pipe. Later lines do not wait while it stays full
 
 
 class Console:
@@ -52,7 +52,9 @@ class Console:
 
     @contextmanager
     def redirect_lines(self, printer: Callable[[str], None]) -> Iterator[None]:
-        """Pass lines to `printer` inside the block, so that they do not damage a live display."""
+        """As a context manager, pass lines to `printer` until the `with` block exits.
+
+        Lines that are written directly would damage a live display."""
         self._printer = printer
         try:
             yield
@@ -72,7 +74,7 @@ class Console:
         self._send(text.encode(encoding, "backslashreplace")[:LONGEST] + b"\n")
 
     def _send(self, data: bytes) -> None:
-        """Write to the stream. If that fails, drop everything that follows."""
+        """Write to the stream. If that fails, drop this text and all later ones."""
         try:
             if self._descriptor is not None:
                 with _open_nonblocking(self._descriptor) as descriptor:
@@ -103,10 +105,11 @@ class Console:
 
 @contextmanager
 def _open_nonblocking(descriptor: int) -> Iterator[int]:
-    """Open the terminal or pipe behind `descriptor` again, in non-blocking mode.
+    """Reopen the terminal or pipe behind `descriptor` in non-blocking mode.
 
-    Changing the shared descriptor to non-blocking would affect the shell and its other programs. Other kinds of files,
-    and those that cannot be opened again, are returned unchanged."""
+    As a context manager, yields the new descriptor, and closes it when the `with` block exits. Making the shared
+    descriptor non-blocking would affect the shell and its other programs. For other kinds of files, and files that
+    cannot be reopened, yields `descriptor` itself."""
     own: int | None = None
     with suppress(OSError):
         flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -124,8 +127,8 @@ def _open_nonblocking(descriptor: int) -> Iterator[int]:
 def print_lines(lines: Iterable[str]) -> int:
     """Print `lines` to standard output and flush it.
 
-    Return OK, also if the reader of the pipe has exited. Return LOCAL if writing fails; the error goes to standard
-    error."""
+    Return OK, even if the reader of the pipe has exited. If writing fails, print the error to standard error and return
+    LOCAL."""
     text = "".join(f"{line}\n" for line in lines)
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:

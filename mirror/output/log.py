@@ -1,7 +1,7 @@
-"""The log of a run: JSON lines in a file for programs, short lines on standard error for people.
+"""The log of a run: JSON lines in a file for programs, and short human-readable lines on standard error.
 
 Modules log events with fields to loggers below `mirror`: `log.warning("mount_refused", extra={"repo": …})`. The field
-`text` is the sentence for people. Logging costs the calling thread one queue entry; one thread writes. Several
+`text` is the human-readable message. The calling thread only puts the record on a queue; one thread writes. Several
 processes may share the file.
 """
 
@@ -26,10 +26,10 @@ QUIET, NORMAL, VERBOSE, DEBUG = -1, 0, 1, 2  # verbosity: -q, nothing, -v, -vv
 MIB = 1024 * 1024
 
 _SHOWN = {QUIET: logging.ERROR, NORMAL: logging.WARNING, VERBOSE: logging.INFO, DEBUG: logging.DEBUG}
-_BATCH = 500  # records between two writes to the file
+_BATCH = 500  # records between two writes to the file, at most
 _FLUSH = 5.0  # seconds that `flush` waits: the file's lock may be held by another process
 _MORE = 0.5  # seconds for a last attempt after the wait for the lock has ended
-_GATHER = 0.1  # seconds that a record waits for others: writing one costs as much as writing fifty
+_GATHER = 0.1  # seconds to wait for further records: writing one costs as much as writing fifty
 
 _log = logging.getLogger("mirror")
 _blobs = logging.getLogger("mirror.blob")
@@ -51,12 +51,12 @@ def log_blob(
     seconds: float = 0.0,
     code: str | None = None,
 ) -> None:
-    """Log the result of one blob or manifest in one target repository. A run logs one such line for each.
+    """Log the result for one blob or manifest in one target repository. A run logs each only once.
 
-    is_root: it is the manifest that a tag refers to; the event is then `manifest`.
+    is_root: whether it is the manifest that a tag refers to; the event is then `manifest` instead of `blob`.
     source, target: repositories. image: the reference that needed the blob first.
-    outcome: copied, mounted, exists or failed. code: of the error.
-    from_: the repository that it was mounted or read from, if that is not the source."""
+    outcome: copied, mounted, exists or failed. code: the code of the error.
+    from_: the repository that the blob was mounted or read from, if that is not the source."""
     _blobs.log(
         logging.WARNING if outcome == "failed" and code != Cancelled.code else logging.INFO,
         "manifest" if is_root else "blob",
@@ -85,21 +85,20 @@ class Logs:
 
     @property
     def failure(self) -> LocalError | None:
-        """The error for which lines of the file were lost or are late.
+        """The error because of which lines of the file are lost or delayed; None if there is none.
 
-        The run continues, and exits with the error's code.
-
-        Complete after `finish`; for records that are logged later, after the log is closed."""
+        The run continues, and exits with the error's code. After `finish`, the value covers all records so far. For
+        later records, it is complete when the log is closed."""
         return self._listener.failure
 
     def flush(self) -> None:
-        """Wait until all records so far are written, for a few seconds at most."""
+        """Wait until all records so far are written, but at most a few seconds."""
         self._listener.flush(_FLUSH)
 
     def finish(self, within: float = _FLUSH) -> None:
-        """Write all records at the end of the run. Lines that were lost or cannot be written now set `failure`.
+        """Write all records at the end of the run. Set `failure` if lines were lost or cannot be written now.
 
-        within: seconds to wait for the file's lock, from now until the log is closed."""
+        within: the seconds for all waits for the file's lock from now until the log is closed."""
         self._listener.finish(within)
 
 
@@ -118,8 +117,8 @@ def setup(
     """Log records of `mirror` to `file` (from `level` on) and to `console` (depending on `verbosity`).
 
     run: the id of the run, which every line contains. max_size: bytes.
-    At the end of the block all records are written, and the configuration of logging is restored.
-    Raises LocalError at the start if the file cannot be written."""
+    As a context manager, writes all records and restores the configuration of logging when the `with` block exits.
+    Raises LocalError on entry if the file cannot be written."""
     backlog = Backlog(LogFile(file, max_size=max_size, backups=backups)) if file else None
     shown = _SHOWN.get(max(QUIET, min(DEBUG, verbosity)), logging.WARNING)
     lowest = min(LEVELS[level], shown) if file else shown
@@ -134,7 +133,9 @@ def setup(
 
 @contextmanager
 def _attach_handler(handler: logging.Handler, lowest: int) -> Iterator[None]:
-    """Send records of `mirror` only to `handler`. Records of HTTP libraries are included at debug level only."""
+    """Send the records of `mirror` only to `handler` until the `with` block exits.
+
+    At debug level, the same applies to records of HTTP libraries. At other levels they are dropped."""
     changed = [_log, logging.getLogger("urllib3"), logging.getLogger("requests")]
     before = [(logger, logger.level, logger.propagate, list(logger.handlers)) for logger in changed]
     for logger in changed:
@@ -152,14 +153,14 @@ def _attach_handler(handler: logging.Handler, lowest: int) -> Iterator[None]:
 
 
 class _Enqueue(logging.Handler):
-    """Puts records on the queue, independent of the thread that logs them."""
+    """A logging handler that puts records on the queue of a listener."""
 
     def __init__(self, listener: _Listener, lowest: int) -> None:
         super().__init__(lowest)
         self._listener = listener
 
     def createLock(self) -> None:  # noqa: N802 (logging's name)
-        """Create no lock: the queue needs none."""
+        """Create no lock, because the queue is thread-safe."""
         self.lock = None
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -173,7 +174,7 @@ class _Enqueue(logging.Handler):
 
 
 def _exception_fields(error: BaseException | None) -> dict[str, object]:
-    """Return fields for an exception. The traceback, without local values, is included at debug level only."""
+    """Return the fields that describe an exception. The traceback is included at debug level only."""
     fields: dict[str, object] = {"error": f"{type(error).__name__}: {error}"}
     if _log.isEnabledFor(logging.DEBUG) and error is not None:
         fields["traceback"] = "".join(traceback.format_exception(error))[-LONGEST_FIELD:]
@@ -181,9 +182,9 @@ def _exception_fields(error: BaseException | None) -> dict[str, object]:
 
 
 class _FlushMarker:
-    """A marker on the queue: `reached` is set when all records before it are written.
+    """A marker on the queue. The event `reached` is set when all records before it are written.
 
-    last: lines that cannot be written then may be lost."""
+    last: whether lines that cannot be written by then count as a failure."""
 
     def __init__(self, *, last: bool) -> None:
         self.last = last
@@ -191,7 +192,9 @@ class _FlushMarker:
 
 
 class _Listener:
-    """The thread that writes records. `with` starts it, and joins it after all queued records are written."""
+    """The thread that writes records.
+
+    As a context manager, starts the thread, and joins it when the `with` block exits and all records are written."""
 
     def __init__(self, backlog: Backlog | None, level: int, lines: JsonFormatter, printer: ConsolePrinter) -> None:
         self._queue: SimpleQueue[logging.LogRecord | _FlushMarker | None] = SimpleQueue()
@@ -215,7 +218,7 @@ class _Listener:
         self._thread.join()
 
     def put(self, item: logging.LogRecord | _FlushMarker | None, *, soon: bool = True) -> None:
-        """Queue a record, a marker, or None for the end."""
+        """Queue a record, a marker, or None to end the thread. soon: write it without waiting for further records."""
         self._queue.put(item)
         if soon:
             self._soon.set()
@@ -225,26 +228,26 @@ class _Listener:
         self._wait_for(_FlushMarker(last=False), within)
 
     def finish(self, within: float) -> None:
-        """As `flush`; also limits the waits for the file's lock until the log is closed."""
+        """Wait as `flush` does. Limit all waits for the file's lock until the log is closed to `within` seconds."""
         if self._backlog:
             self._backlog.limit_lock_waits(within)
         self._wait_for(_FlushMarker(last=True), within + _MORE)
 
     def _wait_for(self, mark: _FlushMarker, within: float) -> None:
-        """Queue the marker and wait for it."""
+        """Queue a marker and wait until it is reached, for `within` seconds at most."""
         self.put(mark)
         mark.reached.wait(within)
 
     def _run(self) -> None:
-        """Handle records until the end of the log."""
+        """Process records until the log is closed."""
         try:
             while self._process_queue():
-                self._write(now=False)
+                self._write()
         finally:
             self._close()
 
     def _process_queue(self) -> bool:
-        """Handle the queued items; wait for the first. Return False at the end of the log."""
+        """Wait for an item, and handle all queued items. Return False when the log is closed."""
         waiting = self._backlog is not None and not self._backlog.is_empty
         handled = 0
         try:
@@ -255,7 +258,7 @@ class _Listener:
             self._full = False
             while item is not None:
                 if isinstance(item, _FlushMarker):
-                    self._write(now=True, last=item.last)
+                    self._write(force=True, last=item.last)
                     item.reached.set()
                 else:
                     self._handle(item)
@@ -269,23 +272,23 @@ class _Listener:
         return False
 
     def _handle(self, record: logging.LogRecord) -> None:
-        """Encode the record for the file, and print it for people."""
+        """Add a record to the lines for the file, and print it on the console."""
         fields = record_fields(record)
         if self._backlog and record.levelno >= self._level:
             self._backlog.add(self._lines.encode(record, fields))
         self._printer.print_record(record, fields)
 
-    def _write(self, *, now: bool, last: bool = False) -> None:
-        """Write the backlog to the file.
+    def _write(self, *, force: bool = False, last: bool = False) -> None:
+        """Write the buffered lines to the file.
 
-        A lock that another process holds is a failure only if lines are lost because of it, or still wait at the
-        `last` write."""
+        force: also soon after a failed write. last: whether this is the last write of the run. A lock that another
+        process holds is a failure only if lines are lost because of it, or are still buffered after the last write."""
         backlog = self._backlog
         if not backlog:
             return
-        backlog.write(now=now)
-        passes = isinstance(backlog.error, LogLocked) and not last
-        if self.failure is None and (backlog.lost or (backlog.error and not passes)):
+        backlog.write(force=force)
+        is_temporary = isinstance(backlog.error, LogLocked) and not last
+        if self.failure is None and (backlog.lost or (backlog.error and not is_temporary)):
             self.failure = backlog.cause or LocalError(
                 "the log file could not be written as fast as records were logged"
             )
@@ -293,10 +296,10 @@ class _Listener:
             self._printer.print_line("error", f"{self.failure}; {but}lines of the log may be lost")
 
     def _close(self) -> None:
-        """Write the rest, close the file, and print what was lost."""
+        """Write the remaining lines, close the file, and print how many lines were lost."""
         lost = 0
         if self._backlog:
-            self._write(now=True, last=True)
+            self._write(force=True, last=True)
             self._backlog.close()
             lost = self._backlog.lost
         self._printer.close(lost)

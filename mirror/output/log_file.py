@@ -1,4 +1,4 @@
-"""The log file: ConcurrentRotatingFileHandler locks, appends and rotates.
+"""The log file. ConcurrentRotatingFileHandler locks it, appends to it and rotates it.
 
 Lines that cannot be written yet are buffered.
 """
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 LOCK_TIMEOUT = 2.0  # seconds that one attempt waits for the lock of another process
-_MOMENT = 0.1  # seconds that a write of another process takes at most
+_MOMENT = 0.1  # seconds; a write by another process takes less
 _KEPT = 8 * 1024 * 1024  # characters of buffered lines; further lines are lost, and counted
 _NEW = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class LogLocked(LocalError):
-    """Another process has held the log's lock for longer than a write takes."""
+    """Another process holds the lock of the log file for longer than a write takes."""
 
     def __init__(self, path: Path, lock: str) -> None:
         super().__init__(
@@ -43,16 +43,16 @@ class LogLocked(LocalError):
 
 
 class LogFile(ConcurrentRotatingFileHandler):
-    """The handler with four differences. For one thread.
+    """A ConcurrentRotatingFileHandler for the log of a run. Used by one thread.
 
-    It does not write to links or devices. The wait for the lock is limited. A failed write leaves no part of it in the
-    file. Errors are raised."""
+    It differs from its base class: it does not write to links or devices, limits the wait for the lock, removes the
+    part of a write that failed, and raises errors."""
 
     def __init__(self, path: Path, *, max_size: int, backups: int) -> None:
         """max_size: bytes at which the file is rotated. Raises LocalError if the file cannot be written."""
         super().__init__(path.absolute(), maxBytes=max_size, backupCount=backups, encoding="ascii")
         self.path = path.absolute()
-        self.waits_end = math.inf  # monotonic clock; after it, waits for the lock are short. Any thread
+        self.waits_end = math.inf  # monotonic time; later waits for the lock are short. Any thread may set it
         self.terminator = ""
         self.maxLockAttempts = 1
         self._error: BaseException | None = None
@@ -78,13 +78,13 @@ class LogFile(ConcurrentRotatingFileHandler):
         self._error = self._error or sys.exception()
 
     def do_open(self, mode: str | None = None) -> io.TextIOWrapper:
-        """Open the file with access for its owner only. Raises if a link or device has replaced it."""
+        """Open the file with access for its owner only. Raises LocalError, OSError if it is a link or device now."""
         flags = os.O_RDWR | os.O_APPEND | (os.O_TRUNC if mode == "w" else 0)
         file = _WholeWrites(_open_regular(self.path, flags), "a")
         return io.TextIOWrapper(file, encoding="ascii", write_through=True)
 
     def _lock_stream_lock(self, stream_lock: TextIO) -> None:
-        """Take the lock within a limited time. The handler's own method would wait without limit."""
+        """Take the lock within a limited time. The method of the base class would wait without limit."""
         began, wait = time.monotonic(), 0.001
         while True:
             try:
@@ -102,7 +102,7 @@ class _WholeWrites(io.FileIO):
     """A file whose writes append all bytes or none."""
 
     def write(self, data: ReadableBuffer) -> int:
-        """Append `data`. Raises OSError; the file then has its old size."""
+        """Append `data`. If that raises OSError, the file has its old size again."""
         size = os.fstat(self.fileno()).st_size
         whole = bytes(data)
         # A process that was killed during a write may have left a partial line.
@@ -129,7 +129,7 @@ def _open_regular(path: Path, flags: int) -> int:
 
 
 def _log_file_error(path: Path, error: BaseException) -> LocalError:
-    """Return the LocalError for a failed write of the log file."""
+    """Convert the error of a failed write of the log file to a LocalError."""
     if isinstance(error, LocalError):
         return error
     if isinstance(error, OSError):
@@ -138,13 +138,13 @@ def _log_file_error(path: Path, error: BaseException) -> LocalError:
 
 
 class Backlog:
-    """Lines that are not in the file yet, up to a limit. For one thread."""
+    """A limited buffer for lines that are not in the log file yet. Used by one thread."""
 
     def __init__(self, file: LogFile) -> None:
         self._file = file
         self._lines: list[str] = []
         self._characters = 0
-        self._retry_at = 0.0  # monotonic clock; set after a failure
+        self._retry_at = 0.0  # monotonic time, set after a failure
         self.lost = 0  # lines
         self.error: LocalError | None = None  # of the last attempt; None if it succeeded
         self.cause: LocalError | None = None  # of the last attempt that failed
@@ -162,9 +162,11 @@ class Backlog:
         self._lines.append(line)
         self._characters += len(line)
 
-    def write(self, *, now: bool = False) -> None:
-        """Write the buffered lines. After a failure (`error`) the next attempt is a second later, or `now`."""
-        if not self._lines or (not now and time.monotonic() < self._retry_at):
+    def write(self, *, force: bool = False) -> None:
+        """Write the buffered lines to the file. A failure sets `error`, and the lines stay in the buffer.
+
+        Within a second after a failure, nothing is written unless `force` is set."""
+        if not self._lines or (not force and time.monotonic() < self._retry_at):
             return
         try:
             self._file.write("".join(self._lines))
@@ -177,7 +179,7 @@ class Backlog:
             self._characters = 0
 
     def limit_lock_waits(self, seconds: float) -> None:
-        """Limit the waits for the file's lock to `seconds` from now, for all writes together. Any thread."""
+        """Limit the waits for the file's lock by all later writes to `seconds` from now. Any thread may call this."""
         self._file.waits_end = min(self._file.waits_end, time.monotonic() + seconds)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Formats log records: as JSON, one object a line, or as lines for people.
+"""Formats log records as JSON, with one object per line, or as human-readable lines.
 
 Values are cut at a maximum length. Control characters are escaped, and secrets are removed.
 """
@@ -21,8 +21,8 @@ LONGEST_FIELD = 2048  # characters
 _STANDARD = frozenset((*logging.makeLogRecord({}).__dict__, "message", "asctime", "taskName"))
 _EVENT = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _OBJECTS = frozenset({"blob", "manifest"})
-_FOR_MACHINES = frozenset({*_OBJECTS, "image_failed", "run_ended"})  # the summary has them for people
-_DIFFERENT = 200  # different warnings and errors that are shown, each once
+_FOR_MACHINES = frozenset({*_OBJECTS, "image_failed", "run_ended"})  # the summary of the run reports these
+_DIFFERENT = 200  # the maximum number of different warnings and errors that are shown, each once
 
 
 def record_fields(record: logging.LogRecord) -> dict[str, object]:
@@ -48,7 +48,7 @@ def _plain_value(value: object) -> object:
 
 
 class JsonFormatter:
-    """Formats records as JSON, one object a line."""
+    """Formats each record as a line with a JSON object."""
 
     def __init__(self, run: str, redact: Redactor) -> None:
         self._run = run
@@ -56,7 +56,7 @@ class JsonFormatter:
         self._encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 
     def encode(self, record: logging.LogRecord, fields: dict[str, object]) -> str:
-        """Return the line for a record, without secrets."""
+        """Return the line for a record, without secrets. fields: the result of `record_fields`."""
         message = str(record.msg)
         fields_out: dict[str, object] = {
             "ts": _timestamp(record.created),
@@ -73,7 +73,7 @@ class JsonFormatter:
 
 
 def _timestamp(created: float) -> str:
-    """Return a time as ISO 8601 in UTC, in milliseconds."""
+    """Format a Unix time as ISO 8601 in UTC, with milliseconds."""
     return datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -89,9 +89,9 @@ def _redact_value(value: object, redact: Redactor) -> object:
 
 
 class ConsolePrinter:
-    """Prints records to the console, each different line once.
+    """Prints records on the console. A warning or error that repeats an earlier line is counted instead.
 
-    filed: the log file has all warnings, too."""
+    shown: the lowest level to print. in_file: whether the log file contains all warnings, too."""
 
     def __init__(self, console: Console, shown: int, redact: Redactor, *, in_file: bool) -> None:
         self._console = console
@@ -102,7 +102,7 @@ class ConsolePrinter:
         self._suppressed: Counter[str] = Counter()  # by level
 
     def print_record(self, record: logging.LogRecord, fields: dict[str, object]) -> None:
-        """Print a record, if its level is shown and it is not only for programs."""
+        """Print a record if its level is shown. Events that the summary reports are printed only with `-v`."""
         if record.levelno < self._shown or (record.msg in _FOR_MACHINES and self._shown > logging.INFO):
             return
         text = fields.get("text")
@@ -130,10 +130,10 @@ class ConsolePrinter:
         self._console.write_line(self._redact(f"mirror: {prefix}{text}"))
 
     def close(self, lost: int) -> None:
-        """Print how many lines were suppressed. lost: the number of lines that the log file lost."""
+        """Print how many lines were suppressed, and how many lines of the log file were lost."""
         if self._suppressed:
             what = " and ".join(f"{level}s" for level in ("warning", "error") if self._suppressed[level])
-            where = "; the log file has them" if self._in_file else ""
+            where = "; the log file contains them" if self._in_file else ""
             self._console.write_line(
                 f"mirror: {self._suppressed.total()} more {what} that repeat or resemble earlier ones "
                 f"are not shown{where}"

@@ -1,6 +1,6 @@
 """Shows the progress of a run: a live display on a terminal, otherwise a line every 30 seconds.
 
-Only this module uses the display library, and it imports it only for a terminal.
+Only this module uses the library `rich`, which it imports only if it shows a live display.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LIVE_EVERY = 0.25  # seconds
 
 
 class Snapshot(Struct, frozen=True):
-    """The counters at one moment. No counter decreases."""
+    """The values of the progress counters at one moment. No counter ever decreases."""
 
     images: int  # planned so far
     done: int  # with any result
@@ -37,9 +37,10 @@ class Snapshot(Struct, frozen=True):
 
 
 class Progress(AbstractContextManager["Progress"]):
-    """Counters that any thread may increase. A thread shows them until the end of the block.
+    """The progress counters of a run, which any thread may increase.
 
-    gauges: further numbers for each line (`active`, `waiting`)."""
+    As a context manager, shows them on the console until the `with` block exits. gauges: returns further numbers to
+    show, by name (`active`, `waiting`)."""
 
     def __init__(
         self,
@@ -50,7 +51,7 @@ class Progress(AbstractContextManager["Progress"]):
         now: Callable[[], float] = time.monotonic,
         wait: Callable[[float], bool] | None = None,
     ) -> None:
-        """wait: waits for some seconds and returns True if the run has ended meanwhile; for tests."""
+        """wait: a function that waits for some seconds, and returns True if the run ended meanwhile. For tests."""
         self._console = console
         self._live = mode == "auto" and console.is_terminal
         self._silent = mode == "none"
@@ -75,7 +76,7 @@ class Progress(AbstractContextManager["Progress"]):
             self._failed += failed
 
     def add_bytes(self, count: int) -> None:
-        """Add bytes that were read or sent. Can be used as the `progress` of a `Work`."""
+        """Add to the number of bytes that were read or sent. Can serve as the `progress` of a `Work`."""
         with self._lock:
             self._bytes += count
 
@@ -106,7 +107,7 @@ class Progress(AbstractContextManager["Progress"]):
             before = now
 
     def _status(self, before: Snapshot, now: Snapshot) -> str:
-        """Return the line between two snapshots."""
+        """Return the status line for the snapshot `now`. The speed is the average since the snapshot `before`."""
         parts = [f"{now.done} of {now.images} images"]
         if now.failed:
             parts.append(f"{now.failed} failed")
@@ -120,7 +121,7 @@ class Progress(AbstractContextManager["Progress"]):
 
     def _show_live(self) -> None:
         """Show a live display until the run ends."""
-        # The import takes 100 ms: a run without a terminal does not need it.
+        # The import takes 100 ms, and a run without a terminal does not need it.
         from rich.console import Console as RichConsole  # noqa: PLC0415
         from rich.progress import BarColumn, TextColumn  # noqa: PLC0415
         from rich.progress import Progress as RichProgress  # noqa: PLC0415
@@ -182,8 +183,10 @@ class _ConsoleStream(io.TextIOBase):
         self._console = console
 
     def write(self, text: str) -> int:
+        """Write `text` to the console, and return its length."""
         self._console.write_raw(text)
         return len(text)
 
     def isatty(self) -> bool:
+        """Return True: the display is only shown on a terminal."""
         return True

@@ -1,7 +1,7 @@
-"""Removes secrets from text: known secrets by their value, and others by their pattern.
+"""Removes secrets from texts: known secrets by their value, and others by their pattern.
 
-All logs, reports and messages pass through here. It is a second line of defense: callers should not pass secrets. The
-rules are in docs/trust.md, "Secrets in output".
+All logs, reports and messages are redacted here. This is a second line of defense: callers should not pass secrets.
+The rules are in docs/trust.md, "Secrets in output".
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from mirror.errors import printable
 HIDDEN = "***"
 
 SHORTEST = 4  # characters; shorter secrets are not searched for by value, since they occur in ordinary words
-_KEY = 12  # characters by which a secret is found, even if the rest of it was cut off
-_CUT = "…"  # `printable` ends a text that it cuts with this
+_KEY = 12  # the number of leading characters that identify a secret, even if its remainder was cut off
+_CUT = "…"  # the character with which `printable` ends a text that it has cut
 
 QUERY_KEYS = frozenset({"n", "last", "digest", "mount", "from", "service", "scope", "artifactType"})
 
@@ -42,7 +42,7 @@ _SUSPICIOUS = ("://", "?", "auth", "cookie", "token", "passw", "secret", "bearer
 
 
 class Redactor:
-    """Returns a text without secrets when it is called. Thread-safe; reading takes no lock."""
+    """A callable that removes secrets from a text. Thread-safe; a call takes no lock."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -60,7 +60,7 @@ class Redactor:
                 key = form[:_KEY]
                 if form not in table.get(key, ()):
                     table[key] = tuple(sorted((*table.get(key, ()), form), key=len, reverse=True))
-            # The longer ones first: another form may be the beginning of one.
+            # Longer keys come first, because a shorter one may be a prefix of a longer one.
             self._forms = dict(sorted(table.items(), key=lambda item: -len(item[0])))
 
     def __call__(self, text: str) -> str:
@@ -68,7 +68,7 @@ class Redactor:
         return self._hide_patterns(self._hide_known_secrets(text)) if self.may_contain_secret(text) else text
 
     def may_contain_secret(self, text: str) -> bool:
-        """Return whether `text` may contain a secret. This is fast, and errs only towards True."""
+        """Return False only if `text` certainly contains no secret. This is a fast check."""
         for key in self._forms:
             if key in text:
                 return True
@@ -76,7 +76,7 @@ class Redactor:
         return any(word in folded for word in _SUSPICIOUS)
 
     def _hide_known_secrets(self, text: str) -> str:
-        """Replace known secrets."""
+        """Replace all secrets that were added."""
         for key, forms in self._forms.items():
             start = text.find(key)
             while start >= 0:
@@ -89,7 +89,7 @@ class Redactor:
 
     @staticmethod
     def _hide_patterns(text: str) -> str:
-        """Replace texts that match the pattern of a secret: headers, tokens, passwords, URLs."""
+        """Replace texts that look like secrets: values of headers, tokens, passwords, parts of URLs."""
         text = _HEADER.sub(lambda found: f"{found[1]}{found[2]}{found[3] or ''}{HIDDEN}", text)
         text = _SCHEME.sub(rf"\1\2{HIDDEN}", text)
         text = _JSON.sub(lambda found: f"{found[1]}{found[2]}{found[1]}{found[3]}{found[4]}{HIDDEN}", text)
@@ -99,7 +99,7 @@ class Redactor:
 
 
 def _encodings(secret: str, user: str | None) -> set[str]:
-    """Return all encodings of a secret."""
+    """Return the encodings in which a secret may appear in a text. user: encode `user:secret`, too."""
     forms = set()
     if user:
         forms |= _base64(f"{user}:{secret}")
@@ -129,7 +129,9 @@ def _html_encodings(text: str) -> set[str]:
 
 
 def _secret_end(text: str, start: int, forms: tuple[str, ...]) -> int:
-    """Return the end of the secret that begins at `start`, or `start` if there is none."""
+    """Return the end of the secret that begins at `start`. Return `start` if there is none.
+
+    forms: the encodings of secrets to look for. A secret may be cut off by `printable`."""
     for form in forms:
         if text.startswith(form, start):
             return start + len(form)

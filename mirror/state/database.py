@@ -21,11 +21,11 @@ SOURCE, TARGET = 0, 1
 APPLICATION_ID = 0x4D495252  # "MIRR"
 VERSION = 2
 
-# Names and digests are stored once and referred to by number; a digest is its 32 or 64 bytes. A row of `member` means:
-# the repository contained all blobs of the image `root`, and `digest` is one of them; `root` has a row as well. The
-# repository is a target, or a source on the host of a target. `root` is needed for pruning: rows whose root has no tag
-# any more are dropped. `seen` orders repositories by a counter, since a clock may be wrong. The statements are spelled
-# as SQLite returns them, to be compared with those of a file.
+# Names and digests are stored once and referred to by number. A digest is stored as its 32 or 64 bytes. A row of
+# `member` means that the repository contained all blobs of the image `root`, and that `digest` is one of them; `root`
+# itself has a row, too. The repository is a target, or a source on the host of a target. Pruning needs `root`: it
+# deletes the rows of a root without a tag. `seen` orders repositories by a counter, since a clock may be wrong. The
+# statements are spelled as SQLite returns them, so that they can be compared with those of a file.
 SCHEMA = {
     "repository": "CREATE TABLE repository(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, seen INTEGER NOT NULL)",
     "digest": "CREATE TABLE digest(id INTEGER PRIMARY KEY, value BLOB NOT NULL UNIQUE)",
@@ -45,7 +45,7 @@ _TAG = """SELECT t.digest FROM repository r JOIN tag t ON t.repository = r.id
           WHERE r.name = ? AND t.side = ? AND t.name = ?"""
 _HELD = """SELECT 1 FROM repository r JOIN digest d JOIN member m ON m.digest = d.id AND m.repository = r.id
            WHERE r.name = ? AND d.value = ? LIMIT 1"""
-# Skips from repository to repository in the index. Reading all rows would take too long: a base layer may have 100,000.
+# Jumps from repository to repository in the index. Reading all rows would be slow: a base layer may have 100,000.
 _HOLDERS = """WITH RECURSIVE held(d, r) AS (
                 SELECT id, (SELECT max(repository) FROM member WHERE digest = id) FROM digest WHERE value = ?
                 UNION ALL
@@ -59,7 +59,7 @@ _STALE = """FROM member WHERE repository = ?1 AND root NOT IN (
 class DatabaseError(Exception):
     """An error of SQLite.
 
-    corrupt: the file is damaged, and a new one would help. full: no space. busy: another program holds the file."""
+    corrupt: the file is damaged, and must be replaced. full: the disk is full. busy: another program has locked it."""
 
     def __init__(self, error: sqlite3.Error | UnicodeError | str) -> None:
         super().__init__(printable(error))
@@ -76,7 +76,7 @@ _ERRORS = (sqlite3.Error, UnicodeError)
 
 @contextmanager
 def _database_errors() -> Iterator[None]:
-    """Raise SQLite's errors as DatabaseError."""
+    """As a context manager, raise errors of SQLite in the `with` block as DatabaseError."""
     try:
         yield
     except _ERRORS as error:
@@ -84,10 +84,10 @@ def _database_errors() -> Iterator[None]:
 
 
 class Database:
-    """One connection to the file."""
+    """One connection to the state file. Used by one thread at a time."""
 
     def __init__(self, path: Path, *, write: bool) -> None:
-        """Raises DatabaseError, also if the file is missing."""
+        """Open the file. Raises DatabaseError, also if it does not exist."""
         self._ids: dict[str, int] = {}  # of repositories, for the writer
         self._outdated: set[int] = set()  # repositories where a tag moved
         with _database_errors():
@@ -113,22 +113,24 @@ class Database:
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def tag(self, side: int, repository: str, tag: str) -> Digest | None:
-        """Return the digest that was noted for a tag. side: SOURCE or TARGET."""
+        """Return the digest that is stored for a tag, or None. side: SOURCE or TARGET."""
         found = self._query(_TAG, (repository, side, tag))
         return digest_from_bytes(found[0][0]) if found else None
 
     def was_held(self, repository: str, digest: Digest) -> bool:
-        """Return whether a row says that the repository contained the digest."""
+        """Return whether a row of `member` says that the repository contained the digest."""
         return bool(self._query(_HELD, (repository, digest_to_bytes(digest))))
 
     def holders(self, host: str, digest: Digest, limit: int) -> list[str]:
-        """Return names (`host/path`) of repositories, unchecked; the most recently written first."""
+        """Return the names (`host/path`) of at most `limit` repositories on `host` that contained the digest.
+
+        The most recently written one comes first. The names are not validated."""
         prefix = f"{host}/"
         found = self._query(_HOLDERS, (digest_to_bytes(digest), len(prefix), prefix, limit))
         return [name for (name,) in found if isinstance(name, str)]
 
     def transform_digest(self, identity: str) -> Digest | None:
-        """Return the digest of a transform's last result."""
+        """Return the digest of the last result of a conversion, or None. identity: `Transform.identity`."""
         found = self._query("SELECT digest FROM transform WHERE identity = ?", (identity,))
         return digest_from_bytes(found[0][0]) if found else None
 
@@ -137,18 +139,18 @@ class Database:
         return {name for (name,) in self._query("SELECT name FROM unfinished", ()) if isinstance(name, str)}
 
     def has_v2_answered(self, repository: str) -> bool:
-        """Return whether v2 has answered for the source repository."""
+        """Return whether the source repository has ever responded over v2."""
         if self._lacks("answered_by_v2"):
             return False
         return bool(self._query("SELECT 1 FROM answered_by_v2 WHERE name = ?", (repository,)))
 
     def writers_mark(self) -> str | None:
-        """Return the mark under which the tags of targets were noted."""
+        """Return the run mark (`run_marks`) under which the tags of targets were stored; None if there is none."""
         found = [] if self._lacks("writers") else self._query("SELECT mark FROM writers", ())
         return str(found[0][0]) if found else None
 
     def _lacks(self, table: str) -> bool:
-        """Return whether the file lacks the table: it has an earlier version, and was opened for reading."""
+        """Return whether the file lacks the table, since it has an earlier version and was opened for reading."""
         ((version,),) = self._query("PRAGMA user_version", ())
         return table in ADDED.get(int(version), ())
 
@@ -167,9 +169,9 @@ class Database:
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def apply(self, actions: Iterable[Callable[[Database], None]]) -> None:
-        """Run `actions` in one transaction.
+        """Run `actions` in one transaction, which is on disk when this returns.
 
-        It is on disk when this returns. Raises DatabaseError; then nothing has changed."""
+        Raises DatabaseError; then nothing has changed."""
         with _database_errors():
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -187,16 +189,17 @@ class Database:
         ((version,),) = self._query("PRAGMA user_version", ())
         lacking = ADDED.get(int(version), ())
 
-        def add(database: Database) -> None:
+        def add_tables(database: Database) -> None:
+            """Create the missing tables, and set the new version."""
             for table in lacking:
                 database._db.execute(SCHEMA[table])
             database._db.execute(f"PRAGMA user_version = {VERSION}")
 
         if lacking:
-            self.apply([add])
+            self.apply([add_tables])
 
     def note_tag(self, side: int, repository: str, tag: str, digest: Digest | None) -> None:
-        """Store the digest of a tag; None: delete it."""
+        """Store the digest of a tag. If it is None, delete the stored digest."""
         key = (self._repository(repository), side, tag)
         known = self._db.execute("SELECT digest FROM tag WHERE (repository, side, name) = (?, ?, ?)", key).fetchone()
         value = digest_to_bytes(digest) if digest is not None else None
@@ -210,7 +213,7 @@ class Database:
             self._db.execute("INSERT OR REPLACE INTO tag VALUES (?, ?, ?, ?)", (*key, value))
 
     def note_graph(self, repository: str, root: Digest, blobs: Iterable[Digest]) -> None:
-        """Store that the repository contains `blobs`, which the image `root` consists of."""
+        """Store that the repository contains `blobs`, which are all blobs of the image `root`."""
         where, top = self._repository(repository), self._digest(root)
         rows = [(self._digest(digest), where, top) for digest in blobs]
         self._db.execute("DELETE FROM member WHERE repository = ? AND root = ?", (where, top))
@@ -233,21 +236,21 @@ class Database:
         self._db.execute("DELETE FROM unfinished WHERE name = ?", (repository,))
 
     def note_v2_response(self, repository: str) -> None:
-        """Store that v2 has answered for the source repository."""
+        """Store that the source repository has responded over v2."""
         self._db.execute("INSERT OR IGNORE INTO answered_by_v2 VALUES (?)", (repository,))
 
     def reset_target_tags(self, mark: str) -> None:
-        """Delete all tags of targets. Tags are noted under `mark` from now on."""
+        """Delete the stored tags of all targets, and store the run mark for the tags that follow."""
         self._db.execute("DELETE FROM tag WHERE side = ?", (TARGET,))
         self._db.execute("DELETE FROM writers")
         self._db.execute("INSERT INTO writers VALUES (?)", (mark,))
 
     def note_transform_digest(self, identity: str, digest: Digest) -> None:
-        """Store the digest of a transform's result."""
+        """Store the digest of the result of a conversion. identity: `Transform.identity`."""
         self._db.execute("INSERT OR REPLACE INTO transform VALUES (?, ?)", (identity, digest_to_bytes(digest)))
 
     def do_nothing(self) -> None:
-        """Do nothing: an action for callers that wait for the actions before it."""
+        """Do nothing. This is an action for callers that wait until all earlier actions are on disk."""
 
     def check_integrity(self) -> None:
         """Check the whole file. Raises DatabaseError if it is damaged."""
@@ -256,11 +259,11 @@ class Database:
             raise DatabaseError(str(verdict))
 
     def outdated_repositories(self) -> list[int]:
-        """Return the ids of repositories that `prune` should process."""
+        """Return the ids of the repositories in which this connection has changed a tag, for `prune`."""
         return sorted(self._outdated)
 
     def prune(self, repository: int) -> None:
-        """Delete the rows of roots that no tag of the repository refers to any more."""
+        """Delete the rows of all roots that no tag of the repository refers to."""
         self._outdated.discard(repository)
         self._delete_stale(repository)
 
@@ -312,12 +315,12 @@ def _uri(path: Path, mode: str) -> str:
 
 
 def digest_to_bytes(digest: Digest) -> bytes:
-    """Return the bytes of a digest, as the file stores it."""
+    """Return the bytes that the file stores for a digest."""
     return bytes.fromhex(digest.hex)
 
 
 def digest_from_bytes(value: object) -> Digest | None:
-    """Return the digest for bytes of the file, or None if they are not valid."""
+    """Return the digest for a value from the file, or None if it is not valid."""
     if not isinstance(value, bytes):
         return None
     try:

@@ -1,4 +1,4 @@
-"""The file of the state: opened, checked, created, and set aside if it is invalid.
+"""Opens, checks and creates the state file. An invalid file is set aside: it is renamed, and a new one is created.
 
 Checks only read, so a file that is set aside keeps its content byte for byte.
 """
@@ -23,7 +23,7 @@ _SIDE_FILES = ("-wal", "-shm", "-journal")
 
 
 def open_database(path: Path, warn: Callable[[str], None]) -> Database:
-    """Open the file for writing.
+    """Open the state file for writing.
 
     An invalid file is set aside with a warning, a missing one is created (mode 0600), and one of an earlier version is
     upgraded. Raises LocalError."""
@@ -47,7 +47,9 @@ def open_database(path: Path, warn: Callable[[str], None]) -> Database:
 
 
 def replace_file(path: Path, fault: str, warn: Callable[[str], None]) -> None:
-    """Set the file aside and create a new one. Raises LocalError."""
+    """Set an invalid file aside, create a new one, and warn. Raises LocalError.
+
+    fault: what is wrong with the file, as the end of a sentence."""
     try:
         aside = _set_aside(path)
         _create(path)
@@ -61,11 +63,11 @@ def replace_file(path: Path, fault: str, warn: Callable[[str], None]) -> None:
 
 
 def state_error(path: Path, error: DatabaseError) -> LocalError:
-    """Return the LocalError for a DatabaseError."""
+    """Convert a DatabaseError to a LocalError with a hint."""
     if error.full:
         return LocalError(f"cannot write {path}: {error}", hint="free some space there", code="local_full")
     if error.busy:
-        hint = "another program holds it (a backup, a browser): end it, or give this run a `state` of its own"
+        hint = "another program (a backup, a database viewer) has locked it: end it, or use a separate `state`"
         return LocalError(f"cannot write {path}: {error}", hint=hint)
     hint = "check that this user may write to the directory, and check the disk for errors"
     return LocalError(f"cannot write {path}: {error}", hint=hint)
@@ -74,7 +76,7 @@ def state_error(path: Path, error: DatabaseError) -> LocalError:
 def find_fault(path: Path) -> str | None:
     """Return why this version cannot use the file, as the end of a sentence; None if it is valid, missing or empty.
 
-    Only reads. Raises LocalError if the file cannot be read, is a link, or is not a regular file."""
+    Does not write. Raises LocalError if the file cannot be read, is a link, or is not a regular file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -98,18 +100,18 @@ def _version(header: bytes) -> int:
 
 
 def _header_fault(header: bytes) -> str | None:
-    """Return why the header is not valid; None if it is."""
+    """Return why the file header is not valid, as the end of a sentence; None if it is valid."""
     if len(header) < _HEADER or not header.startswith(_MAGIC):
         return "is not a database"
     if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
         return "is another program's database"
     version = _version(header)
     known = version == VERSION or version in ADDED
-    return None if known else f"is of version {version}; this program knows versions up to {VERSION}"
+    return None if known else f"has version {version}; this program supports versions up to {VERSION}"
 
 
 def _content_fault(path: Path, version: int) -> str | None:
-    """Return why the content is not valid; None if it is."""
+    """Return why the content of the file is not valid, as the end of a sentence; None if it is valid."""
     expected = {name: sql for name, sql in SCHEMA.items() if name not in ADDED.get(version, ())}
     try:
         database = Database(path, write=False)
@@ -123,7 +125,7 @@ def _content_fault(path: Path, version: int) -> str | None:
 
 
 def _set_aside(path: Path) -> Path:
-    """Rename the file, with SQLite's side files that have content. Return the new path. Raises OSError."""
+    """Rename the file, and those side files of SQLite that have content. Return the new path. Raises OSError."""
     stamp = f"{path.name}.bad-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     names = (path.with_name(f"{stamp}{suffix}") for suffix in ("", *(f".{n}" for n in range(2, 100))))
     aside = next((name for name in names if not os.path.lexists(name)), None)
@@ -136,12 +138,14 @@ def _set_aside(path: Path) -> Path:
             if suffix != "-shm" and beside.stat().st_size:
                 beside.rename(aside.with_name(aside.name + suffix))
             else:
-                beside.unlink()  # it has no content of its own: the check created it
+                beside.unlink()  # it has no data: opening the file for the check created it
     return aside
 
 
 def _create(path: Path) -> None:
-    """Create the file under another name and rename it, so that it always has the complete schema."""
+    """Create the file under another name and rename it, so that it always has the complete schema.
+
+    Raises OSError, DatabaseError."""
     new = path.with_name(f".{path.name}.new")
     for leftover in (new, *(path.with_name(path.name + suffix) for suffix in _SIDE_FILES)):
         leftover.unlink(missing_ok=True)

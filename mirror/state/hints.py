@@ -1,7 +1,7 @@
 """The state: what earlier runs learned, in one SQLite file. Hints change the cost of a run, not its result.
 
-Three kinds of rows are more than hints: the mark of a repository in which a run has not finished, the fact that v2
-answered for a source repository, and the tags of targets that the operator declared `exclusive` or `immutable`
+Three kinds of rows are more than hints: the mark of a repository in which a run has not finished, the fact that a
+source repository has responded over v2, and the tags of targets that the operator declared `exclusive` or `immutable`
 (docs/operations.md, "State and lock").
 """
 
@@ -30,11 +30,12 @@ _T = TypeVar("_T")
 
 
 class State(AbstractContextManager["State"]):
-    """Hints by repository (`host/path`). Thread-safe. A read costs one or two index lookups; a note is only queued.
+    """The state of a run: hints by repository (`host/path`). Thread-safe.
 
-    A note can be read after it was written, within about a second or after `flush`. `forget`, `withdraw_tag` and marks
-    take effect at once. Each reading thread uses its own connection, and one thread writes, so no lock is held during
-    SQLite's I/O. The file may be wrong or damaged: callers get any digest or path, but nothing else."""
+    A read costs one or two index lookups. A method that records something only queues a write, and the new value can be
+    read about a second later, or after `flush`. `forget`, `withdraw_tag` and marks take effect immediately. Each
+    reading thread uses its own connection, and one thread writes, so no lock is held during SQLite's I/O. The file may
+    be wrong or damaged, so a digest or path that a read returns may be wrong, but it is always well-formed."""
 
     @classmethod
     def open(
@@ -42,11 +43,11 @@ class State(AbstractContextManager["State"]):
     ) -> State:
         """Open the state in `directory`; create it if it is missing.
 
-        A file that is damaged, of another program or of an unknown version is set aside unchanged, with a warning.
-        read_only: for commands without the lock: the file is only read, and all notes are dropped.
-        writers: the mark under which tags of targets are noted (`run_marks`); tags that were noted under another mark
-        are ignored. None: all tags count.
-        Raises LocalError if the file cannot be written (read_only: read)."""
+        A file that is damaged, or has another program's format or an unknown version, is set aside with a warning.
+        read_only: for commands that do not hold the lock. The file is only read, and nothing is recorded.
+        writers: the run mark of this run (`run_marks`). Tags of targets that were recorded under another mark are
+        ignored. If it is None, none are ignored.
+        Raises LocalError if the file cannot be written or, with `read_only`, cannot be read."""
         path = directory / FILE_NAME
         if read_only:
             fault = find_fault(path)
@@ -93,54 +94,56 @@ class State(AbstractContextManager["State"]):
 
     @property
     def failure(self) -> MirrorError | None:
-        """The error for which hints could not be saved. The run continues, and exits with the error's code."""
+        """The error because of which hints could not be saved; None if there is none.
+
+        The run continues, and exits with the error's code."""
         return self._writer.failure if self._writer else None
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def target_tag(self, repository: str, tag: str) -> Digest | None:
-        """Return the digest that a run last wrote to, or saw at, `tag` on the target repository."""
+        """Return the digest that `tag` had when a run last wrote or read it on the target repository."""
         return self._noted_tag("target", repository, tag) if self._knows_targets else None
 
     def source_tag(self, repository: str, tag: str) -> Digest | None:
-        """Return the digest that was last noted for `tag` of the source, under the name that it was noted by."""
+        """Return the digest that was last recorded for `tag` of the source repository."""
         return self._noted_tag("source", repository, tag)
 
     def _noted_tag(self, side: Side, repository: str, tag: str) -> Digest | None:
-        """Return the noted digest of a tag."""
+        """Return the recorded digest of a tag; None if it is unknown."""
         number = _SIDES[side]
         return self._read(repository, lambda database: database.tag(number, repository, tag), None)
 
     def transform_digest(self, identity: str) -> Digest | None:
-        """Return the digest of the last result of a transform for the version that `identity` identifies."""
+        """Return the digest of a conversion's last result; None if it is unknown. identity: `Transform.identity`."""
         return self._read(identity, lambda database: database.transform_digest(identity), None)
 
     def was_held(self, repository: str, digest: Digest) -> bool:
-        """Return whether `repository` contained `digest` when an earlier run copied an image there.
+        """Return whether `repository` contained `digest` when an earlier run copied an image to or from it.
 
-        It may be gone since."""
+        The registry may have deleted it since."""
         return self._read(repository, lambda database: database.was_held(repository, digest), False)
 
     def holders(self, host: str, digest: Digest, limit: int = 4) -> list[str]:
         """Return paths of repositories on `host` that contained `digest`, the most recently written first."""
         more = limit + len(self._forgotten)
-        nothing: list[str] = []
-        names = self._read("", lambda database: database.holders(host, digest, more), nothing)
+        none: list[str] = []
+        names = self._read("", lambda database: database.holders(host, digest, more), none)
         paths = [name[len(host) + 1 :] for name in names if name not in self._forgotten]
         return [path for path in paths if is_path(path)][:limit]
 
     def is_unfinished(self, repository: str) -> bool:
-        """Return whether a run started to write there and did not finish: blobs may exist although there is no tag."""
+        """Return whether a run started to write to the repository and did not finish. It may have blobs but no tag."""
         return repository in self._unfinished
 
     def has_v2_answered(self, repository: str) -> bool:
-        """Return whether v2 answered for the source repository in an earlier run. True if the file cannot be read."""
+        """Return whether the source repository responded over v2 in an earlier run. True if reading the file fails."""
         return self._usable and self._read("", lambda database: database.has_v2_answered(repository), True)
 
-    def _read(self, repository: str, query: Callable[[Database], _T], nothing: _T) -> _T:
-        """Run a query on an idle connection. Return `nothing` if the hints are unknown or cannot be read."""
+    def _read(self, repository: str, query: Callable[[Database], _T], default: _T) -> _T:
+        """Run a query on an idle connection. Return `default` if the repository was forgotten or the query fails."""
         if not self._usable or repository in self._forgotten:
-            return nothing
+            return default
         generation = self._writer.generation if self._writer else 0
         try:
             database = self._take_connection(generation)
@@ -150,7 +153,7 @@ class State(AbstractContextManager["State"]):
                 self._return_connection(generation, database)
         except DatabaseError as failure:
             self._report_read_error(failure)
-            return nothing
+            return default
 
     def _take_connection(self, generation: int) -> Database:
         """Return an idle connection of this generation, or a new one."""
@@ -180,7 +183,7 @@ class State(AbstractContextManager["State"]):
             database.close()
 
     def _report_read_error(self, failure: DatabaseError) -> None:
-        """Report the first failed read: check the file if it may be damaged, otherwise warn."""
+        """Handle the first failed read of the run: check the file if it may be damaged, otherwise warn."""
         with self._lock:
             first, self._reported = not self._reported, True
         if not first:
@@ -193,38 +196,39 @@ class State(AbstractContextManager["State"]):
     # -- noting -------------------------------------------------------------------------------------------------------
 
     def note_tag(self, side: Side, repository: str, tag: str, digest: Digest | None) -> None:
-        """Note that `tag` has `digest` in the repository now; None: that it does not exist."""
+        """Record that `tag` has `digest` in the repository now. None means that the tag does not exist."""
         number = _SIDES[side]
         self._submit(lambda database: database.note_tag(number, repository, tag, digest))
 
     def withdraw_tag(self, repository: str, tag: str, *, noted: bool) -> None:
-        """Remove the note of `tag` from the disk before the tag is written on a target repository.
+        """Delete the recorded digest of `tag` before the tag is written on a target repository.
 
-        noted: whether this run has noted the tag, and the note may still be queued. Raises LocalError."""
+        The deletion is on disk when this returns. noted: whether this run has recorded a digest, which may still be
+        queued. Raises LocalError."""
         known = self._read(repository, lambda database: database.tag(TARGET, repository, tag) is not None, True)
         if (known or noted) and self._writer:
             self._writer.call(lambda database: database.note_tag(TARGET, repository, tag, None))
 
     def note_graph(self, repository: str, root: Digest, blobs: Iterable[Digest]) -> None:
-        """Note that every blob under `root` was proven to be in the repository, or was read from there.
+        """Record that the repository contains `blobs`, all blobs of the image `root`.
 
-        Manifests are not noted. No hint can save a PUT of a manifest, because registries delete untagged manifests
-        while their tags still have the same digest."""
+        This run must have verified this, or have read the blobs from the repository. Manifests are not recorded: they
+        must be sent anyway, because registries delete untagged manifests while tags keep their digests."""
         kept = tuple(blobs)
         self._submit(lambda database: database.note_graph(repository, root, kept))
 
     def note_transform_digest(self, identity: str, digest: Digest) -> None:
-        """Note the digest of a transform's result for the version that `identity` identifies."""
+        """Record the digest of the result of a conversion. identity: `Transform.identity`."""
         self._submit(lambda database: database.note_transform_digest(identity, digest))
 
     def note_v2_response(self, repository: str) -> None:
-        """Note that v2 answered for the source repository."""
+        """Record that the source repository responded over v2."""
         self._submit(lambda database: database.note_v2_response(repository))
 
     def forget(self, repository: str) -> None:
-        """Drop the hints of a repository, except its mark and the note that v2 answered for it.
+        """Delete the hints of a repository, except its mark and the fact that it has responded over v2.
 
-        Notes of this run about the repository are for the next run."""
+        What this run records about the repository is used only by the next run."""
         with self._lock:
             self._forgotten.add(repository)
         self._submit(lambda database: database.forget(repository))
@@ -250,17 +254,17 @@ class State(AbstractContextManager["State"]):
             self._submit(lambda database: database.remove_mark(repository))
 
     def _submit(self, action: Callable[[Database], None]) -> None:
-        """Queue a note, unless the state is read-only."""
+        """Queue a change of the database, unless the state is read-only."""
         if self._writer:
             self._writer.submit(action)
 
     def flush(self) -> None:
-        """Write all notes. Raises LocalError."""
+        """Wait until everything that was recorded so far is on disk. Raises LocalError."""
         if self._writer:
             self._writer.call(Database.do_nothing)
 
     def close(self) -> None:
-        """Write all notes, drop hints that are of no use any more, and close the file. Later reads return nothing."""
+        """Write everything that was recorded, delete useless hints, and close the file. Later reads return defaults."""
         self._usable = False
         self._close_idle()
         if self._writer:

@@ -1,9 +1,9 @@
 """Detects runs with different states that write to the same targets.
 
-A state knows the tags of targets only as long as no run with another state writes there. A run without --shard, and
-each shard of a run, have their own state in one state directory. A file in this directory names the partition of the
-last runs that wrote, with a new mark for each change of the partition. Each state stores the mark under which it noted
-the tags of targets, and ignores these notes under another mark.
+A state knows the tags of targets only as long as no run with another state writes to these targets. Runs without
+--shard, and each shard, have separate states in one state directory. The file `writers` in this directory contains the
+partition of the last runs that wrote, and a random mark, which is replaced when the partition changes. Each state
+stores the mark under which it recorded the tags of targets. It ignores these tags if the current mark is different.
 """
 
 from __future__ import annotations
@@ -17,27 +17,29 @@ from pathlib import Path
 from mirror.util.files import Lock, Sleeper, atomic_write, local_error
 
 WHOLE = "whole"  # the partition of runs without --shard
-_SEVERAL = "several"  # stands for runs of several partitions at a time
-_WAIT = 10.0  # seconds to wait for other runs that start at this moment
+_SEVERAL = "several"  # the partition in the file while runs of several partitions write at the same time
+_WAIT = 10.0  # seconds to wait for other runs that are starting
 
 
 def partition_of_shards(count: int, config_hash: str) -> str:
-    """Return the partition of a run with shards.
+    """Return the name of the partition of a run with `--shard`.
 
-    It includes the configuration: with another one, another source, and so another shard, may write to a target."""
+    It includes the hash of the configuration: after a change, a target may belong to another source, and thus to
+    another shard."""
     return f"{count} {config_hash}"
 
 
 def current_mark(directory: Path) -> str:
-    """Return the current mark, for commands that only read; "" if there is none."""
+    """Return the current mark of a state directory, for commands that only read; empty if there is none."""
     return _read(directory / "writers")[0]
 
 
 @contextmanager
 def join_partition(directory: Path, partition: str, stop: Sleeper) -> Iterator[str]:
-    """Return the mark for the state of this run. Enter before the first write to a target, leave after the last one.
+    """Yield the mark for the state of this run.
 
-    While runs of several partitions write at the same time, each of them gets a mark of its own.
+    Enter the `with` block before the first write to a target, and leave it after the last one. While runs of several
+    partitions write at the same time, each of them gets a mark of its own.
     Raises LockBusy, LocalError, and the errors of `stop.sleep`."""
     path = directory / "writers.lock"
     try:
@@ -45,7 +47,7 @@ def join_partition(directory: Path, partition: str, stop: Sleeper) -> Iterator[s
     except OSError as error:
         raise local_error("lock", path, error) from error
     try:
-        # This lock protects the change of the other one, which all writing runs hold as a shared lock.
+        # This lock serializes the runs that start. All writing runs hold `writers.lock` as a shared lock.
         with Lock(directory / "writers.gate").acquire(_WAIT, stop):
             try:
                 mark = _choose_mark(directory / "writers", partition, descriptor)
@@ -57,7 +59,9 @@ def join_partition(directory: Path, partition: str, stop: Sleeper) -> Iterator[s
 
 
 def _choose_mark(path: Path, partition: str, descriptor: int) -> str:
-    """Return the mark of a run that starts now, and write a new one if the partition has changed."""
+    """Return the mark of a run that starts now. Write a new mark to the file if the partition has changed.
+
+    descriptor: of `writers.lock`, on which this takes a shared lock."""
     alone = True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -76,7 +80,7 @@ def _choose_mark(path: Path, partition: str, descriptor: int) -> str:
 
 
 def _read(path: Path) -> tuple[str, str]:
-    """Return the mark and the partition in the file; empty texts if it is missing or invalid."""
+    """Return the mark and the partition in the file `writers`; empty texts if it is missing or invalid."""
     try:
         with path.open("rb") as file:
             text = file.read(1000).decode("ascii", "replace")
@@ -89,6 +93,6 @@ def _read(path: Path) -> tuple[str, str]:
 
 
 def _write(path: Path, mark: str, partition: str) -> None:
-    """Replace the file."""
+    """Replace the file `writers` with a new mark and partition. Raises LocalError."""
     with atomic_write(path) as file:
         file.write(f"{mark} {partition}\n".encode())

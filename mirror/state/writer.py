@@ -1,4 +1,4 @@
-"""The only thread that writes the state. It collects notes and commits them in batches."""
+"""The thread that writes the state, the only one that does. It collects changes and commits them in batches."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from mirror.state.file import replace_file, state_error
 
 Change = Callable[[Database], None]
 
-_GATHER = 1.0  # seconds that a note waits for others, to be written with them
-_BATCH = 2000  # actions in one transaction
-_PRUNE = 1.0  # seconds for pruning at the end of a run
+_GATHER = 1.0  # seconds to wait for further changes before a commit
+_BATCH = 2000  # changes in one transaction, at most
+_PRUNE = 1.0  # seconds for pruning at the end of a run, at most
 _COMMIT_TIMEOUT = 60.0  # seconds after which a commit that has not ended is an error
 
 
-class _Action:
-    """An action for the writing thread. If a caller waits for it: the event that ends the wait, and the error."""
+class _QueuedWrite:
+    """A change in the queue of the writing thread.
+
+    done: set when the change is on disk or has failed; None if no caller waits for it. error: why it failed."""
 
     __slots__ = ("action", "done", "error")
 
@@ -33,10 +35,12 @@ class _Action:
 
 
 class Writer:
-    """Owns the connection that writes. `submit` and `call` are for any thread; `close` is called once.
+    """The writing thread and its connection. Any thread may call `submit` and `call`; `close` is called once.
 
-    A note that cannot be written is lost, with one warning for the run (`failure`). A damaged file is set aside and
-    replaced by a new one with the marks. `generation` is then incremented: older connections read the old file."""
+    A change that cannot be written is lost. The first such error sets `failure`, and is the only one with a warning. A
+    damaged file is set aside and replaced by a new one with the marks of unfinished repositories. `generation` is then
+    incremented: connections from an earlier generation read the old file.
+    marks: returns the names of unfinished repositories."""
 
     def __init__(self, path: Path, database: Database, marks: Callable[[], list[str]], warn: Callable[[str], None]):
         self.generation = 0
@@ -45,24 +49,24 @@ class Writer:
         self._database = database
         self._marks = marks
         self._warn = warn
-        self._queue: SimpleQueue[_Action | None] = SimpleQueue()
-        self._urgent = threading.Event()  # a caller waits: nothing more is gathered
+        self._queue: SimpleQueue[_QueuedWrite | None] = SimpleQueue()
+        self._urgent = threading.Event()  # a caller waits, so the thread does not wait for further changes
         self._thread = threading.Thread(target=self._run, name="state", daemon=False)
         self._thread.start()
 
     def submit(self, action: Change) -> None:
-        """Queue an action."""
-        self._queue.put(_Action(action))
+        """Queue a change of the database. Does not wait for it."""
+        self._queue.put(_QueuedWrite(action))
 
     def call(self, action: Change) -> None:
-        """Queue an action and wait until it and all actions before it are on disk. Raises LocalError."""
-        job = _Action(action, threading.Event())
+        """Queue a change, and wait until it and all earlier changes are on disk. Raises LocalError."""
+        job = _QueuedWrite(action, threading.Event())
         self._queue.put(job)
         self._urgent.set()
         self._wait_for(job)
 
-    def _wait_for(self, job: _Action) -> None:
-        """Wait until the action is done. Raises its error, or LocalError."""
+    def _wait_for(self, job: _QueuedWrite) -> None:
+        """Wait until a change is on disk. Raises LocalError if it failed, or takes longer than _COMMIT_TIMEOUT."""
         deadline = time.monotonic() + _COMMIT_TIMEOUT
         while job.done and not job.done.wait(0.5 if self._thread.is_alive() else 0.0):
             if not self._thread.is_alive() and not job.done.is_set():
@@ -73,36 +77,38 @@ class Writer:
             raise job.error
 
     def close(self) -> None:
-        """Write the queued actions, prune, and end the thread."""
+        """Write the queued changes, prune, and end the thread."""
         self._queue.put(None)
         self._urgent.set()
         self._thread.join()
 
     def check_file(self) -> None:
-        """Check the file, because a reader found it damaged, and replace it if that is so."""
+        """Queue a check of the file, for a reader that found it damaged. A damaged file is then replaced."""
         self.submit(Database.check_integrity)
 
     def _run(self) -> None:
-        """Commit actions until `close`."""
+        """Commit queued changes until `close` is called."""
         try:
             last = False
             while not last:
                 first = self._queue.get()
-                # Not one `get` for each action: that would wake this thread for each of them.
+                # Wait, instead of calling `get` for each change: that would wake this thread for each of them.
                 if first is not None and first.done is None:
                     self._urgent.wait(_GATHER)
                 self._urgent.clear()
-                jobs, last = self._actions_from(first)
+                jobs, last = self._take_batch(first)
                 if len(jobs) == _BATCH:
-                    self._urgent.set()  # a caller may wait for one of those that are left
+                    self._urgent.set()  # a caller may wait for a change that is still in the queue
                 self._commit(jobs)
             self._prune()
         finally:
             self._database.close()
 
-    def _actions_from(self, first: _Action | None) -> tuple[list[_Action], bool]:
-        """Return the actions that are queued, in order, and whether they are the last ones. first: the oldest."""
-        jobs: list[_Action] = []
+    def _take_batch(self, first: _QueuedWrite | None) -> tuple[list[_QueuedWrite], bool]:
+        """Take changes from the queue, at most _BATCH. Return them in order, and whether `close` was called.
+
+        first: a change that was taken already; None if `close` was called."""
+        jobs: list[_QueuedWrite] = []
         job = first
         while job is not None:
             jobs.append(job)
@@ -111,8 +117,8 @@ class Writer:
             job = self._queue.get()
         return jobs, True
 
-    def _commit(self, jobs: list[_Action]) -> None:
-        """Run the actions, and wake their callers."""
+    def _commit(self, jobs: list[_QueuedWrite]) -> None:
+        """Commit the changes, and wake the callers that wait for them."""
         error: MirrorError | None = None
         if jobs:
             actions = [job.action for job in jobs]
@@ -120,8 +126,8 @@ class Writer:
                 self._apply(actions)
             except DatabaseError as failure:
                 error = state_error(self._path, failure)
-            except LocalError as refused:
-                error = refused
+            except LocalError as failed:
+                error = failed
         if error and self.failure is None:
             self.failure = error
             self._warn(f"{error}; this run's hints are not saved, so that the next run sends more requests")
@@ -131,7 +137,7 @@ class Writer:
                 job.done.set()
 
     def _apply(self, actions: list[Change]) -> None:
-        """Run the changes in one transaction; replace a damaged file once and try again."""
+        """Run the changes in one transaction. If the file is damaged, replace it and try again once."""
         try:
             self._database.apply(actions)
         except DatabaseError as failure:
@@ -141,7 +147,7 @@ class Writer:
             self._database.apply(actions)
 
     def _replace_file(self, reason: str) -> None:
-        """Replace the damaged file by a new one with the marks."""
+        """Replace the damaged file with a new one that has the marks of unfinished repositories."""
         self._database.close()
         replace_file(self._path, f"is damaged ({reason})", self._warn)
         self._database = Database(self._path, write=True)
@@ -149,11 +155,11 @@ class Writer:
         self._database.apply(partial(Database.mark_unfinished, repository=name) for name in self._marks())
 
     def _prune(self) -> None:
-        """Prune repositories whose tags have moved."""
+        """Delete the rows of images whose tags were changed by this run, within _PRUNE seconds."""
         deadline = time.monotonic() + _PRUNE
         for repository in self._database.outdated_repositories():
             if time.monotonic() > deadline:
-                return  # the rest is pruned when one of its tags moves again
+                return  # the remaining repositories are pruned when one of their tags changes again
             try:
                 self._database.apply([partial(Database.prune, repository=repository)])
             except DatabaseError:

@@ -1,4 +1,4 @@
-"""Cancellation that reaches blocked calls, and the context of a call: its stop, its progress, its retries."""
+"""Cancellation that reaches blocked calls, and the context that is passed to such calls."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _LONGEST_CALL = 2.0  # seconds that the end of a `calls` block waits for running
 
 
 class Stop:
-    """A cancellation that also reaches blocked sockets. Any thread may request it; it cannot be withdrawn.
+    """A cancellation request that can also interrupt blocked sockets. Any thread may make it; it is permanent.
 
-    A stop of the parent stops its children. Callbacks run once, on the requesting thread, without a lock; they are
-    short and do not raise. Do not call `request` in a signal handler: it may have interrupted a thread that holds
-    the lock."""
+    A stop of the parent also stops its children. Callbacks run once, on the requesting thread, without a lock. They
+    must be short and must not raise. Do not call `request` in a signal handler: the interrupted code may hold the
+    lock."""
 
     def __init__(self, parent: Stop | None = None) -> None:
         self._lock = threading.Lock()
@@ -25,13 +25,13 @@ class Stop:
         self._wakes: threading.Event | None = None  # created by the first `sleep`: there is a Stop for every request
         self._callbacks: dict[int, Callable[[], None]] = {}
         self._next = 0
-        self._called: threading.Event | None = None  # after a stop: set when all callbacks have returned
-        self._caller = 0  # the thread that calls them
+        self._called: threading.Event | None = None  # exists after a stop; set when all callbacks have returned
+        self._caller = 0  # the id of the thread that runs the callbacks
         self.reason = ""
         self._leave: Callable[[], None] = parent._add(self._parent_callback(parent)) if parent else _do_nothing
 
     def _parent_callback(self, parent: Stop) -> Callable[[], None]:
-        """Return a callback that passes a stop of the parent on."""
+        """Return a callback that stops this object when the parent is stopped."""
         return lambda: self.request(parent.reason)
 
     @property
@@ -40,7 +40,7 @@ class Stop:
         return self._requested
 
     def request(self, reason: str) -> None:
-        """Request the stop. The reason of the first request counts."""
+        """Request the stop. If this is not the first request, do nothing and keep the first reason."""
         with self._lock:
             if self._requested:
                 return
@@ -73,13 +73,13 @@ class Stop:
         self.raise_if_requested()
 
     def callback_on_stop(self, callback: Callable[[], None]) -> AbstractContextManager[None]:
-        """Register `callback` for a stop inside the block. It is called at once if the stop was already requested.
+        """As a context manager, run `callback` if a stop is requested before the `with` block exits.
 
-        The callback does not run after the block."""
+        If it was requested before the block, the callback runs immediately. It does not run after the block."""
         return _Registration(self, callback)
 
     def _add(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Register a callback, or call it at once after a stop. Return a function that removes it."""
+        """Register a callback, or run it now if a stop was already requested. Return a function that removes it."""
         with self._lock:
             stopped = self._requested
             if not stopped:
@@ -91,10 +91,11 @@ class Stop:
             return _do_nothing
 
         def leave() -> None:
+            """Remove the callback. If it is running, wait until it has returned."""
             with self._lock:
                 called_by_stop = self._callbacks.pop(number, None) is None
-            # The stop may be about to call the callback. Wait for it, so that it cannot shut a socket that the caller
-            # has returned to a pool meanwhile.
+            # The stop may be about to run the callback. Wait for it, so that it cannot shut down a socket that the
+            # caller returns to a pool after this.
             if called_by_stop and self._called and self._caller != threading.get_ident():
                 self._called.wait(_LONGEST_CALL)
 
@@ -106,8 +107,9 @@ class Stop:
 
 
 class _Registration(AbstractContextManager[None]):
-    """The block in which a callback is registered. A class, because there is one for every request: `contextmanager`
-    takes three times as long."""
+    """The context manager that `Stop.callback_on_stop` returns.
+
+    It is a class because one is created for every request, and `contextmanager` takes three times as long."""
 
     __slots__ = ("_callback", "_leave", "_stop")
 
@@ -127,29 +129,30 @@ def _do_nothing() -> None:
 
 
 def _no_progress(count: int) -> None:
-    pass
+    """Ignore the progress of a call."""
 
 
 class Work(Struct, frozen=True):
-    """The context of a call: who may cancel it, where its progress is counted, and whether it may retry requests.
+    """The context of a blocking call: how it is cancelled, how it reports progress, and whether it retries requests.
 
-    retries: False in a transfer, which is retried as a whole, without a permit during the wait."""
+    retries: False inside a transfer, because the transfer is retried as a whole and holds no permit while it waits."""
 
     stop: Stop
     progress: Callable[[int], None] = _no_progress  # bytes moved since the last call
     retries: bool = True
-    urgent: bool = False  # does not wait for the host's rate limit; for cleanup before the end of the process
+    urgent: bool = False  # do not wait for the host's rate limit; for cleanup shortly before the process ends
 
     @contextmanager
     def with_grace_period(self, seconds: float) -> Iterator[Work]:
-        """Yield a Work that is stopped `seconds` after this one, to receive a response that should not be lost.
+        """As a context manager, yield a copy whose stop is requested `seconds` after the stop of this object.
 
-        Raises Cancelled if this one is stopped already."""
+        It serves to receive a response that should not be lost. Raises Cancelled if the stop was already requested."""
         self.stop.raise_if_requested()
         stop = Stop()
         timers: list[threading.Timer] = []
 
         def later() -> None:
+            """Request the stop of the copy after `seconds`."""
             timer = threading.Timer(seconds, stop.request, args=(self.stop.reason,))
             timers.append(timer)
             timer.start()
@@ -163,5 +166,5 @@ class Work(Struct, frozen=True):
                 timer.join()
 
     def without_retries(self) -> Work:
-        """Return the same context without retries of requests."""
+        """Return a copy that does not retry requests."""
         return Work(self.stop, self.progress, False, self.urgent)

@@ -13,7 +13,7 @@ _USERINFO = re.compile(r"[^/]*@")
 
 
 def format_key_path(path: KeyPath) -> str:
-    """Return the path of a key as text."""
+    """Format the path of a key, such as `mirrors[2].tags`."""
     text = ""
     for part in path:
         if isinstance(part, int):
@@ -25,13 +25,13 @@ def format_key_path(path: KeyPath) -> str:
 
 
 def registry_key(host: str, *keys: str) -> str:
-    """Return the path of a key below the registry `host`."""
+    """Format the path of a key in the settings of the registry `host`, such as `registries.ghcr.io.rate`."""
     return format_key_path(("registries", host, *keys))
 
 
 def quote_key(key: str) -> str:
-    """Return a key in quotes, cut at 80 characters.
+    """Return a key in quotes, cut to 80 characters.
 
-    Non-ASCII letters are escaped, user information in URLs is hidden."""
+    Non-ASCII characters are escaped, and user information in a URL is hidden."""
     safe = _USERINFO.sub("***@", key)
     return json.dumps(safe if len(safe) <= 80 else safe[:79] + "…", ensure_ascii=True)

@@ -9,18 +9,18 @@ from types import TracebackType
 from mirror.errors import LocalError, Refused
 from mirror.util.files import local_error
 
-_PIECE = 1 << 20  # bytes of one read at most
+_PIECE = 1 << 20  # bytes of one read, at most
 
 
 class FileReader:
-    """A BlobReader for a regular file, from an offset to the end. size: of the whole file, bytes.
+    """Reads a blob from a regular file, from an offset to the end. Implements BlobReader. Used by one thread.
 
-    Used by one thread. `fileno` and `position` allow the kernel to send the file without reading it (sendfile)."""
+    size: the size of the whole file in bytes. `fileno` and `position` let the kernel send the file (sendfile)."""
 
     def __init__(self, descriptor: int, path: Path, offset: int = 0, *, written: int | None = None) -> None:
-        """Take ownership of `descriptor`.
+        """Take ownership of `descriptor`. path: the file's name in messages.
 
-        written: the bytes that this run wrote to the file; None if the file is from somewhere else."""
+        written: the number of bytes that this run wrote to the file; None if this run did not write it."""
         self._descriptor = descriptor
         self._path = path
         self.position = offset
@@ -32,7 +32,9 @@ class FileReader:
         return self._descriptor
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill `buffer`. Raises LocalError, or Refused (size_mismatch) if a foreign file has become shorter."""
+        """Read at most `len(buffer)` bytes into `buffer`. Return their number; 0 at the end of the file.
+
+        Raises LocalError, or Refused (size_mismatch) if a file that this run did not write has become shorter."""
         left = (self.size or 0) - self.position
         if left <= 0 or not len(buffer):
             return 0
@@ -41,7 +43,9 @@ class FileReader:
         except OSError as error:
             raise local_error("read", self._path, error) from error
         if not count and self._written is not None:
-            raise LocalError(f"{self._path} has lost bytes that were written to it", hint="check the disk for errors")
+            raise LocalError(
+                f"{self._path} is shorter than the data that was written to it", hint="check the disk for errors"
+            )
         if not count:
             raise Refused(f"{self._path} became shorter while it was read", code="size_mismatch")
         self.position += count

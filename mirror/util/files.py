@@ -1,6 +1,6 @@
-"""Files that appear complete or not at all, directories that only we can write to, and the lock of a run.
+"""Atomic writes of files, private directories, and the lock of a run.
 
-Files that must survive a crash are written with these functions; no other module renames files into place
+All files that must survive a crash are written with these functions. No other module renames files into place
 (docs/trust.md, "Files").
 """
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_BUFFER = 256 * 1024  # bytes collected before a write
+_BUFFER = 256 * 1024  # bytes that are collected before a write
 _POLL = 0.2  # seconds between two attempts to take a busy lock
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 _HOLDER = re.compile(rb"pid ([1-9][0-9]{0,9}) since (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)\n")
 
 
 def local_error(doing: str, path: Path | str, error: OSError) -> LocalError:
-    """Return the LocalError for a failed file operation: what failed, on which path, what to do.
+    """Convert an OSError to a LocalError that says which operation failed, on which path, and what to do.
 
-    doing: the operation, such as `write` or `create the directory`. The code is local_full if space or quota is used
-    up, otherwise local_io."""
+    doing: the operation, such as `write` or `create the directory`. The code is local_full if no space or quota is
+    left, otherwise local_io."""
     reason = error.strerror or type(error).__name__
     what = f"cannot {doing} {path}: {reason}"
     if error.errno in _FULL:
@@ -64,7 +64,7 @@ _HINTS = {
 
 
 def _not_a_directory(path: Path) -> Path | None:
-    """Return the part of `path` that exists but is not a directory."""
+    """Return the first parent of `path`, or `path` itself, that exists but is not a directory; None if all are."""
     for part in (*reversed(path.parents), path):
         with suppress(OSError):
             if not stat.S_ISDIR(part.stat().st_mode):
@@ -73,9 +73,9 @@ def _not_a_directory(path: Path) -> Path | None:
 
 
 class NewFile(io.FileIO):
-    """A new file whose write errors are raised as LocalErrors that name the final path.
+    """A file that is being written under a temporary name.
 
-    `write` writes all bytes or raises."""
+    path: its final path, which is named in errors. `write` writes all bytes or raises LocalError."""
 
     def __init__(self, descriptor: int, path: Path) -> None:
         super().__init__(descriptor, "wb")
@@ -95,11 +95,11 @@ class NewFile(io.FileIO):
 
 @contextmanager
 def atomic_write(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
-    """Open a file for the new content of `path`. After the block the path has all of it, on disk.
+    """As a context manager, yield a file for the new content of `path`, which it has when the `with` block exits.
 
-    If the block raises, the old content stays. The umask can only reduce `mode`. A symbolic link at `path` is
-    replaced, not followed; anything else that is not a regular file is an error. Raises LocalError (local_full,
-    local_io)."""
+    The content is on disk then. If the block raises, the old content stays. The umask can only reduce `mode`. A
+    symbolic link at `path` is replaced, not followed. Anything else that is not a regular file is an error. Raises
+    LocalError (local_full, local_io)."""
     path = Path(path)
     try:
         _check_replaceable(path)
@@ -125,11 +125,11 @@ def atomic_write(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
 
 @contextmanager
 def new_file(directory: int, path: Path, *, into: int | None = None, mode: int = 0o600) -> Iterator[NewFile]:
-    """Open a new file under a temporary name in an open directory; after the block, rename it to the name of `path`.
+    """As a context manager, yield a new file, and rename it to the name of `path` when the `with` block exits.
 
-    The new name is in the same directory, or in the open directory `into` of the same file system. All bytes are on
-    disk then. If the block raises, the file is deleted. The caller calls `sync_directory` to make the name durable;
-    several files may share one call. Raises LocalError."""
+    directory: a descriptor of the directory for its temporary name. into: one of the directory for its final name, on
+    the same file system; by default the same. All bytes are on disk before the rename. If the block raises, the file is
+    deleted. To make the new names durable, the caller calls `sync_directory` once. Raises LocalError."""
     temporary = f".{path.name}.{os.urandom(8).hex()}.tmp"
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -152,7 +152,7 @@ def new_file(directory: int, path: Path, *, into: int | None = None, mode: int =
 
 
 def sync_directory(directory: int, path: Path) -> None:
-    """Make renames into the open directory durable. Raises LocalError."""
+    """Make renames into the open directory durable. path: its name in messages. Raises LocalError."""
     try:
         os.fsync(directory)
     except OSError as error:
@@ -160,7 +160,7 @@ def sync_directory(directory: int, path: Path) -> None:
 
 
 def rename_into_place(temporary: Path, path: Path) -> None:
-    """Rename `temporary`, a complete file beside `path`, to `path`. The content and the name are on disk then.
+    """Rename `temporary`, a complete file in the same directory, to `path`. Its content and name are on disk then.
 
     Raises LocalError; then `path` is unchanged."""
     try:
@@ -181,7 +181,7 @@ def rename_into_place(temporary: Path, path: Path) -> None:
 
 
 def delete_leftovers(directory: Path) -> int:
-    """Delete files that killed `atomic_write` calls left in `directory`, and return their number.
+    """Delete files that killed runs of `atomic_write` left in `directory`, and return their number.
 
     The caller must hold the directory's lock."""
     deleted = 0
@@ -197,7 +197,7 @@ def delete_leftovers(directory: Path) -> int:
 
 
 def _check_replaceable(path: Path) -> None:
-    """Raise if `path` exists and is not a regular file or a link."""
+    """Raise LocalError or OSError if `path` exists and is not a regular file or a link."""
     with suppress(FileNotFoundError):
         found = path.lstat().st_mode
         if stat.S_ISDIR(found):
@@ -251,24 +251,24 @@ def _create_directories(path: Path) -> None:
 
 
 class Sleeper(Protocol):
-    """An object that sleeps, and raises to end the sleep early (`util.cancellation.Stop`)."""
+    """An object with an interruptible sleep, such as a `Stop`."""
 
     def sleep(self, seconds: float) -> None:
-        """Sleep for `seconds`."""
+        """Sleep for `seconds`. Raises if the sleep is interrupted."""
         ...
 
 
 class Lock(AbstractContextManager["Lock"]):
-    """An exclusive lock on a file that serves no other purpose. It is released when its holder ends, even by a kill.
+    """An exclusive lock on a file that serves no other purpose. It is released even if its process is killed.
 
-    Not reentrant; one thread acquires and releases it. The content of the file is only for messages."""
+    Not reentrant. The same thread acquires and releases it. The content of the file is only used in messages."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor: int | None = None
 
     def acquire(self, wait: float, stop: Sleeper) -> Lock:
-        """Take the lock, with attempts for `wait` seconds.
+        """Take the lock. While another process holds it, try again for at most `wait` seconds.
 
         Raises LockBusy, LocalError, and the errors of `stop.sleep`."""
         deadline = time.monotonic() + wait
@@ -305,7 +305,7 @@ class Lock(AbstractContextManager["Lock"]):
         return True
 
     def _is_current_file(self, descriptor: int) -> bool:
-        """Return whether the path still refers to the locked file: the directory may have been deleted meanwhile."""
+        """Return whether the path still refers to the locked file, which may have been deleted or replaced."""
         ours = os.fstat(descriptor)
         if not stat.S_ISREG(ours.st_mode):
             raise LocalError(f"cannot lock {self.path}: it is not a regular file", hint="move it away")
@@ -317,14 +317,14 @@ class Lock(AbstractContextManager["Lock"]):
 
     @staticmethod
     def _write_holder(descriptor: int) -> None:
-        """Write process id and time to the lock file, for messages."""
-        # The lock works on a full disk, too; only the holder's name is missing from messages then.
+        """Write the process id and the time to the lock file, for messages of other runs."""
+        # The lock works on a full disk, too. Messages then lack its holder.
         with suppress(OSError):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"pid {os.getpid()} since {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}\n".encode(), 0)
 
     def _read_holder(self) -> str:
-        """Return the process that holds the lock as text, or nothing if it is unknown."""
+        """Describe the process that holds the lock, for messages. Return an empty text if it is unknown."""
         with suppress(OSError):
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
@@ -347,4 +347,4 @@ class Lock(AbstractContextManager["Lock"]):
 
 def _busy_hint(wait: float) -> str:
     """Return the hint for a busy lock."""
-    return f"waited {wait:g} s for it to end" if wait > 0 else "wait for it with --lock-wait SECONDS"
+    return f"waited {wait:g} s for it to finish" if wait > 0 else "wait for it with --lock-wait SECONDS"

@@ -10,10 +10,10 @@ _HEAPS = 1
 
 
 def limit_heaps() -> None:
-    """Let threads that start after this share the heap of the main thread.
+    """Make threads that start later share the heap of the main thread.
 
-    glibc gives threads heaps of their own, up to eight per core, and each heap keeps pages of freed large manifests:
-    100 MiB in all for an index with 60 manifests of 7 MiB. Threads of Python rarely allocate at the same time, so one
-    heap is enough. Other C libraries have no such setting."""
+    glibc gives threads separate heaps, up to eight per core, and each heap keeps the pages of large manifests that were
+    freed: 100 MiB in total for an index with 60 manifests of 7 MiB. Python threads rarely allocate at the same time, so
+    one heap is enough. Other C libraries have no such setting."""
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _HEAPS)

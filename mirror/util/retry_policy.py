@@ -34,9 +34,8 @@ class SystemClock:
 class Policy(Struct, frozen=True):
     """The limits of retries.
 
-    attempts: how many in all. budget: seconds of waits after which no further attempt starts; the caller measures
-    them.
-    max_retry_after: the longest `Retry-After` that is honored, seconds."""
+    attempts: the maximum number of attempts, including the first one. budget: the maximum sum of all waits, which the
+    caller measures. max_retry_after: the longest `Retry-After` that is honored."""
 
     attempts: int = 5
     base: float = 0.5  # seconds
@@ -51,9 +50,10 @@ class Policy(Struct, frozen=True):
         waited: float,
         draw: Callable[[], float] = random.random,
     ) -> float | None:
-        """Return the seconds to wait after attempt number `attempt` (from 1), which failed with `error`.
+        """Return the seconds to wait before the next attempt, or None if there should be none.
 
-        None: make no further attempt. waited: seconds of waits so far. A `Retry-After` lengthens the backoff and never
+        attempt: the number of the attempt that failed with `error`, from 1. waited: the sum of all waits so far, in
+        seconds. draw: returns a random number between 0 and 1. A `Retry-After` can lengthen the backoff, but never
         shortens it (`Retry-After: 0`, a date in the past). It does not count against the budget, since the number of
         attempts limits it."""
         if not error.retryable or attempt >= self.attempts:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the first one ends the run in order, the second one ends the process at once."""
+"""Handles SIGINT and SIGTERM. The first one ends the run in an orderly way, the second one kills the process."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ def _do_nothing() -> None:
 
 
 class Signals:
-    """Catches signals inside a `with` block, in the main thread. `wait` returns after a signal or a `wake`.
+    """Catches SIGINT and SIGTERM in the main thread until the `with` block exits.
 
     A pipe wakes the main thread. A handler that took a lock could deadlock with the code that it interrupted. The
     interpreter writes to the pipe, too (`set_wakeup_fd`). It runs handlers only when the main thread is awake, and a
     signal does not wake that thread if another thread received it, or if it came just before the thread started to
     wait. An event loop has its own pipe for this (`free_pipe`, `wake_loop`).
 
-    on_signal: called by the loop after the first signal."""
+    on_signal: a callback, which the event loop calls after the first signal."""
 
     def __init__(self) -> None:
         self.number: int | None = None
         self.on_signal: Callable[[], object] = _do_nothing
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pipe: tuple[int, int] | None = None
-        self._signal_time = 0.0  # time of the signal, monotonic clock
-        self.has_hung_threads = False  # threads hang: only `os._exit` can end the process
+        self._signal_time = 0.0  # monotonic time of the first signal
+        self.has_hung_threads = False  # if it is True, only `os._exit` can end the process
 
     def __enter__(self) -> Signals:
         self._pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -56,7 +56,7 @@ class Signals:
         signal.set_wakeup_fd(self._previous_wakeup)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        """Record the first signal; end the process at the second one."""
+        """Record the first signal and wake the main thread. End the process at the second signal."""
         if self.number is not None:
             os._exit(SIGNALLED + number)
         self._signal_time = time.monotonic()
@@ -74,7 +74,7 @@ class Signals:
                 os.close(descriptor)
 
     def wake_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let signals wake `loop` until it is closed."""
+        """Make signals wake the event loop `loop` until it is closed."""
         loop.add_signal_handler(signal.SIGURG, _do_nothing)  # with any such handler, asyncio is woken by all signals
         self._loop = loop
 
@@ -94,25 +94,25 @@ class Signals:
         return bool(ready)
 
     def exit_if_hung(self, code: int) -> int:
-        """Return `code` to exit with.
+        """Return `code`, the exit code of the process.
 
-        If threads hang, end the process here, since the interpreter would wait for them."""
+        If threads hang, end the process here instead, since the interpreter would wait for them."""
         if self.has_hung_threads:
             os._exit(code)
         return code
 
     def seconds_since_signal(self) -> float:
-        """Return the seconds since the signal."""
+        """Return the seconds since the first signal."""
         return time.monotonic() - self._signal_time
 
     @property
     def name(self) -> str:
-        """The name of the signal, or an empty text."""
+        """The name of the first signal, such as `SIGINT`; empty if there is none."""
         return signal.Signals(self.number).name if self.number is not None else ""
 
 
 class InterruptibleSleep:
-    """A sleep that a signal ends; for waiting for a lock."""
+    """A Sleeper (`util.files`) that a signal interrupts. It is used to wait for a lock."""
 
     def __init__(self, signals: Signals) -> None:
         self._signals = signals

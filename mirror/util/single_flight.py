@@ -1,4 +1,4 @@
-"""Single-flight: all callers share one call and its result. Also a gate for one request at a time."""
+"""Single-flight calls, whose result concurrent callers share; a gate for threads; a value that is created lazily."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mirror.util.retry_policy import Clock
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
-WAIT_LIMIT = 300  # seconds that a caller waits for the call of another; the calls themselves end sooner
-HAND_OVER = 5.0  # seconds after which the next thread may pass a gate although its holder has not left
+WAIT_LIMIT = 300  # seconds that a caller waits for the call of another thread; the calls have shorter time limits
+HAND_OVER = 5.0  # seconds after which the next thread may pass a gate even if its holder has not left
 
 
 def copy_error(error: MirrorError) -> MirrorError:
-    """Return a copy of the error for another thread.
+    """Return a copy of the error, to be raised in another thread.
 
-    Raising one exception in two threads would mix their tracebacks."""
+    If two threads raised the same exception, their tracebacks would be mixed."""
     twin = copy.copy(error)
     twin.__cause__ = error
     return twin
@@ -46,7 +46,7 @@ class _SharedCall(Generic[T]):
             wake.set()
 
     def wait(self, stop: Stop, seconds: float | None) -> bool:
-        """Return True when the call has ended, False after `seconds`. Raises Cancelled."""
+        """Wait until the call has ended, and return True. Return False after `seconds`. Raises Cancelled."""
         wake = threading.Event()
         with self._lock:
             if self._ended:
@@ -76,9 +76,9 @@ class SingleFlight(Generic[K, T]):
         self._calls: dict[K, _SharedCall[T]] = {}
 
     def share(self, key: K, call: Callable[[], T], stop: Stop) -> T:
-        """Return the result of `call`, which this thread or another one makes.
+        """Make the call, or wait for a call with the same key that another thread is making. Return its result.
 
-        Raises the error of the call; Cancelled; NetworkError (timeout) if the call of another thread does not end."""
+        Raises the error of the call, Cancelled, or NetworkError (timeout) if the other thread's call does not end."""
         while True:
             with self._lock:
                 shared = self._calls.get(key)
@@ -96,7 +96,7 @@ class SingleFlight(Generic[K, T]):
                 raise copy_error(error)
 
     def _lead(self, key: K, shared: _SharedCall[T], call: Callable[[], T]) -> T:
-        """Make the call, and wake the callers that wait."""
+        """Make the call for all threads that share it, and wake those that wait."""
         try:
             result = shared.result = call()
             shared.error = None
@@ -111,10 +111,10 @@ class SingleFlight(Generic[K, T]):
 
 
 class Gate:
-    """Lets one thread pass while the others wait, until it is opened for good.
+    """Lets one thread pass at a time, until it is opened permanently. Thread-safe.
 
-    The holder may enter again. If it does not leave or enter within HAND_OVER seconds of `clock`, the next thread may
-    pass; so a holder that is blocked cannot block the others. Thread-safe."""
+    The thread that passed is the holder, and may enter again. If it neither leaves nor enters within HAND_OVER seconds
+    of `clock`, the next thread may pass, so that a blocked holder does not block all other threads."""
 
     __slots__ = ("_clock", "_holder", "_lock", "_opened", "_since", "_wakes")
 
@@ -127,11 +127,9 @@ class Gate:
         self._wakes: set[threading.Event] = set()
 
     def enter(self, stop: Stop) -> bool:
-        """Return True if the thread may pass.
+        """Return True if the thread may pass. Otherwise wait until the gate may have changed, and return False.
 
-        Return False after a wait: something has changed, so check it and enter again.
-
-        Raises Cancelled."""
+        The caller then checks whether it still needs to pass, and calls this again. Raises Cancelled."""
         me = threading.get_ident()
         with self._lock:
             now = self._clock.now()
@@ -151,7 +149,7 @@ class Gate:
         return False
 
     def leave(self) -> None:
-        """Let the next thread pass, if this thread is the holder."""
+        """If this thread is the holder, let the next thread pass."""
         with self._lock:
             if self._holder != threading.get_ident():
                 return
@@ -170,15 +168,15 @@ class Gate:
             wake.set()
 
     def _take_waiters(self) -> set[threading.Event]:
-        """Return the events of the waiting threads, and forget them."""
+        """Remove the events of the waiting threads, and return them."""
         wakes, self._wakes = self._wakes, set()
         return wakes
 
 
 class LazyValue(Generic[T]):
-    """A value that is created on first use. Thread-safe; no lock is held during the creation.
+    """A value that is created on first use. Thread-safe. No lock is held while it is created.
 
-    An error is kept as well, except Cancelled."""
+    If the creation fails, all later calls raise the same error, unless it was Cancelled."""
 
     def __init__(self, factory: Callable[[Work], T]) -> None:
         self._factory = factory
@@ -187,7 +185,7 @@ class LazyValue(Generic[T]):
         self._error: MirrorError | None = None
 
     def get(self, work: Work) -> T:
-        """Return the value; create it if it does not exist. Raises the error of its creation, and Cancelled."""
+        """Return the value. Create it if it does not exist. Raises the error of its creation, or Cancelled."""
         while not self._created:
             if self._error is not None:
                 raise copy_error(self._error)
@@ -195,7 +193,7 @@ class LazyValue(Generic[T]):
         return self._created[0]
 
     def value_if_created(self) -> T | None:
-        """Return the value if it exists."""
+        """Return the value, or None if it has not been created."""
         return self._created[0] if self._created else None
 
     def _create(self, work: Work) -> None:

@@ -1,4 +1,4 @@
-"""The base class of values: classes that consist of their fields.
+"""`Struct`, the base class of all value types: classes that consist of their fields.
 
 Only this module imports msgspec. Defining such a class takes a twentieth of the time of a dataclass, which matters
 for a run without work. Creating, comparing and hashing values is faster, too (docs/decisions.md, decision 25).

@@ -461,7 +461,9 @@ def test_repositories_that_only_v1_has_are_not_found_by_a_wildcard(
     text = f"{HEAD}{registries}mirrors:\n- source: {source}\n  targets: ['{target}']\n  {mirror}\n"
     warnings = load_text(tmp_path, text).warnings
     assert warned == bool(warnings)
-    assert not warned or "mirrors[0].source: a wildcard does not find repositories that only v1 has" in warnings[0]
+    assert (
+        not warned or "mirrors[0].source: a wildcard does not match repositories that exist only over v1" in warnings[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -519,7 +521,7 @@ def test_a_tag_listed_twice_produces_a_warning_and_is_used_once(tmp_path: Path) 
 def test_a_file_that_others_can_write_produces_a_warning_for_root(tmp_path: Path) -> None:
     path = write(tmp_path, HEAD + MIRROR)
     path.chmod(0o666)
-    assert (os.geteuid() == 0) == any("other users than root can write" in warning for warning in load(path).warnings)
+    assert (os.geteuid() == 0) == any("users other than root can write" in warning for warning in load(path).warnings)
 
 
 def test_a_private_key_that_others_can_read_produces_a_warning(tmp_path: Path) -> None:
@@ -528,7 +530,7 @@ def test_a_private_key_that_others_can_read_produces_a_warning(tmp_path: Path) -
     issued.private_key_pem.write_to_path(tmp_path / "k.pem")
     text = f"{HEAD}registries:\n  b.example.com: {{tls: {{cert: c.pem, key: k.pem}}}}\n{MIRROR}"
     (tmp_path / "k.pem").chmod(0o644)
-    assert "k.pem; chmod 600 it" in load_text(tmp_path, text).warnings[0]
+    assert "k.pem; run: chmod 600 " in load_text(tmp_path, text).warnings[0]
     (tmp_path / "k.pem").chmod(0o600)
     assert () == load_text(tmp_path, text).warnings
 

@@ -248,7 +248,7 @@ def test_validate_reports_the_same_error_for_a_base_as_a_run(
         mirror_run(*words, mirror_run.config_file) for words in (("validate",), ("validate", "--secrets"), ("sync",))
     ]
     assert codes == tuple(ran.code for ran in runs)
-    assert ("does not exist here" in runs[0].err) == (inventory is None)
+    assert ("does not exist; a run needs it" in runs[0].err) == (inventory is None)
 
 
 def test_an_export_without_a_base_is_complete_although_a_differential_one_exists(

@@ -157,7 +157,7 @@ def test_every_command_reads_an_incomplete_bundle_and_reports_what_is_missing(
     for word in ("plan", "sync", "verify"):
         ran = export.imported(target, word)
         assert (3, True) == (ran.code, "is incomplete: it lacks team/web" in ran.text), str(ran)
-        rest = {"plan": "the rest can be imported; ", "sync": "the rest was imported; ", "verify": ""}[word]
+        rest = {"plan": "other images can be imported; ", "sync": "other images were imported; ", "verify": ""}[word]
         assert f"{rest}export again" in ran.text, str(ran)
     assert {"app:v1", "app:v2"} == {f"{name}:{tag}" for name, tag in assert_whole(target).tags}
 

@@ -425,7 +425,7 @@ def test_a_verbose_console_shows_every_blob() -> None:
 
 @pytest.mark.parametrize(
     ("file", "level", "where"),
-    [("", "info", ""), ("log", "info", "; the log file has them"), ("log", "error", "")],
+    [("", "info", ""), ("log", "info", "; the log file contains them"), ("log", "error", "")],
     ids=["no file", "a file", "a file of errors"],
 )
 def test_repeated_and_excess_warnings_are_counted_instead_of_shown(

@@ -318,8 +318,8 @@ BAD_FILES = {
     "one page": (write_cut_file(4096), "cannot be read"),
     "cut in the middle": (write_cut_file(9000), "cannot be read"),
     "another program's": (write_foreign_database, "is another program's database"),
-    "a later version": (write_changed_file("PRAGMA user_version = 3"), "is of version 3"),
-    "no version": (write_changed_file("PRAGMA user_version = 0"), "is of version 0"),
+    "a later version": (write_changed_file("PRAGMA user_version = 3"), "has version 3"),
+    "no version": (write_changed_file("PRAGMA user_version = 0"), "has version 0"),
     "a table too few": (write_changed_file("DROP TABLE tag"), "tables"),
     "a table too many": (write_changed_file("CREATE TABLE more(x)"), "tables"),
 }

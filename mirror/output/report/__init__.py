@@ -1,4 +1,4 @@
-"""The results of a run: report.json for programs, failed.txt for the next run, a summary for people."""
+"""The results of a run: report.json for programs, failed.txt for the next run, and a human-readable summary."""
 
 from mirror.output.report.files import Report, check_report_path, read_references_file
 from mirror.output.report.records import Failure, ImageEntry, Result, RunCost

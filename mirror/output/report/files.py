@@ -52,7 +52,7 @@ class Report(AbstractContextManager["Report"]):
     ) -> None:
         """directory: the state directory.
 
-        copy_to: a second path for report.json. Raises LocalError if one is not writable."""
+        copy_to: a second path for report.json. Raises LocalError if the directory or this path is not writable."""
         self.path = directory / REPORT_NAME
         self.failed_path = directory / FAILED_NAME
         self.totals = Totals()
@@ -66,7 +66,7 @@ class Report(AbstractContextManager["Report"]):
         self._chunks = _EntryFile(directory)
 
     def add(self, entry: ImageEntry) -> None:
-        """Add an entry. Errors of the disk are not raised: an entry that cannot be written stays in memory."""
+        """Add an entry. Disk errors are not raised: an entry that cannot be written to disk stays in memory."""
         error = entry.error
         message = self._redact(printable(error.message, 600)) if error else ""
         hint = self._redact(printable(error.hint, 600)) if error else ""
@@ -84,7 +84,7 @@ class Report(AbstractContextManager["Report"]):
     def finish(self, exit_code: int, *, ended: datetime, cost: RunCost) -> None:
         """Write report.json, its copy and failed.txt, each completely or not at all.
 
-        Raises LocalError if one could not be written, after an attempt for all three."""
+        If one cannot be written, still writes the other two, and then raises LocalError."""
         with self._lock:
             head = self._head(exit_code, ended, cost)
             failed = "".join(f"{printable(reference, 2000)}\n" for reference in self._failed)
@@ -135,7 +135,9 @@ class Report(AbstractContextManager["Report"]):
 
 
 class _EntryFile:
-    """Lines in a temporary file, in the order in which their chunks filled; joined by commas when they are copied."""
+    """A temporary file that collects the entries of a report, one per line. Thread-safe.
+
+    Lines are collected in memory and written in chunks. They are joined by commas when they are copied."""
 
     def __init__(self, directory: Path) -> None:
         try:
@@ -173,7 +175,7 @@ class _EntryFile:
         return not rest
 
     def copy_to(self, out: BinaryIO) -> None:
-        """Write all lines to `out`."""
+        """Write all lines to `out`, separated by commas. Raises LocalError if they cannot be read back."""
         first = True
         for chunk in self._read_chunks():
             out.write(chunk if first else b",\n" + chunk)
@@ -202,14 +204,14 @@ class _EntryFile:
 
 
 def _timestamp(moment: datetime) -> str:
-    """Return a time as ISO 8601 in UTC, in milliseconds."""
+    """Format a time as ISO 8601 in UTC, with milliseconds."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _resolve_copy_path(path: Path) -> Path:
-    """Return the path behind symbolic links. Raises LocalError if the report cannot be written there.
+    """Return the path with symbolic links resolved. Raises LocalError if the report cannot be written to it.
 
-    Called before the run, so that a long run does not lose its report."""
+    This check comes before the run, so that a long run does not lose its report."""
     real = Path(os.path.realpath(path))
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # /dev/stdout, for example
@@ -229,13 +231,13 @@ def _resolve_copy_path(path: Path) -> Path:
 def check_report_path(path: Path, *, state: Path, used: Iterable[Path]) -> None:
     """Raise ConfigError if a copy of the report would replace a file that the run uses.
 
-    state: the state directory, including all shards; used: files elsewhere."""
+    state: the state directory, including those of all shards. used: files outside the state directory."""
     if str(path) == "-":
         raise ConfigError("--report - is not a file", hint="name a file; the summary is printed to standard output")
     real = Path(os.path.realpath(path))
     if real in {Path(os.path.realpath(one)) for one in used}:
         raise ConfigError(f"--report {path} would replace a file that this run uses", hint="name another file")
-    # Of the many files of the state directory, only the report's name ends in .json.
+    # The report is the only file of the state directory whose name ends in .json.
     if real.is_relative_to(os.path.realpath(state)) and real.suffix != ".json":
         hint = "name a file elsewhere, or one that ends in .json"
         raise ConfigError(f"--report {path} could replace a file of the state directory", hint=hint)
@@ -248,14 +250,13 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def read_references_file(path: Path) -> list[str]:
-    """Return the references or patterns of a file for `--only-from`, such as failed.txt: one a line, with `#`
-    comments.
+    """Read the references or patterns in a file for `--only-from`, such as failed.txt.
 
-    Raises ConfigError."""
+    The file has one per line. Lines that begin with `#` are comments. Raises ConfigError if it cannot be read."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise ConfigError(f"cannot read {path}: {reason}", hint="it must contain references, one a line") from error
+        raise ConfigError(f"cannot read {path}: {reason}", hint="it must contain one reference per line") from error
     stripped = (line.strip() for line in lines)
     return [line for line in stripped if line and not line.startswith("#")]

@@ -16,10 +16,10 @@ BYTE_COUNTS = ("read", "sent", "mounted")  # counts of bytes
 
 
 class Failure(Struct, frozen=True):
-    """The error of an image that failed.
+    """The error because of which an image failed.
 
-    code: one of docs/operations.md, "Error codes"; status: of HTTP; retryable: a later run may succeed without any
-    change."""
+    code: one of docs/operations.md, "Error codes". status: the HTTP status. retryable: whether a later run may succeed
+    without any change."""
 
     code: str
     message: str
@@ -29,16 +29,16 @@ class Failure(Struct, frozen=True):
 
     @classmethod
     def from_error(cls, error: MirrorError) -> Failure:
-        """Create the record of an error."""
+        """Create a Failure from an exception."""
         return cls(error.code, error.what, error.hint, error.status, error.is_transient)
 
 
 class ImageEntry(Struct, frozen=True):
     """The result of one reference on one target. If a listing failed, source and target are repositories.
 
-    digest: at the target. source_digest, v1_id: at the source, if that differs. blobs: counts by OUTCOMES.
-    bytes: of blobs, by BYTE_COUNTS. seconds: from start to end. attempts: of the image or, if more, of one of its
-    blobs."""
+    digest: the image's digest on the target. source_digest, v1_id: its digest and v1 id on the source, if they differ.
+    blobs: the number of blobs by outcome (OUTCOMES). bytes: the bytes of blobs by BYTE_COUNTS. seconds: the duration.
+    attempts: the number for the image or, if that is larger, the largest number for one of its blobs."""
 
     source: str
     target: str
@@ -57,9 +57,9 @@ class ImageEntry(Struct, frozen=True):
 class RunCost(Struct, frozen=True):
     """The cost of a run.
 
-    requests: by host, then by method and kind. seconds: the duration, by a monotonic clock. waited: seconds of waits
-    before retries, summed over parallel waits; longest_wait: the longest of them. retry_after: the longest wait, in
-    seconds, that a server asked for and the run did not take."""
+    requests: their number, by host, then by method and kind. seconds: the duration, by a monotonic clock. waited: the
+    sum of all waits before retries, in seconds, also of parallel ones. longest_wait: the longest of these waits.
+    retry_after: the longest wait, in seconds, that a server asked for but that the run did not make."""
 
     requests: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     retries: int = 0
@@ -70,7 +70,7 @@ class RunCost(Struct, frozen=True):
 
 
 class FailedImage(Struct, frozen=True):
-    """A failed image or a conflict that the summary lists."""
+    """A failed or conflicting image that the summary lists."""
 
     source: str
     target: str
@@ -80,7 +80,9 @@ class FailedImage(Struct, frozen=True):
 
 
 class Totals(Struct):
-    """Sums over the entries so far. sources: hashes of the references, to count them; hosts: of targets."""
+    """Sums over the entries of a report so far.
+
+    sources: the hashes of the source references, to count different ones. hosts: the hosts of targets."""
 
     images: Counter[str] = field(default_factory=Counter)
     blobs: Counter[str] = field(default_factory=Counter)
@@ -100,7 +102,9 @@ class Totals(Struct):
 
 
 def entry_fields(entry: ImageEntry, message: str) -> dict[str, object]:
-    """Return the element of `images` for an entry (docs/operations.md, "Report"). message: of its error."""
+    """Return an entry as an element of `images` in report.json (docs/operations.md, "Report").
+
+    message: the text of its error."""
     fields: dict[str, object] = {
         "source": printable(entry.source, 2000),
         "target": printable(entry.target, 2000),

@@ -21,10 +21,10 @@ _BLOBS = {
 
 
 def summary(report: Report, cost: RunCost, exit_code: int, *, config: Path, parts: bool = True) -> list[str]:
-    """Return the lines for standard output; exactly one if everything was already up to date.
+    """Return the lines for standard output. If everything was already up to date, this is one line.
 
-    config: the configuration file. parts: whether the summary may suggest a run for some of the references; False if a
-    target is a bundle."""
+    config: the configuration file. parts: whether the summary may suggest to copy only the failed references. This is
+    False if a target is a bundle."""
     totals = report.totals
     requests = format_count(sum(sum(kinds.values()) for kinds in cost.requests.values()), "request")
     stopped = exit_code >= SIGNALLED
@@ -56,7 +56,7 @@ def _unchanged_line(totals: Totals) -> str:
 
 
 def _bytes_text(totals: Totals) -> str:
-    """Return the numbers of bytes that were read, sent and saved."""
+    """Return how many bytes were read, sent and saved, as text."""
     moved = f"{format_size(totals.bytes['read'])} read, {format_size(totals.bytes['sent'])} sent"
     return f"{moved}, {format_size(totals.bytes['mounted'])} saved by mounts" if totals.bytes["mounted"] else moved
 
@@ -85,17 +85,17 @@ def _failure_line(image: FailedImage) -> str:
 
 
 def _counts_text(counts: Mapping[str, int], words: Mapping[str, str]) -> str:
-    """Return counts with their words, such as `2 copied, 1 failed`."""
+    """Format counts that are not zero, such as `2 copied, 1 failed`. words: the word for each key."""
     return ", ".join(f"{counts[key]} {word}" for key, word in words.items() if counts.get(key)) or "none"
 
 
 def format_count(number: int, one: str, more: str = "") -> str:
-    """Return a number with its noun: `1 image`, `2 images`. more: the plural, if it is not formed with `s`."""
+    """Format a number with a noun: `1 image`, `2 images`. one: the singular. more: the plural, if it is irregular."""
     return f"{number} {one if number == 1 else more or one + 's'}"
 
 
 def format_size(count: float) -> str:
-    """Return a number of bytes for people: `12.3 MiB`."""
+    """Format a number of bytes in human-readable form, such as `12.3 MiB`."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "bytes" or count >= 100 else f"{count:.1f} {unit}"
@@ -104,7 +104,7 @@ def format_size(count: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Return a number of seconds for people: `1.2 s`, `3 min 4 s`, `2 h 5 min`."""
+    """Format a duration in human-readable form, such as `1.2 s`, `3 min 4 s` or `2 h 5 min`. seconds: its length."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
