@@ -27,7 +27,7 @@ _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_C
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # Errors of open() for a link, a socket, a device without a driver, or a path that is not a directory.
 _NOT_PLAIN_ERRNOS = (errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.ENOTDIR)
-_FILE_MODE = 0o644  # readable by all: exports are carried to other users
+_FILE_MODE = 0o644  # readable by all users: the user who imports a layout may not be the one who exported it
 
 
 class LayoutFiles:

@@ -97,9 +97,8 @@ class _RepositorySurvey:
             for one in read.values():
                 if isinstance(one, Manifest):
                     self._add_manifest(one)
-                elif unreadable is None or not isinstance(
-                    one, NotFound
-                ):  # an index may refer to manifests that the repository does not have
+                # A missing child is not a problem: an index may refer to manifests that the repository does not have.
+                elif unreadable is None or not isinstance(one, NotFound):
                     self._found.problems.append(one)
             unreadable = bad if unreadable is None else unreadable
             parts = dict.fromkeys(

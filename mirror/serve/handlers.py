@@ -30,11 +30,8 @@ from mirror.util.structs import Struct
 _MAX_REFERRERS = 10_000
 _NAMES_MAX_AGE = 0.5  # seconds for which a list of repositories that was read is reused
 _READ_METHODS = ("GET", "HEAD")
-_NOT_A_MANIFEST_CODES = (
-    "manifest_invalid",
-    "manifest_ambiguous",
-    "bundle_invalid",
-)  # error codes for bytes that are not a manifest
+# The error codes of a store for bytes that are not a manifest.
+_NOT_A_MANIFEST_CODES = ("manifest_invalid", "manifest_ambiguous", "bundle_invalid")
 
 
 class _Route(Struct, frozen=True):

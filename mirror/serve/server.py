@@ -269,9 +269,8 @@ class RegistryServer:
                 return
             if self._tls is not None:
                 try:
-                    raw_socket = wrap_connection(
-                        raw_socket, self._tls, self._handshake_timeout
-                    )  # the connection's thread does the handshake
+                    # This does not do the handshake; the thread of the connection does it.
+                    raw_socket = wrap_connection(raw_socket, self._tls, self._handshake_timeout)
                 except OSError:
                     continue
             connection = ServerConnection(raw_socket, peer, self._handler)
