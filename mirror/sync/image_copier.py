@@ -121,7 +121,7 @@ class ImageCopier:
         return await self._push(plan_entry, graph, counts, check_all=True)
 
     async def _push(self, plan_entry: PlanEntry, graph: ManifestGraph, counts: BlobCounts, *, check_all: bool) -> bool:
-        """Write what the target lacks, in order. Return whether it lacked anything."""
+        """Write the blobs and manifests that the target lacks, in order. Return whether it lacked any."""
         repository = plan_entry.target.repository
         store = self._targets[repository.host]
 

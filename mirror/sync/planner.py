@@ -136,7 +136,7 @@ class Planner:
             )
 
     def _record_failure(self, entry: MirrorEntry, error: MirrorError, selection: WildcardSelection | None) -> None:
-        """Record that an entry cannot be planned. selection: see `plan_mirror`."""
+        """Record that an entry cannot be planned, in the plan and in `selection`."""
         if selection is not None:
             selection.add_failure(error)
         self._only.note_unlisted(entry.name)

@@ -148,7 +148,7 @@ class TargetPlanner:
     async def _resolve_unlisted_immutable(
         self, target: TargetEntry, target_tags: TargetTags, batch: Batch, references: Sequence[SourceReference]
     ) -> dict[str, DigestOrError]:
-        """Resolve the immutable tags that the list of the target lacks, and return their digests.
+        """Look up the immutable tags that the target does not list. Return their digests on the target, by tag.
 
         A list may be incomplete (a 404, pages that end early), so it is no reason to overwrite an immutable tag. The
         tags that exist and do not have the digest that was equal in an earlier run are also resolved at the source."""

@@ -24,7 +24,7 @@ class SpoolRoom:
         self._full_since: float | None = None  # the time since which no blob has been given a file
 
     async def acquire(self, blob: Descriptor, host: str, *, may_stream: bool) -> SpoolFile | None:
-        """Wait until there is room for `blob`, and return its file. The caller passes the result to `release`.
+        """Wait for room in the spool, and return a file for `blob`. The caller must pass the result to `release`.
 
         may_stream: the blob can be sent to `host` without the spool. Then return None if there was no room for
         WAIT_FOR_ROOM seconds. A host that has files in use waits longer: it may be the one that does not respond, and
