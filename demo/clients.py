@@ -27,7 +27,7 @@ class DemoClient(Protocol):
         """Push an image from a layout to a repository, under the same tag."""
         ...
 
-    def raw(self, registry: RecordingRegistry, repository: str, tag: str) -> bytes:
+    def read_manifest(self, registry: RecordingRegistry, repository: str, tag: str) -> bytes:
         """Return the bytes of the manifest or index to which a tag refers. Raises CheckFailed if that fails."""
         ...
 
@@ -55,7 +55,7 @@ class SkopeoClient:
             shown=f"skopeo copy --all --dest-tls-verify=false oci:built/{repository}:{tag} {goal}",
         )
 
-    def raw(self, registry: RecordingRegistry, repository: str, tag: str) -> bytes:
+    def read_manifest(self, registry: RecordingRegistry, repository: str, tag: str) -> bytes:
         reference = f"docker://{registry.host}/{repository}:{tag}"
         return self._run(self._command("inspect", "--raw", "--tls-verify=false", reference))
 
@@ -99,7 +99,7 @@ class PlainClient:
                 client.put_blob(repository, layout.read(blob["digest"]))
         client.put_manifest(repository, reference, body, descriptor["mediaType"])
 
-    def raw(self, registry: RecordingRegistry, repository: str, tag: str) -> bytes:
+    def read_manifest(self, registry: RecordingRegistry, repository: str, tag: str) -> bytes:
         with registry.client() as client:
             response = client.manifest(repository, tag)
         if response.status != 200:
@@ -108,9 +108,9 @@ class PlainClient:
 
     def pull(self, registry: RecordingRegistry, repository: str, tag: str, *, architecture: str, to: Path) -> None:
         print(f"  pull {registry.host}/{repository}:{tag} for {architecture}", flush=True)
-        index = json.loads(self.raw(registry, repository, tag))
+        index = json.loads(self.read_manifest(registry, repository, tag))
         children = [one["digest"] for one in index["manifests"] if one["platform"]["architecture"] == architecture]
-        body = self.raw(registry, repository, children[0])
+        body = self.read_manifest(registry, repository, children[0])
         manifest = json.loads(body)
         (to / "manifest.json").write_bytes(body)
         with registry.client() as client:

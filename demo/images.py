@@ -82,7 +82,7 @@ class Layout:
         self.blobs: set[str] = set()  # digests of configs and layers, not of manifests
         (root / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
 
-    def image(self, architecture: str, layers: Iterable[Layer], *, entrypoint: str, version: str) -> Json:
+    def add_image(self, architecture: str, layers: Iterable[Layer], *, entrypoint: str, version: str) -> Json:
         """Add a manifest for one platform, and return its descriptor with the platform."""
         layers = list(layers)
         config = {
@@ -103,7 +103,7 @@ class Layout:
         platform = {"architecture": architecture, "os": "linux"}
         return self._put(_json(manifest), MANIFEST) | {"platform": platform}
 
-    def index(self, images: Iterable[Json]) -> Json:
+    def add_index(self, images: Iterable[Json]) -> Json:
         """Add an index of images, and return its descriptor."""
         return self._put(_json({"schemaVersion": 2, "mediaType": INDEX, "manifests": list(images)}), INDEX)
 

@@ -102,7 +102,7 @@ def compare(
     for reference, digest in sorted(pushed.items()):
         repository, _, tag = reference.partition(":")
         copy = repository.replace("tools/", "copies/", 1)
-        there, here = client.raw(source, repository, tag), client.raw(target, copy, tag)
+        there, here = client.read_manifest(source, repository, tag), client.read_manifest(target, copy, tag)
         equal = there == here and sha256(here) == digest
         print(f"    {f'{copy}:{tag}':24} {sha256(here)[:27]}...  {'equal' if equal else 'DIFFERENT'}")
         if not equal:

@@ -164,17 +164,21 @@ def first_release(stage: Stage) -> dict[str, str]:
 
     shfmt = stage.runner.layout(SHFMT)
     images = {
-        arch: shfmt.image(arch, [base, layers["shfmt", arch]], entrypoint="/usr/bin/shfmt", version="4.1.0")
+        arch: shfmt.add_image(arch, [base, layers["shfmt", arch]], entrypoint="/usr/bin/shfmt", version="4.1.0")
         for arch in ARCHITECTURES
     }
-    index = shfmt.index(images.values())
+    index = shfmt.add_index(images.values())
     pushed = _push(stage, SHFMT, shfmt, dict.fromkeys(("4.1.0", "4.1", "stable", "latest"), index))
-    single = shfmt.image("amd64", [base, layers["shfmt", "amd64"]], entrypoint="/usr/bin/shfmt", version="4.1.0-amd64")
+    single = shfmt.add_image(
+        "amd64", [base, layers["shfmt", "amd64"]], entrypoint="/usr/bin/shfmt", version="4.1.0-amd64"
+    )
     pushed |= _push(stage, SHFMT, shfmt, {"4.1.0-amd64": single})
 
     toolbox = stage.runner.layout(TOOLBOX)
-    index = toolbox.index(
-        toolbox.image(arch, [base, layers["shfmt", arch], layers["rg", arch]], entrypoint="/usr/bin/rg", version="1.0")
+    index = toolbox.add_index(
+        toolbox.add_image(
+            arch, [base, layers["shfmt", arch], layers["rg", arch]], entrypoint="/usr/bin/rg", version="1.0"
+        )
         for arch in ARCHITECTURES
     )
     return pushed | _push(stage, TOOLBOX, toolbox, {"1.0": index, "latest": index})
@@ -184,8 +188,10 @@ def second_release(stage: Stage) -> dict[str, str]:
     """Build and push the images of the second release. Return their digests by `repository:tag`."""
     layout, base = stage.runner.layout(SHFMT), base_layer()
     found = stage.programs("second")
-    index = layout.index(
-        layout.image(program.architecture, [base, program_layer(program)], entrypoint="/usr/bin/shfmt", version="4.2.0")
+    index = layout.add_index(
+        layout.add_image(
+            program.architecture, [base, program_layer(program)], entrypoint="/usr/bin/shfmt", version="4.2.0"
+        )
         for program in sorted(found, key=lambda program: program.architecture)
     )
     return _push(stage, SHFMT, layout, {"4.2.0": index, "latest": index})

@@ -59,8 +59,8 @@ def test_skopeo_reads_the_layout_and_a_moved_tag(tmp_path: Path) -> None:
     layout = Layout(tmp_path / "layout")
     layers = [base_layer(), program_layer(make_program(elf(LOAD)))]
     indexes = [
-        layout.index(
-            layout.image(arch, layers, entrypoint="/usr/bin/tool", version=version) for arch in ("amd64", "arm64")
+        layout.add_index(
+            layout.add_image(arch, layers, entrypoint="/usr/bin/tool", version=version) for arch in ("amd64", "arm64")
         )
         for version in ("1.0", "1.1")
     ]
