@@ -111,7 +111,7 @@ class FallbackSource:
         return self._v2.open_blob(repository, blob, work, offset=offset)
 
     def leaves_out(self, blob: Descriptor) -> bool:
-        """Return whether the source over v2 leaves out this blob."""
+        """Return whether the v2 source leaves out this blob."""
         return self._v2.leaves_out(blob)
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
@@ -135,7 +135,7 @@ class FallbackSource:
         v2_result: Version | MirrorError | None,
         work: Work,
     ) -> Version | MirrorError:
-        """Return the version that a reference names, or the error.
+        """Return the version to which a reference resolves, or the error if it does not.
 
         v2_result: the result of the v2 request; None if none was sent."""
         if isinstance(v2_result, Version | Cancelled):
@@ -170,7 +170,7 @@ class FallbackSource:
     def _choose_protocol(
         self, repository: str, state: RepositoryState, reference: str, error: MirrorError, work: Work
     ) -> ProtocolChoice:
-        """Return how to go on with a reference after v2 failed.
+        """Return what to do about a reference after the v2 request for it failed.
 
         If the tag list decides, it is requested, and its errors are raised."""
         operation = Operation.DIGEST if ":" in reference else Operation.TAG
@@ -220,7 +220,7 @@ class FallbackSource:
             yield from self._check_tag_names(repository, (name for name in tags if name not in v2_tags))
 
     def _check_tag_names(self, repository: str, names: Iterable[str]) -> Iterator[str | MirrorError]:
-        """Yield each valid tag. In place of an invalid one, yield a Refused."""
+        """Yield each valid tag of `names`, and a Refused for each invalid one."""
         for name in names:
             if is_tag(name):
                 yield name

@@ -41,7 +41,7 @@ class NotV1Registry(RemoteError):
 
 
 class RepositoryState(Struct):
-    """What is known about one repository.
+    """What is known in this run about one source repository: its protocol, its tags and errors.
 
     Several threads use it without a lock, so each change is a single assignment or `dict.setdefault`."""
 
@@ -58,7 +58,7 @@ class RepositoryState(Struct):
 
 
 class V2Memory(Protocol):
-    """Stores between runs which source repositories (`host/path`) have responded over v2."""
+    """A store, kept between runs, of the source repositories (`host/path`) that have responded over v2."""
 
     def has_v2_answered(self, repository: str) -> bool:
         """Return whether the repository responded over v2 in an earlier run. Reads a file."""
@@ -70,7 +70,7 @@ class V2Memory(Protocol):
 
 
 class V2Access(Protocol):
-    """What the v2 client knows about authorization for a repository."""
+    """The state of authorization over v2, for each repository of a host."""
 
     def has_sent_credentials(self, repository: str, work: Work) -> bool:
         """Return whether credentials for the repository were sent over v2."""
@@ -264,10 +264,10 @@ class ProtocolSelector:
             self._log_protocol(repository, state, "v1", state.reason)
 
     def probe_listing(self, repository: str, state: RepositoryState, work: Work, *, refused: bool) -> None:
-        """Request the tag list, so that either v1 is chosen or the repository has responded over v2.
+        """Request the tag list to find out over which protocol the repository is read.
 
-        refused: whether access to a tag was refused over v2. Raises the error of the list; later calls raise the same
-        error."""
+        Afterwards v1 is chosen, or the repository has responded over v2. refused: whether access to a tag
+        was refused over v2. Raises the error of the list; later calls raise the same error."""
         if state.probe_error is not None:
             raise copy_error(state.probe_error)
         self._listings.share(
