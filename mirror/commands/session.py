@@ -90,7 +90,7 @@ class RunContext(Struct, frozen=True):
         )
 
     def must_copy_to(self, host: str, path: str) -> bool:
-        """Return whether a mirror that requires at least one tag (no `allow-empty`) copies to this repository."""
+        """Return whether a mirror that requires at least one tag (no `allow-empty`) copies to this target."""
         return any(
             target.repository.host == host and can_match(path, target.repository.path)
             for entry in self.entries

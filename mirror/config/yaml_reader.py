@@ -35,7 +35,7 @@ MAX_VALUES = 100_000  # values of a file with its aliases expanded
 
 _PLAIN_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 _LONGEST_NUMBER = 40
-_PATTERNS = ("include", "exclude", "immutable")  # keys
+_PATTERNS = ("include", "exclude", "immutable")  # keys whose values are patterns
 _STAR = re.compile(r"\*[^\s,\]}]*")
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}")
 _BRACES = re.compile(r"[^\s,\[\]{}\"']*\{[\w-]+\}[^\s,\[\]{}\"']*")
@@ -57,7 +57,7 @@ def read(path: Path) -> Document:
     return document
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # libyaml's parser where there is one
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # libyaml's parser, if available
     """PyYAML's parser and resolver, which also recognizes the numbers of YAML 1.2."""
 
 

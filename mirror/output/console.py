@@ -25,7 +25,7 @@ class Console:
     following lines while the pipe stays full."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream if stream is not None else sys.stderr  # None: closed before the process started
+        self._stream = stream if stream is not None else sys.stderr  # None if it was closed before the process started
         self._descriptor = _file_descriptor(self._stream)
         self._printer: Callable[[str], None] | None = None
         self._closed = self._stream is None
@@ -62,7 +62,7 @@ class Console:
             self._printer = None
 
     def write_raw(self, text: str) -> None:
-        """Write `text` without escaping: control sequences of a live display."""
+        """Write `text`, such as the control sequences of a live display, without escaping it."""
         data = text.encode("utf-8", "backslashreplace")
         for start in range(0, len(data), LONGEST):
             if not self._closed:

@@ -85,7 +85,7 @@ class Logs:
 
     @property
     def failure(self) -> LocalError | None:
-        """The error because of which lines of the file are lost or delayed; None if there is none.
+        """The error that caused lines of the file to be lost or delayed; None if there is none.
 
         The run continues, and exits with the error's code. After `finish`, the value covers all records so far. For
         later records, it is complete when the log is closed."""
@@ -126,7 +126,7 @@ def setup(
     listener = _Listener(
         backlog, LEVELS[level], JsonFormatter(run, redact), ConsolePrinter(console, shown, redact, in_file=in_file)
     )
-    handler = _Enqueue(listener, lowest)
+    handler = _QueueHandler(listener, lowest)
     with listener, _attach_handler(handler, lowest):
         yield Logs(listener)
 
@@ -152,7 +152,7 @@ def _attach_handler(handler: logging.Handler, lowest: int) -> Iterator[None]:
             logger.handlers[:] = handlers
 
 
-class _Enqueue(logging.Handler):
+class _QueueHandler(logging.Handler):
     """A logging handler that puts records on the queue of a listener."""
 
     def __init__(self, listener: _Listener, lowest: int) -> None:
@@ -251,7 +251,7 @@ class _Listener:
         waiting = self._backlog is not None and not self._backlog.is_empty
         handled = 0
         try:
-            item = self._queue.get(timeout=1.0 if waiting else None)  # `__exit__` ends it
+            item = self._queue.get(timeout=1.0 if waiting else None)  # `__exit__` ends an unlimited wait
             if not self._full:
                 self._soon.wait(_GATHER)
             self._soon.clear()

@@ -57,7 +57,7 @@ class LogFile(ConcurrentRotatingFileHandler):
         self.maxLockAttempts = 1
         self._error: BaseException | None = None
         try:
-            os.close(_open_regular(Path(self.lockFilename), os.O_RDWR))  # the handler would follow a link
+            os.close(_open_regular(Path(self.lockFilename), os.O_RDWR))  # the base class would follow a symbolic link
             self.write("")
         except OSError as error:
             self.close()

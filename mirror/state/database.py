@@ -39,7 +39,7 @@ SCHEMA = {
     "answered_by_v2": "CREATE TABLE answered_by_v2(name TEXT PRIMARY KEY) WITHOUT ROWID",
     "writers": "CREATE TABLE writers(mark TEXT PRIMARY KEY) WITHOUT ROWID",
 }
-ADDED = {1: ("answered_by_v2", "writers")}  # version -> tables that files of this version lack
+ADDED = {1: ("answered_by_v2", "writers")}  # the tables that files of an earlier version lack, by version
 
 _TAG = """SELECT t.digest FROM repository r JOIN tag t ON t.repository = r.id
           WHERE r.name = ? AND t.side = ? AND t.name = ?"""
@@ -57,7 +57,7 @@ _STALE = """FROM member WHERE repository = ?1 AND root NOT IN (
 
 
 class DatabaseError(Exception):
-    """An error of SQLite.
+    """An error that SQLite reported.
 
     corrupt: the file is damaged, and must be replaced. full: the disk is full. busy: another program has locked it."""
 
@@ -88,7 +88,7 @@ class Database:
 
     def __init__(self, path: Path, *, write: bool) -> None:
         """Open the file. Raises DatabaseError, also if it does not exist."""
-        self._ids: dict[str, int] = {}  # of repositories, for the writer
+        self._ids: dict[str, int] = {}  # of repositories, by name; used only for writing
         self._outdated: set[int] = set()  # repositories where a tag moved
         with _database_errors():
             uri = _uri(path, "rw" if write else "ro")

@@ -94,7 +94,7 @@ class State(AbstractContextManager["State"]):
 
     @property
     def failure(self) -> MirrorError | None:
-        """The error because of which hints could not be saved; None if there is none.
+        """The error that prevented hints from being saved; None if there is none.
 
         The run continues, and exits with the error's code."""
         return self._writer.failure if self._writer else None

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from mirror.errors import Cancelled
 from mirror.util.structs import Struct
 
-_LONGEST_CALL = 2.0  # seconds that the end of a `calls` block waits for running callbacks
+_LONGEST_CALL = 2.0  # seconds that a `callback_on_stop` block waits, when it exits, for running callbacks
 
 
 class Stop:
@@ -22,7 +22,7 @@ class Stop:
     def __init__(self, parent: Stop | None = None) -> None:
         self._lock = threading.Lock()
         self._requested = False
-        self._wakes: threading.Event | None = None  # created by the first `sleep`: there is a Stop for every request
+        self._wakes: threading.Event | None = None  # created by the first `sleep`, because few Stops ever sleep
         self._callbacks: dict[int, Callable[[], None]] = {}
         self._next = 0
         self._called: threading.Event | None = None  # exists after a stop; set when all callbacks have returned

@@ -40,7 +40,7 @@ def local_error(doing: str, path: Path | str, error: OSError) -> LocalError:
     what = f"cannot {doing} {path}: {reason}"
     if error.errno in _FULL:
         return LocalError(what, hint="free some space there, or raise the quota or file size limit", code="local_full")
-    blocker = _not_a_directory(Path(path)) if error.errno in (errno.ENOTDIR, errno.EEXIST) else None
+    blocker = _find_non_directory(Path(path)) if error.errno in (errno.ENOTDIR, errno.EEXIST) else None
     if blocker is not None:
         return LocalError(f"cannot {doing} {path}: {blocker} is not a directory", hint="choose another path")
     hint = _HINTS.get(error.errno or 0, "check the system log for errors of this file system")
@@ -63,8 +63,8 @@ _HINTS = {
 }
 
 
-def _not_a_directory(path: Path) -> Path | None:
-    """Return the first parent of `path`, or `path` itself, that exists but is not a directory; None if all are."""
+def _find_non_directory(path: Path) -> Path | None:
+    """Return the first of the parents of `path` and `path` itself that is not a directory; None if there is none."""
     for part in (*reversed(path.parents), path):
         with suppress(OSError):
             if not stat.S_ISDIR(part.stat().st_mode):
@@ -95,9 +95,9 @@ class NewFile(io.FileIO):
 
 @contextmanager
 def atomic_write(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
-    """As a context manager, yield a file for the new content of `path`, which it has when the `with` block exits.
+    """As a context manager, yield a file that replaces `path` when the `with` block exits.
 
-    The content is on disk then. If the block raises, the old content stays. The umask can only reduce `mode`. A
+    Its content is on disk then. If the block raises, the old content stays. The umask can only reduce `mode`. A
     symbolic link at `path` is replaced, not followed. Anything else that is not a regular file is an error. Raises
     LocalError (local_full, local_io)."""
     path = Path(path)

@@ -50,9 +50,9 @@ class Report(AbstractContextManager["Report"]):
         copy_to: Path | None = None,
         redact: Callable[[str], str] = str,
     ) -> None:
-        """directory: the state directory.
+        """directory: the state directory. copy_to: a second path for report.json.
 
-        copy_to: a second path for report.json. Raises LocalError if the directory or this path is not writable."""
+        Raises LocalError if the directory or this path is not writable."""
         self.path = directory / REPORT_NAME
         self.failed_path = directory / FAILED_NAME
         self.totals = Totals()
@@ -147,7 +147,7 @@ class _EntryFile:
         self._lock = threading.Lock()
         self._open: list[bytes] = []
         self._size = 0
-        self._end = 0  # of the part of the file that is in use
+        self._end = 0  # the offset after the last chunk in the file
         self._full: list[bytes | tuple[int, int]] = []  # a chunk in memory, or the offset and length of one in the file
 
     def add(self, line: bytes) -> None:

@@ -16,7 +16,7 @@ BYTE_COUNTS = ("read", "sent", "mounted")  # counts of bytes
 
 
 class Failure(Struct, frozen=True):
-    """The error because of which an image failed.
+    """The error that made an image fail.
 
     code: one of docs/operations.md, "Error codes". status: the HTTP status. retryable: whether a later run may succeed
     without any change."""
