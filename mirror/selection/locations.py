@@ -161,7 +161,7 @@ def _parse_source_text(text: str) -> Location:
         candidate = f"{stem.partition('*')[0].rpartition('/')[0]}/*"
         raise _Invalid("`*` must be at the end, after a slash; patterns for tags belong under `tags`", candidate)
     if text.endswith(":*") and not _is_on_disk(text):
-        raise _Invalid("`*` stands for repositories; without a tag, every tag is selected", text.removesuffix(":*"))
+        raise _Invalid("`*` matches repositories, not tags; omit the tag to select all tags", text.removesuffix(":*"))
     _check_registry(text, hub=True)
     if not wildcard:
         return _parse(text)
