@@ -108,7 +108,7 @@ def test_a_valid_target_is_parsed(text: str) -> None:
         ("dir:/srv", '`dir:` is not supported; a layout has the form oci:DIR; write "oci:/srv"'),
         ("docker-daemon:app", "`docker-daemon:` is not supported; write a registry as host/repository)"),
         ("https://reg.example.com/app", 'without a scheme; write "reg.example.com/app"'),
-        ("reg.example.com/app:*", 'without a tag, every tag is selected; write "reg.example.com/app"'),
+        ("reg.example.com/app:*", 'omit the tag to select all tags; write "reg.example.com/app"'),
     ],
 )
 def test_an_invalid_source_is_an_error(text: str, says: str) -> None:
