@@ -305,8 +305,15 @@ class BundleWriter:
 
         Raises Refused (bundle_incomplete) if a blob is missing, LocalError, Cancelled."""
         self._require_complete()
-        for chunk in read_chunks(self._descriptor, 0, self.tar_map.total, work.stop):
+        count, total = 0, self.tar_map.total
+        for chunk in read_chunks(self._descriptor, 0, total, work.stop):
             write_to_pipe(descriptor, chunk, work.stop)
+            count += len(chunk)
+        if count < total:
+            raise LocalError(
+                f"only {count} of {total} bytes could be read from {self.partial_path}; the output is truncated",
+                hint="check the disk for errors, and export again",
+            )
         self.partial_path.unlink()
         self._sibling_path("journal").unlink(missing_ok=True)
 

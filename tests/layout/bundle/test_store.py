@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mirror.errors import LockBusy, NetworkError, NotFound, Refused, RemoteError
+from mirror.errors import LocalError, LockBusy, NetworkError, NotFound, Refused, RemoteError
 from mirror.layout.bundle.store import BundleStore
+from mirror.layout.bundle.writer import BundleWriter
 from mirror.layout.inventory import BaseInventory, Inventory, parse_inventory
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
@@ -439,3 +440,19 @@ def test_a_blob_that_is_not_a_manifest_is_refused_as_one(path: Path) -> None:
     assert "digest_mismatch" == caught.value.code
     assert isinstance(bundle.manifest("app", "v1", work()), Manifest)
     bundle.close()
+
+
+def test_an_output_pipe_that_gets_only_a_part_of_the_file_is_an_error(path: Path) -> None:
+    """A read error of the disk looks like an end of the file: the bundle is then incomplete, and is kept."""
+    writer = BundleWriter(path, Inventory(), [])
+    writer.prepare(None, work())
+    os.truncate(writer.partial_path, writer.tar_map.total - 1)
+    reading, writing = os.pipe()
+    try:
+        with pytest.raises(LocalError, match=f"of {writer.tar_map.total} bytes"):
+            writer.write_to_pipe(writing, work())
+        assert writer.partial_path.exists()
+    finally:
+        os.close(reading)
+        os.close(writing)
+        writer.close()
