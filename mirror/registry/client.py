@@ -72,7 +72,8 @@ class RegistryV2:
     def ping(self, work: Work) -> None:
         """Send a GET request to `/v2/` to find out whether the host supports v2. Any status is accepted.
 
-        If the response shows that it does, `speaks_v2` is true afterwards. Raises NetworkError, Refused, Cancelled, RemoteError (tls_error)."""
+        If the response shows that it does, `speaks_v2` is true afterwards. Raises NetworkError, Refused, Cancelled,
+        RemoteError (tls_error)."""
         with suppress(AuthError):
             self._session.call("GET", "/v2/", work, kind="ping", expect=range(100, 600))
 
@@ -231,7 +232,8 @@ class RegistryV2:
     def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
         """Push a manifest under a tag or its digest, and check that the registry stored it.
 
-        Raises Refused or RemoteError if the registry rejects it, and Refused (target_lied) if it stored a different one."""
+        Raises Refused or RemoteError if the registry rejects the manifest, and Refused (target_lied) if it stored a
+        different one."""
         what = manifest_name(self._session, repository, reference)
         try:
             response = self._session.call(
@@ -246,7 +248,7 @@ class RegistryV2:
             )
         except RemoteError as error:
             refusal = explain_manifest_error(error, what, manifest)
-            # If the response to a PUT was lost, the PUT was repeated, and registries with immutable tags reject a second PUT.
+            # If the response to a PUT was lost, the PUT was repeated. If tags are immutable, the second PUT fails.
             if may_be_stored(refusal) and self._has_manifest(repository, reference, manifest, work):
                 return
             raise refusal from error

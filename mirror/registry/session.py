@@ -52,7 +52,7 @@ class Session:
         resolve: Resolver = system_resolve,
         cookies: CookieJar | None = None,
     ) -> None:
-        """`deadline` is the time limit for a small request and its response, in seconds. If `cookies` is None, none are stored."""
+        """`deadline` is the time limit for a small request, in seconds. If `cookies` is None, none are stored."""
         self.settings = settings
         self.url_policy = UrlPolicy(settings)
         self.host: HostLimits = limits.host(settings.host)
@@ -144,8 +144,8 @@ class Session:
     ) -> Response:
         """Send a request with `length` bytes of `body`, or with a chunked body if `length` is None. Never retried.
 
-        If `body` raises, the connection is closed, so that the registry does not see a complete body. If the
-        registry responds early, the remaining bytes are not sent. After a 401, raises an AuthError, which is retryable if a retry can help."""
+        If `body` raises, the connection is closed, so that the registry does not see a complete body. No more bytes are
+        sent after an early response. After a 401, raises an AuthError, which is retryable if a retry can help."""
         request = Request(method, kind, destination, tuple(headers), StreamedBody(body, length))
         if not self._is_registry(destination):
             stream = self._client.send(request, work)

@@ -227,7 +227,7 @@ class RegistryUpload:
     def _send_chunk(
         self, method: str, destination: Destination, reader: BlobReader, end: int, *, work: Work, last: bool
     ) -> Response:
-        """Send the next bytes, up to but not including offset `end`. If `last` is true, the request commits the blob."""
+        """Send the bytes up to, but not including, offset `end`. If `last` is true, the request commits the blob."""
         length = end - self._acknowledged
         return self._session.upload(
             method,
@@ -339,7 +339,7 @@ def _min_chunk_length(response: Response) -> int:
 
 @contextmanager
 def _limited_work(seconds: float) -> Iterator[Work]:
-    """Return a context manager that yields a Work, which is stopped after `seconds`, but not when the run is stopped."""
+    """Return a context manager that yields a Work. It is stopped after `seconds`, but not when the run is stopped."""
     stop = Stop()
     timer = threading.Timer(seconds, stop.request, args=("time limit",))
     timer.start()

@@ -1,9 +1,9 @@
 """The rules that choose between v2 and v1 for a repository. This module does no I/O.
 
-Content that is read over v1 cannot be verified. If v1 were used after every v2 failure, an attacker could force a downgrade.
-Therefore v1 is used only if the repository is unknown or inaccessible over v2, or if nothing shows that the host
-supports v2. It is never used after the registry has served the repository over v2 in this run or, with `v1: auto`, in
-an earlier run. Comments such as `L4` name rows of the tables L and T in docs/fallback.md.
+Content that is read over v1 cannot be verified. If v1 were used after every v2 failure, an attacker could force a
+downgrade. Therefore v1 is used only if the repository is unknown or inaccessible over v2, or if nothing shows that the
+host supports v2. It is never used after the registry has served the repository over v2 in this run or, with `v1: auto`,
+in an earlier run. Comments such as `L4` name rows of the tables L and T in docs/fallback.md.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ class V2Access(Protocol):
         ...
 
     def forget_refusal(self, repository: str) -> None:
-        """Allow one more v2 request for a repository whose requests are blocked after access was refused."""
+        """Forget that access to the repository was refused over v2, so that requests for it are sent again."""
         ...
 
 

@@ -21,7 +21,7 @@ from mirror.util.retry_policy import Policy
 
 
 class V1Host:
-    """Access to one host over v1. Implements `fallback_state.V1Backend`. Thread-safe. The constructor sends no requests."""
+    """Access to one host over v1. Implements `fallback_state.V1Backend`. Thread-safe. Creating it sends no requests."""
 
     def __init__(
         self,
