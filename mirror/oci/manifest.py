@@ -251,7 +251,7 @@ def _entries(document: Object, key: str, what: str) -> list[Value]:
 
 
 def _children(document: Object, kind: Kind, what: str) -> Iterator[Descriptor]:
-    """Yield the descriptors of the child manifests of an index; none for other kinds."""
+    """Yield the descriptors of the child manifests of an index. Yield nothing for other kinds."""
     if kind is Kind.INDEX:
         for descriptor in _index_entries(document, what):
             if is_manifest_type(descriptor.media_type) or not descriptor.media_type:
@@ -323,7 +323,7 @@ def schema1_digest(body: bytes, document: Object, what: str) -> Digest:
 
 
 def _payload(body: bytes, signature: Value, what: str) -> bytes:
-    """Return the payload that a signature covers. Raises Refused if its description is invalid."""
+    """Return the payload that a signature covers. Raises Refused if the signature describes it incorrectly."""
     protected = signature.get("protected") if isinstance(signature, dict) else None
     head = strictjson.parse(_decode_base64url(protected, what), what=f"{what}: signatures[].protected")
     length = head.get("formatLength") if isinstance(head, dict) else None

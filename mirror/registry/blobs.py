@@ -28,9 +28,7 @@ class BlobStream:
         self.size = size
 
     def readinto(self, buffer: memoryview) -> int:
-        """Read bytes into the beginning of `buffer`.
-
-        Return the number of bytes read, or 0 at the end of the blob."""
+        """Read bytes into the beginning of `buffer`. Return the number of bytes read, or 0 at the end of the blob."""
         return self._stream.readinto(buffer)
 
     def __enter__(self) -> BlobStream:
@@ -131,7 +129,7 @@ def _full_size(stream: ResponseStream) -> int | None:
 
 
 def _skip_bytes(stream: ResponseStream, count: int) -> None:
-    """Read and discard `count` bytes of the body. Raises NetworkError (truncated) if the body ends before that."""
+    """Read and discard `count` bytes of the body. Raises NetworkError (truncated) if the body is too short."""
     buffer = memoryview(bytearray(min(_SKIP_BUFFER, count)))
     while count:
         count_read = stream.readinto(buffer[: min(len(buffer), count)])
@@ -165,11 +163,10 @@ def blob_size(session: Session, repository: str, blob: Descriptor, scopes: tuple
 def _get_blob_size(
     session: Session, repository: str, blob: Descriptor, scopes: tuple[Scope, ...], work: Work
 ) -> int | None:
-    """Send a GET request for a blob to determine its size in bytes.
+    """Use a GET request to find the size of a blob in bytes. Return None if the registry does not have the blob.
 
-    Return None if the registry does not have the blob. If the registry supports range requests, only the first byte is
-    requested, and the size is taken from Content-Range. Otherwise the size is taken from Content-Length, or the bytes
-    of the body are counted."""
+    If the registry supports range requests, only the first byte is requested, and the size is taken from Content-Range.
+    Otherwise the size is taken from Content-Length, or the bytes of the body are counted."""
     first = (("Range", "bytes=0-0"),) if blob.size != 0 else ()
     for headers in dict.fromkeys((first, ())):
         expect = (200, 206, 404, *NO_RANGE_STATUSES) if headers else (200, 404)
@@ -186,7 +183,7 @@ def _get_blob_size(
 
 
 def _count_bytes(stream: ResponseStream, blob: Descriptor) -> int:
-    """Count the bytes in the body. Stop as soon as there are more than the descriptor's size."""
+    """Count the bytes in the response body. Stop as soon as the count exceeds the size in the descriptor."""
     buffer = memoryview(bytearray(_SKIP_BUFFER))
     count = 0
     while (blob.size is None or count <= blob.size) and (count_read := stream.readinto(buffer)):
@@ -195,6 +192,6 @@ def _count_bytes(stream: ResponseStream, blob: Descriptor) -> int:
 
 
 def _content_length(headers: Headers) -> int | None:
-    """Return the Content-Length in bytes, or None if it is missing or invalid."""
+    """Return the value of the Content-Length header, in bytes, or None if it is missing or invalid."""
     text = headers.get("content-length") or ""
     return int(text) if text.isascii() and text.isdigit() else None

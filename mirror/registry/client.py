@@ -118,7 +118,7 @@ class RegistryV2:
         return list_names(self._session, path, key, scope, work, self._paging[key])
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterable[Version | MirrorError]:
-        """Yield the version that each reference refers to, or the error if it cannot be resolved, in the same order.
+        """Yield one result per reference, in the same order: its version, or the error if it cannot be resolved.
 
         Raises NetworkError if two consecutive references fail with it, and any error that concerns more than one
         reference."""
@@ -264,7 +264,7 @@ class RegistryV2:
             raise failure
 
     def _has_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> bool:
-        """Return whether `reference` refers to `manifest` on the registry. Raises RateLimited and retryable errors."""
+        """Return whether `reference` refers to `manifest` on the registry. Raises errors that may be temporary."""
         try:
             found = resolve_reference(self._session, repository, reference, self._read_scopes(repository), work)
         except RemoteError as error:

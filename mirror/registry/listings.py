@@ -96,7 +96,7 @@ def list_names(session: Session, path: str, key: str, scope: Scope, work: Work, 
 
 
 class _ListReader:
-    """A reader of one paginated list, which requests page after page until the list is complete."""
+    """A reader for one paginated list. It requests page after page until the list is complete."""
 
     def __init__(self, session: Session, path: str, key: str, scope: Scope, work: Work, paging: Paging) -> None:
         self._session = session
@@ -219,7 +219,7 @@ class _ListReader:
         return list(dict.fromkeys(ends[::-1] if self._greatest_first else ends))
 
     def _handle_rejected_last(self, error: RemoteError, count: int, *, full: bool) -> None:
-        """Decide whether a list is complete after the registry rejected `last`. Raises `error` if it may not be.
+        """Decide whether a list is complete after the registry rejected `last`. Raises `error` if it may be incomplete.
 
         The list may be incomplete if the page of `count` names was full, or if the registry supports `last` and a name
         follows it. Otherwise the list is taken as complete."""

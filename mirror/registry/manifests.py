@@ -67,9 +67,10 @@ def resolve_reference(
 
 
 def read_manifest(session: Session, repository: str, reference: str, scopes: tuple[Scope, ...], work: Work) -> Manifest:
-    """Fetch a manifest and verify its digest. Raises NotFound, Refused (digest_mismatch, manifest_invalid).
+    """Fetch a manifest and verify its digest.
 
-    If the digest is wrong, the manifest is requested once more, in case a cache returned a damaged copy."""
+    If the digest is wrong, the manifest is requested once more, in case a cache returned a damaged copy. Raises
+    NotFound if the manifest does not exist, and Refused (digest_mismatch, manifest_invalid) if it is invalid."""
     try:
         return _get_manifest(session, repository, reference, scopes, work)
     except Refused as error:

@@ -20,10 +20,10 @@ T = TypeVar("T")
 
 
 class Retries:
-    """The retry logic of one session. Thread-safe."""
+    """The retry logic for one session. Thread-safe."""
 
     def __init__(self, limits: Limits, policy: Policy, host: str) -> None:
-        """`host` is the host to which errors are attributed that do not name one."""
+        """Errors that do not name a host are attributed to `host`."""
         self._limits = limits
         self._policy = policy
         self._host = host
@@ -73,9 +73,7 @@ class Retries:
             log.warning("%s", host.describe_outage(error), extra={"event": event, "host": host.name})
 
     def apply_to_host(self, error: MirrorError, request: Request, host: str) -> None:
-        """Apply the effects of an error response from `host` on later requests.
-
-        Depending on the error, pause the host, mark it as down, or stop requests of this kind."""
+        """React to an error response from `host`: pause the host, mark it as down, or stop requests of this kind."""
         limits, requested_wait = self._limits.host(host), error.retry_after
         if requested_wait is not None and requested_wait > self._policy.max_retry_after:
             self._limits.note_refused_wait(requested_wait)

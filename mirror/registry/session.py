@@ -118,7 +118,7 @@ class Session:
         headers: Sequence[tuple[str, str]] = (),
         expect: Collection[int] = (200, 206),
     ) -> ResponseStream:
-        """Send a GET request for a large body, and return the response for use in a `with` block. Never retried."""
+        """Send a GET request for a large body, and return the response for use in a `with` block. Does not retry."""
         request = Request("GET", kind, self._to_destination(destination), tuple(headers))
         stream = self._send_following_redirects(request, scopes, work, expect, streamed=True)
         coding = stream.headers.tokens("content-encoding")
@@ -142,7 +142,7 @@ class Session:
         expect: Collection[int],
         limit: int = _MAX_SMALL_BODY,
     ) -> Response:
-        """Send a request with `length` bytes of `body`, or with a chunked body if `length` is None. Never retried.
+        """Send a request with `length` bytes of `body`, or with a chunked body if `length` is None. Does not retry.
 
         If `body` raises, the connection is closed, so that the registry does not see a complete body. No more bytes are
         sent after an early response. After a 401, raises an AuthError, which is retryable if a retry can help."""

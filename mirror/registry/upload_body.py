@@ -56,7 +56,7 @@ class TrackedReader:
         self.size = reader.size
 
     def readinto(self, buffer: memoryview) -> int:
-        """Read bytes into the beginning of `buffer`, and return the number of bytes read, or 0 at the end of the blob.
+        """Read bytes into the beginning of `buffer`. Return the number of bytes read, or 0 at the end of the blob.
 
         Errors are recorded and raised again."""
         try:

@@ -191,7 +191,7 @@ class RegistryUpload:
             raise self._handle_failure(error, body, counter.bytes) from error
 
     def _commit(self, work: Work) -> None:
-        """Commit the blob with a PUT without a body, after all its bytes were sent."""
+        """Commit the blob with a PUT without a body, after all its bytes have been sent."""
         response = self._session.call(
             "PUT",
             with_query(self._location, "digest", self._blob.digest),
@@ -332,7 +332,7 @@ class RegistryUpload:
 
 
 def _min_chunk_length(response: Response) -> int:
-    """Return the minimum chunk size in bytes that the registry requires; 0 if it requires none."""
+    """Return the minimum chunk size in bytes that the registry requires, or 0 if it requires none."""
     text = response.headers.get("oci-chunk-min-length") or ""
     return min(int(text), 1 << 30) if text.isascii() and text.isdigit() else 0
 

@@ -1,4 +1,4 @@
-"""The grammar of sources and targets: `host/repository`, `oci:DIR[:REPOSITORY]`, `FILE.tar[:REPOSITORY]`, `-`.
+"""The grammar of sources and targets: `host/repository`, `oci:DIR[:REPOSITORY]`, `FILE.tar[:REPOSITORY]`, and `-`.
 
 A source may end in `/*`, which selects all repositories under the prefix. In its targets, `*` or `{repository}` is
 replaced with the text that the `*` matched, which may contain slashes. A location that ends in `.tar`, or has `.tar:`
@@ -315,7 +315,7 @@ def _is_on_disk(text: str) -> bool:
 def _is_host(first: str, *, alone: bool) -> bool:
     """Return whether the first part of a location is a host.
 
-    alone: whether nothing follows it. If so, a number after a colon is a port if it is at least 1024, otherwise a tag."""
+    alone: whether nothing follows it. If so, a number after a colon is a port if it is 1024 or more, else a tag."""
     if not alone:
         return names_host(first)
     name, colon, port = first.partition(":")

@@ -40,7 +40,7 @@ _TIME = re.compile(
 
 
 class HistoryStep(Struct, frozen=True):
-    """One history entry of an image, and the layer that it created. layer: None if it changed no files."""
+    """One history entry of an image, and the layer that it created. layer: None if the step changed no files."""
 
     history: Object
     layer: Layer | None
@@ -85,7 +85,7 @@ def build_image(document: Object, history: Sequence[HistoryStep], what: str) -> 
 
 
 def _clean_config(document: Object, what: str) -> Object:
-    """Return a copy of `document` without v1 keys and wrongly typed values, and with a default platform."""
+    """Return a copy of `document` without v1 keys and invalid values, and with defaults for a missing platform."""
     config = {key: value for key, value in document.items() if key not in _DROPPED_KEYS}
     invalid = [key for key in _STRING_KEYS if config.get(key) is not None and not isinstance(config[key], str)]
     invalid += [key for key in _OBJECT_KEYS if config.get(key) is not None and not isinstance(config[key], dict)]

@@ -26,7 +26,7 @@ N = TypeVar("N")
 
 
 class CachedLayer(Struct, Generic[N]):
-    """A converted layer in the cache, and `note`, the data that its converter stored with it.
+    """A converted layer in the cache, together with data that its converter stored (`note`).
 
     path: the file with the bytes. pins: the number of images in progress that need the file. is_present: whether the
     file exists; it does not if the layer was evicted."""
@@ -73,7 +73,7 @@ class LayerCache(Generic[N]):
             return cached
 
     def unpin(self, keys: Collection[Hashable]) -> None:
-        """Remove one pin from each of `keys`, then evict layers if the limit is exceeded."""
+        """Remove one pin from the layer of each key, then evict layers if the limit is exceeded."""
         with self._lock:
             for key in keys:
                 self._layers[key].pins -= 1

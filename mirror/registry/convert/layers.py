@@ -32,7 +32,7 @@ _MAGIC = 6  # bytes that are enough to recognize every format
 
 
 class UnpackLimits(Struct, frozen=True):
-    """The maximum sizes of a layer, in bytes, as a protection against decompression bombs.
+    """Size limits for a layer, in bytes, which protect against decompression bombs.
 
     A larger layer is an error (bomb). ratio: the maximum ratio of unpacked to stored bytes, checked when more than
     `suspicious` bytes are unpacked. stored: the maximum number of stored bytes. It limits padding
@@ -63,7 +63,7 @@ EMPTY_LAYER = Layer(Digest.of(EMPTY_TAR), Digest.of(EMPTY_GZIP), len(EMPTY_GZIP)
 
 
 class _Unpacker(Protocol):
-    """Unpacks the stored bytes of one layer.
+    """The interface of an unpacker for the stored bytes of one layer.
 
     padding: the number of padding bytes that have been read so far."""
 
@@ -79,7 +79,7 @@ class _Unpacker(Protocol):
 
 
 class LayerWriter:
-    """Converts the stored bytes of one layer to a gzip blob, and writes the blob to `out`. Not thread-safe.
+    """A writer that converts the stored bytes of one layer, and writes a gzip blob to `out`. Not thread-safe.
 
     Call `feed` with all stored bytes, then `finish`. Both raise Refused, with the code `code` if the bytes are not a
     complete layer of a known format, or with the code `bomb` if the layer is too large. what: the layer's name
@@ -187,7 +187,7 @@ class LayerWriter:
             self._write(self._packer.compress(piece))
 
     def _write(self, data: bytes) -> None:
-        """Write bytes of the blob, and add them to its digest and size."""
+        """Write `data` to the blob, and update the digest and the size of the blob."""
         if data:
             self._blob.update(data)
             self._size += len(data)

@@ -27,7 +27,7 @@ BUFFER = 256 << 10  # bytes
 
 
 class Schema1Source:
-    """A Source that wraps another Source, and resolves tags of schema 1 manifests to versions with a conversion."""
+    """A Source that wraps another Source, and adds a conversion to schema 2 to the versions of schema 1 tags."""
 
     def __init__(self, source: Source, cache: LayerCache[None]) -> None:
         self.host = source.host
@@ -80,11 +80,11 @@ class Schema1Source:
         return self._source.leaves_out(blob)
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
-        """Return the referrers in the wrapped source."""
+        """Return the referrers of a manifest from the wrapped source."""
         return self._source.referrers(repository, digest, work)
 
     def _add_conversion(self, repository: str, version: Version, *, keep: bool = True) -> Version:
-        """Return `version`, with a transform that converts it if its manifest is schema 1.
+        """Return `version` or, if its manifest is schema 1, a version with a transform that converts it.
 
         keep: whether the manifest stays in memory; otherwise the conversion reads it again. Many versions are
         resolved, and few of them are converted."""
@@ -101,7 +101,7 @@ class Schema1Source:
 
 
 class _HistoryEntry(Struct, frozen=True):
-    """One entry of the history of a schema 1 manifest.
+    """One entry in the history of a schema 1 manifest.
 
     document: the JSON of the v1 image. layer: None if the image changes no files."""
 
@@ -110,7 +110,7 @@ class _HistoryEntry(Struct, frozen=True):
 
 
 class Schema1Transform:
-    """Converts one schema 1 manifest to a schema 2 image. Thread-safe."""
+    """The conversion of one schema 1 manifest to a schema 2 image. Thread-safe."""
 
     def __init__(
         self, source: Source, cache: LayerCache[None], repository: str, digest: Digest, manifest: Manifest | None
@@ -223,7 +223,7 @@ def _list_value(document: Object, key: str) -> list[Value]:
 
 
 def _parse_image(history: Value, what: str) -> Object:
-    """Parse the JSON of the image in a history entry. Raises Refused (manifest_invalid) if there is none."""
+    """Parse the JSON of the image in a history entry. Raises Refused (manifest_invalid) if it is invalid."""
     text = history.get("v1Compatibility") if isinstance(history, dict) else None
     if not isinstance(text, str):
         raise _invalid_error(what, "a history entry has no v1Compatibility text")

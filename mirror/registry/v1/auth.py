@@ -31,7 +31,7 @@ def v1_scopes(kind: str, repository: str) -> tuple[Scope, ...]:
 
 
 class V1Authorizer:
-    """Authorizes the requests of a session to a v1 registry. Implements Authorizer.
+    """An authorizer for the requests of a session with a v1 registry. Implements Authorizer.
 
     Thread-safe. No lock is held while credentials are looked up. renew: a function that requests a new token from the
     index; V1Client sets it. standalone: whether the registry works without a separate index."""

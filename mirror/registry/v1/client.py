@@ -76,7 +76,7 @@ class V1Client:
             return False
 
     def tags(self, repository: str, work: Work) -> dict[str, Value]:
-        """Return the image id of each tag of a repository, without validating tags and ids.
+        """Return the image id for each tag in a repository. Neither tags nor ids are validated.
 
         Raises NotFound if there are no tags."""
         self._ping(work)

@@ -38,7 +38,7 @@ class Operation(Enum):
 
 
 class V2Failure(Enum):
-    """The kind of failure of a v2 request. Each value is the reason to show in messages."""
+    """How a v2 request failed. Each value describes the failure in messages."""
 
     UNKNOWN = "v2 does not know the repository"  # 404, unless the error code contradicts that
     ACCESS = "v2 denies access"  # 401, 403; also of the token service
@@ -82,7 +82,7 @@ class Observation(Struct, frozen=True):
 
 
 class Decision(Struct, frozen=True):
-    """What to do after a v2 request failed, and the reason as a clause for messages."""
+    """A decision about what to do after a v2 request failed. Its reason is a clause for use in messages."""
 
     choice: ProtocolChoice
     reason: str
@@ -125,7 +125,7 @@ _TAG_RULES: Mapping[V2Failure, ProtocolChoice | str] = {
 
 
 def decide(observation: Observation) -> Decision:  # noqa: PLR0911 - one return per rule
-    """Return what to do after a v2 request failed. Source: docs/fallback.md."""
+    """Return what to do after a v2 request failed, according to the rules in docs/fallback.md."""
     if observation.mode is V1Mode.NEVER:
         return Decision(ProtocolChoice.STOP, "v1 is never used for this source")
     if observation.operation is Operation.DIGEST:

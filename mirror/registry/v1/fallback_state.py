@@ -70,7 +70,7 @@ class V2Memory(Protocol):
 
 
 class V2Access(Protocol):
-    """The state of v2 authorization for each repository of a host."""
+    """The state of v2 authorization for each repository on a host."""
 
     def has_sent_credentials(self, repository: str, work: Work) -> bool:
         """Return whether credentials for the repository were sent over v2."""
@@ -82,7 +82,7 @@ class V2Access(Protocol):
 
 
 class V1Backend(Protocol):
-    """Access to a host over v1."""
+    """The interface for reading a host over v1."""
 
     def is_v1_registry(self, repository: str, work: Work, *, ask_index: bool) -> bool:
         """Return whether the host behaves like a v1 registry.
@@ -91,7 +91,7 @@ class V1Backend(Protocol):
         ...
 
     def tags(self, repository: str, work: Work) -> dict[str, Value]:
-        """Return the image id of each tag of a repository, without validating tags and ids."""
+        """Return the image id for each tag in a repository. Neither tags nor ids are validated."""
         ...
 
     def withhold_credentials(self, repository: str) -> None:
@@ -236,7 +236,7 @@ class ProtocolSelector:
         return decision
 
     def get_v1_tags(self, repository: str, state: RepositoryState, work: Work) -> dict[str, Value]:
-        """Return the image id of each tag, as listed over v1. The list is requested only once.
+        """Return the image id for each tag, as listed over v1. The list is requested only once.
 
         Raises NotV1Registry if the host is not a v1 registry. The `protocol` of all errors is `v1`."""
         if state.v1_tags is None:
@@ -275,7 +275,7 @@ class ProtocolSelector:
         )
 
     def _probe_listing(self, repository: str, state: RepositoryState, work: Work, *, refused: bool) -> None:
-        """Request the tag list, unless the protocol of the repository is known already."""
+        """Request the tag list, unless the protocol for the repository is already known."""
         if state.uses_v1 or state.answered:
             return
         if refused and self._access.has_sent_credentials(repository, work):

@@ -42,7 +42,7 @@ class V1Host:
         return self._client.is_v1_registry(repository, work, ask_index=ask_index)
 
     def tags(self, repository: str, work: Work) -> dict[str, Value]:
-        """Return the image id of each tag of a repository, without validating tags and ids."""
+        """Return the image id for each tag in a repository. Neither tags nor ids are validated."""
         return self._client.tags(repository, work)
 
     def withhold_credentials(self, repository: str) -> None:

@@ -38,7 +38,7 @@ class Ancestor(Struct, frozen=True):
 
 
 class V1Transform:
-    """Converts the v1 image `image_id` to a schema 2 image. Thread-safe.
+    """The conversion of the v1 image `image_id` to a schema 2 image. Thread-safe.
 
     The id is random and does not depend on the content. However, it is unique on its host, so the result is stored
     under the host and the id. exact: whether a checksum mismatch is an error; otherwise it is only logged."""
@@ -122,7 +122,7 @@ class V1Transform:
         return parsing.parse_image_json(ancestor.raw, image_id)
 
     def _verify_checksum(self, image: ImageJson, actual: str, what: str) -> None:
-        """Compare the checksum of an image. If it does not match, raise Refused or, unless `exact`, log a warning."""
+        """Compare the checksum of an image. If it does not match, raise Refused or only log a warning."""
         if not image.checksums or actual in image.checksums:
             return
         problem = f"the checksum is sha256:{actual}, but the registry announces sha256:{image.checksums[0]}"

@@ -35,7 +35,7 @@ class LayerReader:
         *,
         checked: bool = True,
     ) -> None:
-        """Open the layer. Raises the errors of the session, and Refused if the response contradicts `announced_size`.
+        """Open the layer. Raises errors from the session, and Refused if the response contradicts `announced_size`.
 
         open_at: opens the layer at an offset, given the size of the layer (None at the first request).
         announced_size: the size in bytes that the response with the image's JSON declared; None if it declared none.

@@ -105,7 +105,7 @@ def parse_endpoints(headers: Headers) -> list[str]:
 
 
 def parse_tags(body: bytes, what: str) -> dict[str, Value]:
-    """Return a map from tag to image id, both unchecked.
+    """Return the image id for each tag in a tag list. Neither tags nor ids are validated.
 
     Raises Refused if the JSON is invalid or a tag is repeated, RemoteError if it is not a map of tags."""
     document = strictjson.parse(body, what=what, code="v1_invalid", fold=False)
