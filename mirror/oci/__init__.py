@@ -1,1 +1,1 @@
-"""Values of the OCI specifications: references, digests, descriptors, manifests. No I/O."""
+"""Types from the OCI specifications: references, digests, descriptors and manifests. The package does no I/O."""

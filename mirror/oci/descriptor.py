@@ -22,7 +22,7 @@ _FOREIGN = (
 
 
 class Platform(Struct, frozen=True):
-    """The platform of a child manifest, as stated by its index. The values are not validated."""
+    """The platform of a child manifest, as stated by the index. The values are not validated."""
 
     os: str = ""
     architecture: str = ""

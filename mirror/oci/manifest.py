@@ -1,7 +1,7 @@
 """Manifests and indexes: their exact bytes, and the objects that they refer to.
 
 A manifest is never serialized again: `body` has the bytes that were received. Sources: OCI image-spec v1.1
-(manifest.md, image-index.md), docker's manifest v2 schema 1 and schema 2.
+(manifest.md, image-index.md), Docker's manifest v2 schema 1 and schema 2.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 SCHEMA1_SIGNED = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 SCHEMA1 = "application/vnd.docker.distribution.manifest.v1+json"
 
-MAX_BYTES = 8 << 20  # registries accept 4 MiB at most, some less
+MAX_BYTES = 8 << 20  # registries accept at most 4 MiB, some accept less
 MAX_ENTRIES = 10_000  # layers of an image, children of an index
 
 
@@ -50,7 +50,7 @@ _KINDS = {
     SCHEMA1: Kind.SCHEMA1,
 }
 
-# For the Accept header, in order of preference. Each has its own line, because old registries compare whole lines.
+# For the Accept header, in order of preference. Each gets its own line, because old registries compare whole lines.
 ACCEPTED = tuple(_KINDS)
 
 _KEYS = {
@@ -59,7 +59,7 @@ _KEYS = {
     Kind.ARTIFACT: {"blobs"},
     Kind.SCHEMA1: {"fsLayers", "history"},
 }
-# With a key of another kind, two readers could take a document for different kinds (CVE-2021-41190). "blobs" is not
+# If a document has a key of another kind, two readers could see different kinds in it (CVE-2021-41190). "blobs" is not
 # included: other kinds may have it as an extension.
 _EXCLUSIVE_KEYS = {"config", "layers", "manifests", "fsLayers", "history"}
 _DOCUMENT_KEYS = frozenset(
@@ -70,7 +70,7 @@ _GENERIC_TYPES = {"", "application/json", "application/octet-stream", "text/plai
 
 
 class StoredContent(Protocol):
-    """The bytes of a manifest that is stored on disk and read when needed."""
+    """The bytes of a manifest, which are stored on disk and read when needed."""
 
     @property
     def size(self) -> int:
@@ -86,7 +86,7 @@ class Manifest(Struct, frozen=True):
     """A manifest or index whose bytes match `digest`.
 
     content: the bytes, or where they are stored. children: descriptors of child manifests, in the document's order.
-    blobs: config first, then layers, each digest once, including foreign layers (`Descriptor.foreign`)."""
+    blobs: the config, then the layers, each digest once. Foreign layers (`Descriptor.foreign`) are included."""
 
     content: bytes | StoredContent
     digest: Digest
@@ -177,7 +177,7 @@ def parse_manifest(
 
 def _may_be_schema1(declared: str, body: bytes) -> bool:
     """Return whether the body may be a schema 1 manifest."""
-    # Registries before distribution 2.3 send schema1 as application/json.
+    # Registries before distribution 2.3 send schema 1 manifests as application/json.
     return declared in (SCHEMA1, SCHEMA1_SIGNED) or (declared in _GENERIC_TYPES and b'"fsLayers"' in body)
 
 
@@ -194,7 +194,7 @@ def _check_digest(actual: Digest, expected: Digest, body: bytes, what: str) -> N
 def _media_type(document: Object, declared: str, what: str) -> str:
     """Return the media type of a manifest.
 
-    declared: the media type of the response. Raises Refused if the document's type is unknown, or differs from it."""
+    declared: the media type of the response. Raises Refused if the document's type is unknown or contradicts it."""
     named = document.get("mediaType", "")
     if not isinstance(named, str):
         raise Refused(f"{what}: mediaType is not a string", code="manifest_invalid")
@@ -251,7 +251,7 @@ def _entries(document: Object, key: str, what: str) -> list[Value]:
 
 
 def _children(document: Object, kind: Kind, what: str) -> Iterator[Descriptor]:
-    """Yield the descriptors of the child manifests of an index; none for other kinds."""
+    """Yield the descriptors of the child manifests of an index. Yield nothing for other kinds."""
     if kind is Kind.INDEX:
         for descriptor in _index_entries(document, what):
             if is_manifest_type(descriptor.media_type) or not descriptor.media_type:
@@ -309,7 +309,7 @@ def _subject(document: Object, kind: Kind, what: str) -> Descriptor | None:
 def schema1_digest(body: bytes, document: Object, what: str) -> Digest:
     """Return the digest of a schema 1 manifest: the sha256 of its payload, which excludes the signatures.
 
-    The `protected` header of each signature describes the payload. Raises Refused if that is invalid. Source: docker's
+    The `protected` header of each signature describes the payload. Raises Refused if that is invalid. Source: Docker's
     manifest v2 schema 1, "Signed manifests" (JSON web signature, pretty form)."""
     signatures = document.get("signatures")
     if signatures is None:
@@ -323,7 +323,7 @@ def schema1_digest(body: bytes, document: Object, what: str) -> Digest:
 
 
 def _payload(body: bytes, signature: Value, what: str) -> bytes:
-    """Return the payload that a signature covers. Raises Refused if its description is invalid."""
+    """Return the payload that a signature covers. Raises Refused if the signature describes it incorrectly."""
     protected = signature.get("protected") if isinstance(signature, dict) else None
     head = strictjson.parse(_decode_base64url(protected, what), what=f"{what}: signatures[].protected")
     length = head.get("formatLength") if isinstance(head, dict) else None

@@ -1,6 +1,6 @@
-"""References: `host[:port]/repository[:tag][@digest]`, with docker's defaults.
+"""References: `host[:port]/repository[:tag][@digest]`, with Docker's defaults.
 
-Grammar: distribution-spec v1.1.1, "Pulling manifests" (names, tags); docker's reference package for the implied host
+Grammar: distribution-spec v1.1.1, "Pulling manifests" (names, tags); Docker's reference package for the implied host
 `docker.io` and namespace `library/`. Paths are not normalized: `a/../b` is an error.
 """
 
@@ -20,7 +20,7 @@ _PATH = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _LABEL = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
-_LONGEST_NAME = 255  # characters of host and path together, the limit of docker's reference package
+_LONGEST_NAME = 255  # characters of host and path together, the limit in Docker's reference package
 _LONGEST_TEXT = 1024
 
 
@@ -47,9 +47,9 @@ def is_path(text: object) -> bool:
 
 
 def parse_host(text: str) -> str:
-    """Return `host[:port]` in canonical form: in lower case, without a trailing dot, `docker.io` for Docker Hub.
+    """Return `host[:port]` in canonical form: in lower case, without a trailing dot, and `docker.io` for Docker Hub.
 
-    Raises ConfigError (ref_invalid)."""
+    Raises ConfigError (ref_invalid) if it is invalid."""
     if "@" in text:
         raise _invalid_error(text, "a reference must not contain credentials")
     if not text.isascii():  # before lower(), which turns the Kelvin sign into an ASCII k
@@ -105,7 +105,7 @@ class Repository(Struct, frozen=True, order=True):
     """A repository of a registry or of a store on disk.
 
     host: the registry in the canonical form of `parse_host`; for stores on disk, a path or `-`. path: the name of the
-    repository without the host, and with `library/` where docker implies it."""
+    repository without the host, and with `library/` where Docker implies it."""
 
     host: str
     path: str
@@ -133,9 +133,10 @@ class Reference(Struct, frozen=True, order=True):
 
     @classmethod
     def parse(cls, text: str) -> Reference:
-        """Parse a reference; `ubuntu` means `docker.io/library/ubuntu`. Raises ConfigError (ref_invalid).
+        """Parse a reference. For example, `ubuntu` means `docker.io/library/ubuntu`.
 
-        The first part is a host if it contains a dot or a colon, begins with a bracket or is `localhost`."""
+        The first part is a host if it contains a dot or a colon, begins with a bracket or is `localhost`. Raises
+        ConfigError (ref_invalid) if the reference is invalid."""
         if len(text) > _LONGEST_TEXT:
             raise _invalid_error(text, f"it is longer than {_LONGEST_TEXT} characters")
         if "://" in text:

@@ -1,7 +1,7 @@
 """A strict JSON parser: it rejects documents that two parsers could interpret differently.
 
-Python's json accepts duplicate keys (the last one counts), NaN, UTF-16 and a byte order mark; Go's decoder matches keys
-regardless of case. Such documents are rejected before their content is used (docs/decisions.md).
+Python's json accepts NaN, UTF-16, a byte order mark, and duplicate keys, of which it uses the last. Go's decoder
+matches keys regardless of case. Such documents are rejected before their content is used (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def parse(
     """Parse a JSON document. Raises Refused if it is invalid, ambiguous or too large.
 
     what: the name of the document in error messages. code: the error code. fold: whether keys that differ only in case
-    are duplicates; False for objects whose keys are names, such as tags. nodes: the maximum number of values and
+    count as duplicates; False for objects whose keys are names, such as tags. nodes: the maximum number of values and
     keys."""
 
     def refuse(why: str) -> NoReturn:

@@ -1,1 +1,1 @@
-"""Registries as sources and targets of copies, and all code that uses HTTP."""
+"""Access to registries as sources and targets of copies, and all code that uses HTTP."""

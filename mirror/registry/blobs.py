@@ -14,7 +14,7 @@ from mirror.util.cancellation import Work
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 _RANGE_TOTAL = re.compile(r"bytes (?:\d{1,19}-\d{1,19}|\*)/(\d{1,19})")
-NO_RANGE_STATUSES = frozenset({400, 405, 412, 416, 501})  # sent by registries that do not support Range
+NO_RANGE_STATUSES = frozenset({400, 405, 412, 416, 501})  # sent by registries that do not support range requests
 _SKIP_BUFFER = 1 << 18  # bytes
 
 
@@ -28,7 +28,7 @@ class BlobStream:
         self.size = size
 
     def readinto(self, buffer: memoryview) -> int:
-        """Read bytes into the beginning of `buffer`, and return their number; 0 at the end of the blob."""
+        """Read bytes into the beginning of `buffer`. Return the number of bytes read, or 0 at the end of the blob."""
         return self._stream.readinto(buffer)
 
     def __enter__(self) -> BlobStream:
@@ -43,10 +43,10 @@ class BlobStream:
 def open_blob(
     session: Session, repository: str, blob: Descriptor, scopes: tuple[Scope, ...], work: Work, *, offset: int = 0
 ) -> BlobStream:
-    """Open `blob` for reading from byte `offset`.
+    """Open `blob` for reading, starting at byte `offset`.
 
-    If the registry does not support Range, the whole blob is requested and the first `offset` bytes are skipped. The
-    caller verifies the digest of the whole blob: the bytes before `offset`, which it already has, and those read here.
+    If the registry does not support range requests, the whole blob is requested and the first `offset` bytes are
+    skipped. The caller already has these bytes, and verifies the digest of the whole blob.
     Raises Refused (size_mismatch) if the registry's blob has a different size than its descriptor."""
     what = f"{session.settings.host}/{repository}@{blob.digest}"
     stream = (
@@ -91,9 +91,10 @@ def _request_blob(
 def _request_range(
     session: Session, repository: str, blob: Descriptor, scopes: tuple[Scope, ...], work: Work, offset: int
 ) -> ResponseStream | None:
-    """Request a blob from byte `offset` to its end. Return a response with those bytes (206) or the whole blob (200).
+    """Request the bytes of a blob from `offset` to its end, and return the response.
 
-    Return None if the registry rejected the request or sent a different range."""
+    The response contains those bytes (206) or the whole blob (200). Return None if the registry rejected the request or
+    sent a different range."""
     last = (blob.size or 0) - 1
     headers = (("Range", f"bytes={offset}-{last}"),)
     try:
@@ -110,17 +111,17 @@ def _request_range(
 
 
 def _content_range(stream: ResponseStream) -> re.Match[str] | None:
-    """Return the parsed Content-Range of a response; None if it is missing or invalid."""
+    """Return the parsed Content-Range header of a response, or None if it is missing or invalid."""
     return _CONTENT_RANGE.fullmatch(stream.headers.get("content-range") or "")
 
 
 def _reaches_end(match: re.Match[str]) -> bool:
-    """Return whether a parsed Content-Range extends to the last byte of the blob."""
+    """Return whether the range in a parsed Content-Range header extends to the last byte of the blob."""
     return match[3] == "*" or int(match[2]) == int(match[3]) - 1
 
 
 def _full_size(stream: ResponseStream) -> int | None:
-    """Return the size of the whole blob in bytes; None if the response does not state it."""
+    """Return the size of the whole blob in bytes, or None if the response does not state it."""
     if stream.status != 206:
         return _content_length(stream.headers)
     match = _content_range(stream)
@@ -128,7 +129,7 @@ def _full_size(stream: ResponseStream) -> int | None:
 
 
 def _skip_bytes(stream: ResponseStream, count: int) -> None:
-    """Read and discard `count` bytes. Raises NetworkError (truncated) if the body is shorter."""
+    """Read and discard `count` bytes of the body. Raises NetworkError (truncated) if the body is too short."""
     buffer = memoryview(bytearray(min(_SKIP_BUFFER, count)))
     while count:
         count_read = stream.readinto(buffer[: min(len(buffer), count)])
@@ -138,9 +139,9 @@ def _skip_bytes(stream: ResponseStream, count: int) -> None:
 
 
 def blob_size(session: Session, repository: str, blob: Descriptor, scopes: tuple[Scope, ...], work: Work) -> int | None:
-    """Return the size of `blob` on the registry in bytes; None if the registry does not have it.
+    """Return the size in bytes that the registry reports for `blob`, or None if it does not have the blob.
 
-    Sends one HEAD, and also a GET if the response to it has no size. Raises MirrorError."""
+    Sends a HEAD request and, if that does not yield the size, a GET request. Raises MirrorError if they fail."""
     response = session.call(
         "HEAD",
         f"/v2/{repository}/blobs/{blob.digest}",
@@ -154,18 +155,18 @@ def blob_size(session: Session, repository: str, blob: Descriptor, scopes: tuple
     if response.status == 403 and not response.destination.named_by_server:
         raise session.error_for(response, "HEAD", "blob")
     size = _content_length(response.headers) if response.status == 200 else None
-    # HEAD is not supported, or was redirected to a URL that is signed for GET (moby/moby#50065), or its response has no
-    # Content-Length.
+    # The size is still unknown if HEAD is not supported, if HEAD was redirected to a URL that is signed for GET
+    # (moby/moby#50065), or if the response has no Content-Length.
     return size if size is not None else _get_blob_size(session, repository, blob, scopes, work)
 
 
 def _get_blob_size(
     session: Session, repository: str, blob: Descriptor, scopes: tuple[Scope, ...], work: Work
 ) -> int | None:
-    """Determine the size of a blob in bytes with a GET; None if the registry does not have the blob.
+    """Use a GET request to find the size of a blob in bytes. Return None if the registry does not have the blob.
 
-    If the registry supports Range, only the first byte is requested, and the size comes from Content-Range. Otherwise
-    it comes from Content-Length, or the bytes of the blob are counted."""
+    If the registry supports range requests, only the first byte is requested, and the size is taken from Content-Range.
+    Otherwise the size is taken from Content-Length, or the bytes of the body are counted."""
     first = (("Range", "bytes=0-0"),) if blob.size != 0 else ()
     for headers in dict.fromkeys((first, ())):
         expect = (200, 206, 404, *NO_RANGE_STATUSES) if headers else (200, 404)
@@ -182,7 +183,7 @@ def _get_blob_size(
 
 
 def _count_bytes(stream: ResponseStream, blob: Descriptor) -> int:
-    """Return the number of bytes in the body. Stop reading once there are more than the descriptor's size."""
+    """Count the bytes in the response body. Stop as soon as the count exceeds the size in the descriptor."""
     buffer = memoryview(bytearray(_SKIP_BUFFER))
     count = 0
     while (blob.size is None or count <= blob.size) and (count_read := stream.readinto(buffer)):
@@ -191,6 +192,6 @@ def _count_bytes(stream: ResponseStream, blob: Descriptor) -> int:
 
 
 def _content_length(headers: Headers) -> int | None:
-    """Return the Content-Length in bytes; None if it is missing or invalid."""
+    """Return the value of the Content-Length header, in bytes, or None if it is missing or invalid."""
     text = headers.get("content-length") or ""
     return int(text) if text.isascii() and text.isdigit() else None

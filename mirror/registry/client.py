@@ -1,6 +1,6 @@
 """A client for registries with the v2 API, which implements `Source` and `Target`.
 
-Source of the rules: distribution-spec v1.1.1. Deviations of real registries are noted where they matter;
+The client follows distribution-spec v1.1.1. Comments state where real registries deviate from it;
 docs/compatibility.md lists the tested registries.
 """
 
@@ -40,8 +40,8 @@ RESPONSE_TIMEOUT = 1.0  # seconds
 class RegistryV2:
     """A client for one registry, used as a source or a target of copies. Thread-safe.
 
-    For a target (`as_target`), reads request the scopes `pull,push`, because registries that hide repositories (Quay)
-    respond with 401 to `pull` if the repository does not exist yet."""
+    If the registry is a target (`as_target`), reads request `push` in addition to `pull`. The reason is that registries
+    that hide repositories, such as Quay, respond to `pull` alone with 401 if the repository does not exist yet."""
 
     partial = False
     needs_all_images = False
@@ -57,7 +57,7 @@ class RegistryV2:
         self._paging = {"repositories": Paging(), "tags": Paging()}
 
     def as_target(self) -> RegistryV2:
-        """Return a client for the same registry, with the same session, that is used as a target."""
+        """Return a client that uses the same session and treats the registry as a target."""
         return RegistryV2(self._session, as_target=True)
 
     def close(self) -> None:
@@ -66,20 +66,22 @@ class RegistryV2:
 
     @property
     def speaks_v2(self) -> bool:
-        """Whether a response from the host had a header with the v2 API version."""
+        """Whether the host has sent a response header that states the v2 API version."""
         return self._session.speaks_v2
 
     def ping(self, work: Work) -> None:
-        """Send a GET to `/v2/` to find out whether the host supports v2 (`speaks_v2`). Any status is accepted.
+        """Send a GET request to `/v2/` to find out whether the host supports v2. Any status is accepted.
 
-        Raises NetworkError, Refused, Cancelled, RemoteError (tls_error)."""
+        If the response shows that it does, `speaks_v2` is true afterwards. Raises NetworkError, Refused, Cancelled,
+        RemoteError (tls_error)."""
         with suppress(AuthError):
             self._session.call("GET", "/v2/", work, kind="ping", expect=range(100, 600))
 
     def note_exhausted(self, error: MirrorError) -> None:
-        """Record an error that remained after all retries of a blob transfer. The session does not see such errors.
+        """Record an error that persisted after all retries of a blob transfer.
 
-        If the host did not respond or still limits requests, it is marked as down."""
+        Since the session itself does not retry blob transfers, it must be told. If the host did not respond or still
+        limits requests, it is marked as down."""
         self._session.note_exhausted(error)
 
     # ---- reading
@@ -101,7 +103,7 @@ class RegistryV2:
     def tags(self, repository: str, work: Work) -> Iterable[str | MirrorError]:
         """Yield the tags of a repository. For an invalid tag, yield a Refused error instead.
 
-        Raises NotFound if the repository does not exist, AuthError."""
+        Raises NotFound if the repository does not exist, and AuthError if access is denied."""
         scopes = self._read_scopes(repository)
         try:
             for name in self._list_names(f"/v2/{repository}/tags/list", "tags", scopes[0], work):
@@ -116,9 +118,9 @@ class RegistryV2:
         return list_names(self._session, path, key, scope, work, self._paging[key])
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterable[Version | MirrorError]:
-        """Yield the version of each reference, in the same order. If resolving one fails, yield the error instead.
+        """Yield one result per reference, in the same order: its version, or the error if it cannot be resolved.
 
-        Raises NetworkError if two references in a row fail with it, and any error that concerns more than one
+        Raises NetworkError if two consecutive references fail with it, and any error that concerns more than one
         reference."""
         failed_before = False
         for reference in references:
@@ -138,13 +140,15 @@ class RegistryV2:
         return Version(manifest.digest, manifest, media_type=manifest.media_type)
 
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
-        """Fetch the manifest of a tag or digest and verify its digest. Raises NotFound, Refused."""
+        """Fetch the manifest that a tag or digest refers to, and verify its digest.
+
+        Raises NotFound if it does not exist, Refused if it is invalid."""
         return read_manifest(self._session, repository, reference, self._read_scopes(repository), work)
 
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobStream:
-        """Open a blob for reading from byte `offset`. Use the result in a `with` block, and verify the digest.
+        """Open a blob for reading, starting at byte `offset`. Use the result in a `with` block.
 
-        Raises NotFound."""
+        The caller verifies the digest. Raises NotFound if the registry does not have the blob."""
         return open_blob(self._session, repository, blob, self._read_scopes(repository), work, offset=offset)
 
     def leaves_out(self, blob: Descriptor) -> bool:
@@ -152,7 +156,7 @@ class RegistryV2:
         return False
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
-        """Return the referrers of a manifest; empty if the registry does not support the referrers API."""
+        """Return the referrers of a manifest, or none if the registry does not support the referrers API."""
         return read_referrers(self._session, repository, digest, self._read_scopes(repository), work)
 
     # ---- writing
@@ -164,7 +168,7 @@ class RegistryV2:
         """Do nothing: a registry publishes each tag as soon as its manifest is pushed."""
 
     def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:
-        """Return whether the repository has a blob.
+        """Return whether the repository contains `blob`.
 
         Raises Refused (size_mismatch) if its size differs from the size in `blob`."""
         size = blob_size(self._session, repository, blob, self._read_scopes(repository), work)
@@ -177,7 +181,7 @@ class RegistryV2:
         )
 
     def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | RegistryUpload:
-        """Mount a blob from another repository of this registry.
+        """Mount a blob from another repository of this registry, and return the outcome.
 
         If the registry opens an upload session instead, return the upload."""
         query = f"mount={quote(blob.digest, safe=':')}&from={quote(from_repository, safe='/')}"
@@ -204,7 +208,7 @@ class RegistryV2:
         return Mount.ABSENT
 
     def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> RegistryUpload:
-        """Open an upload session for a blob."""
+        """Open an upload session for a blob, and return the upload."""
         try:
             with work.with_grace_period(RESPONSE_TIMEOUT) as waiting:
                 response = self._session.call(
@@ -228,7 +232,8 @@ class RegistryV2:
     def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
         """Push a manifest under a tag or its digest, and check that the registry stored it.
 
-        Raises Refused (target_lied, ...), RemoteError."""
+        Raises Refused or RemoteError if the registry rejects the manifest, and Refused (target_lied) if it stored a
+        different one."""
         what = manifest_name(self._session, repository, reference)
         try:
             response = self._session.call(
@@ -243,7 +248,7 @@ class RegistryV2:
             )
         except RemoteError as error:
             refusal = explain_manifest_error(error, what, manifest)
-            # If the response to a PUT was lost, the PUT was repeated, and a registry with immutable tags rejects it.
+            # If the response to a PUT was lost, the PUT was repeated. If tags are immutable, the second PUT fails.
             if may_be_stored(refusal) and self._has_manifest(repository, reference, manifest, work):
                 return
             raise refusal from error
@@ -252,14 +257,14 @@ class RegistryV2:
             hint = SCHEMA1_HINT if manifest.kind is Kind.SCHEMA1 else ""
             text = f"{what} has the digest {manifest.digest}, but the target stored {reported}"
             raise Refused(text, hint=hint, code="target_lied")
-        # Some registries answer 200 or 202 for a stored manifest; some proxies answer 200 to every request.
+        # Some registries respond with 200 or 202 for a stored manifest. Some proxies respond with 200 to every request.
         if response.status != 201 and not self._has_manifest(repository, reference, manifest, work):
             failure = self._session.error_for(response, "PUT", "manifest").with_subject(what)
             failure.hint = failure.hint or "the target acknowledged the manifest, but did not store it"
             raise failure
 
     def _has_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> bool:
-        """Return whether `reference` now refers to `manifest`. Raises RateLimited and other retryable errors."""
+        """Return whether `reference` refers to `manifest` on the registry. Raises errors that may be temporary."""
         try:
             found = resolve_reference(self._session, repository, reference, self._read_scopes(repository), work)
         except RemoteError as error:

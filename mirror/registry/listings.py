@@ -29,7 +29,7 @@ PAGE_SIZE = 1000
 _SMALLER_SIZES = (100, 50, 20, 10)
 # Numbers of names that indicate a full page. If such a page has no Link, the next page is always requested.
 _FULL_PAGE_COUNTS = frozenset({50, 100, 200, 250, 500, PAGE_SIZE})
-# While it is unknown how a registry paginates, a page without a Link that has fewer names than this is the last one.
+# While it is unknown how a registry paginates, a page without a Link that has fewer names is taken as the last one.
 MIN_SILENT_PAGE = 20
 _SIZE_REJECTED = frozenset({400, 413, 416, 422})
 _LAST_REJECTED = _SIZE_REJECTED | {404, 405, 501}
@@ -56,12 +56,12 @@ class Paging:
     could make lists incomplete."""
 
     def __init__(self) -> None:
-        self.size: int | None = PAGE_SIZE  # `n` for the first page; None: send no `n`, since the registry rejects it
-        self.next_size: int | None = PAGE_SIZE  # `n` for a page requested with `last`; None: send no `n`
+        self.size: int | None = PAGE_SIZE  # `n` for the first page; None if the registry rejects `n`
+        self.next_size: int | None = PAGE_SIZE  # `n` for a page requested with `last`; None to send no `n`
         self.sends_links = False  # the registry has sent a Link to a next page
-        self.supports_last: bool | None = None  # None: unknown
+        self.supports_last: bool | None = None  # None if unknown
         self.longest_complete = 0  # number of names on the longest page that was a complete list
-        self.shortest_cut = 0  # number of names on the shortest silently truncated page; 0: there was none
+        self.shortest_cut = 0  # number of names on the shortest silently truncated page; 0 if there was none
 
     @property
     def min_to_continue(self) -> int:
@@ -81,7 +81,7 @@ class Paging:
         return count >= max(self.min_to_continue, self.longest_complete)
 
     def sizes_to_try(self) -> list[int | None]:
-        """Return the values of `n` to try with `last`, in order. None stands for a request without `n`."""
+        """Return the values of `n` to try with `last`, in order. None means a request without `n`."""
         if self.next_size is None:
             return [None]
         return [self.next_size, *(size for size in _SMALLER_SIZES if size < self.next_size), None]
@@ -96,7 +96,7 @@ def list_names(session: Session, path: str, key: str, scope: Scope, work: Work, 
 
 
 class _ListReader:
-    """A reader of one paginated list, which requests page after page until the list is complete."""
+    """A reader for one paginated list. It requests page after page until the list is complete."""
 
     def __init__(self, session: Session, path: str, key: str, scope: Scope, work: Work, paging: Paging) -> None:
         self._session = session
@@ -112,7 +112,7 @@ class _ListReader:
         self._greatest_first = False  # on an unsorted page, try its greatest name as `last` first
 
     def names(self) -> Iterator[str]:
-        """Yield the names of all pages."""
+        """Yield the names from all pages, without duplicates."""
         response = self._get_first_page()
         while True:
             names = _parse_names(response, self._what, self._key)
@@ -138,7 +138,7 @@ class _ListReader:
         return new
 
     def _get_first_page(self) -> Response:
-        """Request the first page. If the registry rejects the page size, request it without one."""
+        """Request the first page. If the registry rejects the page size, request the page again without a size."""
         size = self._paging.size
         try:
             return self._get_page(self._page_destination(size))
@@ -210,7 +210,7 @@ class _ListReader:
     def _last_candidates(self, names: Sequence[str]) -> list[str]:
         """Return the values of `last` to try after a page, in order.
 
-        Some registries continue after the position of `last`, others with the names that are greater. On an unsorted
+        Some registries continue after the position of `last`, others with the names that sort after it. On an unsorted
         page, both the second-to-last and the second-greatest name are tried. The last name itself is not used, because
         some registries respond with 404 if no name follows. Only very short pages are continued after their last
         name."""
@@ -219,10 +219,10 @@ class _ListReader:
         return list(dict.fromkeys(ends[::-1] if self._greatest_first else ends))
 
     def _handle_rejected_last(self, error: RemoteError, count: int, *, full: bool) -> None:
-        """Handle the rejection of `last` after a page of `count` names.
+        """Decide whether a list is complete after the registry rejected `last`. Raises `error` if it may be incomplete.
 
-        Raises `error` if the page was full, or if the registry supports `last` and a name follows it: then the list
-        may be incomplete. Otherwise the list is taken as complete."""
+        The list may be incomplete if the page of `count` names was full, or if the registry supports `last` and a name
+        follows it. Otherwise the list is taken as complete."""
         has_next = count >= _MIN_OVERLAP  # at least the last name of the page follows `last`
         if full or (has_next and self._paging.supports_last):
             error.hint = error.hint or _HINTS[self._key]
@@ -253,7 +253,7 @@ class _ListReader:
         return self._session.url_policy.destination(f"{self._path}?{query}" if query else self._path)
 
     def _get_page(self, destination: Destination) -> Response:
-        """Request one page. Raises Refused (too_many); NotFound if the list does not exist."""
+        """Request one page. Raises Refused (too_many) if a limit is exceeded, NotFound if the list does not exist."""
         if len(self._requested) >= MAX_PAGES:
             raise Refused(f"{self._what} has more than {MAX_PAGES} pages", code="too_many")
         self._requested.add(destination.target)
@@ -314,7 +314,7 @@ def _parse_names(response: Response, what: str, key: str) -> list[str]:
 
 
 def next_link(values: Sequence[str]) -> str | None:
-    """Return the URL of the first link with the relation `next` in Link headers; None if there is none."""
+    """Return the URL of the first link with the relation `next` in Link headers, or None if there is none."""
     for value in values:
         position = 0
         while match := _LINK.match(value, position):

@@ -32,9 +32,9 @@ def manifest_name(session: Session, repository: str, reference: str) -> str:
 def resolve_reference(
     session: Session, repository: str, reference: str, scopes: tuple[Scope, ...], work: Work
 ) -> Version | MirrorError:
-    """Return the version that a reference refers to, or the error if it concerns only this reference.
+    """Return the version that a reference refers to, or an error that concerns only this reference.
 
-    Sends one HEAD, and also a GET if the response to it has no digest. Raises all other errors."""
+    Sends a HEAD request and, if its response has no digest, a GET request. Any other error is raised."""
     try:
         response = session.call(
             "HEAD",
@@ -67,9 +67,10 @@ def resolve_reference(
 
 
 def read_manifest(session: Session, repository: str, reference: str, scopes: tuple[Scope, ...], work: Work) -> Manifest:
-    """Fetch a manifest and verify its digest. Raises NotFound, Refused (digest_mismatch, manifest_invalid).
+    """Fetch a manifest and verify its digest.
 
-    If the digest is wrong, the manifest is requested once more, in case a cache returned a damaged copy."""
+    If the digest is wrong, the manifest is requested once more, in case a cache returned a damaged copy. Raises
+    NotFound if the manifest does not exist, and Refused (digest_mismatch, manifest_invalid) if it is invalid."""
     try:
         return _get_manifest(session, repository, reference, scopes, work)
     except Refused as error:
@@ -112,7 +113,7 @@ def _get_manifest(session: Session, repository: str, reference: str, scopes: tup
 def read_referrers(
     session: Session, repository: str, digest: Digest, scopes: tuple[Scope, ...], work: Work
 ) -> Iterable[Descriptor]:
-    """Return the referrers of a manifest; empty if the registry does not support the referrers API."""
+    """Return the referrers of a manifest, or none if the registry does not support the referrers API."""
     what = f"the referrers of {session.settings.host}/{repository}@{digest}"
     try:
         response = session.call(
@@ -133,7 +134,7 @@ def read_referrers(
 
 
 def content_digest(response: Response) -> Digest | None:
-    """Return the digest in the Docker-Content-Digest header; None if it is missing or invalid."""
+    """Return the digest in the Docker-Content-Digest header, or None if it is missing or invalid."""
     reported = response.headers.get_all("docker-content-digest")
     try:
         return Digest.parse(reported[0]) if len(reported) == 1 else None

@@ -1,4 +1,4 @@
-"""Interprets the errors of a target that rejects a mount or a manifest, and adds hints."""
+"""Interprets errors from a target that rejects a mount or a manifest, and adds hints."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _FOREIGN_HINT = (
     "the target may reject non-distributable layers: "
     "for docker-registry, allow their URLs in `validation.manifests.urls.allow`"
 )
-_TOO_BIG_PHRASE = "body too large"  # in the message of docker-registry's 400
+_TOO_BIG_PHRASE = "body too large"  # in the message that docker-registry sends with a 400
 _IMMUTABLE_PHRASES = ("immutable", "cannot be overwritten", "cannot overwrite tag")
 
 
-# Statuses that apply to all mounts between two repositories: not implemented, or not allowed. Harbor answers 401 for an
-# unknown project, Docker Hub 400 for names of more than two parts (google/go-containerregistry#1741).
+# Statuses that apply to all mounts between two repositories: not implemented, or not allowed. Harbor responds with
+# 401 for an unknown project, Docker Hub with 400 for names of more than two parts (google/go-containerregistry#1741).
 _NO_MOUNT_STATUSES = frozenset({400, 401, 403, 404, 405, 410, 501})
 _BLOB_CODES = frozenset(
     {"BLOB_UNKNOWN", "BLOB_UPLOAD_INVALID", "BLOB_UPLOAD_UNKNOWN", "DIGEST_INVALID", "SIZE_INVALID"}
@@ -78,10 +78,10 @@ def explain_manifest_error(error: RemoteError, what: str, manifest: Manifest) ->
 
 
 def may_be_stored(refusal: MirrorError) -> bool:
-    """Return whether the target may have stored a manifest that it now rejects. The response to an earlier PUT may
-    have been lost.
+    """Return whether a target that rejects a manifest may already have stored it.
 
-    False if the reason is the credentials, a rate limit, a missing blob or the size, or if a retry may help."""
+    This happens if the response to an earlier PUT was lost. Return False if the manifest was rejected because of the
+    credentials, a rate limit, a missing blob or its size, or if a retry may help."""
     if refusal.code in ("auth_failed", "rate_limited", "blob_missing", "manifest_too_big") or refusal.retryable:
         return False
     return refusal.status is not None and 400 <= refusal.status < 500

@@ -1,4 +1,4 @@
-"""Retries small requests, and applies errors to the whole host: pauses it, marks it as down, or stops requests."""
+"""Retries small requests. Depending on the error, pauses the host, marks it as down, or stops requests to it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from mirror.util.retry_policy import Policy
 
 log = logging.getLogger("mirror.http")
 
-MIN_PAUSE = 1.0  # seconds; the shortest pause of a host after a 429
+MIN_PAUSE = 1.0  # seconds; the shortest pause for a host after a 429
 
 T = TypeVar("T")
 
 
 class Retries:
-    """The retry logic of one session. Thread-safe."""
+    """The retry logic for one session. Thread-safe."""
 
     def __init__(self, limits: Limits, policy: Policy, host: str) -> None:
-        """`host` is the host of errors that do not name one."""
+        """Errors that do not name a host are attributed to `host`."""
         self._limits = limits
         self._policy = policy
         self._host = host
@@ -62,8 +62,9 @@ class Retries:
         log.info("retry in %.1f s: %s", wait, error, extra=extra)
 
     def note_exhausted(self, error: MirrorError) -> None:
-        """Record an error that remained after all retries. If the host did not respond, or still responds with 429,
-        mark it as down."""
+        """Record an error that persisted after all retries.
+
+        If the host did not respond, or still responds with 429, mark it as down."""
         host = self._limits.host(error.host or self._host)
         silent = isinstance(error, Unreachable) or (isinstance(error, NetworkError) and error.code == "timeout")
         limited = isinstance(error, RateLimited) and error.retryable
@@ -72,8 +73,7 @@ class Retries:
             log.warning("%s", host.describe_outage(error), extra={"event": event, "host": host.name})
 
     def apply_to_host(self, error: MirrorError, request: Request, host: str) -> None:
-        """Apply an error response from `host` to later requests: pause the host, mark it as down, or stop requests of
-        this kind."""
+        """React to an error response from `host`: pause the host, mark it as down, or stop requests of this kind."""
         limits, requested_wait = self._limits.host(host), error.retry_after
         if requested_wait is not None and requested_wait > self._policy.max_retry_after:
             self._limits.note_refused_wait(requested_wait)

@@ -52,12 +52,12 @@ class Session:
         resolve: Resolver = system_resolve,
         cookies: CookieJar | None = None,
     ) -> None:
-        """`deadline` limits a small request with its response, in seconds. If `cookies` is None, none are stored."""
+        """`deadline` is the time limit for a small request, in seconds. If `cookies` is None, none are stored."""
         self.settings = settings
         self.url_policy = UrlPolicy(settings)
         self.host: HostLimits = limits.host(settings.host)
         self.authorizer: Authorizer = authorizer or Anonymous()
-        self.speaks_v2 = False  # a response of the registry had a header with the v2 API version
+        self.speaks_v2 = False  # the registry has sent a header with the v2 API version
         self._cookies = cookies
         self._policy = policy or Policy()
         self._connector = Connector(settings, self.url_policy, resolve=resolve)
@@ -118,7 +118,7 @@ class Session:
         headers: Sequence[tuple[str, str]] = (),
         expect: Collection[int] = (200, 206),
     ) -> ResponseStream:
-        """Send a GET for a large body, and return the response for use in a `with` block. The caller retries errors."""
+        """Send a GET request for a large body, and return the response for use in a `with` block. Does not retry."""
         request = Request("GET", kind, self._to_destination(destination), tuple(headers))
         stream = self._send_following_redirects(request, scopes, work, expect, streamed=True)
         coding = stream.headers.tokens("content-encoding")
@@ -142,10 +142,10 @@ class Session:
         expect: Collection[int],
         limit: int = _MAX_SMALL_BODY,
     ) -> Response:
-        """Send a request with `length` bytes of `body`, or with a chunked body if `length` is None. Never retried.
+        """Send a request with `length` bytes of `body`, or with a chunked body if `length` is None. Does not retry.
 
-        If `body` raises, the connection is closed, so that the registry does not see a complete body. After an early
-        response, the rest is not sent. After a 401, raises an AuthError, which is retryable if a retry can help."""
+        If `body` raises, the connection is closed, so that the registry does not see a complete body. No more bytes are
+        sent after an early response. After a 401, raises an AuthError, which is retryable if a retry can help."""
         request = Request(method, kind, destination, tuple(headers), StreamedBody(body, length))
         if not self._is_registry(destination):
             stream = self._client.send(request, work)
@@ -171,8 +171,8 @@ class Session:
         work: Work,
         kind: str = "token",
     ) -> Response:
-        """Send a request to a token service that `url_policy.check_realm` has accepted. Return the response, whatever
-        its status. Only 408, 425, 429 and 5xx are errors; they are retried as in `call`, and then raised."""
+        """Send a request to a token service that `url_policy.check_realm` has accepted, and return the response. Only
+        the statuses 408, 425, 429 and 5xx are errors. They are retried as in `call`, and raised if they persist."""
         request = Request(method, kind, destination, (("Accept", "application/json"),))
 
         def attempt() -> Response:
@@ -207,7 +207,7 @@ class Session:
         return self._error_of(request, response.status, response.headers, response.body)
 
     def note_exhausted(self, error: MirrorError) -> None:
-        """Record an error that remained after a transfer's own retries; the host may be marked as down."""
+        """Record an error that persisted after a transfer's own retries. This may mark the host as down."""
         self._retries.note_exhausted(error)
 
     def _to_destination(self, path: str | Destination) -> Destination:
@@ -271,8 +271,8 @@ class Session:
     def _handle_challenge(
         self, stream: ResponseStream, scopes: tuple[Scope, ...], sent: str | None, work: Work
     ) -> MirrorError:
-        """Let the authorizer handle a 401. Return the error for it, in case the caller does not send the request again.
-        Raises AuthError if sending it again cannot help."""
+        """Let the authorizer handle a response that rejects the credentials. Return the error, for callers that do not
+        repeat the request. Raises AuthError if repeating it cannot help."""
         try:
             error = self._read_error(stream)
         except BaseException:
@@ -343,7 +343,7 @@ _mark_exhausted = _ExhaustedMarker()
 
 
 def _add_header(request: Request, name: str, value: str | None) -> Request:
-    """Return the request with a header inserted before the others; unchanged if `value` is None."""
+    """Return the request with a header inserted before its other headers. If `value` is None, return it unchanged."""
     if value is None:
         return request
     headers = ((name, value), *request.headers)

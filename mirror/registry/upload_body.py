@@ -1,6 +1,7 @@
 """The body of an upload.
 
-The bytes of the blob are read from the source and counted. The last ones are sent only after the digest was verified.
+The bytes of the blob are read from the source and counted. The last bytes are sent only after the digest has been
+verified.
 """
 
 from __future__ import annotations
@@ -17,28 +18,28 @@ BUFFER = 256 << 10  # bytes read at a time
 
 
 class ByteCounter(Struct):
-    """A counter of the bytes of a body that were sent, which also reports them as progress."""
+    """A counter for the bytes that an upload has sent. It also reports them as progress."""
 
     work: Work
     bytes: int = 0
 
     def add(self, count: int) -> None:
-        """Add `count` to the number of sent bytes, and report it as progress."""
+        """Add `count` to the number of sent bytes, and report them as progress."""
         self.bytes += count
         self.work.progress(count)
 
 
 class TrackedBody:
-    """The body of an upload, which records errors of the source, so that they are not taken for errors of the target.
+    """The body of an upload. It records errors from the source, to distinguish them from errors from the target.
 
-    A call opens the body at an offset."""
+    Calling it opens the body at an offset."""
 
     def __init__(self, open_at: Callable[[int], BlobReader]) -> None:
         self._open_at = open_at
         self.error: MirrorError | None = None
 
     def __call__(self, offset: int) -> TrackedReader:
-        """Open the body for reading from byte `offset`."""
+        """Open the body for reading, starting at byte `offset`."""
         try:
             return TrackedReader(self, self._open_at(offset))
         except MirrorError as error:
@@ -47,7 +48,7 @@ class TrackedBody:
 
 
 class TrackedReader:
-    """A reader of the source's blob that records its errors in the TrackedBody."""
+    """A reader for a blob from the source. It records read errors in its TrackedBody."""
 
     def __init__(self, body: TrackedBody, reader: BlobReader) -> None:
         self._body = body
@@ -55,7 +56,9 @@ class TrackedReader:
         self.size = reader.size
 
     def readinto(self, buffer: memoryview) -> int:
-        """Read bytes into the beginning of `buffer`, and return their number. An error is recorded and raised."""
+        """Read bytes into the beginning of `buffer`. Return the number of bytes read, or 0 at the end of the blob.
+
+        Errors are recorded and raised again."""
         try:
             return self._reader.readinto(buffer)
         except MirrorError as error:
@@ -75,10 +78,11 @@ class TrackedReader:
 def hold_back_end(
     reader: BlobReader, counter: ByteCounter, limit: int | None, *, must_end: bool
 ) -> Iterator[memoryview]:
-    """Yield at most `limit` bytes of `reader`. Each buffer is yielded only after the next one was read.
+    """Yield at most `limit` bytes from `reader`, in buffers. Each buffer is yielded only after the next was read.
 
-    If `must_end` is true, the blob must end at `limit`. The reader verifies the digest at the end of the blob, so the
-    last buffer is yielded only after that. Raises Refused (size_mismatch) if the blob is longer."""
+    The reader verifies the digest at the end of the blob, so the last buffer is yielded only after the digest has been
+    verified. If `must_end` is true, raises Refused (size_mismatch) if the blob is longer than `limit`. If `limit` is
+    None, the whole blob is read."""
     room = BUFFER if limit is None else max(1, min(BUFFER, limit))
     buffers = [memoryview(bytearray(room)) for _ in range(2)]
     current, remaining = 0, limit

@@ -12,6 +12,6 @@ class UploadCapabilities(Struct):
     Thread-safe, because each write is atomic, and a recorded rejection is never reset."""
 
     needs_patch: bool = False  # the host requires a streamed PATCH and an empty PUT instead of one PUT
-    chunk_size: int = 0  # bytes; 0: the host has not rejected a large body
+    chunk_size: int = 0  # bytes; 0 if the host has not rejected a large body
     rejects_chunks: bool = False
     broken_blobs: set[Digest] = field(default_factory=set)  # blobs whose upload failed after CHUNK_AFTER bytes

@@ -108,11 +108,11 @@ class RegistryUpload:
     def _handle_failure(
         self, error: RemoteError, body: TrackedBody, sent: int, *, whole: bool = False, chunk: int = 0
     ) -> MirrorError:
-        """Update the capabilities of the host after a failed upload, and return the error. It is retryable if another
+        """Record what a failed upload shows about the host, and return the error. The error is retryable if another
         method can be tried.
 
-        `sent` is the number of bytes that were sent, `chunk` the chunk size in bytes (0: no chunks). `whole` is true
-        after a single PUT. Another upload may have recorded the same already, so only the method used here matters."""
+        `sent` is the number of bytes sent, and `chunk` the chunk size in bytes, or 0 without chunks. `whole` is true
+        after a single PUT. Only this upload's method matters, since other uploads may have changed the capabilities."""
         if error is body.error:
             self._was_busy = False
             return error
@@ -191,7 +191,7 @@ class RegistryUpload:
             raise self._handle_failure(error, body, counter.bytes) from error
 
     def _commit(self, work: Work) -> None:
-        """Commit the blob with a PUT without a body, after all its bytes were sent."""
+        """Commit the blob with a PUT without a body, after all its bytes have been sent."""
         response = self._session.call(
             "PUT",
             with_query(self._location, "digest", self._blob.digest),
@@ -245,9 +245,9 @@ class RegistryUpload:
         )
 
     def _resume(self, work: Work, size: int) -> None:
-        """Ask the registry how many bytes it has, so that the upload continues there, even in the middle of a chunk.
+        """Ask the registry how many bytes it has, so that the upload can continue there, even in the middle of a chunk.
 
-        Raises a retryable RemoteError; if the registry rejects the request, a new session is needed."""
+        Raises a retryable RemoteError if this fails. If the failure is permanent, a new session is needed."""
         try:
             response = self._session.call(
                 "GET", self._location, work.without_retries(), kind="upload", scopes=self._scopes, expect={200, 204}
@@ -289,7 +289,7 @@ class RegistryUpload:
             )
 
     def _update_location(self, response: Response) -> None:
-        """Use the Location of a response, if there is one, for the next request."""
+        """Use the Location header of a response, if it has one, for the next request."""
         locations = response.headers.get_all("location")
         if locations and locations[0]:
             self._location = self._session.url_policy.check_upload_location(locations[0], response.destination)
@@ -298,7 +298,7 @@ class RegistryUpload:
         """Return the number of bytes that the registry has, according to the Range header of a response.
 
         Without that header, `expected` is returned. Raises RemoteError if the number is less than `expected`, or
-        greater than `limit` (if None, than `expected`)."""
+        greater than `limit` (or `expected` if `limit` is None)."""
         match = _RANGE.fullmatch(response.headers.get("range") or "")
         received = int(match[1]) + 1 if match and expected else expected
         if not expected <= received <= max(expected, limit or 0):
@@ -316,7 +316,7 @@ class RegistryUpload:
         self.close()
 
     def close(self) -> None:
-        """Delete the session unless the blob was committed. Takes at most DELETE_TIMEOUT, also after a stop request."""
+        """Delete the session unless the blob was committed. Takes at most DELETE_TIMEOUT, even after a stop request."""
         if self.committed or self._closed:
             return
         self._closed = True
@@ -332,14 +332,14 @@ class RegistryUpload:
 
 
 def _min_chunk_length(response: Response) -> int:
-    """Return the minimum chunk size in bytes that the registry requires; 0 if it requires none."""
+    """Return the minimum chunk size in bytes that the registry requires, or 0 if it requires none."""
     text = response.headers.get("oci-chunk-min-length") or ""
     return min(int(text), 1 << 30) if text.isascii() and text.isdigit() else 0
 
 
 @contextmanager
 def _limited_work(seconds: float) -> Iterator[Work]:
-    """Yield a Work that is stopped after `seconds`, but not when the run is stopped."""
+    """Return a context manager that yields a Work. It is stopped after `seconds`, but not when the run is stopped."""
     stop = Stop()
     timer = threading.Timer(seconds, stop.request, args=("time limit",))
     timer.start()

@@ -1,1 +1,1 @@
-"""Selects repositories and tags: locations, patterns, tag rules."""
+"""Selection of repositories and tags, by locations, patterns and tag rules."""

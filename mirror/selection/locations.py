@@ -1,9 +1,9 @@
-"""The grammar of sources and targets: `host/repository`, `oci:DIR[:REPOSITORY]`, `FILE.tar[:REPOSITORY]`, `-`.
+"""The grammar of sources and targets: `host/repository`, `oci:DIR[:REPOSITORY]`, `FILE.tar[:REPOSITORY]`, and `-`.
 
-A source may end in `/*`, which selects all repositories under the prefix. In its targets, `*` or `{repository}` stands
-for the text that the `*` matched, which may contain slashes. A text that ends in `.tar`, or has `.tar:` before a
-repository, is a bundle. A target in a registry must name its host. A source without a host is an image of Docker Hub,
-as in docker, unless it looks like a host without a repository or like a file.
+A source may end in `/*`, which selects all repositories under the prefix. In its targets, `*` or `{repository}` is
+replaced with the text that the `*` matched, which may contain slashes. A location that ends in `.tar`, or has `.tar:`
+before a repository, is a bundle. A target in a registry must name its host. A source without a host is an image on
+Docker Hub, as in Docker, unless it looks like a host without a repository or like a file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mirror.oci.reference import DOCKER_HUB, Reference, Repository, is_tag, name
 from mirror.util.structs import Struct, replace
 
 MATCHED = "{repository}"
-STREAM = "-"  # the host name of a standard stream
+STREAM = "-"  # takes the place of a host for standard streams
 VARIABLE = re.compile(r"\$\{?[A-Za-z_]")  # a shell variable
 NO_VARIABLES = "variables like $HOME are not expanded: write their values"
 _ANY_NAME = "any-name-0"  # replaces the wildcard while the other parts are checked
@@ -57,7 +57,7 @@ class RegistryLocation(Struct, frozen=True):
 
 
 class LayoutLocation(Struct, frozen=True):
-    """An OCI image layout in a directory. `repository` may be empty. For wildcards see RegistryLocation."""
+    """An OCI image layout in a directory. `repository` may be empty. Wildcards work as in RegistryLocation."""
 
     directory: str
     repository: str = ""
@@ -69,7 +69,7 @@ class LayoutLocation(Struct, frozen=True):
 
 
 class BundleLocation(Struct, frozen=True):
-    """A bundle, which is a tar file with an image layout. For `repository` see LayoutLocation."""
+    """A bundle: a tar file that contains an image layout. The other fields are as in LayoutLocation."""
 
     file: str
     repository: str = ""
@@ -92,7 +92,7 @@ Location: TypeAlias = RegistryLocation | LayoutLocation | BundleLocation | Strea
 
 
 def is_registry(host: str) -> bool:
-    """Return whether `host` is the name of a registry. The names of other stores are `-` or contain a path."""
+    """Return whether `host` is the name of a registry. The names of other stores are `-` or contain a slash."""
     return host != STREAM and "/" not in host
 
 
@@ -102,9 +102,9 @@ def is_bundle(host: str) -> bool:
 
 
 class _Invalid(Exception):
-    """Raised for a text that is not a valid location.
+    """Raised for a string that is not a valid location.
 
-    hint: why it is invalid. candidates: texts that were probably meant; they may be invalid too."""
+    hint: why it is invalid. candidates: locations that were probably meant; they may also be invalid."""
 
     def __init__(self, hint: str, *candidates: str) -> None:
         super().__init__(hint)
@@ -113,7 +113,7 @@ class _Invalid(Exception):
 
 
 def parse_source(text: str) -> Location:
-    """Parse a source. Raises ConfigError (ref_invalid), whose hint suggests only valid sources."""
+    """Parse a source. Raises ConfigError (ref_invalid) if it is invalid. The hint suggests only valid sources."""
     return _parse_or_suggest(text, _parse_source_text)
 
 
@@ -137,7 +137,7 @@ def _parse_or_suggest(text: str, parse: Callable[[str], Location]) -> Location:
 
 
 def _is_valid_suggestion(text: str, parse: Callable[[str], Location]) -> bool:
-    """Return whether a suggestion is valid and may be shown."""
+    """Return whether a suggestion may be shown: it is a valid location, short and printable."""
     if not text or len(text) > _LONGEST_SUGGESTION or printable_reference(text) != text:
         return False
     try:
@@ -213,7 +213,7 @@ def _parse_target_text(text: str) -> Location:
 
 
 def written_template(text: str) -> str:
-    """Return the template of a target as the user wrote it, `*` or `{repository}`, for a message."""
+    """Return the placeholder in a target as the user wrote it, `*` or `{repository}`, for use in a message."""
     return "`*`" if "*" in text else MATCHED
 
 
@@ -272,7 +272,7 @@ def replace_home(text: str) -> str:
 def _check_registry(text: str, *, hub: bool) -> None:
     """Raise _Invalid if `text` looks like a directory, an archive or a host without a repository.
 
-    hub: whether the suggestions include a repository of Docker Hub."""
+    hub: whether the suggestions include a repository on Docker Hub."""
     name = text.partition("@sha")[0]
     first = name.partition("/")[0]
     if _is_on_disk(name) or not name or "@" in name:
@@ -315,7 +315,7 @@ def _is_on_disk(text: str) -> bool:
 def _is_host(first: str, *, alone: bool) -> bool:
     """Return whether the first part of a location is a host.
 
-    alone: whether nothing follows it. A number after a colon is then a port only if it is at least 1024, else a tag."""
+    alone: whether nothing follows it. If so, a number after a colon is a port if it is 1024 or more, else a tag."""
     if not alone:
         return names_host(first)
     name, colon, port = first.partition(":")

@@ -1,4 +1,4 @@
-"""Patterns that select tags: regular expressions of RE2, which match in linear time."""
+"""Patterns that select tags. They are RE2 regular expressions, which match in linear time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mirror.errors import ConfigError, printable
 
 LONGEST = 1000  # characters
 
-# Only characters of shell patterns, with a `*` that does not follow a `.` (`.*` is a regular expression).
+# Matches strings with only the characters of shell patterns, and with a `*` that does not follow a `.` (as in `.*`).
 _SHELL_PATTERN = re.compile(r"(?=[A-Za-z0-9_.*?-]+\Z)(?:.*[^.])?\*.*")
 _ESCAPED = re.compile(r"\\(?:[pPx]\{[^}]*\}|.)", re.DOTALL)
 # RE2 treats braces that are not a repetition as literal characters, but no tag contains one.
@@ -47,7 +47,7 @@ class Pattern:
 
 @lru_cache(maxsize=10_000)
 def compile_pattern(text: str) -> Pattern:
-    """Compile a pattern. Raises ConfigError if it is invalid. The hint shows the correct form if it is known.
+    """Compile a pattern. Raises ConfigError if it is invalid. The hint shows the correct form where it is known.
 
     Syntax: https://github.com/google/re2/wiki/Syntax."""
     if len(text) > LONGEST:

@@ -79,9 +79,9 @@ def select(rules: TagRules, tags: Iterable[str]) -> Selection:
 
 
 def common_tag(one: TagRules, other: TagRules) -> str | None:
-    """Return a tag that both rules select, or None if there cannot be one.
+    """Return a tag that both sets of rules select, or None if there cannot be one.
 
-    Return `*` if it depends on the tags that exist."""
+    Return `*` if this depends on which tags exist."""
     if not (_selects_tags(one) and _selects_tags(other)):
         return None
     if not one.is_literal and not other.is_literal:
@@ -91,5 +91,5 @@ def common_tag(one: TagRules, other: TagRules) -> str | None:
 
 
 def _selects_tags(rules: TagRules) -> bool:
-    """Return whether the selected images have tags. A digest without a literal tag selects an untagged image."""
+    """Return whether the selected images are tagged. A digest without a literal tag selects an untagged image."""
     return rules.literal is not None or rules.digest is None

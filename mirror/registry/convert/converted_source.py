@@ -49,9 +49,9 @@ def assemble_image(
 ) -> TransformResult:
     """Build one image from cached layers, and return it with a Source that serves it.
 
-    keys: the cache keys of the layers, the base first. make: converts a layer that is not cached. build: returns the
-    config and the manifest for the layers. The layers stay pinned until the result is released. If `make` or `build`
-    raises, no layer stays pinned."""
+    keys: the cache keys of the layers, starting with the base layer. make: converts a layer that is not cached. build:
+    returns the config and the manifest for the layers. The layers stay pinned until the result is released. If `make`
+    or `build` raises, no layer stays pinned."""
     found = pin_layers(cache, keys, make)
     pins = LayerPins(cache, keys)
     try:
@@ -82,7 +82,7 @@ class LayerPins:
 class ConvertedSource:
     """A Source that contains only one converted image.
 
-    host: the registry from which the image was read. layers: the cache key of each layer, by the layer's digest."""
+    host: the registry from which the image was read. layers: maps the digest of each layer to its cache key."""
 
     partial = False
 
@@ -97,15 +97,15 @@ class ConvertedSource:
         self._layers = dict(layers)
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
-        """Return no repositories, since this Source is only read by digest."""
+        """Return no repositories, since this Source is read only by digest."""
         return ()
 
     def tags(self, repository: str, work: Work) -> Iterable[str | MirrorError]:
-        """Return no tags, since this Source is only read by digest."""
+        """Return no tags, since this Source is read only by digest."""
         return ()
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterable[Version | MirrorError]:
-        """For each reference, yield the version of the converted image if it is its digest, otherwise NotFound."""
+        """Yield a result for each reference: the converted image if the reference is its digest, otherwise NotFound."""
         for reference in references:
             is_root = reference == self._root.digest
             yield Version(self._root.digest, self._root) if is_root else self._not_found_error(repository, reference)
@@ -142,7 +142,7 @@ class ConvertedSource:
 
 
 class _BytesReader(io.BytesIO):
-    """A BlobReader over bytes in memory."""
+    """A BlobReader that reads from bytes in memory."""
 
     def __init__(self, data: bytes, offset: int) -> None:
         super().__init__(data)

@@ -1,7 +1,7 @@
-"""Builds the config and the manifest of a converted image. Equal inputs give equal bytes.
+"""Builds the config and the manifest of a converted image. Equal inputs produce identical bytes.
 
 The config is the JSON of the top image without the keys that only v1 uses, plus the digests of the layers and one
-history entry per image. Sources: docker's image manifest v2 schema 2 and image specification v1.2; OCI image-spec v1.1,
+history entry per image. Sources: Docker's image manifest v2 schema 2 and image specification v1.2; OCI image-spec v1.1,
 config.md, for required properties.
 """
 
@@ -40,14 +40,14 @@ _TIME = re.compile(
 
 
 class HistoryStep(Struct, frozen=True):
-    """One history entry of an image, and the layer that it created. layer: None if it changed no files."""
+    """One history entry of an image, and the layer that it created. layer: None if the step changed no files."""
 
     history: Object
     layer: Layer | None
 
 
 def history_entry(document: Object) -> Object:
-    """Return the history entry for the JSON of one v1 image. Leave out empty and wrongly typed values."""
+    """Return the history entry for a v1 image, given its JSON. Omit values that are empty or of the wrong type."""
     created = document.get("created")
     entry: Object = {"created": created if _is_time(created) else _ZERO_TIME}
     for key in ("author", "comment"):
@@ -64,8 +64,8 @@ def history_entry(document: Object) -> Object:
 def build_image(document: Object, history: Sequence[HistoryStep], what: str) -> tuple[bytes, Manifest]:
     """Return the config and the manifest of an image.
 
-    document: the JSON of the top image, which is not modified. history: the base image first. Raises Refused
-    (v1_invalid) if the JSON cannot be encoded or the config is larger than MAX_CONFIG."""
+    document: the JSON of the top image, which is not modified. history: the steps, starting with the base image. Raises
+    Refused (v1_invalid) if the JSON cannot be encoded or the config is larger than MAX_CONFIG."""
     layers = [step.layer for step in history if step.layer is not None]
     config = _clean_config(document, what)
     config["rootfs"] = {"type": "layers", "diff_ids": [str(layer.diff_id) for layer in layers]}
@@ -85,7 +85,7 @@ def build_image(document: Object, history: Sequence[HistoryStep], what: str) -> 
 
 
 def _clean_config(document: Object, what: str) -> Object:
-    """Return a copy of `document` without v1 keys and wrongly typed values, and with a default platform."""
+    """Return a copy of `document` without v1 keys and invalid values, and with defaults for a missing platform."""
     config = {key: value for key, value in document.items() if key not in _DROPPED_KEYS}
     invalid = [key for key in _STRING_KEYS if config.get(key) is not None and not isinstance(config[key], str)]
     invalid += [key for key in _OBJECT_KEYS if config.get(key) is not None and not isinstance(config[key], dict)]
@@ -103,7 +103,7 @@ def _clean_config(document: Object, what: str) -> Object:
 
 
 def _is_time(value: Value) -> bool:
-    """Return whether `value` is a valid RFC 3339 time. Programs in Go reject a config with an invalid one."""
+    """Return whether `value` is a valid RFC 3339 time. Programs written in Go reject other values."""
     match = _TIME.fullmatch(value) if isinstance(value, str) else None
     try:
         return match is not None and bool(date.fromisoformat(match[1]))
@@ -117,7 +117,7 @@ def _descriptor(media_type: str, digest: Digest, size: int) -> Object:
 
 
 def _encode_json(document: Value, what: str) -> bytes:
-    """Return the JSON of `document` with sorted keys and without spaces. Raises Refused (v1_invalid)."""
+    """Return the JSON of `document` with sorted keys and without spaces. Raises Refused (v1_invalid) if that fails."""
     try:
         return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
     except ValueError as error:

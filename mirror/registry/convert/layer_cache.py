@@ -1,7 +1,8 @@
-"""A cache for the converted layers of one run, in files in the spool directory.
+"""A cache for the converted layers of one run, which are stored as files in the spool directory.
 
-The layers of images in progress are pinned. If the size limit is exceeded, other layers are evicted, the least recently
-used ones first. An evicted layer is converted again when it is needed. All files are removed at the end of the run.
+The layers of images in progress are pinned. If the size limit is exceeded, layers that are not pinned are evicted,
+starting with the least recently used. An evicted layer is converted again when it is needed. All files
+are removed at the end of the run.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ N = TypeVar("N")
 
 
 class CachedLayer(Struct, Generic[N]):
-    """A converted layer, and the data that its converter stored with it (`note`).
+    """A converted layer in the cache, together with data that its converter stored (`note`).
 
     path: the file with the bytes. pins: the number of images in progress that need the file. is_present: whether the
     file exists; it does not if the layer was evicted."""
@@ -72,7 +73,7 @@ class LayerCache(Generic[N]):
             return cached
 
     def unpin(self, keys: Collection[Hashable]) -> None:
-        """Remove one pin from each of `keys`, then evict layers if the limit is exceeded."""
+        """Remove one pin from the layer of each key, then evict layers if the limit is exceeded."""
         with self._lock:
             for key in keys:
                 self._layers[key].pins -= 1
@@ -82,10 +83,11 @@ class LayerCache(Generic[N]):
 
     @contextmanager
     def write_layer(self, key: Hashable, *, what: str, code: str) -> Iterator[_PendingLayer[N]]:
-        """As a context manager, convert a layer and add it to the cache under `key` when the `with` block exits.
+        """Return a context manager that yields an object for converting one layer.
 
-        In the block, feed the stored bytes to the yielded object, and call its `keep`. If the block raises or does not
-        call `keep`, nothing is added. what, code: the layer's name in error messages, and their error code."""
+        In the `with` block, feed the stored bytes to the object and call its `keep`. When the block exits, the layer is
+        added to the cache under `key`. If the block raises an exception or does not call `keep`, nothing is added.
+        what: the layer's name in error messages. code: the code of these errors."""
         if not self._ready:
             self._create_directory()
         with self._lock:
@@ -112,7 +114,9 @@ class LayerCache(Generic[N]):
             file.unlink(missing_ok=True)
 
     def open(self, key: Hashable, offset: int) -> FileReader:
-        """Open the file of the layer that is cached under `key`, at `offset`. Raises NotFound if there is none."""
+        """Open the layer that is cached under `key`, to read it from byte `offset`.
+
+        Raises NotFound if it is not cached or was evicted."""
         cached = self.find(key)
         if cached is None:
             raise _evicted_error()
@@ -125,7 +129,7 @@ class LayerCache(Generic[N]):
         return FileReader(descriptor, cached.path, offset, written=cached.layer.size)
 
     def remove_leftovers(self) -> None:
-        """Remove the files that a killed run left. To be called before the first use."""
+        """Remove the files that a killed run left behind. Call this before the cache is first used."""
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def close(self) -> None:
@@ -141,10 +145,10 @@ class LayerCache(Generic[N]):
         self._ready = True
 
     def _make_room(self, kept_key: Hashable = None) -> list[Path]:
-        """Evict unpinned layers, except that of `kept_key`, until the size is within the limit.
+        """Evict unpinned layers until the total size is within the limit. Never evict the layer of `kept_key`.
 
-        The caller holds the lock. Return the paths of the files, which the caller removes after it releases the
-        lock."""
+        The caller holds the lock. Return the paths of the evicted files, which the caller removes after it releases
+        the lock."""
         evicted: list[Path] = []
         for key, cached in self._layers.items():
             if self._bytes <= (self._limit or 0):
@@ -164,7 +168,7 @@ class MeasuringCache(LayerCache[N]):
 
     @contextmanager
     def write_layer(self, key: Hashable, *, what: str, code: str) -> Iterator[_PendingLayer[N]]:
-        """Convert a layer as in LayerCache, but discard its bytes."""
+        """Return a context manager for converting a layer, as in LayerCache, but discard the converted bytes."""
         with open(os.devnull, "wb") as out:  # noqa: PTH123 (the null device)
             pending: _PendingLayer[N] = _PendingLayer(out, what=what, code=code)
             yield pending
@@ -173,7 +177,7 @@ class MeasuringCache(LayerCache[N]):
                 self._layers.setdefault(key, CachedLayer(*pending.result, self._directory))
 
     def open(self, key: Hashable, offset: int) -> FileReader:
-        """Raise NotFound: no bytes are stored."""
+        """Raise NotFound, because no bytes are stored."""
         raise NotFound("the bytes of a converted layer are not kept in a dry run")
 
 

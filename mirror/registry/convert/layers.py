@@ -1,9 +1,9 @@
 """Converts a stored layer to a gzip layer, in one pass.
 
-A gzip layer keeps its bytes; other layers are compressed with gzip, always in the same way. The digest of the unpacked
-bytes, which the config of an image contains, is computed in the same pass. Memory use does not depend on the size of
-the layer. Sources: OCI image-spec v1.1, "Layer DiffID"; the behaviour of docker, which detects the compression by the
-first bytes and ignores the media type.
+A layer that is already gzip keeps its bytes; other layers are compressed with gzip, always in the same way. The
+digest of the unpacked bytes, which the config of an image contains, is computed in the same pass. Memory use does not
+depend on the size of the layer. Sources: OCI image-spec v1.1, "Layer DiffID"; the behaviour of Docker, which detects
+the compression by the first bytes and ignores the media type.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from mirror.util.structs import Struct
 
 XZ_MEMORY = 128 << 20  # bytes; xz's own highest level needs 65 MiB
 PIECE = 256 << 10  # the maximum number of bytes that are unpacked at once
-LEVEL = 6  # the gzip level; with another level, the same layers would have other digests
+LEVEL = 6  # the gzip level; with a different level, digests would change
 
-# The empty layer as docker has always written it: a compressed tar of two zero blocks. Its digest is well known.
+# The empty layer as Docker has always written it: a compressed tar of two zero blocks. Its digest is well known.
 EMPTY_GZIP = bytes.fromhex("1f8b080000096e8800ff621805a360148c5800080000ffff2eafb5ef00040000")
 EMPTY_TAR = bytes(1024)
 
@@ -32,11 +32,11 @@ _MAGIC = 6  # bytes that are enough to recognize every format
 
 
 class UnpackLimits(Struct, frozen=True):
-    """The maximum sizes of a layer, in bytes, as a protection against decompression bombs.
+    """Size limits for a layer, in bytes, which protect against decompression bombs.
 
     A larger layer is an error (bomb). ratio: the maximum ratio of unpacked to stored bytes, checked when more than
-    `suspicious` bytes are unpacked. stored: the maximum of stored bytes; padding and empty streams unpack to nothing,
-    so they need a limit of their own."""
+    `suspicious` bytes are unpacked. stored: the maximum number of stored bytes. It limits padding
+    and empty streams, which unpack to nothing."""
 
     unpacked: int = 32 << 30
     suspicious: int = 1 << 30
@@ -63,7 +63,7 @@ EMPTY_LAYER = Layer(Digest.of(EMPTY_TAR), Digest.of(EMPTY_GZIP), len(EMPTY_GZIP)
 
 
 class _Unpacker(Protocol):
-    """Unpacks the stored bytes of one layer.
+    """The interface of an unpacker for the stored bytes of one layer.
 
     padding: the number of padding bytes that have been read so far."""
 
@@ -79,11 +79,11 @@ class _Unpacker(Protocol):
 
 
 class LayerWriter:
-    """Converts the stored bytes of one layer to a gzip blob, and writes the blob to `out`. Not thread-safe.
+    """A writer that converts the stored bytes of one layer, and writes a gzip blob to `out`. Not thread-safe.
 
-    Call `feed` with all stored bytes, then `finish`. Both raise Refused: with the code `code` if the bytes are not a
-    complete layer of a known format, with `bomb` if the layer is too large. what: the layer's name in error
-    messages."""
+    Call `feed` with all stored bytes, then `finish`. Both raise Refused, with the code `code` if the bytes are not a
+    complete layer of a known format, or with the code `bomb` if the layer is too large. what: the layer's name
+    in error messages."""
 
     def __init__(self, out: BinaryIO, *, what: str, code: str, limits: UnpackLimits = DEFAULT_LIMITS) -> None:
         self._out = out
@@ -170,11 +170,11 @@ class LayerWriter:
                 raise  # a disk error; the OSErrors of bz2 have no errno
             self._refuse(str(error))
         if self._packer is None:
-            # Padding is not copied, because programs in Go reject it ("gzip: invalid header").
+            # Padding is not copied, because programs written in Go reject it ("gzip: invalid header").
             self._write(data[: len(data) - (self._unpacker.padding - padding)])
 
     def _process_unpacked(self, piece: bytes) -> None:
-        """Hash, check and compress one unpacked piece. Raises Refused (bomb)."""
+        """Hash, check and compress one unpacked piece. Raises Refused (bomb) if a limit is exceeded."""
         self._unpacked += len(piece)
         limits = self._limits
         if self._unpacked > limits.unpacked:
@@ -187,7 +187,7 @@ class LayerWriter:
             self._write(self._packer.compress(piece))
 
     def _write(self, data: bytes) -> None:
-        """Write bytes of the blob, and add them to its digest and size."""
+        """Write `data` to the blob, and update the digest and the size of the blob."""
         if data:
             self._blob.update(data)
             self._size += len(data)
@@ -271,7 +271,7 @@ class _StreamSequence:
             self._stream = None
 
     def _find_next_stream(self, data: bytes) -> bytes:
-        """Skip padding. If the next stream follows, create its decompressor, and return the bytes from its start on.
+        """Skip padding, and return the bytes after it. If the next stream begins there, create its decompressor.
 
         Raises ValueError if anything else follows."""
         pending, self._pending = self._pending + data, b""

@@ -1,7 +1,7 @@
-"""Conversion of docker's schema 1 manifests to schema 2 images, for mirrors with `schema1: convert`.
+"""Conversion of Docker's schema 1 manifests to schema 2 images, for mirrors with `schema1: convert`.
 
-Source: docker's image manifest v2 schema 1. Such a manifest contains neither sizes nor the digests of unpacked layers,
-so every layer is read. A reference by digest is never converted, since the result has another digest.
+Source: Docker's image manifest v2 schema 1. Such a manifest contains neither sizes nor the digests of unpacked layers,
+so every layer is read. A manifest that is referenced by digest is never converted, since the digest would change.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BUFFER = 256 << 10  # bytes
 
 
 class Schema1Source:
-    """Wraps a Source so that tags of schema 1 manifests resolve to versions with a conversion."""
+    """A Source that wraps another Source, and adds a conversion to schema 2 to the versions of schema 1 tags."""
 
     def __init__(self, source: Source, cache: LayerCache[None]) -> None:
         self.host = source.host
@@ -36,13 +36,13 @@ class Schema1Source:
         self._cache = cache
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
-        """Return the repositories of the wrapped source."""
+        """Return the repositories in the wrapped source."""
         return self._source.repositories(prefix, work)
 
     def tags(self, repository: str, work: Work) -> Iterator[str | MirrorError]:
-        """Yield the tags of the wrapped source, without the digests that some registries add to the list.
+        """Yield the tags in the wrapped source, without the digests that some registries add to the list.
 
-        A target gets another digest than that of a schema 1 manifest, and the list does not show which manifests are
+        The conversion of a schema 1 manifest changes its digest, and the list does not show which manifests are
         schema 1."""
         for tag in self._source.tags(repository, work):
             yield str(tag) if isinstance(tag, str) else tag
@@ -68,11 +68,11 @@ class Schema1Source:
         return version if ":" in reference else self._add_conversion(repository, version)
 
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
-        """Return a manifest of the wrapped source, without a conversion."""
+        """Return a manifest from the wrapped source, without a conversion."""
         return self._source.manifest(repository, reference, work)
 
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobReader:
-        """Open a blob of the wrapped source."""
+        """Open a blob from the wrapped source."""
         return self._source.open_blob(repository, blob, work, offset=offset)
 
     def leaves_out(self, blob: Descriptor) -> bool:
@@ -80,11 +80,11 @@ class Schema1Source:
         return self._source.leaves_out(blob)
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
-        """Return the referrers in the wrapped source."""
+        """Return the referrers of a manifest from the wrapped source."""
         return self._source.referrers(repository, digest, work)
 
     def _add_conversion(self, repository: str, version: Version, *, keep: bool = True) -> Version:
-        """Return `version`, with a transform that converts it if its manifest is schema 1.
+        """Return `version` or, if its manifest is schema 1, a version with a transform that converts it.
 
         keep: whether the manifest stays in memory; otherwise the conversion reads it again. Many versions are
         resolved, and few of them are converted."""
@@ -101,7 +101,7 @@ class Schema1Source:
 
 
 class _HistoryEntry(Struct, frozen=True):
-    """One entry of the history of a schema 1 manifest.
+    """One entry in the history of a schema 1 manifest.
 
     document: the JSON of the v1 image. layer: None if the image changes no files."""
 
@@ -110,7 +110,7 @@ class _HistoryEntry(Struct, frozen=True):
 
 
 class Schema1Transform:
-    """Converts one schema 1 manifest to a schema 2 image. Thread-safe."""
+    """The conversion of one schema 1 manifest to a schema 2 image. Thread-safe."""
 
     def __init__(
         self, source: Source, cache: LayerCache[None], repository: str, digest: Digest, manifest: Manifest | None
@@ -138,7 +138,7 @@ class Schema1Transform:
         keys = [self._cache_key(entry.layer) for entry in entries if entry.layer is not None]
 
         def build(layers: Sequence[CachedLayer[None]]) -> tuple[bytes, Manifest]:
-            """Return the config and the manifest for the converted layers, the base layer first."""
+            """Return the config and the manifest. `layers` are the converted layers, starting with the base layer."""
             remaining = iter(layers)
             steps = [
                 HistoryStep(history_entry(entry.document), next(remaining).layer if entry.layer else None)
@@ -162,7 +162,7 @@ class Schema1Transform:
         return read_history(manifest, self._what)
 
     def _convert_layer(self, key: Hashable, work: Work) -> None:
-        """Fetch and convert the layer of `key`, unless it is in the cache."""
+        """Fetch and convert the layer with the cache key `key`, unless it is in the cache."""
         if self._cache.find(key) is not None:
             return
         digest = next(
@@ -197,7 +197,7 @@ def read_history(manifest: Manifest, what: str) -> list[_HistoryEntry]:
     for layer, history in zip(_list_value(document, "fsLayers"), _list_value(document, "history"), strict=True):
         image = _parse_image(history, what)
         digest = Digest.parse(layer.get("blobSum") if isinstance(layer, dict) else None)
-        # Some versions of docker wrote the same image twice in a row.
+        # Some versions of Docker wrote the same image twice in a row.
         if not entries or image.get("id") != entries[-1].document.get("id"):
             entries.append(_HistoryEntry(image, None if image.get("throwaway") is True else digest))
     _check_parents(entries, what)
@@ -205,9 +205,9 @@ def read_history(manifest: Manifest, what: str) -> list[_HistoryEntry]:
 
 
 def _check_parents(entries: Sequence[_HistoryEntry], what: str) -> None:
-    """Raise Refused unless each entry names the next one as its parent, and the last one names none.
+    """Raise Refused unless each entry names the next one as its parent, and the last entry names no parent.
 
-    entries: the top image first."""
+    entries: the history, starting with the top image."""
     parents: list[Value] = [entry.document.get("id") for entry in entries[1:]]
     for entry, parent in zip(entries, [*parents, None], strict=True):
         parent_id = entry.document.get("parent") or None
@@ -223,7 +223,7 @@ def _list_value(document: Object, key: str) -> list[Value]:
 
 
 def _parse_image(history: Value, what: str) -> Object:
-    """Parse the JSON of the image in a history entry. Raises Refused (manifest_invalid) if there is none."""
+    """Parse the JSON of the image in a history entry. Raises Refused (manifest_invalid) if it is invalid."""
     text = history.get("v1Compatibility") if isinstance(history, dict) else None
     if not isinstance(text, str):
         raise _invalid_error(what, "a history entry has no v1Compatibility text")

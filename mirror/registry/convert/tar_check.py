@@ -1,7 +1,8 @@
 """Checks that a stream of bytes is a complete tar archive. Parses the headers and skips the file contents.
 
-No decompressor reports that a plain tar was truncated, but its headers show it. Sources: POSIX.1-2017, pax,
-"ustar Interchange Format" and "pax Extended Header"; GNU tar's format for base-256 sizes and for sparse files.
+If a plain tar was truncated, there is no decompressor that reports it, but the tar headers show it. Sources:
+POSIX.1-2017, pax, "ustar Interchange Format" and "pax Extended Header"; GNU tar's format for base-256 sizes and for
+sparse files.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class InvalidTar(ValueError):
 
 
 class TarChecker:
-    """Checks one archive. Call `feed` with all its bytes, then `end`. Not thread-safe.
+    """A checker for one archive. Call `feed` with all its bytes, then `end`. Not thread-safe.
 
     Both methods raise InvalidTar if the archive is invalid."""
 
@@ -133,7 +134,9 @@ class TarChecker:
 
 
 def _has_valid_checksum(block: bytes) -> bool:
-    """Return whether the checksum of a header is right. Old writers sum signed bytes, others unsigned ones."""
+    """Return whether the checksum of a header is correct.
+
+    It is the sum of the bytes, which old programs treated as signed, and others as unsigned."""
     try:
         recorded = _parse_number(block[_CHECKSUM])
     except InvalidTar:

@@ -1,1 +1,1 @@
-"""Registries that support docker's v1 protocol, and the choice between v1 and v2."""
+"""Registries that support Docker's v1 protocol, and the choice between v1 and v2."""

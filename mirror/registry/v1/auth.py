@@ -1,7 +1,7 @@
 """Authorization of requests to a v1 registry.
 
 A client sends Basic credentials to the index and receives a token for one repository, or sends Basic credentials with
-every request. Sources: docker's registry API v1, "Authorization", and the behaviour of docker 1.10. A token is valid
+every request. Sources: Docker's registry API v1, "Authorization", and the behaviour of Docker 1.10. A token is valid
 for one repository only. Credentials that the same host rejected over v2 are not sent (docs/trust.md).
 """
 
@@ -31,7 +31,7 @@ def v1_scopes(kind: str, repository: str) -> tuple[Scope, ...]:
 
 
 class V1Authorizer:
-    """Authorizes the requests of a session to a v1 registry. Implements Authorizer.
+    """An authorizer for the requests of a session with a v1 registry. Implements Authorizer.
 
     Thread-safe. No lock is held while credentials are looked up. renew: a function that requests a new token from the
     index; V1Client sets it. standalone: whether the registry works without a separate index."""
@@ -48,11 +48,11 @@ class V1Authorizer:
         self.renew: Callable[[str, Work], object] = _do_not_renew
 
     def withhold_credentials(self, repository: str) -> None:
-        """Send no credentials for this repository over v1, because they were rejected over v2."""
+        """Stop sending credentials for this repository over v1, because they were rejected over v2."""
         self._withheld.add(repository)
 
     def store_token(self, repository: str, token: str | None) -> None:
-        """Store the token that the index issued for this repository. None removes the stored token."""
+        """Store the token that the index issued for this repository. If it is None, remove the stored token."""
         with self._lock:
             if token is None:
                 self._tokens.pop(repository, None)
@@ -60,7 +60,9 @@ class V1Authorizer:
                 self._tokens[repository] = token
 
     def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
-        """Return the `Authorization` header: the repository's token, Basic credentials, or None for no header."""
+        """Return the value of the `Authorization` header: the repository's token or Basic credentials.
+
+        Return None to send no header."""
         if not scopes:  # a ping
             return None
         kind, repository = scopes[0].kind, scopes[0].repository
@@ -76,9 +78,9 @@ class V1Authorizer:
     def handle_challenge(
         self, scopes: tuple[Scope, ...], challenges: Sequence[str], sent: str | None, work: Work
     ) -> None:
-        """Handle a 401 response: renew the repository's token once, so that the request can be repeated.
+        """Handle a 401 response: renew the repository's token once, so that the caller can repeat the request.
 
-        Raises AuthError if no token was sent, or if it was renewed before."""
+        Raises AuthError if the request had no token, or if the token has already been renewed."""
         repository = scopes[0].repository if scopes else ""
         subject = f"{self._settings.host}/{repository} (v1)"
         if sent is not None and sent.startswith("Token "):
@@ -111,7 +113,7 @@ class V1Authorizer:
         """Do nothing: a refusal does not block later requests."""
 
     def _basic_header(self, repository: str, work: Work) -> str | None:
-        """Return the header value with Basic credentials; None if there are none or they are withheld."""
+        """Return the header value with Basic credentials, or None if there are none or they are withheld."""
         if repository in self._withheld:
             return None
         credential: Credential | None = self._credentials.find(self._settings.host, repository, stop=work.stop)
@@ -126,5 +128,5 @@ class V1Authorizer:
 
 
 def _do_not_renew(repository: str, work: Work) -> None:
-    """Do nothing. The default for `V1Authorizer.renew`."""
+    """Do nothing. This is the default value of `V1Authorizer.renew`."""
     pass

@@ -1,6 +1,6 @@
-"""A read-only client for docker's v1 registry protocol.
+"""A read-only client for Docker's v1 registry protocol.
 
-Sources: docker's registry API v1 and hub-registry specification, and the behaviour of docker 1.10.
+Sources: Docker's registry API v1 and hub-registry specification, and the behaviour of Docker 1.10.
 docs/old-registries.md lists where real servers deviate; comments here say where that matters.
 """
 
@@ -23,8 +23,8 @@ from mirror.util.cancellation import Work
 from mirror.util.single_flight import SingleFlight
 from mirror.util.structs import Struct, replace
 
-MAX_LIST_BYTES = 16 << 20  # of a list of tags or images
-MAX_JSON_BYTES = 8 << 20  # of the JSON of an image
+MAX_LIST_BYTES = 16 << 20  # the limit for a list of tags or images
+MAX_JSON_BYTES = 8 << 20  # the limit for the JSON of an image
 MAX_ANCESTRY_BYTES = 64 << 10
 
 T = TypeVar("T")
@@ -34,7 +34,7 @@ class _IndexedRepository(Struct, frozen=True):
     """The index's response for one repository.
 
     hosts: the hosts that serve its tags and images, in the order in which they are tried. is_index: whether the
-    response has the form of an index's response."""
+    response has the form that an index sends."""
 
     hosts: tuple[Destination, ...]
     is_index: bool
@@ -49,7 +49,7 @@ class V1Client:
         authorizer.renew = self._request_index
         self.host = session.settings.host
         self._lock = threading.Lock()
-        self._answers_ping: bool | None = None  # None: no ping was sent yet
+        self._answers_ping: bool | None = None  # None if no ping was sent yet
         self._indexes: dict[str, _IndexedRepository | MirrorError] = {}
         self._pings: SingleFlight[str, bool] = SingleFlight(f"a ping of {self.host}")
         self._index_loads: SingleFlight[str, _IndexedRepository] = SingleFlight(f"the index of {self.host}")
@@ -59,7 +59,7 @@ class V1Client:
         self._session.close()
 
     def withhold_credentials(self, repository: str) -> None:
-        """Send no credentials for this repository over v1, because they were rejected over v2."""
+        """Stop sending credentials for this repository over v1, because they were rejected over v2."""
         self._authorizer.withhold_credentials(repository)
 
     def is_v1_registry(self, repository: str, work: Work, *, ask_index: bool = True) -> bool:
@@ -76,7 +76,9 @@ class V1Client:
             return False
 
     def tags(self, repository: str, work: Work) -> dict[str, Value]:
-        """Return a map from tag to image id, both unchecked. Raises NotFound if there are no tags."""
+        """Return the image id for each tag in a repository. Neither tags nor ids are validated.
+
+        Raises NotFound if there are no tags."""
         self._ping(work)
         hosts = self._get_index(repository, work).hosts
         names = [repository] if "/" in repository else [repository, f"library/{repository}"]
@@ -104,7 +106,7 @@ class V1Client:
         return parsing.parse_image(response, image_id, self._describe(image_id, "json"))
 
     def open_layer(self, repository: str, image: ImageJson, work: Work, *, exact: bool) -> LayerReader:
-        """Open the stored bytes of an image's layer. Use the result in a `with` block.
+        """Open an image's layer, to read it in its stored form. Use the result in a `with` block.
 
         exact: whether the caller treats a layer that does not match its checksum as an error."""
         hosts = self._get_index(repository, work).hosts
@@ -160,7 +162,7 @@ class V1Client:
     # ---- a repository's index
 
     def _get_index(self, repository: str, work: Work) -> _IndexedRepository:
-        """Return the index's response for a repository, which is requested only once.
+        """Return the index's response for a repository. Each repository is requested only once.
 
         Refusals are cached and raised again. Errors that may be temporary are not cached."""
         known = self._indexes.get(repository)
@@ -226,9 +228,9 @@ class V1Client:
         return self._request_from_any(hosts, request_from)
 
     def _get_image_part(self, repository: str, image_id: str, part: str, limit: int, work: Work) -> Response:
-        """Request one part of an image, `ancestry` or `json`, of at most `limit` bytes.
+        """Request one part of an image, `ancestry` or `json`, and return the response.
 
-        Raises Refused (v1_invalid) if the id is invalid or the part is larger."""
+        Raises Refused (v1_invalid) if the id is invalid, or if the part is larger than `limit` bytes."""
         what = self._describe(parsing.check_id(image_id, f"{self.host}/{repository}"), part)
         hosts = self._get_index(repository, work).hosts
 
@@ -258,7 +260,7 @@ class V1Client:
     def _request_from_any(self, hosts: tuple[Destination, ...], request_from: Callable[[Destination], T]) -> T:
         """Call `request_from` for each host until one call succeeds, and return its result.
 
-        NotFound, AuthError and NetworkError are raised at once. After another RemoteError, the next host is tried."""
+        NotFound, AuthError and NetworkError are raised at once. After any other RemoteError, the next host is tried."""
         for host in hosts[:-1]:
             try:
                 return request_from(host)

@@ -1,9 +1,9 @@
 """The rules that choose between v2 and v1 for a repository. This module does no I/O.
 
-Content that is read over v1 cannot be verified. If every failure of v2 led to v1, an attacker could force a downgrade.
-Therefore v1 is used only if the repository is unknown or inaccessible over v2, or if nothing shows that the host
-supports v2. It is never used after the repository has responded over v2 in this run or, with `v1: auto`, in an earlier
-run. Comments such as `L4` name rows of the tables L and T in docs/fallback.md.
+Content that is read over v1 cannot be verified. If v1 were used after every v2 failure, an attacker could force a
+downgrade. Therefore v1 is used only if the repository is unknown or inaccessible over v2, or if nothing shows that the
+host supports v2. It is never used after the registry has served the repository over v2 in this run or, with `v1: auto`,
+in an earlier run. Comments such as `L4` name rows of the tables L and T in docs/fallback.md.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Operation(Enum):
 
 
 class V2Failure(Enum):
-    """How a v2 request failed. The values are reasons for messages."""
+    """How a v2 request failed. Each value describes the failure in messages."""
 
     UNKNOWN = "v2 does not know the repository"  # 404, unless the error code contradicts that
     ACCESS = "v2 denies access"  # 401, 403; also of the token service
@@ -57,8 +57,8 @@ class V2Failure(Enum):
 class ProtocolChoice(Enum):
     """What to do after a v2 request failed.
 
-    V1: use v1. STOP: report the v2 error. LIST: request the tag list, whose result decides. PING: request `/v2/` to
-    find out whether the host supports v2, and decide again."""
+    V1: use v1. STOP: report the v2 error. LIST: request the tag list, and decide by its result. PING: request
+    `/v2/` to find out whether the host supports v2, and decide again."""
 
     V1 = "v1"
     STOP = "stop"
@@ -69,9 +69,9 @@ class ProtocolChoice(Enum):
 class Observation(Struct, frozen=True):
     """What is known about a repository and its host when a v2 request fails.
 
-    speaks_v2: whether a response of the host stated the API version of v2; None if none did so far, and `/v2/` was not
-    requested yet. answered: whether the repository responded over v2 in this run. answered_before: whether it did in an
-    earlier run."""
+    speaks_v2: whether a response from the host stated the v2 API version; None if none has stated it so far and `/v2/`
+    has not been requested. answered: whether the registry has served the repository over v2 in this run.
+    answered_before: whether it did so in an earlier run."""
 
     operation: Operation
     failure: V2Failure
@@ -82,7 +82,7 @@ class Observation(Struct, frozen=True):
 
 
 class Decision(Struct, frozen=True):
-    """What to do after a v2 request failed, and the reason as a clause for messages."""
+    """A decision about what to do after a v2 request failed. Its reason is a clause for use in messages."""
 
     choice: ProtocolChoice
     reason: str
@@ -91,7 +91,7 @@ class Decision(Struct, frozen=True):
 ANSWERED_BEFORE = "this repository responded over v2 in an earlier run"
 _IF_NOT_V2 = "v1 unless the host supports v2"
 
-# Table L: reading the first page of a tag list failed, and the repository has not responded over v2 before.
+# Table L: reading the first page of a tag list failed, and the registry has not yet served the repository over v2.
 _LISTING_RULES: Mapping[V2Failure, ProtocolChoice | str] = {
     V2Failure.UNKNOWN: ProtocolChoice.V1,  # L4, L5, L19
     V2Failure.ACCESS: ProtocolChoice.V1,  # L6, L7, L8, L9
@@ -107,7 +107,7 @@ _LISTING_RULES: Mapping[V2Failure, ProtocolChoice | str] = {
     V2Failure.LOCAL: ProtocolChoice.STOP,  # L21
 }
 
-# Table T: reading one tag failed, and the tag list was not requested yet.
+# Table T: reading one tag failed, and the tag list has not been requested yet.
 _TAG_RULES: Mapping[V2Failure, ProtocolChoice | str] = {
     V2Failure.UNKNOWN: ProtocolChoice.LIST,  # T2, T4
     V2Failure.ACCESS: ProtocolChoice.LIST,  # T3, T5
@@ -125,7 +125,7 @@ _TAG_RULES: Mapping[V2Failure, ProtocolChoice | str] = {
 
 
 def decide(observation: Observation) -> Decision:  # noqa: PLR0911 - one return per rule
-    """Return what to do after a v2 request failed. Source: docs/fallback.md."""
+    """Return what to do after a v2 request failed, according to the rules in docs/fallback.md."""
     if observation.mode is V1Mode.NEVER:
         return Decision(ProtocolChoice.STOP, "v1 is never used for this source")
     if observation.operation is Operation.DIGEST:
@@ -155,7 +155,7 @@ def decide(observation: Observation) -> Decision:  # noqa: PLR0911 - one return 
     return Decision(ProtocolChoice.V1, f"{observation.failure.value}, and nothing shows that the host supports v2")
 
 
-# Codes of the distribution-spec that contradict "the repository is unknown".
+# Error codes from the distribution-spec that contradict "the repository is unknown".
 _CONTRADICTING_CODES = frozenset(
     {
         "BLOB_UNKNOWN",

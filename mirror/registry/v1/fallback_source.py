@@ -1,7 +1,7 @@
 """A Source that reads each tag list and each tag over v2 or over v1.
 
 `fallback_policy` has the rules that choose the protocol, and `fallback_state` applies them and reads the tag lists.
-Callers need not know the protocol. `Version.protocol` states it.
+Callers do not need to know the protocol, but `Version.protocol` states it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _log = logging.getLogger("mirror.protocol")
 class FallbackSource:
     """A Source that reads one host over v2 or v1. Thread-safe; no lock is held across I/O.
 
-    v2: a Source that reads the host over v2. selector: chooses the protocol for each repository, and gives access over
-    v1."""
+    v2: a Source that reads the host over v2. selector: chooses the protocol for each repository, and provides
+    access over v1."""
 
     partial = False
 
@@ -47,7 +47,7 @@ class FallbackSource:
         return self._v2.repositories(prefix, work)
 
     def tags(self, repository: str, work: Work) -> Iterator[str | MirrorError]:
-        """List the tags over v2 or over v1 or, with `v1: per-tag`, over both."""
+        """List the tags over v2 or v1, or over both if `v1: per-tag` is set."""
         state = self._selector.state(repository)
         v2_tags: set[str] = set()
         if self._mode is not V1Mode.ONLY:
@@ -77,7 +77,7 @@ class FallbackSource:
                 results[reference] = v2_result
                 if isinstance(v2_result, Version):
                     self._selector.note_v2_response(repository, state)
-        except MirrorError as error:  # it concerns all remaining references
+        except MirrorError as error:  # the error concerns all remaining references
             listing_error = error
             results = {reference: results.get(reference, error) for reference in v2_references}
         for reference in references:
@@ -115,7 +115,7 @@ class FallbackSource:
         return self._v2.leaves_out(blob)
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
-        """Return the referrers of a digest, read over v2."""
+        """Return the referrers of a manifest, requested over v2."""
         return self._v2.referrers(repository, digest, work)
 
     # ---- one reference
@@ -135,7 +135,7 @@ class FallbackSource:
         v2_result: Version | MirrorError | None,
         work: Work,
     ) -> Version | MirrorError:
-        """Return the version to which a reference resolves, or the error if it does not.
+        """Return the version that a reference resolves to, or the error if it cannot be resolved.
 
         v2_result: the result of the v2 request; None if none was sent."""
         if isinstance(v2_result, Version | Cancelled):
@@ -172,7 +172,7 @@ class FallbackSource:
     ) -> ProtocolChoice:
         """Return what to do about a reference after the v2 request for it failed.
 
-        If the tag list decides, it is requested, and its errors are raised."""
+        If this depends on the tag list, the list is requested. Raises the error if that request fails."""
         operation = Operation.DIGEST if ":" in reference else Operation.TAG
         decision = self._selector.decide(operation, repository, state, error)
         if decision.choice is ProtocolChoice.LIST and not state.uses_v1:
@@ -220,7 +220,7 @@ class FallbackSource:
             yield from self._check_tag_names(repository, (name for name in tags if name not in v2_tags))
 
     def _check_tag_names(self, repository: str, names: Iterable[str]) -> Iterator[str | MirrorError]:
-        """Yield each valid tag of `names`, and a Refused for each invalid one."""
+        """Yield each valid tag of `names`, and a Refused error for each invalid one."""
         for name in names:
             if is_tag(name):
                 yield name

@@ -47,42 +47,42 @@ class RepositoryState(Struct):
 
     uses_v1: bool = False  # v1 was chosen for the whole repository
     reason: str = "this tag exists only over v1"
-    answered: bool = False  # the repository has responded over v2 in this run
-    answered_before: bool | None = None  # it did so in an earlier run; None: not read from the state file yet
+    answered: bool = False  # the registry has served the repository over v2 in this run
+    answered_before: bool | None = None  # the same in an earlier run; None if not read from the state file yet
     probe_error: MirrorError | None = None  # the tags could be listed over neither protocol
     v2_tags: frozenset[str] | None = None  # the tags listed over v2; set only with `v1: per-tag`
     v1_tags: dict[str, Value] | None = None  # the image ids by tag, as listed over v1
-    v1_error: MirrorError | None = None  # the error of listing the tags over v1
+    v1_error: MirrorError | None = None  # raised when the tags were listed over v1
     transforms: dict[str, Transform] = field(default_factory=dict)  # by image id
     logged_protocol: str = ""  # the protocol in the last log line
 
 
 class V2Memory(Protocol):
-    """A store, kept between runs, of the source repositories (`host/path`) that have responded over v2."""
+    """A record, kept between runs, of the source repositories (`host/path`) that were served over v2."""
 
     def has_v2_answered(self, repository: str) -> bool:
-        """Return whether the repository responded over v2 in an earlier run. Reads a file."""
+        """Return whether the repository was served over v2 in an earlier run. Reads a file."""
         ...
 
     def note_v2_response(self, repository: str) -> None:
-        """Record that the repository responded over v2."""
+        """Record that the repository was served over v2."""
         ...
 
 
 class V2Access(Protocol):
-    """The state of authorization over v2, for each repository of a host."""
+    """The state of v2 authorization for each repository on a host."""
 
     def has_sent_credentials(self, repository: str, work: Work) -> bool:
         """Return whether credentials for the repository were sent over v2."""
         ...
 
     def forget_refusal(self, repository: str) -> None:
-        """Allow one more v2 request to the repository, although access to it was refused for the rest of the run."""
+        """Forget that access to the repository was refused over v2, so that requests for it are sent again."""
         ...
 
 
 class V1Backend(Protocol):
-    """Access to a host over v1."""
+    """The interface for reading a host over v1."""
 
     def is_v1_registry(self, repository: str, work: Work, *, ask_index: bool) -> bool:
         """Return whether the host behaves like a v1 registry.
@@ -91,28 +91,28 @@ class V1Backend(Protocol):
         ...
 
     def tags(self, repository: str, work: Work) -> dict[str, Value]:
-        """Return a map from tag to image id, both unchecked."""
+        """Return the image id for each tag in a repository. Neither tags nor ids are validated."""
         ...
 
     def withhold_credentials(self, repository: str) -> None:
-        """Send no credentials for this repository over v1, because they were rejected over v2."""
+        """Stop sending credentials for this repository over v1, because they were rejected over v2."""
         ...
 
     def image_id(self, listed_id: Value, what: str) -> str:
-        """Return the image id that a tag list has for a tag. Raises Refused if it is not valid."""
+        """Return the image id from an entry of a tag list. Raises Refused if it is not valid."""
         ...
 
     def transform(self, repository: str, image_id: str) -> Transform:
-        """Return the transform that converts one image."""
+        """Return a transform that converts the image to schema 2."""
         ...
 
 
 class ProtocolSelector:
     """Chooses the protocol for each repository of one host. Thread-safe; no lock is held across I/O.
 
-    v2: a Source that reads the host over v2. registry: its client, which knows whether the host supports v2. open_v1:
-    returns access to the host over v1, which is created at the first call. memory: None if nothing is stored between
-    runs."""
+    v2: a Source that reads the host over v2. registry: the host's v2 client, which knows whether the host supports v2.
+    open_v1: returns access to the host over v1, which is created at the first call. memory: None if nothing is stored
+    between runs."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class ProtocolSelector:
 
     @property
     def speaks_v2(self) -> bool:
-        """Whether a response of the host stated the API version of v2."""
+        """Whether a response from the host stated the v2 API version."""
         return self._registry.speaks_v2
 
     def state(self, repository: str) -> RepositoryState:
@@ -143,7 +143,7 @@ class ProtocolSelector:
         return self._repositories.setdefault(repository, RepositoryState())
 
     def note_v2_response(self, repository: str, state: RepositoryState) -> None:
-        """Record that the repository responded over v2, for this run and for later runs."""
+        """Record that the registry has served the repository over v2, for this run and for later runs."""
         if not state.answered:
             state.answered = True
             if self._memory is not None:
@@ -220,7 +220,7 @@ class ProtocolSelector:
         """Return what to do after a v2 request failed with `error`.
 
         If the reason is a v2 response in an earlier run, add a hint to `error`. pinged: whether `/v2/` was requested
-        after the failure; a host that has not stated the API version since then does not support v2."""
+        after the failure; if the host has not stated the API version since then, it is assumed not to support v2."""
         if state.answered_before is None:
             memory = self._memory
             state.answered_before = memory is not None and memory.has_v2_answered(f"{self.host}/{repository}")
@@ -236,9 +236,9 @@ class ProtocolSelector:
         return decision
 
     def get_v1_tags(self, repository: str, state: RepositoryState, work: Work) -> dict[str, Value]:
-        """Return the tags that are listed over v1. They are requested once.
+        """Return the image id for each tag, as listed over v1. The list is requested only once.
 
-        Raises NotV1Registry, and errors whose `protocol` is `v1`."""
+        Raises NotV1Registry if the host is not a v1 registry. The `protocol` of all errors is `v1`."""
         if state.v1_tags is None:
             if state.v1_error is not None:
                 raise copy_error(state.v1_error)
@@ -264,10 +264,10 @@ class ProtocolSelector:
             self._log_protocol(repository, state, "v1", state.reason)
 
     def probe_listing(self, repository: str, state: RepositoryState, work: Work, *, refused: bool) -> None:
-        """Request the tag list to find out over which protocol the repository is read.
+        """Request the tag list to find out whether to read the repository over v2 or v1.
 
-        Afterwards v1 is chosen, or the repository has responded over v2. refused: whether access to a tag
-        was refused over v2. Raises the error of the list; later calls raise the same error."""
+        Afterwards, either v1 has been chosen, or the registry has served the repository over v2. refused: whether
+        access to a tag was refused over v2. Raises the error if the list cannot be read, also in later calls."""
         if state.probe_error is not None:
             raise copy_error(state.probe_error)
         self._listings.share(
@@ -275,7 +275,7 @@ class ProtocolSelector:
         )
 
     def _probe_listing(self, repository: str, state: RepositoryState, work: Work, *, refused: bool) -> None:
-        """Request the tag list, unless the protocol of the repository is known already."""
+        """Request the tag list, unless the protocol for the repository is already known."""
         if state.uses_v1 or state.answered:
             return
         if refused and self._access.has_sent_credentials(repository, work):
@@ -294,7 +294,7 @@ class ProtocolSelector:
 
 
 def combined_error(v2_error: MirrorError | None, v1_error: MirrorError) -> MirrorError:
-    """Return one error for the errors of both protocols, with the v2 error first.
+    """Combine the errors from both protocols into one, with the text of the v2 error first.
 
     The code and exit code are those of the v2 error, unless the v1 error is a Refused. Return the v1 error alone if it
     is local or a cancellation, and the v2 error alone if the host is not a v1 registry."""

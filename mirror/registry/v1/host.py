@@ -1,4 +1,4 @@
-"""Access to a host over v1: its tag lists, and the conversions of its images.
+"""Access to a host over v1: lists its tags and converts its images.
 
 This module is imported only when v1 is first used, which is rare.
 """
@@ -21,7 +21,7 @@ from mirror.util.retry_policy import Policy
 
 
 class V1Host:
-    """Reads one host over v1. Implements `fallback_state.V1Backend`. Thread-safe. The constructor sends no request."""
+    """Access to one host over v1. Implements `fallback_state.V1Backend`. Thread-safe. Creating it sends no requests."""
 
     def __init__(
         self,
@@ -38,23 +38,23 @@ class V1Host:
         self._exact = settings.v1_checksums == "require"
 
     def is_v1_registry(self, repository: str, work: Work, *, ask_index: bool) -> bool:
-        """Return whether the host behaves like a v1 registry. For errors see V1Client.is_v1_registry."""
+        """Return whether the host behaves like a v1 registry. Raises the same errors as V1Client.is_v1_registry."""
         return self._client.is_v1_registry(repository, work, ask_index=ask_index)
 
     def tags(self, repository: str, work: Work) -> dict[str, Value]:
-        """Return a map from tag to image id, both unchecked."""
+        """Return the image id for each tag in a repository. Neither tags nor ids are validated."""
         return self._client.tags(repository, work)
 
     def withhold_credentials(self, repository: str) -> None:
-        """Send no credentials for this repository over v1, because they were rejected over v2."""
+        """Stop sending credentials for this repository over v1, because they were rejected over v2."""
         self._client.withhold_credentials(repository)
 
     def image_id(self, listed_id: Value, what: str) -> str:
-        """Return the image id that a tag list has for a tag. Raises Refused if it is not valid."""
+        """Return the image id from an entry of a tag list. Raises Refused if it is not valid."""
         return parsing.check_id(listed_id, what)
 
     def transform(self, repository: str, image_id: str) -> V1Transform:
-        """Return the transform that converts one image."""
+        """Return a transform that converts the image to schema 2."""
         return V1Transform(self._client, self._cache, repository, image_id, exact=self._exact)
 
     def close(self) -> None:

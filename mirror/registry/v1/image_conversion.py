@@ -1,4 +1,4 @@
-"""Converts one v1 image. Each layer of its ancestry is converted once per run."""
+"""Converts v1 images to schema 2 images. Converted layers are cached, so that images can share them."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Ancestor(Struct, frozen=True):
 
 
 class V1Transform:
-    """Converts the v1 image `image_id` to a schema 2 image. Thread-safe.
+    """The conversion of the v1 image `image_id` to a schema 2 image. Thread-safe.
 
-    The id is random and does not depend on the content. But on one host it identifies one image, so the result is
-    stored under the host and the id. exact: whether a wrong checksum is an error; otherwise it is a warning."""
+    The id is random and does not depend on the content. However, it is unique on its host, so the result is stored
+    under the host and the id. exact: whether a checksum mismatch is an error; otherwise it is only logged."""
 
     def __init__(
         self, client: V1Client, cache: LayerCache[Ancestor], repository: str, image_id: str, *, exact: bool
@@ -55,11 +55,11 @@ class V1Transform:
         self._chain: tuple[str, ...] = ()
 
     def parts(self, work: Work) -> Sequence[TransformPart]:
-        """Return one part for each image of the ancestry: its layer."""
+        """Return one part for each image in the ancestry. Each part represents the layer of its image."""
         return [TransformPart(self._cache_key(image_id)) for image_id in self._ancestry(work)]
 
     def make(self, part: TransformPart, work: Work) -> None:
-        """Fetch and convert the layer of one image of the ancestry."""
+        """Fetch and convert the layer of one image in the ancestry."""
         self._convert_layer(part.key, work)
 
     def finish(self, work: Work) -> TransformResult:
@@ -68,7 +68,7 @@ class V1Transform:
         keys = [self._cache_key(image_id) for image_id in reversed(chain)]
 
         def build(layers: Sequence[CachedLayer[Ancestor]]) -> tuple[bytes, Manifest]:
-            """Return the config and the manifest for the converted layers, the base layer first."""
+            """Return the config and the manifest. `layers` are the converted layers, starting with the base layer."""
             what = f"{self._client.host}/v1/images/{self._id}"
             _check_parents(chain, [kept.note for kept in layers], what)
             steps = []
@@ -87,7 +87,7 @@ class V1Transform:
         return "v1", self._client.host, image_id
 
     def _ancestry(self, work: Work) -> tuple[str, ...]:
-        """Return the ids of the image and its ancestors, the base image last. They are requested once."""
+        """Return the ids of the image and its ancestors, with the base image last. They are requested only once."""
         if not self._chain:
             self._chain = self._client.ancestry(self._repository, self._id, work)
         return self._chain
@@ -122,7 +122,7 @@ class V1Transform:
         return parsing.parse_image_json(ancestor.raw, image_id)
 
     def _verify_checksum(self, image: ImageJson, actual: str, what: str) -> None:
-        """Raise Refused, or log a warning, if the checksum of an image does not match."""
+        """Compare the checksum of an image. If it does not match, raise Refused or only log a warning."""
         if not image.checksums or actual in image.checksums:
             return
         problem = f"the checksum is sha256:{actual}, but the registry announces sha256:{image.checksums[0]}"
@@ -140,7 +140,8 @@ class V1Transform:
 def _check_parents(chain: tuple[str, ...], ancestors: Sequence[Ancestor], what: str) -> None:
     """Raise Refused unless each image names the next image of the ancestry as its parent.
 
-    The base image must not name a parent. chain: the ids, the base last. ancestors: the base first."""
+    The base image must not name a parent. It is the last in `chain`, which has the ids, and the first in
+    `ancestors`."""
     for image_id, ancestor, parent in zip(chain, reversed(ancestors), (*chain[1:], None), strict=True):
         if ancestor.parent != parent:
             named_parent, listed = ancestor.parent or "no parent", parent or "none"

@@ -1,7 +1,7 @@
 """Reads the stored bytes of a v1 layer. Resumes broken downloads, and handles the range responses of old servers.
 
-Only the length and, if there is one, a checksum protect these bytes. So a broken download is resumed only if a mixture
-of two layers would be detected; otherwise it starts again.
+These bytes are protected only by their length and, in some cases, by a checksum. A broken download is therefore resumed
+only if a mixture of two layers would be detected. Otherwise the download has to start again.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from mirror.registry.v1 import parsing
 # A broken download is resumed only if at least this much was received since it last started or resumed.
 MIN_PROGRESS = 1 << 20  # bytes
 MAX_RESUMES = 5
-# Formats with checksums inside: gzip and bzip2. In xz they are optional, and a plain tar has none, so the rest of
-# another layer would not be detected.
+# Formats that contain checksums: gzip and bzip2. In xz they are optional, and a plain tar has none, so bytes from a
+# different layer would not be detected.
 _CHECKSUMMED = (b"\x1f\x8b\x08", b"BZh")
 
 
 class LayerReader:
-    """Reads one v1 layer once, from the beginning to the end. Implements BlobReader.
+    """A reader for one v1 layer, which is read once from beginning to end. Implements BlobReader.
 
-    size: the size of the whole layer in bytes; None if unknown. end_known: whether the response shows where the layer
-    ends; otherwise the end of the connection is the only sign."""
+    size: the size of the whole layer in bytes; None if unknown. end_known: whether the response states where the layer
+    ends; otherwise it ends when the connection is closed."""
 
     def __init__(
         self,
@@ -35,11 +35,11 @@ class LayerReader:
         *,
         checked: bool = True,
     ) -> None:
-        """Open the layer. Raises the errors of the session, and Refused if the response contradicts `announced_size`.
+        """Open the layer. Raises errors from the session, and Refused if the response contradicts `announced_size`.
 
         open_at: opens the layer at an offset, given the size of the layer (None at the first request).
-        announced_size: in bytes, from the response with the image's JSON; None if it has none. checked: whether the
-        caller compares a checksum, which detects a mixture of two layers."""
+        announced_size: the size in bytes that the response with the image's JSON declared; None if it declared none.
+        checked: whether the caller verifies a checksum, which detects a mixture of two layers."""
         self._open_at = open_at
         self._what = what
         self._checked = checked
@@ -79,7 +79,7 @@ class LayerReader:
         return announced_size if length is None else length
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill the beginning of `buffer` and return the number of bytes; 0 only at the end.
+        """Read bytes into the beginning of `buffer`. Return the number of bytes read, or 0 at the end of the layer.
 
         Raises NetworkError (truncated) if the layer is shorter than `size`, Refused if it is longer."""
         if self._stream is None:
@@ -112,7 +112,7 @@ class LayerReader:
         return 0
 
     def _resumable_size(self) -> int | None:
-        """Return the size of the layer if the download can be resumed; None if it cannot."""
+        """Return the size of the layer if the download can be resumed, or None if it cannot."""
         # docker-registry rejects a request for a range of one byte.
         if not (self._ranges and self._checked) or self.size is None or self.size - self._bytes < 2:
             return None
@@ -120,7 +120,7 @@ class LayerReader:
         return self.size if has_progressed and self._resumes < MAX_RESUMES else None
 
     def _reopen(self, size: int) -> ResponseStream:
-        """Request the remaining bytes of the layer. Raises NetworkError (truncated) if other bytes are sent."""
+        """Request the remaining bytes of the layer. Raises NetworkError (truncated) if they are not sent."""
         stream = self._open_at(self._bytes, size)
         if stream.status == 206 and parsing.is_requested_range(stream.headers, self._bytes, size):
             return stream
@@ -143,6 +143,6 @@ class LayerReader:
 
 
 def _content_length(headers: Headers) -> int | None:
-    """Return the Content-Length in bytes; None if it is missing or invalid."""
+    """Return the Content-Length in bytes, or None if it is missing or invalid."""
     text = headers.get("content-length") or ""
     return int(text) if text.isascii() and text.isdigit() else None

@@ -1,6 +1,6 @@
 """Parses and checks the responses of a v1 registry. This module does no I/O.
 
-All input is untrusted. Image ids are not digests, so nothing proves that responses belong together. Sources: docker's
+All input is untrusted. Image ids are not digests, so nothing proves that responses belong together. Sources: Docker's
 registry API v1; docs/old-registries.md for the responses of the last v1 servers.
 """
 
@@ -16,7 +16,7 @@ from mirror.registry.http.headers import WHITE_SPACE, Headers
 from mirror.registry.session import Response
 from mirror.util.structs import Struct
 
-MAX_CHAIN = 127  # images in an ancestry; docker's storage drivers support no more layers
+MAX_CHAIN = 127  # images in an ancestry; Docker's storage drivers support no more layers
 MAX_TOKEN = 8 << 10  # characters
 
 _ID = re.compile(r"[0-9a-f]{64}")
@@ -35,7 +35,7 @@ class PingResponse(Struct, frozen=True):
 class ImageJson(Struct, frozen=True):
     """The JSON of one image.
 
-    raw: the received bytes. size: the announced size of the stored layer in bytes; None if none was announced.
+    raw: the received bytes. size: the declared size of the stored layer in bytes; None if none was declared.
     checksums: sha256 values in hex, each over the raw JSON, a line feed and the stored layer. One of them must
     match."""
 
@@ -53,16 +53,16 @@ def invalid_error(what: str, why: str, hint: str = "") -> Refused:
 
 
 def check_id(text: object, what: str) -> str:
-    """Return `text` if it is an image id, and so safe in URLs and paths. Raises Refused if it is not."""
+    """Return `text` if it is a valid image id, which is safe in URLs and paths. Raises Refused if it is not."""
     if isinstance(text, str) and _ID.fullmatch(text):
         return text
     raise invalid_error(what, f"not an image id: {printable(text, 80)!r}")
 
 
 def parse_ping(response: Response) -> PingResponse | None:
-    """Parse the response to a v1 ping. Return None if a v1 registry would not send such a response.
+    """Parse the response to a v1 ping. Return None if it is not a response that a v1 registry sends.
 
-    v1 registries answer `true`, `{}`, `"pong"` or `pong`, with or without headers of their own. A web site that answers
+    v1 registries respond with `true`, `{}`, `"pong"` or `pong`, with or without v1 headers. A web site that answers
     every request with a page is not a v1 registry."""
     headers = response.headers
     has_header = "x-docker-registry-version" in headers or "x-docker-registry-standalone" in headers
@@ -82,7 +82,7 @@ def parse_ping(response: Response) -> PingResponse | None:
 
 
 def is_index(response: Response) -> bool:
-    """Return whether the response is a list of images as an index sends it: a JSON list of objects with an `id`."""
+    """Return whether the body has the form that an index sends: a JSON list of objects that each have an `id`."""
     try:
         images = strictjson.parse(response.body, what="a list of images", fold=False)
     except Refused:
@@ -91,19 +91,21 @@ def is_index(response: Response) -> bool:
 
 
 def parse_token(headers: Headers) -> str | None:
-    """Return the token in the headers of an index response, or None. Some servers add the prefix `Token `."""
+    """Return the token from the headers of an index response, or None if there is no valid token.
+
+    The prefix `Token `, which some servers add, is removed."""
     token = (headers.get("x-docker-token") or "").removeprefix("Token ").strip(WHITE_SPACE)
     return token if token and len(token) <= MAX_TOKEN and token.isascii() and token.isprintable() else None
 
 
 def parse_endpoints(headers: Headers) -> list[str]:
-    """Return the hosts that serve a repository according to the index, in the order of the header."""
+    """Return the hosts that serve a repository according to the index, in the order in which it lists them."""
     hosts = (host.strip(WHITE_SPACE) for value in headers.get_all("x-docker-endpoints") for host in value.split(","))
     return [host for host in hosts if host]
 
 
 def parse_tags(body: bytes, what: str) -> dict[str, Value]:
-    """Return a map from tag to image id, both unchecked.
+    """Return the image id for each tag in a tag list. Neither tags nor ids are validated.
 
     Raises Refused if the JSON is invalid or a tag is repeated, RemoteError if it is not a map of tags."""
     document = strictjson.parse(body, what=what, code="v1_invalid", fold=False)
@@ -165,7 +167,7 @@ def parse_image_json(raw: bytes, what: str) -> Object:
 
 
 def parse_parent(document: Object, what: str) -> str | None:
-    """Return the id of an image's parent; None for a base image. Raises Refused if the id is invalid."""
+    """Return the id of an image's parent, or None for a base image. Raises Refused if the id is invalid."""
     parent = document.get("parent")
     if parent in (None, ""):
         return None
@@ -175,7 +177,7 @@ def parse_parent(document: Object, what: str) -> str | None:
 
 
 def parse_checksums(headers: Headers) -> tuple[str, ...]:
-    """Return the sha256 checksums that the headers announce, in hex. Other kinds (tarsum) are ignored."""
+    """Return the sha256 checksums that the headers declare, in hex. Other kinds, such as tarsum, are ignored."""
     words = [
         word.strip(WHITE_SPACE) for value in headers.get_all("x-docker-checksum-payload") for word in value.split(",")
     ]
@@ -183,9 +185,9 @@ def parse_checksums(headers: Headers) -> tuple[str, ...]:
 
 
 def is_requested_range(headers: Headers, offset: int, size: int) -> bool:
-    """Return whether a 206 response has the requested range, which starts at `offset` and ends at `size`.
+    """Return whether a 206 response contains the requested range: from byte `offset` to the end of the layer.
 
-    Both are in bytes. docker-registry omits the unit `bytes` in Content-Range."""
+    `size` is the size of the layer in bytes. docker-registry omits the unit `bytes` in Content-Range."""
     values: Sequence[str] = headers.get_all("content-range")
     match = _CONTENT_RANGE.fullmatch(values[0]) if len(values) == 1 else None
     return match is not None and (int(match[1]), int(match[2]), int(match[3])) == (offset, size - 1, size)
