@@ -182,7 +182,7 @@ class LayoutStore:
     # ---- writing
 
     def begin(self, images: Sequence[ExpectedImage], work: Work, *, missing: Collection[str] = ()) -> None:
-        """Create the layout if it does not exist, and acquire its lock.
+        """Create the layout if it does not exist, and acquire the lock on it.
 
         Raises LockBusy if another run has the lock, and LocalError."""
         self._index_file.begin(work)
@@ -203,7 +203,9 @@ class LayoutStore:
         return size is not None
 
     def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | LayoutUpload:
-        """Return MOUNTED if the layout has the blob, else ABSENT. All repositories of a layout share their blobs."""
+        """Return MOUNTED if the layout has the blob, otherwise ABSENT.
+
+        Nothing is copied, because all repositories in a layout share their blobs."""
         return Mount.MOUNTED if self.has_blob(repository, blob, work) else Mount.ABSENT
 
     def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> LayoutUpload:
@@ -223,7 +225,7 @@ class LayoutStore:
             )
         self._index_file.begin(work)
         for part in (*manifest.children, *manifest.blobs):
-            # index.json must not lead to content that does not exist.
+            # index.json must not refer to content that does not exist.
             if not part.foreign and not self.has_blob(repository, part, work):
                 raise RemoteError(
                     f"{self.host}:{repository}:{reference} refers to {part.digest}, which the layout does not have",

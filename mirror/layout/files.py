@@ -254,7 +254,7 @@ class LayoutFiles:
         sync_directory(top, self.path)
 
     def recover(self) -> None:
-        """Remove the temporary files of killed runs. The next `sync` makes the blobs that those runs finished durable.
+        """Remove the temporary files of killed runs. The next `sync` makes the finished blobs of those runs durable.
 
         Raises LocalError."""
         delete_leftovers(self.path)

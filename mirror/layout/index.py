@@ -58,7 +58,7 @@ class Index:
 
     @classmethod
     def parse(cls, data: bytes, what: str, adopts: Collection[str] = ()) -> Index:
-        """Parse index.json. Raises Refused (bundle_invalid).
+        """Parse index.json. Raises Refused (bundle_invalid) if the document as a whole is invalid.
 
         An entry that cannot be used does not raise an error. Its error is recorded, and `tags` returns it."""
         document = strictjson.parse(data, what=what, code="bundle_invalid", nodes=MAX_NODES)

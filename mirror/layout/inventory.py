@@ -158,7 +158,7 @@ def _manifest_document(one: ManifestInfo) -> dict[str, Any]:
 
 
 class BaseInventory:
-    """The contents of the store that a differential bundle will be imported into; empty if `inventory` is None."""
+    """The contents of the store into which a differential bundle will be imported. Empty if `inventory` is None."""
 
     def __init__(self, inventory: Inventory | None = None) -> None:
         self._inventory = inventory or Inventory()
@@ -301,7 +301,7 @@ def _parse_base_blob(value: Value, what: str) -> BaseBlob:
 
 
 def _parse_missing(value: Value, what: str) -> tuple[str, ...]:
-    """Parse the value of the key `missing`: a list of names."""
+    """Parse the value of the key `missing`, which is a list of names."""
     if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
         raise _invalid_error(what, "missing: expected a list of names")
     return tuple(str(name) for name in value)

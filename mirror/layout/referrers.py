@@ -52,7 +52,7 @@ class Referrers:
         return [merged[one] for one in sorted(merged)]
 
     def add(self, repository: str, manifest: Manifest) -> None:
-        """Record a manifest that was added to the store. If the index is not complete yet, discard it."""
+        """Record a manifest that was added to the store. If the index is still being built, discard it."""
         with self._lock:
             referrers = self._index.value_if_created() if self._index is not None else None
             if referrers is None:
@@ -97,7 +97,7 @@ class Referrers:
 
 
 def _parts(manifest: Manifest) -> _ManifestParts:
-    """Return the parts of a manifest that the index needs."""
+    """Return the parts of a manifest that the index of referrers needs."""
     subject = manifest.subject.digest if manifest.subject is not None else None
     return Descriptor(manifest.digest, manifest.size, manifest.media_type), subject, manifest.children
 

@@ -85,10 +85,10 @@ class ServerConnection(BaseHTTPRequestHandler):
     def _linger(self, body: ConnectionBody) -> None:
         """Close the sending side of the connection, and discard the rest of the request body.
 
-        If unread bytes were left when the socket is closed, TCP would reset the connection, and the client could lose
+        If the socket were closed while unread bytes are left, TCP would reset the connection, and the client could lose
         the response."""
         self.close_connection = True
-        socket.socket.shutdown(self.connection, socket.SHUT_WR)  # the method of SSLSocket would also stop reading
+        socket.socket.shutdown(self.connection, socket.SHUT_WR)  # SSLSocket.shutdown would also end TLS for reading
         self.connection.settimeout(_LINGER)
         body.drain(_MAX_LINGER_BYTES)
 
@@ -232,7 +232,7 @@ class ConnectionBody:
         return line.rstrip(b"\r\n")
 
     def drain(self, limit: int) -> bool:
-        """Discard the rest of the body. Return False, and stop, if it has more than `limit` bytes."""
+        """Discard the rest of the body and return True. If it has more than `limit` bytes, stop and return False."""
         buffer = memoryview(bytearray(min(limit, _BUFFER_BYTES)))
         while count := self.readinto(buffer):
             limit -= count

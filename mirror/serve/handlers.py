@@ -46,7 +46,7 @@ class _Route(Struct, frozen=True):
 
 
 class RegistryHandler:
-    """Routes the requests of clients and answers pulls; a PushHandler answers pushes. Thread-safe.
+    """Routes requests from clients, and answers pulls; a PushHandler answers pushes. Thread-safe.
 
     pushes: None if the registry is read-only. default_repository: the repository to which tags without a repository
     belong."""
@@ -114,7 +114,7 @@ class RegistryHandler:
         return json_response({})
 
     def _get_catalog(self, request: ServerRequest) -> ServerResponse:
-        """Answer GET /v2/_catalog: list the repositories."""
+        """Answer GET /v2/_catalog with a list of the repositories."""
         names, link = paginate(request, sorted(self._repositories()))
         return json_response({"repositories": names}, headers=link)
 
@@ -225,7 +225,7 @@ class RegistryHandler:
         return json_response(document, headers=headers, media_type=OCI_INDEX)
 
     def _get_upload(self, request: ServerRequest, repository: str, session: str) -> ServerResponse:
-        """Answer GET for an upload session: return its location and the range of bytes received."""
+        """Answer GET for an upload session with its location and the range of bytes received."""
         if self._pushes is None:
             raise HttpError(404, "BLOB_UPLOAD_UNKNOWN", "this registry is read-only")
         return self._pushes.handle(request, repository, session)

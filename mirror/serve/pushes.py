@@ -36,7 +36,7 @@ _CONTENT_RANGE = re.compile(r"(?:bytes )?(\d{1,19})-(\d{1,19})(?:/.*)?")
 class PushHandler:
     """Answers pushes to a layout: uploads, mounts, manifests and deletions. Thread-safe. Call `close` at the end.
 
-    directory: where upload sessions create unnamed files; it should be on the disk of the store."""
+    directory: where upload sessions create unnamed files; it should be on the same disk as the store."""
 
     def __init__(self, store: LayoutStore, work: Work, directory: Path) -> None:
         self._store = store
@@ -128,7 +128,7 @@ class PushHandler:
         return _session_response(202, repository, name, session)
 
     def _try_mount(self, request: ServerRequest, repository: str, digest: Digest) -> bool:
-        """Mount a blob from the repository in the query parameter `from`, or from any repository if there is none.
+        """Mount a blob from the repository in the query parameter `from`, or if it is missing, from any repository.
 
         Return whether the blob was mounted. It cannot be mounted if the repository or the blob does not exist."""
         sibling = request.query_value("from")

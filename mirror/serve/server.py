@@ -143,7 +143,7 @@ def _open_source(path: Path, default_repository: str, stack: ExitStack) -> Sourc
 
 
 def _check_source(source: Source, work: Work) -> None:
-    """Check, before the first request, that the store is a layout or a bundle with all its content.
+    """Before the first request, check that the store is a readable layout or a complete bundle.
 
     If images could not be exported to a bundle, only print a warning, because the other images are complete. Raises
     Refused."""
@@ -308,6 +308,8 @@ class RegistryServer:
 
 
 def _shut_down_socket(connection: socket.socket) -> None:
-    """Shut down a socket, which also interrupts blocked calls. The method of SSLSocket would only end the TLS layer."""
+    """Shut down a socket. This interrupts calls that are blocked on it.
+
+    SSLSocket.shutdown is not used, because it discards the TLS object, which another thread may be using."""
     with suppress(OSError):
         socket.socket.shutdown(connection, socket.SHUT_RDWR)

@@ -15,7 +15,9 @@ _LOOK_EVERY = 0.5  # seconds between two checks for a stop while a pipe is silen
 
 
 class FileInput:
-    """A seekable file as the Input of a tar reader. Skipped bytes are not read. position: offset of the next byte."""
+    """An Input for the tar reader that reads a seekable file. Skipped bytes are not read.
+
+    position: the offset of the next byte."""
 
     def __init__(self, descriptor: int, what: str) -> None:
         self.what = what
@@ -68,7 +70,7 @@ def read_error(what: str, error: OSError) -> Refused:
 
 
 class StreamInput:
-    """A pipe, or a file read from start to end, as the Input of a tar reader.
+    """An Input for the tar reader that reads a pipe, or reads a file from start to end.
 
     A requested stop interrupts the wait for more bytes from a pipe. position: number of bytes read."""
 

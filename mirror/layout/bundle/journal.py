@@ -93,7 +93,7 @@ class Journal:
         self._bytes = 0  # bytes written since the last sync began
         self._last_sync = time.monotonic()
         self._syncing = False
-        self._broken: LocalError | None = None  # the error of the first failed sync
+        self._broken: LocalError | None = None  # the error that the first failed sync raised
         lines = [f"mirror journal 1 {inventory}", *(_line(entry) for entry in entries), f"= {len(entries)}", ""]
         try:
             os.fdatasync(data)
@@ -104,7 +104,7 @@ class Journal:
             raise local_error("write", path, error) from error
 
     def add(self, entry: JournalEntry) -> None:
-        """Record a blob whose data has been written, and sync the journal if a sync is due. Raises LocalError."""
+        """Record a blob whose data has been written, and sync the data if a sync is due. Raises LocalError."""
         self._write(_line(entry))
         with self._lock:
             self._count += 1

@@ -113,7 +113,7 @@ class BundleStore:
         return self._reader.get(work)
 
     def incomplete_error(self) -> Refused | None:
-        """Return an error if the bundle is open and lacks images; otherwise None. Does not open or read the bundle."""
+        """Return an error if the bundle is already open and lacks images, or None otherwise. Never opens the bundle."""
         bundle = self._reader.value_if_created()
         return bundle.incomplete_error() if bundle is not None else None
 
@@ -155,7 +155,7 @@ class BundleStore:
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> MemberReader:
         """Open a blob for reading from byte `offset`.
 
-        Raises Refused if the inventory lists the blob but the bundle lacks it; NotFound if it is not listed either."""
+        Raises Refused if the inventory lists the blob but the bundle lacks it, or NotFound if it is not listed."""
         bundle = self.reader(work)
         member = bundle.member(blob.digest)
         if member is None and bundle.inventory is not None and blob.digest in bundle.inventory.blobs:
@@ -165,7 +165,7 @@ class BundleStore:
         return MemberReader(bundle, member, offset)
 
     def leaves_out(self, blob: Descriptor) -> bool:
-        """Return whether the bundle is open and does not contain the blob. Does not open or read the bundle."""
+        """Return whether the bundle is already open and does not contain the blob. Never opens the bundle."""
         bundle = self._reader.value_if_created()
         return bundle is not None and bundle.member(blob.digest) is None
 
@@ -196,7 +196,7 @@ class BundleStore:
         writer.prepare(old, work, keep=self._resumes)
 
     def _output_path(self) -> Path:
-        """Return the path that the finished bundle will have; for standard output, a path in the spool directory."""
+        """Return the path of the finished bundle. For standard output, return a path in the spool directory."""
         if self._file is not None:
             return self._file
         if self._output_fd is None:
@@ -228,9 +228,9 @@ class BundleStore:
             writer.close()
 
     def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:
-        """Return whether the new bundle contains the blob or leaves it out. Before `begin`, check the existing bundle.
+        """Return whether the new bundle contains the blob or leaves it out.
 
-        Raises Refused (size_mismatch)."""
+        Before `begin` is called, the existing bundle is checked instead. Raises Refused (size_mismatch)."""
         if self._writer is not None:
             return self._writer.has_blob(blob.digest)
         try:
@@ -259,7 +259,9 @@ class BundleStore:
         return frozenset(left_out & known)
 
     def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | BundleUpload:
-        """Return MOUNTED if the bundle has the blob, else ABSENT. All repositories of a bundle share their blobs."""
+        """Return MOUNTED if the bundle has the blob, otherwise ABSENT.
+
+        Nothing is copied, because all repositories in a bundle share their blobs."""
         return Mount.MOUNTED if self.has_blob(repository, blob, work) else Mount.ABSENT
 
     def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> BundleUpload:

@@ -82,8 +82,8 @@ class Member(Struct, frozen=True):
 def members(source: Input) -> Iterator[Member]:
     """Read a tar, and iterate over the members that are files of a layout.
 
-    Before the caller requests the next member, it must have read or skipped all `size` bytes of this one, or none of
-    them. Raises Refused (bundle_invalid, bundle_incomplete, unsafe_path, unsafe_link_member, too_many)."""
+    Before the caller requests the next member, it must have read or skipped all `size` bytes of the current one, or
+    none of them. Raises Refused (bundle_invalid, bundle_incomplete, unsafe_path, unsafe_link_member, too_many)."""
     return _TarReader(source).members()
 
 
@@ -162,7 +162,7 @@ class _TarReader:
     def _is_bundle_member(self, kind: bytes, name: str, size: int) -> bool:
         """Return whether the member is a file of the layout.
 
-        Raises Refused unless it is a file or directory that can be skipped safely."""
+        If it is not, raise Refused unless the member can be skipped safely."""
         where = f"member {printable(name, 120)!r}"
         if kind in _LINKS or kind in _DEVICES or kind in _UNSUPPORTED:
             word = {**_LINKS, **_DEVICES, **_UNSUPPORTED}[kind]
@@ -198,7 +198,7 @@ class _TarReader:
         return True
 
     def _pop_name(self, block: bytes) -> str:
-        """Return the name of the member from the preceding extension header, if it has one, or from the header `block`.
+        """Return the name of the member: from the preceding extension header if it sets a name, otherwise from `block`.
 
         Raises Refused (unsafe_path)."""
         if self._name is None:
@@ -216,7 +216,7 @@ class _TarReader:
         return name.removeprefix("./") or "."
 
     def _pop_size(self, size: int) -> int:
-        """Return the size of the member in bytes, from the preceding pax record if there is one, or else `size`.
+        """Return the size of the member in bytes: from the preceding pax record if it sets a size, otherwise `size`.
 
         A different size in a pax record is accepted only if `size` is 0 and the actual size does not fit into the
         header. Otherwise, two tar readers could disagree."""

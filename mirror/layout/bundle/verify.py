@@ -202,7 +202,7 @@ class _BundleVerifier:
             self._result.problems.append(LayoutProblem(text, damage=True, digest=digest))
 
     def _count_entries(self, intact: set[Digest], listed: set[Digest]) -> None:
-        """Count the intact manifests, blobs and bytes and the unreferenced files, and set the numbers in the result.
+        """Count the intact manifests, blobs and bytes and the unreferenced files, and store the counts in the result.
 
         intact: the digests of all intact manifests and blobs. listed: the digests of all manifests."""
         result = self._result

@@ -72,13 +72,13 @@ class BundleWriter:
 
     @property
     def partial_path(self) -> Path:
-        """The path of the file while it is being written."""
+        """The path of the bundle while it is being written."""
         return self._sibling_path("partial")
 
     # ---- creation
 
     def prepare(self, previous_bundle: BundleReader | None, work: Work, *, keep: bool = False) -> None:
-        """Create the file and reuse blobs that are already on disk.
+        """Create the partial file, and reuse blobs that are already on disk.
 
         previous_bundle: the bundle that will be replaced. keep: if the disk does not have space for a second file, keep
         the earlier partial file and raise LocalError. Raises LockBusy, LocalError, Cancelled."""
