@@ -1,7 +1,8 @@
 """An OCI image layout in a directory, as a Source and a Target. It holds many repositories, which share their blobs.
 
-A blob gets its name only when it is complete and on disk, and index.json names only content that is on disk. After a
-kill or a power cut the layout is therefore consistent, and a later run reuses everything that was finished.
+A blob gets its name only when it is complete and on disk, and index.json names only content that is on disk. The
+layout is therefore consistent even after the process was killed or the power failed, and a later run reuses everything
+that was finished.
 """
 
 from __future__ import annotations
@@ -28,21 +29,21 @@ _RECOPY_HINT = "copy the layout again, or export the images again"
 
 
 class MissingContentError(NotFound):
-    """The layout refers to content that it does not have: the layout is damaged, or its copy is incomplete."""
+    """Raised if a layout refers to content that it does not have: it is damaged, or it was not copied completely."""
 
     code = "bundle_incomplete"
     exit_code = Refused.exit_code
 
 
 class ManifestInUseError(RemoteError):
-    """A manifest cannot be removed because an index of the same repository refers to it."""
+    """Raised if a manifest cannot be removed because an index in the same repository refers to it."""
 
 
 class LayoutStore:
-    """A Source and Target for an OCI layout in a directory. Thread-safe. `close` releases the lock of the layout.
+    """A Source and Target for an OCI layout in a directory. Thread-safe. `close` releases the lock on the layout.
 
-    adopts: repositories to which tags without a repository belong (the repositories in the locations of sources). new:
-    True for a target, whose directory may be missing or empty."""
+    adopts: repositories to which tags without a repository belong, such as a repository that a source names. new: True
+    for a target, whose directory may be missing or empty."""
 
     partial = False
     needs_all_images = False
@@ -64,22 +65,24 @@ class LayoutStore:
     # ---- reading
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
-        """Return the repositories whose names start with `prefix`, and errors for entries that cannot be used."""
+        """Return the repositories whose names start with `prefix`.
+
+        If the index has entries but no repository, return the errors that explain why."""
         names, strays = self._index_file.query(lambda index: (index.repositories(), index.unnamed_errors()))
         return [*strays, *(name for name in names if name.startswith(prefix))]
 
     def tags(self, repository: str, work: Work) -> Iterable[str | MirrorError]:
-        """Return the tags of a repository, sorted. Raises NotFound."""
+        """Return the sorted tags of a repository, and errors for entries that cannot be used. Raises NotFound."""
         return self._index_file.query(lambda index: index.tags(repository))
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterator[Version | MirrorError]:
-        """Yield the manifest digest that each tag or digest refers to, as a Version, or an error in its place."""
+        """For each tag or digest, yield a Version with the digest of the manifest that it refers to, or an error."""
         for reference in references:
             work.stop.raise_if_requested()
             yield self._resolve(repository, reference)
 
     def _resolve(self, repository: str, reference: str) -> Version | MirrorError:
-        """Return the manifest digest that a tag or digest refers to, as a Version, or an error."""
+        """Return a Version with the digest of the manifest that a tag or digest refers to, or an error."""
         descriptor = self._lookup(repository, reference)
         if isinstance(descriptor, MirrorError):
             return descriptor
@@ -99,7 +102,7 @@ class LayoutStore:
         return Version(manifest.digest, manifest)
 
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
-        """Read the manifest of a tag or digest, and verify its digest. Raises NotFound, Refused."""
+        """Read the manifest that a tag or digest refers to, and verify its digest. Raises NotFound, Refused."""
         descriptor = self._lookup(repository, reference)
         if isinstance(descriptor, MirrorError):
             raise descriptor
@@ -115,7 +118,9 @@ class LayoutStore:
         return parse_manifest(body, descriptor.media_type, expected=descriptor.digest, what=str(path))
 
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> FileReader:
-        """Open a blob for reading from byte `offset`. Raises MissingContentError if it is missing, and Refused."""
+        """Open a blob for reading from byte `offset`.
+
+        Raises MissingContentError if the blob is missing, and Refused if its file is unsafe or has the wrong size."""
         reader = self._files.open_blob(blob.digest, offset)
         if reader is None:
             raise MissingContentError(f"{self.host} does not have blob {blob.digest}", hint=_RECOPY_HINT)
@@ -127,11 +132,11 @@ class LayoutStore:
         return reader
 
     def leaves_out(self, blob: Descriptor) -> bool:
-        """Return False: a layout leaves out no blobs."""
+        """Return False, because a layout never leaves out blobs."""
         return False
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
-        """Return the manifests whose subject is `digest`.
+        """Return the descriptors of all manifests whose subject is `digest`.
 
         The first call reads all manifests of the layout; later calls reuse the result until the index changes."""
 
@@ -149,7 +154,7 @@ class LayoutStore:
         layout is unusable."""
 
         def find(index: Index) -> Descriptor | NotFound | Refused:
-            """Look up the tag. Return NotFound and Refused instead of raising them."""
+            """Find the tag in the index. Return a NotFound or Refused error instead of raising it."""
             try:
                 return index.find(repository, reference).descriptor
             except (NotFound, Refused) as error:
@@ -166,7 +171,7 @@ class LayoutStore:
         )
 
     def _check_size(self, descriptor: Descriptor, size: int) -> None:
-        """Raise Refused (size_mismatch) if the size of a blob's file differs from its descriptor. size: bytes."""
+        """Raise Refused (size_mismatch) if `size`, the size of a blob's file in bytes, differs from its descriptor."""
         if descriptor.size not in (None, size):
             raise Refused(
                 f"{self._files.blob_path(descriptor.digest)} has {size} bytes, expected {descriptor.size}",
@@ -177,7 +182,7 @@ class LayoutStore:
     # ---- writing
 
     def begin(self, images: Sequence[ExpectedImage], work: Work, *, missing: Collection[str] = ()) -> None:
-        """Create the layout if it does not exist, and acquire its lock.
+        """Create the layout if it does not exist, and acquire the lock on it.
 
         Raises LockBusy if another run has the lock, and LocalError."""
         self._index_file.begin(work)
@@ -189,7 +194,7 @@ class LayoutStore:
         self._index_file.publish()
 
     def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:
-        """Whether the layout has the blob. Raises Refused (size_mismatch) if its file has the wrong size."""
+        """Return whether the layout has the blob. Raises Refused (size_mismatch) if its file has the wrong size."""
         if self._new and not self._index_file.has_lock and not self._index_file.exists():
             return False
         size = self._files.blob_size(blob.digest)
@@ -198,11 +203,13 @@ class LayoutStore:
         return size is not None
 
     def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | LayoutUpload:
-        """Return MOUNTED if the layout has the blob, else ABSENT. All repositories of a layout share their blobs."""
+        """Return MOUNTED if the layout has the blob, otherwise ABSENT.
+
+        Nothing is copied, because all repositories in a layout share their blobs."""
         return Mount.MOUNTED if self.has_blob(repository, blob, work) else Mount.ABSENT
 
     def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> LayoutUpload:
-        """Return an upload session for a blob, which writes it to the layout."""
+        """Return an upload session that writes a blob to the layout."""
         self._index_file.begin(work)
         return LayoutUpload(self._files, blob)
 
@@ -218,7 +225,7 @@ class LayoutStore:
             )
         self._index_file.begin(work)
         for part in (*manifest.children, *manifest.blobs):
-            # index.json must not lead to content that does not exist.
+            # index.json must not refer to content that does not exist.
             if not part.foreign and not self.has_blob(repository, part, work):
                 raise RemoteError(
                     f"{self.host}:{repository}:{reference} refers to {part.digest}, which the layout does not have",
@@ -231,7 +238,7 @@ class LayoutStore:
                 file.write(manifest.body)
 
         def put(index: Index) -> bool:
-            """Add the manifest to the index, and return True: the index has changed."""
+            """Add the manifest to the index, and return True, because the index has changed."""
             index.put(repository, reference, manifest)
             return True
 
@@ -243,7 +250,7 @@ class LayoutStore:
         self._referrers.add(repository, manifest)
 
     def delete(self, repository: str, reference: str, work: Work) -> None:
-        """Remove a tag, or all entries of a manifest; blobs are kept. Does nothing if the index has no such entry."""
+        """Remove a tag, or all entries for a manifest. Blobs are kept. Does nothing if the index has no such entry."""
         self._index_file.begin(work)
         try:
             self._index_file.change(lambda index: index.remove(repository, reference))
@@ -251,10 +258,10 @@ class LayoutStore:
             self._referrers.invalidate()
 
     def remove_manifest(self, repository: str, digest: Digest, work: Work) -> bool:
-        """Remove a manifest and all its tags from a repository.
+        """Remove a manifest and all its tags from a repository. Return whether its file was also removed.
 
-        Return whether its file was also removed; the file is kept if another repository has the manifest. Must not be
-        called while another thread calls `put_manifest`. Raises ManifestInUseError, LocalError, Cancelled."""
+        The file is kept if another repository has the manifest. Must not be called while another thread calls
+        `put_manifest`. Raises ManifestInUseError if an index in the repository refers to it, LocalError, Cancelled."""
         self._index_file.begin(work)
         roots = self._index_file.query(lambda index: list(index.roots()))
         as_root, under_index = find_repositories(digest, roots, lambda one: self.manifest("", one, work), work)
@@ -273,7 +280,7 @@ class LayoutStore:
 
 
 class LayoutUpload:
-    """An UploadSession that writes one blob into the layout. An unfinished upload leaves no file."""
+    """An UploadSession that writes one blob to the layout. An unfinished upload leaves no file."""
 
     resumable = False
 

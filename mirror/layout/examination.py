@@ -1,4 +1,4 @@
-"""The result of verifying a layout or bundle: counts, problems, and the images that they affect."""
+"""The result of verifying a layout or bundle: counts, problems, and the images that the problems affect."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ References: TypeAlias = Callable[[Digest], Iterable[Digest]]
 class LayoutProblem(Struct, frozen=True):
     """One problem found in a layout or bundle.
 
-    damage: True if bytes are wrong, False if content is missing. digest: the manifest or blob concerned."""
+    damage: True if bytes are wrong, False if content is missing. digest: the manifest or blob that has the problem."""
 
     text: str
     damage: bool
@@ -28,15 +28,15 @@ class LayoutProblem(Struct, frozen=True):
 
     @classmethod
     def from_error(cls, error: MirrorError, digest: Digest | None = None) -> LayoutProblem:
-        """Create a problem from an error. Every error except bundle_incomplete counts as damage."""
+        """Create a problem from an error. Every error except bundle_incomplete is treated as damage."""
         return cls(str(error), error.code != "bundle_incomplete", digest)
 
 
 class VerificationResult(Struct):
     """The result of verifying a layout or bundle. The verification passed if `problems` is empty.
 
-    manifests, blobs, bytes: how much intact content was found. affected: for each digest with a problem, the names of
-    the images that need it. unreferenced: the number of manifests and blobs that nothing refers to."""
+    manifests, blobs, bytes: the numbers of intact manifests, blobs and bytes. affected: for each digest with a problem,
+    the names of the images that need it. unreferenced: the number of manifests and blobs to which nothing refers."""
 
     what: str
     inventory: Inventory | None = None
@@ -49,7 +49,7 @@ class VerificationResult(Struct):
     affected: dict[Digest, list[str]] = field(default_factory=dict)
 
     def find_affected(self, roots: Iterable[tuple[str, Digest]], references: References) -> None:
-        """Record which images each problem affects.
+        """Find the images that each problem affects, and record them in `affected`.
 
         roots: the name and root digest of each image. references: returns the digests that a manifest refers to."""
         digests = {problem.digest for problem in self.problems if problem.digest is not None}
@@ -100,7 +100,7 @@ class VerificationResult(Struct):
 def digest_problem(digest: Digest, actual: str) -> LayoutProblem:
     """Return the problem for a manifest or blob whose bytes do not match its digest.
 
-    actual: the hex digest of its bytes."""
+    actual: the hexadecimal digest of the actual bytes."""
     return LayoutProblem(
         f"{digest} is damaged: the digest of its bytes is {digest.algorithm}:{actual}", damage=True, digest=digest
     )

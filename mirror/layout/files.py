@@ -31,7 +31,7 @@ _FILE_MODE = 0o644  # readable by all users: the user who imports a layout may n
 
 
 class LayoutFiles:
-    """The files of one layout directory. Thread-safe. Directories stay open until `close`."""
+    """Reads and writes the files of one layout directory. Thread-safe. Opened directories stay open until `close`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -49,7 +49,7 @@ class LayoutFiles:
     # ---- reading
 
     def list_names(self) -> list[str] | None:
-        """Return the names of all entries at the top of the layout; None if the directory does not exist.
+        """Return the names of all entries at the top of the layout, or None if the directory does not exist.
 
         Raises NotADirectoryError, LocalError."""
         try:
@@ -75,7 +75,9 @@ class LayoutFiles:
         return None if found is None else _read_all(found, limit, self.path / name)
 
     def signature(self, name: str) -> tuple[int, ...] | None:
-        """Return a value that changes when a file at the top of the layout is replaced; None if it does not exist."""
+        """Return a value that changes when a file at the top of the layout is replaced.
+
+        Return None if the file does not exist. Raises Refused (unsafe_path), LocalError."""
         try:
             found = os.stat(name, dir_fd=self._top(), follow_symlinks=False)
         except FileNotFoundError:
@@ -85,11 +87,13 @@ class LayoutFiles:
         return found.st_ino, found.st_size, found.st_mtime_ns
 
     def blob_path(self, digest: Digest) -> Path:
-        """Return the path of a manifest or blob. It is used only in messages."""
+        """Return the path of a manifest or blob. Use it only in messages."""
         return self.path / "blobs" / digest.algorithm / digest.hex
 
     def blob_size(self, digest: Digest) -> int | None:
-        """Return the size of a blob in bytes; None if it does not exist. Raises Refused (unsafe_path), LocalError."""
+        """Return the size of a blob in bytes, or None if it does not exist.
+
+        Raises Refused (unsafe_path), LocalError."""
         path = self.blob_path(digest)
         try:
             directory = self._directory(f"blobs/{digest.algorithm}")
@@ -117,13 +121,13 @@ class LayoutFiles:
         return None if found is None else FileReader(found, self.blob_path(digest), offset)
 
     def _open_blob_file(self, digest: Digest) -> int | None:
-        """Open the file of a blob and return its descriptor; None if it does not exist."""
+        """Open the file of a blob and return its descriptor, or None if it does not exist."""
         return self._open_plain(
             digest.hex, lambda: self._directory(f"blobs/{digest.algorithm}"), self.blob_path(digest)
         )
 
     def _open_plain(self, name: str, directory: Callable[[], int], path: Path) -> int | None:
-        """Open a regular file and return its descriptor; None if it does not exist.
+        """Open a regular file and return its descriptor, or None if it does not exist.
 
         directory: returns the descriptor of the directory that contains the file."""
         try:
@@ -142,13 +146,13 @@ class LayoutFiles:
     def _top(self) -> int:
         """Return the descriptor of the layout's directory.
 
-        A symbolic link is followed here, because the operator chose this path."""
+        If the path is a symbolic link, the link is followed, because the operator chose this path."""
         with self._lock:
             cached = self._directories.get("")
         return cached if cached is not None else self._remember("", os.open(self.path, _DIRECTORY_FLAGS))
 
     def _directory(self, name: str) -> int:
-        """Return the descriptor of `blobs` or of a directory below it."""
+        """Return the descriptor of `blobs` or of a directory below it. Open the directory if it is not open yet."""
         with self._lock:
             cached = self._directories.get(name)
         if cached is not None:
@@ -167,10 +171,10 @@ class LayoutFiles:
             os.close(descriptor)
         return stored
 
-    # ---- writing (the caller holds the lock of the layout)
+    # ---- writing (the caller holds the lock on the layout)
 
     def create(self) -> None:
-        """Create the directory of the layout and its missing parents, and sync their entries. Raises LocalError."""
+        """Create the directory of the layout and its missing parents, and sync them to disk. Raises LocalError."""
         try:
             missing = [part for part in (self.path, *self.path.parents) if not part.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
@@ -199,10 +203,10 @@ class LayoutFiles:
 
     @contextmanager
     def write_blob(self, digest: Digest) -> Iterator[NewFile]:
-        """As a context manager, write a new blob, whose bytes the `with` block writes to the file.
+        """Return a context manager that yields a file for a new blob. The `with` block writes the content to it.
 
         When the block exits, the blob is complete and its bytes are on disk. Its name survives a power cut only after
-        `sync`. If the block raises an exception, no blob is left. Raises LocalError."""
+        `sync` has been called. If the block raises an exception, no blob is created. Raises LocalError."""
         name = f"blobs/{digest.algorithm}"
         with self._lock:
             cached = name in self._directories
@@ -215,7 +219,7 @@ class LayoutFiles:
             self._unsynced.add(name)
 
     def remove_blob(self, digest: Digest) -> None:
-        """Remove a blob that nothing refers to. Does nothing if the blob does not exist. Raises LocalError."""
+        """Remove a blob to which nothing refers. Does nothing if the blob does not exist. Raises LocalError."""
         name = f"blobs/{digest.algorithm}"
         try:
             os.unlink(digest.hex, dir_fd=self._directory(name))
@@ -250,7 +254,7 @@ class LayoutFiles:
         sync_directory(top, self.path)
 
     def recover(self) -> None:
-        """Remove the temporary files of killed runs, and let the next `sync` make their finished blobs durable.
+        """Remove the temporary files of killed runs. The next `sync` makes the finished blobs of those runs durable.
 
         Raises LocalError."""
         delete_leftovers(self.path)
@@ -275,7 +279,7 @@ def _read_all(descriptor: int, limit: int, path: Path) -> bytes:
 
 
 def _check_plain(found: os.stat_result, path: Path) -> None:
-    """Raise Refused (unsafe_path) unless a file is a regular file without other hard links."""
+    """Raise Refused (unsafe_path) unless the file is a regular file without other hard links."""
     if not stat.S_ISREG(found.st_mode):
         raise _unsafe_path_error(path, "it is not a regular file")
     if found.st_nlink > 1:  # 0 means that another process has replaced or removed the file
@@ -283,7 +287,7 @@ def _check_plain(found: os.stat_result, path: Path) -> None:
 
 
 def _translate_error(doing: str, path: Path, error: OSError) -> Exception:
-    """Convert an OSError to Refused (unsafe_path) if the path contains a link or special file, or else to LocalError.
+    """Convert an OSError to Refused (unsafe_path) if the path contains a link or special file, otherwise to LocalError.
 
     doing: the operation that failed, such as `read`, for the message."""
     if error.errno in _NOT_PLAIN_ERRNOS:

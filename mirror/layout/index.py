@@ -1,10 +1,10 @@
 """The contents of the files index.json and oci-layout, for a layout that holds many repositories.
 
 An entry (root) is named `REPOSITORY:TAG` in the annotation `org.opencontainers.image.ref.name`. Other tools write only
-a tag there. Such a tag belongs to the repositories in `adopts`, and to the repository whose name is empty. If `adopts`
-contains the empty name, and no tag without a repository exists, the empty name stands for the only repository of the
-index. A root without a name can be read by its digest. Entries that cannot be used are preserved unchanged. Source: OCI
-image-spec v1.1, image-layout.md.
+the tag in this annotation. Such a tag belongs to the repositories in `adopts`, and to the repository whose name is
+empty. If `adopts` contains the empty name, and no tag without a repository exists, the empty name refers to the only
+repository of the index. A root without a name can be read by its digest. Entries that cannot be used are preserved
+unchanged. Source: OCI image-spec v1.1, image-layout.md.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Root(Struct, frozen=True):
 
 
 class Index:
-    """The roots of a layout by repository and tag. Not thread-safe, does no I/O.
+    """The roots of a layout, indexed by repository and tag. Not thread-safe. Does no I/O.
 
-    what: the name of the file in messages. adopts: repositories to which the tags without a repository belong."""
+    what: the name of the file, for messages. adopts: repositories to which the tags without a repository belong."""
 
     def __init__(self, what: str, adopts: Collection[str] = ()) -> None:
         self._what = what
@@ -58,9 +58,9 @@ class Index:
 
     @classmethod
     def parse(cls, data: bytes, what: str, adopts: Collection[str] = ()) -> Index:
-        """Parse index.json. Raises Refused (bundle_invalid).
+        """Parse index.json. Raises Refused (bundle_invalid) if the document as a whole is invalid.
 
-        An entry that cannot be used is not an error here: `tags` returns its error."""
+        An entry that cannot be used does not raise an error. Its error is recorded, and `tags` returns it."""
         document = strictjson.parse(data, what=what, code="bundle_invalid", nodes=MAX_NODES)
         entries = document.get("manifests") if isinstance(document, dict) else None
         if not isinstance(document, dict) or document.get("schemaVersion") != 2 or not isinstance(entries, list):
@@ -76,7 +76,7 @@ class Index:
         return index
 
     def _add(self, entry: Value, where: str) -> None:
-        """Add one entry, or record why it cannot be used. where: the position of the entry, for messages."""
+        """Add one entry of index.json. If it is invalid, record the error. where: the position, for messages."""
         text = _to_json(entry)
         self._entry_count += 1
         try:
@@ -104,9 +104,10 @@ class Index:
         return sorted(tagged | {name for name, _ in self._nameless if name})
 
     def unnamed_errors(self) -> list[Refused]:
-        """Return the errors that explain why the index has entries but no repository.
+        """If the index has entries but no repository, return the errors that explain why. Otherwise return [].
 
-        Without these errors, a mirror of all repositories would silently copy nothing."""
+        Without these errors, a mirror of all repositories would silently copy nothing. Tags without a repository are
+        not an error if `adopts` is not empty."""
         if self.repositories() or (self._adopts and self._tags.get("")):
             return []
         count = self._entry_count - len(self._entry_errors)
@@ -118,7 +119,7 @@ class Index:
         return [*self._entry_errors, Refused(f"{self._what} names no repository", hint=hint, code="bundle_invalid")]
 
     def tags(self, repository: str) -> list[str | MirrorError]:
-        """Return the tags of a repository, sorted, with an error in the list for each entry that cannot be used.
+        """Return the sorted tags of a repository. The list also contains an error for each entry that cannot be used.
 
         Raises NotFound if the repository does not exist."""
         repository = self._effective_repository(repository)
@@ -133,18 +134,21 @@ class Index:
         return found
 
     def _effective_repository(self, repository: str) -> str:
-        """Return the only repository if the name is empty and there is exactly one; else `repository` unchanged."""
+        """Return the name of the repository to look up for `repository`.
+
+        An empty name refers to the only repository, if `adopts` contains the empty name, all tags have a repository,
+        and there is exactly one repository. Otherwise the name is returned unchanged."""
         if repository or "" not in self._adopts or self._tags.get(""):
             return repository
         names = self.repositories()
         return names[0] if len(names) == 1 else ""
 
     def _adopted_tags(self, repository: str) -> dict[str, tuple[Root, ...]]:
-        """Return the tags without a repository and their roots if they belong to `repository`; else an empty dict."""
+        """If tags without a repository belong to `repository`, return them with their roots. Otherwise return {}."""
         return self._tags.get("", {}) if repository in self._adopts else {}
 
     def find(self, repository: str, tag: str) -> Root:
-        """Return the root that a tag refers to. Raises NotFound; Refused if several entries have this tag."""
+        """Return the root that a tag refers to. Raises NotFound, or Refused if several entries have this tag."""
         repository = self._effective_repository(repository)
         roots = self._tags.get(repository, {}).get(tag) or self._adopted_tags(repository).get(tag)
         if roots is None:
@@ -161,7 +165,7 @@ class Index:
         yield from self._nameless.values()
 
     def references(self) -> Iterator[tuple[str, Digest]]:
-        """Iterate over the name of each root (`REPOSITORY:TAG` or `REPOSITORY@DIGEST`) and its digest."""
+        """Yield the name (`REPOSITORY:TAG` or `REPOSITORY@DIGEST`) and the digest of each root."""
         for repository, tags in self._tags.items():
             for tag, roots in tags.items():
                 for root in roots:
@@ -188,9 +192,10 @@ class Index:
     # ---- writing
 
     def put(self, repository: str, reference: str, manifest: Manifest) -> None:
-        """Add `manifest` as a root under a tag or, if `reference` is a digest, without a name.
+        """Add `manifest` as a root: with the tag `reference`, or without a name if `reference` is a digest.
 
-        The entries without a name of its children are removed. Raises Refused (too_many)."""
+        An existing root with this tag is replaced. Entries without a name that refer to children of `manifest` are
+        removed. Raises Refused (too_many) if the index already has MAX_ROOTS entries."""
         if self._entry_count >= MAX_ROOTS:
             raise Refused(f"{self._what} has {self._entry_count} entries, which is the maximum", code="too_many")
         if ":" in reference:
@@ -214,16 +219,15 @@ class Index:
         return removed
 
     def remove(self, repository: str, reference: str) -> bool:
-        """Remove a tag; or, if `reference` is a digest, all entries of this manifest in the repository.
+        """Remove a tag, or all entries for a manifest if `reference` is a digest. Return whether anything was removed.
 
-        Return whether anything was removed. If tags without a repository belong to this repository, they are removed
-        too if they match."""
+        If tags without a repository belong to `repository`, the matching ones are removed as well."""
         adopted = repository in self._adopts
         removed = [self._remove(name, reference) for name in ((repository, "") if adopted else (repository,))]
         return any(removed)
 
     def _remove(self, repository: str, reference: str) -> bool:
-        """Remove a tag or digest under one repository name. Return whether anything was removed."""
+        """Remove a tag, or all entries for a digest, under exactly this repository name. Return whether any existed."""
         tags = self._tags.get(repository, {})
         if ":" in reference:
             removed = [tag for tag, roots in tags.items() if any(one.descriptor.digest == reference for one in roots)]
@@ -235,7 +239,7 @@ class Index:
         return nameless or bool(removed)
 
     def render(self) -> bytes:
-        """Return the JSON document, one root per line. Equal content gives equal bytes."""
+        """Return the content of index.json, with one root per line. The same entries always give the same bytes."""
         tagged = (
             root.text for _, tags in sorted(self._tags.items()) for _, roots in sorted(tags.items()) for root in roots
         )
@@ -247,12 +251,12 @@ class Index:
 
 
 def _to_json(value: Value) -> str:
-    """Return a value as JSON without spaces."""
+    """Return a value as compact JSON, without spaces between tokens."""
     return json.dumps(value, separators=(",", ":"))
 
 
 def _make_root(manifest: Manifest, repository: str, name: str | None) -> Root:
-    """Create the root for `manifest`. name: the value of its ref.name annotation; None if it has no name."""
+    """Create the root for `manifest`. name: the value of its ref.name annotation, or None if it has no name."""
     descriptor = Descriptor(manifest.digest, manifest.size, manifest.media_type)
     annotations = {REF_NAME: name} if name is not None else {OF_REPOSITORY: repository} if repository else {}
     entry: Object = {
@@ -265,9 +269,10 @@ def _make_root(manifest: Manifest, repository: str, name: str | None) -> Root:
 
 
 def _parse_annotations(entry: Value, where: str) -> tuple[str | None, str | None]:
-    """Return the name and the repository in the annotations of an entry; each is None if it is missing.
+    """Return the name and the repository from the annotations of an entry. Each is None if it is missing.
 
-    The repository is used only for an entry without a name. Raises Refused (bundle_invalid)."""
+    The repository is used only for an entry without a name, so an invalid one is treated as missing.
+    Raises Refused (bundle_invalid)."""
     annotations = entry.get("annotations") if isinstance(entry, dict) else None
     if annotations is None:
         return None, None
@@ -280,9 +285,9 @@ def _parse_annotations(entry: Value, where: str) -> tuple[str | None, str | None
 
 
 def _split_name(name: str, where: str) -> tuple[str, str] | None:
-    """Return the repository and tag in a name; None for a valid reference of another form (`host:5000/app:v1`).
+    """Split a name into repository and tag. Return None for a valid reference in another form (`host:5000/app:v1`).
 
-    Raises Refused (ref_invalid) if it is not valid in any form."""
+    Raises Refused (ref_invalid) if the name is not valid in any form."""
     repository, colon, tag = name.rpartition(":")
     if is_tag(tag) and (is_path(repository) if colon else True):
         return repository, tag
@@ -298,8 +303,8 @@ def find_repositories(
 ) -> tuple[set[str | None], set[str | None]]:
     """Return the repositories in which `digest` is a root, and the repositories in which an index refers to it.
 
-    None stands for roots that do not name their repository. read: reads a manifest; missing and damaged manifests are
-    treated as if they had no children. Raises Cancelled, LocalError."""
+    In these sets, None represents roots that do not name their repository. read: reads a manifest; missing and
+    damaged manifests are treated as if they had no children. Raises Cancelled, LocalError."""
     children: dict[Digest, tuple[Digest, ...]] = {}
     as_root: set[str | None] = set()
     under_index: set[str | None] = set()
@@ -321,7 +326,7 @@ def find_repositories(
 
 
 def _children(digest: Digest, read: Callable[[Digest], Manifest]) -> tuple[Digest, ...]:
-    """Return the children of a manifest; none if it is missing or damaged."""
+    """Return the digests of a manifest's children, or an empty tuple if the manifest is missing or damaged."""
     try:
         return tuple(child.digest for child in read(digest).children)
     except (NotFound, Refused):
@@ -329,7 +334,7 @@ def _children(digest: Digest, read: Callable[[Digest], Manifest]) -> tuple[Diges
 
 
 def check_version(data: bytes, what: str) -> None:
-    """Raise Refused (bundle_invalid) unless `data` is an oci-layout file of version 1."""
+    """Raise Refused (bundle_invalid) unless `data` is the content of an oci-layout file with version 1."""
     document = strictjson.parse(data, what=what, code="bundle_invalid")
     version = document.get("imageLayoutVersion") if isinstance(document, dict) else None
     if not isinstance(version, str) or version.split(".")[0] != "1":

@@ -1,7 +1,7 @@
 """The file index.json of a layout, in memory and on disk.
 
-index.json names only content that is on disk. It is replaced at most once a second and at the end of a run, each time
-after the directories of the content have been synced. While this process holds the lock, the index in memory is
+index.json names only content that is on disk. It is replaced at most once per second and at the end of a run, each time
+after the directories that hold the content have been synced. While this process holds the lock, the index in memory is
 authoritative.
 """
 
@@ -35,7 +35,7 @@ _LAYOUT_HINT = "an OCI layout has the files oci-layout and index.json"
 class IndexFile:
     """The index of a layout and the file that stores it. Thread-safe; `close` releases the lock.
 
-    what: the name of the layout in messages. adopts: see Index. new: True if the layout may not exist yet."""
+    what: the name of the layout, for messages. adopts: see Index. new: True if the layout may not exist yet."""
 
     def __init__(self, files: LayoutFiles, what: str, adopts: Collection[str], *, new: bool) -> None:
         self._files = files
@@ -54,14 +54,14 @@ class IndexFile:
         self._next_publish = 0.0  # earliest time of the next replacement (monotonic clock, seconds)
 
     def close(self) -> None:
-        """Release the lock of the layout."""
+        """Release the lock on the layout."""
         self._layout_lock.release()
 
     # ---- reading
 
     @property
     def has_lock(self) -> bool:
-        """Whether this process holds the lock."""
+        """Whether this process holds the lock on the layout."""
         return self._has_lock
 
     @property
@@ -70,21 +70,22 @@ class IndexFile:
         return self.has_lock, self._signature
 
     def adopted_names(self, repository: str) -> tuple[str | None, ...]:
-        """Return the values of `Root.repository` for roots without a repository, if these belong to `repository`.
+        """If roots without a repository belong to `repository`, return the values of `Root.repository` that they have.
 
-        The values are the empty string and None. Return an empty tuple if `repository` is not in `adopts`."""
+        These values are the empty string and None. If `repository` is not in `adopts`, return an empty tuple."""
         return ("", None) if repository in self._adopts else ()
 
     def query(self, query_index: Callable[[Index], T]) -> T:
         """Call `query_index` with the current index, and return its result.
 
-        The function is called under a lock, so it must not do I/O. Raises Refused (bundle_invalid), LocalError."""
+        The function is called while a lock is held, so it must not do I/O. Raises Refused (bundle_invalid) and
+        LocalError if index.json cannot be used."""
         index = self._current_index()
         with self._state:
             return query_index(index)
 
     def _current_index(self) -> Index:
-        """Return the index. Read index.json again if another process has replaced the file."""
+        """Return the index. If another process has replaced index.json, read the file again first."""
         with self._state:
             cached, signature = self._index, self._signature
         if cached is not None and (self.has_lock or self._files.signature(INDEX_FILE) == signature):
@@ -98,10 +99,10 @@ class IndexFile:
             return self._index
 
     def exists(self) -> bool:
-        """Whether the layout exists.
+        """Return whether the layout exists.
 
-        Raises Refused if it is invalid, or if it does not exist and is not `new`; LocalError if it is `new` and the
-        directory contains other files."""
+        Raises Refused if the layout is invalid, or if it does not exist and `new` is False. Raises LocalError if `new`
+        is True and the directory contains other files."""
         try:
             names = self._files.list_names()
             text = self._files.read(VERSION_FILE, _MAX_VERSION_BYTES) if names else None
@@ -139,7 +140,9 @@ class IndexFile:
             self._begin_once.get(work)
 
     def _begin(self, work: Work) -> bool:
-        """Acquire the lock, create the layout if needed, recover from a killed run, and read the index. Return True."""
+        """Acquire the lock, create the layout if needed, recover from a killed run, and read the index.
+
+        Return True, because a LazyValue needs a value."""
         self.exists()
         self._files.create()
         self._layout_lock.acquire()
@@ -160,7 +163,7 @@ class IndexFile:
         """Change the index in memory, and write it to index.json if the last write was long enough ago.
 
         modify: changes the index and returns whether it did so; it must not do I/O. Raises the exceptions of `modify`,
-        and LocalError if writing fails; the next call of `change` or `publish` then writes index.json again."""
+        and LocalError if writing fails; a later call of `change` or `publish` then tries to write index.json again."""
         with self._state:
             if self._index is None or not modify(self._index):
                 return
@@ -171,7 +174,7 @@ class IndexFile:
             self._write_index()
 
     def publish(self) -> None:
-        """Write all changes that were made so far to index.json. Raises LocalError."""
+        """Write all changes made so far to index.json. Raises LocalError."""
         with self._state:
             while self._publishing:
                 self._state.wait(_LOOK_EVERY)

@@ -1,4 +1,4 @@
-"""The inventory: a small file that lists what a store has. It is the first member of a bundle, and the base of a
+"""The inventory: a small file that lists the contents of a store. It is the first member of a bundle, and the base of a
 differential export.
 
 Its format is described by inventory.schema.json. Equal content gives equal bytes, so the sha256 of an inventory
@@ -31,14 +31,14 @@ REF_NAME = "org.opencontainers.image.ref.name"
 class ManifestInfo(Struct, frozen=True):
     """The media type and size of a manifest.
 
-    size: bytes; None if it is not known, as in an inventory made from a report."""
+    size: bytes, or None if it is not known, as in an inventory made from a report."""
 
     media_type: str
     size: int | None
 
 
 class RepositoryContents(Struct):
-    """The contents of a repository. roots: manifests without a tag that no other manifest in it refers to."""
+    """The contents of a repository. roots: untagged manifests that no other manifest in the repository refers to."""
 
     tags: dict[str, Digest] = field(default_factory=dict)
     roots: set[Digest] = field(default_factory=set)
@@ -59,8 +59,8 @@ class Inventory(Struct):
     """The repositories, manifests and blobs of a store. Treat it as immutable once it is complete.
 
     blobs: the size in bytes of each blob. base: the blobs that a differential bundle leaves out. missing: the names of
-    images that could not be fetched, as `REPOSITORY:TAG` or `REPOSITORY@DIGEST`, or as `REPOSITORY` or `PREFIX/*` if
-    the tags there could not be listed; empty if the store is complete."""
+    images that could not be fetched (`REPOSITORY:TAG` or `REPOSITORY@DIGEST`), and of repositories whose tags could not
+    be listed (`REPOSITORY` or `PREFIX/*`). It is empty if the store is complete."""
 
     repositories: dict[str, RepositoryContents] = field(default_factory=dict)
     manifests: dict[Digest, ManifestInfo] = field(default_factory=dict)
@@ -69,9 +69,9 @@ class Inventory(Struct):
     missing: tuple[str, ...] = ()
 
     def add(self, image: ExpectedImage, base: BaseInventory) -> None:
-        """Add an image. Blobs that the base inventory contains are added to `self.base` instead of `self.blobs`.
+        """Add an image. Blobs that `base` contains are added to `self.base` instead of `self.blobs`.
 
-        Raises RemoteError if the size of a blob is not known (schema 1); the inventory is then unchanged."""
+        Raises RemoteError, and leaves the inventory unchanged, if the size of a blob is not known (schema 1)."""
         unsized = next((blob for blob in image.blobs if blob.size is None), None)
         if unsized is not None:
             raise RemoteError(
@@ -93,7 +93,7 @@ class Inventory(Struct):
                 self.blobs[blob.digest] = size
 
     def _add_manifests(self, contents: RepositoryContents, image: ExpectedImage) -> None:
-        """Add the manifests of an image, its tag, and its roots without a tag."""
+        """Add the manifests, the tag and the untagged roots of an image."""
         root = image.manifests[-1]
         children = {child.digest for one in image.manifests for child in one.children}
         for one in image.manifests:
@@ -105,23 +105,21 @@ class Inventory(Struct):
             contents.tags[image.reference] = root.digest
 
     def normalize(self) -> None:
-        """Finish the inventory after the last `add`.
-
-        Remove blobs that the base has from `blobs`, and tagged manifests from `roots`."""
+        """After the last `add`, remove blobs that the base has from `blobs`, and tagged manifests from `roots`."""
         for digest in self.base.keys() & self.blobs.keys():
             del self.blobs[digest]
         for contents in self.repositories.values():
             contents.roots.difference_update(contents.tags.values())
 
     def references(self) -> Iterable[tuple[str, str, Digest]]:
-        """Iterate over (repository, tag, digest of the root), sorted."""
+        """Iterate over all tags, sorted, as (repository, tag, digest of the root manifest)."""
         for name, contents in sorted(self.repositories.items()):
             for tag, digest in sorted(contents.tags.items()):
                 yield name, tag, digest
 
     @property
     def total(self) -> int:
-        """The total size in bytes of all blobs, except the blobs that are left out."""
+        """The total size in bytes of all blobs, except those that are left out because the base has them."""
         return sum(self.blobs.values())
 
     # ---- rendering
@@ -145,7 +143,7 @@ class Inventory(Struct):
 
 
 def _repository_document(one: RepositoryContents) -> dict[str, Any]:
-    """Return the JSON value of a repository."""
+    """Return the JSON object that describes the contents of a repository."""
     return {
         "tags": dict(sorted(one.tags.items())),
         **({"roots": sorted(one.roots)} if one.roots else {}),
@@ -155,12 +153,12 @@ def _repository_document(one: RepositoryContents) -> dict[str, Any]:
 
 
 def _manifest_document(one: ManifestInfo) -> dict[str, Any]:
-    """Return the JSON value of a manifest."""
+    """Return the JSON object that describes a manifest. It is empty if the size of the manifest is not known."""
     return {} if one.size is None else {"mediaType": one.media_type, "size": one.size}
 
 
 class BaseInventory:
-    """The contents of the store that a differential bundle will be imported into; empty if `inventory` is None."""
+    """The contents of the store into which a differential bundle will be imported. Empty if `inventory` is None."""
 
     def __init__(self, inventory: Inventory | None = None) -> None:
         self._inventory = inventory or Inventory()
@@ -171,14 +169,14 @@ class BaseInventory:
                 self._repositories[digest] = (*self._repositories.get(digest, ()), name)
 
     def repositories_with(self, blob: Digest) -> tuple[str, ...]:
-        """Return the repositories that have the blob; empty if none has it."""
+        """Return the repositories of the base that have the blob, or an empty tuple if none has it."""
         return self._repositories.get(blob, ())
 
     def find_blobs(self, manifests: Iterable[Manifest]) -> dict[Digest, tuple[str, ...]]:
-        """Return the blobs that the base must have because it has a manifest that refers to them.
+        """Return the blobs that the base must have, because it has a manifest that refers to them.
 
-        The values are the repositories that have this manifest. This is needed because an inventory made from a report
-        lists only root manifests. manifests: children before parents."""
+        Each blob is mapped to the repositories that have the manifest. An inventory made from a report lists only root
+        manifests, so its blobs can only be found in this way. manifests: children before parents."""
         found: dict[Digest, tuple[str, ...]] = {}
         implied: dict[Digest, tuple[str, ...]] = {}
         for one in reversed(list(manifests)):
@@ -189,7 +187,7 @@ class BaseInventory:
         return found
 
     def _repositories_with_manifest(self, digest: Digest) -> tuple[str, ...]:
-        """Return the repositories that have the manifest; empty if none has it."""
+        """Return the repositories of the base that have the manifest, or an empty tuple if none has it."""
         if digest not in self._inventory.manifests:
             return ()
         holders = self._inventory.repositories.items()
@@ -197,7 +195,7 @@ class BaseInventory:
 
 
 def find_unlisted(manifest: Manifest, inventory: Inventory) -> Iterator[tuple[Digest, str]]:
-    """Yield each digest that `manifest` refers to and the inventory does not list, with an error message."""
+    """For each digest that `manifest` refers to but the inventory does not list, yield the digest and a message."""
     blobs = (one.digest for one in manifest.blobs if not one.foreign)
     unlisted = [one.digest for one in manifest.children if one.digest not in inventory.manifests]
     unlisted += [digest for digest in blobs if digest not in inventory.blobs and digest not in inventory.base]
@@ -209,13 +207,13 @@ def find_unlisted(manifest: Manifest, inventory: Inventory) -> Iterator[tuple[Di
 
 
 def parse_inventory(data: bytes, what: str) -> Inventory:
-    """Parse an inventory. what: the name of the file in messages. Raises Refused (bundle_invalid)."""
+    """Parse an inventory. what: the name of the file, for messages. Raises Refused (bundle_invalid)."""
     document = strictjson.parse(data, what=what, code="bundle_invalid", fold=False, nodes=MAX_NODES)
     return _parse_document(document, what)
 
 
 def read_inventory(path: Path) -> Inventory:
-    """Read an inventory file that the configuration names. Raises ConfigError if it is unreadable or invalid."""
+    """Read an inventory file that is named in the configuration. Raises ConfigError if it is unreadable or invalid."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -303,26 +301,26 @@ def _parse_base_blob(value: Value, what: str) -> BaseBlob:
 
 
 def _parse_missing(value: Value, what: str) -> tuple[str, ...]:
-    """Parse the value of the key `missing`: a list of names."""
+    """Parse the value of the key `missing`, which is a list of names."""
     if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
         raise _invalid_error(what, "missing: expected a list of names")
     return tuple(str(name) for name in value)
 
 
 def _require_object(value: Value, what: str) -> Mapping[str, Value]:
-    """Return `value`. Raises Refused (bundle_invalid) if it is not a JSON object."""
+    """Return `value` if it is a JSON object. Otherwise raise Refused (bundle_invalid)."""
     if not isinstance(value, dict):
         raise _invalid_error(what, "expected an object")
     return value
 
 
 def _object_items(value: Mapping[str, Value], key: str, what: str) -> Iterable[tuple[str, Value]]:
-    """Return the members of the JSON object at `key`; none if the key is missing."""
+    """Return the members of the JSON object under `key`, or no members if the key is missing."""
     return _require_object(value.get(key, {}), f"{what}: {key}").items()
 
 
 def _parse_digests(value: Mapping[str, Value], key: str, what: str) -> set[Digest]:
-    """Return the digests in the JSON list at `key`; empty if the key is missing."""
+    """Return the digests in the JSON list under `key`, or an empty set if the key is missing."""
     found = value.get(key, [])
     if not isinstance(found, list):
         raise _invalid_error(what, f"{key}: expected a list")

@@ -19,8 +19,8 @@ READERS = 8  # maximum number of manifests that are read in parallel
 class StoreSurvey(Struct):
     """An inventory that was built by reading the manifests of a store, and the errors that occurred.
 
-    problems: tags and manifests that could not be read. parts: for each manifest, the digests that it refers to and
-    their sizes in bytes."""
+    problems: the errors for tags and manifests that could not be read. parts: for each manifest, the digests that it
+    refers to and their sizes in bytes."""
 
     inventory: Inventory = field(default_factory=Inventory)
     problems: list[MirrorError] = field(default_factory=list)
@@ -41,9 +41,9 @@ class StoreSurvey(Struct):
 
 
 def survey_store(source: Source, repositories: Iterable[str], work: Work) -> StoreSurvey:
-    """Build the inventory of `repositories`: read all their tags, and all manifests reachable from these.
+    """Build the inventory of `repositories` by reading all tags and all manifests that are reachable from the tags.
 
-    Errors of single images are recorded in the result. Raises errors that affect the whole store, and Cancelled."""
+    Errors for single images are recorded in the result. Raises errors that affect the whole store, and Cancelled."""
     found = StoreSurvey()
     with ThreadPoolExecutor(READERS, thread_name_prefix="survey") as pool:
         for name in repositories:
@@ -60,7 +60,7 @@ class _RepositorySurvey:
         self._contents = RepositoryContents()
 
     def read(self) -> None:
-        """Read the tags and manifests. Does nothing if the repository does not exist."""
+        """Read the tags and manifests of the repository. Does nothing if the repository does not exist."""
         try:
             tags = list(self._tags())
         except NotFound:
@@ -77,7 +77,7 @@ class _RepositorySurvey:
         self._contents.tags = {tag: root for tag, root in self._contents.tags.items() if root not in unreadable}
 
     def _tags(self) -> Iterator[str]:
-        """Iterate over the tags of the repository. Errors in the listing are recorded as problems."""
+        """Iterate over the tags of the repository. Errors that occur while listing them are recorded as problems."""
         for tag in self._source.tags(self._name, self._work):
             if isinstance(tag, str):
                 yield tag
@@ -108,7 +108,7 @@ class _RepositorySurvey:
         return unreadable or set()
 
     def _read_manifest(self, digest: Digest) -> Manifest | MirrorError:
-        """Read one manifest; return the error if that fails."""
+        """Read one manifest and return it. If that fails, return the error instead."""
         self._work.stop.raise_if_requested()
         try:
             return self._source.manifest(self._name, digest, self._work)

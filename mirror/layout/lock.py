@@ -1,4 +1,4 @@
-"""The lock that a writer of a layout holds. It locks the directory itself, so that no extra file is needed."""
+"""The lock that a process holds while it writes to a layout. Where possible, it is a lock on the directory itself."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class LayoutLock:
             self._descriptor = descriptor
 
     def _open_and_lock(self) -> int:
-        """Open the directory, or the fallback file, and lock it. Return the descriptor."""
+        """Open and lock the directory, or the fallback file if that is not possible. Return the locked descriptor."""
         try:
             return _lock(os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         except OSError as error:

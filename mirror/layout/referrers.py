@@ -20,12 +20,12 @@ MAX_READ = 1_000_000  # maximum number of manifests in an index
 # Maps a repository and the digest of a subject to the referrers, by digest. The repository is None for referrers below
 # a root that belongs to no repository: they are referrers in every repository.
 _ReferrerIndex = dict[tuple[str | None, Digest], dict[Digest, Descriptor]]
-# The parts of a manifest that the index needs: its descriptor, the digest of its subject, its children.
+# The parts of a manifest that the index needs: its descriptor, the digest of its subject, and its children.
 _ManifestParts = tuple[Descriptor, Digest | None, tuple[Descriptor, ...]]
 
 
 class Referrers:
-    """An index of the referrers in a store, built by the first `find` and again when the roots change. Thread-safe.
+    """A thread-safe index of the referrers in a store. `find` builds it when first called, and again after a change.
 
     manifest: reads a manifest of the store; its arguments are a repository, a tag or digest, and a Work."""
 
@@ -41,7 +41,7 @@ class Referrers:
         """Return the referrers of `digest`, sorted by digest.
 
         roots: returns the current roots of the store. revision: a value that changes when the roots change. The caller
-        reads it first and `roots` is called later, so no change is missed. Raises Cancelled, LocalError."""
+        reads the revision before `roots` is called, so that no change is missed. Raises Cancelled, LocalError."""
         with self._lock:
             if self._index is None or revision != self._revision:
                 self._revision, self._index = revision, LazyValue(lambda work: self._build_index(roots(), work))
@@ -52,7 +52,7 @@ class Referrers:
         return [merged[one] for one in sorted(merged)]
 
     def add(self, repository: str, manifest: Manifest) -> None:
-        """Add a manifest to the index after it was added to the store."""
+        """Record a manifest that was added to the store. If the index is still being built, discard it."""
         with self._lock:
             referrers = self._index.value_if_created() if self._index is not None else None
             if referrers is None:
@@ -61,14 +61,14 @@ class Referrers:
                 _add_referrer(referrers, repository, *_parts(manifest)[:2])
 
     def invalidate(self) -> None:
-        """Discard the index, because a manifest was removed."""
+        """Discard the index, so that the next `find` builds it again."""
         with self._lock:
             self._index = None
 
     def _build_index(self, roots: Sequence[Root], work: Work) -> _ReferrerIndex:
-        """Read all manifests reachable from `roots`, and return their referrers by subject.
+        """Read all manifests reachable from `roots`, and build the index of referrers from them.
 
-        Missing and damaged manifests are skipped: the run reports the error when it copies them."""
+        Missing and damaged manifests are skipped. The run reports these problems when it copies the manifests."""
         referrers: _ReferrerIndex = {}
         parts_by_digest: dict[Digest, _ManifestParts | None] = {}
         todo = list(dict.fromkeys((root.repository or None, root.descriptor.digest) for root in roots))
@@ -89,7 +89,7 @@ class Referrers:
         return referrers
 
     def _read_parts(self, digest: Digest, work: Work) -> _ManifestParts | None:
-        """Read one manifest and return its parts; None if it is missing or damaged."""
+        """Read one manifest and return its parts, or None if it is missing or damaged."""
         try:
             return _parts(self._manifest("", digest, work))
         except (NotFound, Refused):
@@ -97,12 +97,12 @@ class Referrers:
 
 
 def _parts(manifest: Manifest) -> _ManifestParts:
-    """Return the parts of a manifest that the index needs."""
+    """Return the parts of a manifest that the index of referrers needs."""
     subject = manifest.subject.digest if manifest.subject is not None else None
     return Descriptor(manifest.digest, manifest.size, manifest.media_type), subject, manifest.children
 
 
 def _add_referrer(referrers: _ReferrerIndex, repository: str | None, one: Descriptor, subject: Digest | None) -> None:
-    """Add a manifest to the referrers of its subject, if it has one."""
+    """If the manifest `one` has a subject, add it to the referrers of that subject."""
     if subject is not None:
         referrers.setdefault((repository, subject), {})[one.digest] = one

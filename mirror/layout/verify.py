@@ -84,7 +84,7 @@ class _LayoutVerifier:
                     self._result.problems.append(LayoutProblem.from_error(error, descriptor.digest))
 
     def _verify_manifest(self, descriptor: Descriptor) -> list[Descriptor]:
-        """Verify a manifest and return the descriptors in it. Raises MirrorError if it is missing or damaged."""
+        """Verify a manifest, and return all descriptors in it. Raises MirrorError if it is missing or damaged."""
         body = self._files.read_blob(descriptor.digest, manifests.MAX_BYTES)
         if body is None:
             raise Refused(f"{descriptor.digest} is missing", code="bundle_incomplete")
@@ -95,7 +95,7 @@ class _LayoutVerifier:
         return [*parsed.children, *parsed.blobs]
 
     def _verify_blob(self, descriptor: Descriptor) -> None:
-        """Hash a blob. Raises MirrorError if it is missing or damaged."""
+        """Read a blob and verify its digest and size. Raises MirrorError if it is missing or damaged."""
         reader = self._files.open_blob(descriptor.digest, 0)
         if reader is None:
             raise Refused(f"{descriptor.digest} is missing", code="bundle_incomplete")
@@ -111,7 +111,7 @@ class _LayoutVerifier:
         self._result.bytes += reader.size or 0
 
     def _check_size(self, descriptor: Descriptor, actual: int) -> None:
-        """Raise Refused (size_mismatch) if the size differs from the descriptor's."""
+        """Raise Refused (size_mismatch) if `actual`, a size in bytes, differs from the size in the descriptor."""
         if descriptor.size not in (None, actual):
             raise Refused(
                 f"{descriptor.digest} has {actual} bytes, expected {descriptor.size}",

@@ -38,7 +38,7 @@ class ServerConnection(BaseHTTPRequestHandler):
     sys_version = ""
     disable_nagle_algorithm = True
     timeout = IDLE_TIMEOUT
-    wbufsize = -1  # buffered, so that the head and a small body are sent together
+    wbufsize = -1  # buffered, so that the headers and a small body are sent together
 
     def __init__(
         self, connection: socket.socket, address: Any, handler: Callable[[ServerRequest], ServerResponse]
@@ -49,7 +49,7 @@ class ServerConnection(BaseHTTPRequestHandler):
         self._address = address
 
     def run(self) -> None:
-        """Answer requests until either side closes the connection. Connection errors end it and are not raised."""
+        """Answer requests until either side closes the connection. Connection errors are not raised."""
         try:
             if isinstance(self.client_socket, ssl.SSLSocket):
                 self.client_socket.do_handshake()
@@ -72,7 +72,7 @@ class ServerConnection(BaseHTTPRequestHandler):
             return
         if not self.parse_request():
             return
-        self.idle_since = None  # not idle from here on; while the head was incomplete, the connection was idle
+        self.idle_since = None  # until the request headers were complete, the connection counted as idle
         body = self._request_body()
         if isinstance(body, HttpError):
             self.close_connection = True
@@ -83,17 +83,17 @@ class ServerConnection(BaseHTTPRequestHandler):
             self._linger(body)
 
     def _linger(self, body: ConnectionBody) -> None:
-        """Close the sending side and discard the rest of the body.
+        """Close the sending side of the connection, and discard the rest of the request body.
 
-        If unread bytes were left when the socket is closed, TCP would reset the connection, and the client could lose
+        If the socket were closed while unread bytes are left, TCP would reset the connection, and the client could lose
         the response."""
         self.close_connection = True
-        socket.socket.shutdown(self.connection, socket.SHUT_WR)  # the method of SSLSocket would also stop reading
+        socket.socket.shutdown(self.connection, socket.SHUT_WR)  # SSLSocket.shutdown would also end TLS for reading
         self.connection.settimeout(_LINGER)
         body.drain(_MAX_LINGER_BYTES)
 
     def _handle(self, body: ConnectionBody) -> ServerResponse:
-        """Return the response to the request that was parsed."""
+        """Return the response to the parsed request."""
         if not self.path.startswith("/"):
             return HttpError(400, "UNKNOWN", "the request target must begin with a slash").to_response()
         try:
@@ -162,24 +162,24 @@ class ServerConnection(BaseHTTPRequestHandler):
             left -= count
 
     def handle_expect_100(self) -> bool:
-        """Send "100 Continue", and return True: the request will be answered."""
+        """Send "100 Continue", and return True, so that the request is processed."""
         self.send_response_only(100)
         self.end_headers()
         self.wfile.flush()
         return True
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answer a request that could not be parsed, and close the connection."""
+        """Send an error response for a request that could not be parsed, and close the connection."""
         self.close_connection = True
         self.command = self.command or ""
         self._send(HttpError(int(code), "UNKNOWN", message or "malformed request").to_response())
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Log nothing: clients report their own errors."""
+        """Log nothing, because clients report their own errors."""
 
 
 class ConnectionBody:
-    """The body of a request. length: bytes; None if the body is chunked. Source: RFC 9112, sections 6 and 7."""
+    """The body of a request. length: bytes, or None if the body is chunked. Source: RFC 9112, sections 6 and 7."""
 
     def __init__(self, file: io.BufferedIOBase | Any, length: int | None) -> None:
         self.length = length
@@ -188,7 +188,9 @@ class ConnectionBody:
         self._ended = length == 0
 
     def readinto(self, buffer: memoryview) -> int:
-        """Read the next bytes into `buffer`; return their number, 0 at the end. Raises NetworkError."""
+        """Read the next bytes into `buffer`. Return the number of bytes read, or 0 at the end of the body.
+
+        Raises NetworkError."""
         if self._ended:
             return 0
         if self.length is None and not self._left:
@@ -222,14 +224,15 @@ class ConnectionBody:
     def _read_line(self, expected: bytes | None) -> bytes:
         """Read a line, and return it without its line break.
 
-        expected: the content that the line must have; None: any. Raises NetworkError (truncated)."""
+        expected: the content that the line must have, or None if any content is allowed. Raises NetworkError
+        (truncated)."""
         line: bytes = self._file.readline(_MAX_LINE)
         if not line.endswith(b"\n") or (expected is not None and line.strip(b"\r\n") != expected):
             raise NetworkError("the request body is truncated", code="truncated")
         return line.rstrip(b"\r\n")
 
     def drain(self, limit: int) -> bool:
-        """Discard the rest of the body; return False if it has more than `limit` bytes."""
+        """Discard the rest of the body and return True. If it has more than `limit` bytes, stop and return False."""
         buffer = memoryview(bytearray(min(limit, _BUFFER_BYTES)))
         while count := self.readinto(buffer):
             limit -= count

@@ -28,14 +28,14 @@ from mirror.util.cancellation import Work
 from mirror.util.structs import Struct
 
 _MAX_REFERRERS = 10_000
-_NAMES_MAX_AGE = 0.5  # seconds for which a list of repositories that was read is reused
+_NAMES_MAX_AGE = 0.5  # seconds for which the list of repositories is reused
 _READ_METHODS = ("GET", "HEAD")
-# The error codes of a store for bytes that are not a manifest.
+# The codes of errors that a store raises for bytes that are not a manifest.
 _NOT_A_MANIFEST_CODES = ("manifest_invalid", "manifest_ambiguous", "bundle_invalid")
 
 
 class _Route(Struct, frozen=True):
-    """A route of the registry API: a pattern of paths, and the methods that it supports.
+    """A route of the registry API: a pattern for paths, and the methods that it supports.
 
     reads: the function that answers GET and HEAD; its arguments are the request and the groups of `pattern`. writes:
     the methods that the push handler answers."""
@@ -46,7 +46,7 @@ class _Route(Struct, frozen=True):
 
 
 class RegistryHandler:
-    """Routes the requests of clients and answers pulls; a PushHandler answers pushes. Thread-safe.
+    """Routes requests from clients, and answers pulls; a PushHandler answers pushes. Thread-safe.
 
     pushes: None if the registry is read-only. default_repository: the repository to which tags without a repository
     belong."""
@@ -85,7 +85,7 @@ class RegistryHandler:
             return HttpError(500, "UNKNOWN", error.what).to_response()
 
     def _route_request(self, request: ServerRequest) -> ServerResponse:
-        """Find the route of a request, and call its handler. Raises HttpError if there is none."""
+        """Find the route for a request, and call its handler. Raises HttpError if no handler matches."""
         for route in self._routes:
             found = route.pattern.fullmatch(request.path)
             if found is not None:
@@ -114,7 +114,7 @@ class RegistryHandler:
         return json_response({})
 
     def _get_catalog(self, request: ServerRequest) -> ServerResponse:
-        """Answer GET /v2/_catalog: list the repositories."""
+        """Answer GET /v2/_catalog with a list of the repositories."""
         names, link = paginate(request, sorted(self._repositories()))
         return json_response({"repositories": names}, headers=link)
 
@@ -126,7 +126,7 @@ class RegistryHandler:
         return frozenset(found)
 
     def _has_tags(self, repository: str) -> bool:
-        """Whether the repository exists and has tags."""
+        """Return whether the repository exists and has tags."""
         try:
             return any(True for _ in self._store.tags(repository, self._work))
         except NotFound:
@@ -153,7 +153,7 @@ class RegistryHandler:
         return json_response({"name": repository, "tags": page_tags}, headers=link)
 
     def _get_manifest(self, request: ServerRequest, repository: str, reference: str) -> ServerResponse:
-        """Answer GET or HEAD of a manifest."""
+        """Answer GET or HEAD for a manifest."""
         if ":" in reference:
             _parse_digest(reference)
             self._require_repository(repository)
@@ -182,7 +182,7 @@ class RegistryHandler:
             raise
 
     def _get_blob(self, request: ServerRequest, repository: str, text: str) -> ServerResponse:
-        """Answer GET or HEAD of a blob, or of a range of it."""
+        """Answer GET or HEAD for a blob or for a range of it."""
         digest = _parse_digest(text)
         self._require_repository(repository)
         headers: Headers = (
@@ -203,7 +203,7 @@ class RegistryHandler:
         return ServerResponse(status, headers, BlobRange(reader, length))
 
     def _blob_size(self, repository: str, digest: Digest) -> int:
-        """Return the size of a blob in bytes. Raises HttpError (BLOB_UNKNOWN)."""
+        """Return the size of a blob in bytes. Raises HttpError (BLOB_UNKNOWN) if it does not exist."""
         try:
             with self._store.open_blob(repository, Descriptor(digest, None), self._work) as reader:
                 return reader.size or 0
@@ -225,7 +225,7 @@ class RegistryHandler:
         return json_response(document, headers=headers, media_type=OCI_INDEX)
 
     def _get_upload(self, request: ServerRequest, repository: str, session: str) -> ServerResponse:
-        """Answer GET of an upload session: its location and the number of bytes received."""
+        """Answer GET for an upload session with its location and the range of bytes received."""
         if self._pushes is None:
             raise HttpError(404, "BLOB_UPLOAD_UNKNOWN", "this registry is read-only")
         return self._pushes.handle(request, repository, session)

@@ -25,7 +25,7 @@ class IncomingBody(Protocol):
     length: int | None  # bytes; None if it is not known
 
     def readinto(self, buffer: memoryview) -> int:
-        """Read the next bytes into `buffer`; return their number, 0 only at the end.
+        """Read the next bytes into `buffer`. Return the number of bytes read, or 0 at the end of the body.
 
         Raises NetworkError (truncated)."""
         ...
@@ -34,8 +34,8 @@ class IncomingBody(Protocol):
 class ServerRequest(Struct, frozen=True):
     """A request to the registry server.
 
-    path: percent-decoded. header: returns the value of a header, or None; names are case-insensitive. query: all values
-    of each key."""
+    path: percent-decoded. header: a function that returns the value of a header, or None; names are case-insensitive.
+    query: all values of each key."""
 
     method: str
     path: str
@@ -50,21 +50,21 @@ class ServerRequest(Struct, frozen=True):
         return cls(method, unquote(path), parse_qs(query, keep_blank_values=True, max_num_fields=100), header, body)
 
     def query_value(self, key: str) -> str | None:
-        """Return the first value of a key in the query; None if the key is missing."""
+        """Return the first value of a key in the query, or None if the key is missing."""
         return next(iter(self.query.get(key, ())), None)
 
 
 class BlobRange(Struct, frozen=True):
-    """A range of a blob: the next `length` bytes of `reader`. The sender of the response closes the reader."""
+    """A range of a blob: the next `length` bytes of `reader`. The code that sends the response closes the reader."""
 
     reader: BlobReader
     length: int
 
 
 class ServerResponse(Struct, frozen=True):
-    """A response of the registry server.
+    """A response from the registry server.
 
-    length: for HEAD, the length in bytes of the body that GET would have."""
+    length: for HEAD, the length in bytes of the body that GET would return."""
 
     status: int
     headers: Headers = ()
@@ -114,10 +114,10 @@ def paginate(request: ServerRequest, names: Sequence[str]) -> tuple[list[str], H
 
 
 def parse_range(text: str | None, size: int) -> tuple[int, int] | None:
-    """Parse a Range header with one range; return (first byte, number of bytes).
+    """Parse a Range header with a single range. Return the first byte and the number of bytes.
 
-    Return None if the whole blob must be sent: the header is missing, invalid or not supported. Raises HttpError (416)
-    if the range contains no byte of the blob. Source: RFC 9110, section 14."""
+    Return None if the whole blob must be sent, because the header is missing, invalid or not supported. Raises
+    HttpError (416) if the range contains no byte of the blob. Source: RFC 9110, section 14."""
     found = _RANGE.fullmatch(text.strip()) if text else None
     if found is None or not (found[1] or found[2]):
         return None

@@ -1,4 +1,4 @@
-"""The bytes of pushed blobs, which an upload session collects or a single request contains."""
+"""Receives the bytes of pushed blobs: over several requests in an upload session, or in a single request."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PushSession:
         self.size = 0
 
     def append(self, body: IncomingBody) -> None:
-        """Append the body of a request. Raises NetworkError, LocalError."""
+        """Append the body of a request to the blob. Raises NetworkError, LocalError."""
         buffer = memoryview(bytearray(_BUFFER_BYTES))
         while count := body.readinto(buffer):
             left = buffer[:count]
@@ -44,7 +44,7 @@ class PushSession:
                 raise local_error("write an upload to", self._directory, error) from error
 
     def digest(self, algorithm: str) -> str:
-        """Return the digest of the bytes that were received so far. algorithm: sha256 or sha512."""
+        """Return the digest of the bytes received so far. algorithm: sha256 or sha512."""
         if algorithm == "sha256":
             return f"sha256:{self._hasher.hexdigest()}"
         hasher, buffer = hashlib.new(algorithm), memoryview(bytearray(_BUFFER_BYTES))
@@ -54,7 +54,7 @@ class PushSession:
         return f"{algorithm}:{hasher.hexdigest()}"
 
     def open(self) -> BlobReader:
-        """Return a reader of the bytes that were received so far."""
+        """Return a reader for the bytes received so far."""
         return FileReader(os.dup(self._file.fileno()), self._directory)
 
     def close(self) -> None:
@@ -72,9 +72,9 @@ class VerifyingBody:
         self._hasher = digest.hasher()
 
     def readinto(self, buffer: memoryview) -> int:
-        """Read the next bytes into `buffer`; return their number.
+        """Read the next bytes into `buffer`. Return the number of bytes read, or 0 at the end of the body.
 
-        Raises NetworkError; Refused (digest_mismatch) at the end."""
+        Raises NetworkError, and at the end Refused (digest_mismatch) if the digest does not match."""
         count = self._body.readinto(buffer)
         self._hasher.update(buffer[:count])
         if not count and self._hasher.hexdigest() != self._digest.hex:

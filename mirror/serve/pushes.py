@@ -1,8 +1,8 @@
 """Pushes to the registry server: upload sessions, mounts, manifests. Source: distribution-spec v1.1.1.
 
-Deleting a manifest removes it from its repository, and also its file unless another repository has it. A blob sent in
-one request is written directly to the store. A blob sent in parts is collected in an unnamed file, which disappears
-when the process ends.
+Deleting a manifest removes it from its repository. The file of the manifest is removed as well, unless another
+repository has the manifest. A blob that is sent in one request is written directly to the store. A blob that is sent in
+parts is collected in an unnamed file, which disappears when the process ends.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CONTENT_RANGE = re.compile(r"(?:bytes )?(\d{1,19})-(\d{1,19})(?:/.*)?")
 class PushHandler:
     """Answers pushes to a layout: uploads, mounts, manifests and deletions. Thread-safe. Call `close` at the end.
 
-    directory: where upload sessions create unnamed files; it should be on the disk of the store."""
+    directory: where upload sessions create unnamed files; it should be on the same disk as the store."""
 
     def __init__(self, store: LayoutStore, work: Work, directory: Path) -> None:
         self._store = store
@@ -58,13 +58,13 @@ class PushHandler:
             session.close()
 
     def has_pushes(self, repository: str) -> bool:
-        """Whether a blob or manifest was pushed to the repository since the server started.
+        """Return whether a blob or manifest has been pushed to the repository since the server started.
 
         Such a repository exists even if it has no tag yet."""
         return repository in self._repositories_pushed
 
     def has_deleted(self, repository: str, digest: str) -> bool:
-        """Whether a manifest was deleted from `repository` since the server started, but its file was kept.
+        """Return whether a manifest has been deleted from `repository` since the server started, but its file was kept.
 
         The file is kept if another repository has the manifest."""
         return (repository, digest) in self._deleted
@@ -72,7 +72,7 @@ class PushHandler:
     def handle(self, request: ServerRequest, repository: str, reference: str = "") -> ServerResponse:
         """Return the response to a push. reference: a tag, a digest, or the name of an upload session.
 
-        Raises HttpError, NetworkError, errors of the store."""
+        Raises HttpError, NetworkError, and the exceptions of the store."""
         if "/manifests/" in request.path:
             return (self._put_manifest if request.method == "PUT" else self._delete_manifest)(
                 request, repository, reference
@@ -128,9 +128,9 @@ class PushHandler:
         return _session_response(202, repository, name, session)
 
     def _try_mount(self, request: ServerRequest, repository: str, digest: Digest) -> bool:
-        """Mount a blob from the repository in the query parameter `from`, or from any repository if there is none.
+        """Mount a blob from the repository in the query parameter `from`, or if it is missing, from any repository.
 
-        Return False if that is not possible, because the repository or the blob does not exist."""
+        Return whether the blob was mounted. It cannot be mounted if the repository or the blob does not exist."""
         sibling = request.query_value("from")
         if sibling is not None and not (is_path(sibling) and self._has_repository(sibling)):
             return False
@@ -140,13 +140,13 @@ class PushHandler:
         return True
 
     def _has_repository(self, repository: str) -> bool:
-        """Whether the repository exists."""
+        """Return whether the repository exists."""
         return self.has_pushes(repository) or repository in self._store.repositories(repository, self._work)
 
     def _take_session(self, repository: str, name: str) -> PushSession:
-        """Remove an upload session from the table while a request uses it: two requests would mix their bytes.
+        """Remove an upload session from the table and return it, so that no other request can use it at the same time.
 
-        Raises HttpError (404)."""
+        Raises HttpError (404) if there is no such session, or another request is using it."""
         with self._lock:
             session = self._sessions.pop(name, None)
         if session is None:
@@ -154,13 +154,13 @@ class PushHandler:
         return session
 
     def _return_session(self, name: str, session: PushSession | None) -> None:
-        """Make a session available for the next request. Does nothing if `session` is None: the session has ended."""
+        """Make a session available for the next request. Does nothing if `session` is None."""
         if session is not None:
             with self._lock:
                 self._sessions[name] = session
 
     def _commit(self, request: ServerRequest, repository: str, session: PushSession) -> None:
-        """Verify the digest of the blob in a session and the request's body, and write the blob to the store.
+        """Append the request's body to the bytes in a session, verify the digest, and write the blob to the store.
 
         Raises HttpError (DIGEST_INVALID), NetworkError, LocalError."""
         digest = _requested_digest(request)
@@ -230,17 +230,18 @@ class PushHandler:
     def _clear_deletion(self, repository: str, manifest: Manifest) -> None:
         """Remove a pushed manifest from the recorded deletions.
 
-        If it is an index, remove all deletions of the repository, because it may refer to these manifests."""
+        If it is an index, remove all recorded deletions in the repository, because it may refer to the deleted
+        manifests."""
         if manifest.children:
             self._deleted = {one for one in self._deleted if one[0] != repository}
         self._deleted.discard((repository, manifest.digest))
 
     @contextmanager
     def _manifest_access(self, *, exclusive: bool) -> Iterator[None]:
-        """As a context manager, hold a lock on the manifests until the `with` block exits.
+        """Return a context manager that holds a lock on the manifests until the `with` block exits.
 
-        exclusive: False for a put: puts may run at the same time. True for a delete: a put must not refer to a manifest
-        that is being removed. Raises Cancelled."""
+        exclusive: False for puts, which may run at the same time. True for a delete, because a put must not refer to a
+        manifest that is being removed. Raises Cancelled."""
         while not self._try_enter(exclusive=exclusive):
             self._work.stop.raise_if_requested()
         try:
@@ -261,7 +262,7 @@ class PushHandler:
 
 
 def _read_manifest_body(body: IncomingBody) -> bytes:
-    """Read a manifest. Raises HttpError (413) if it has more than MAX_MANIFEST_BYTES, and NetworkError."""
+    """Read a manifest. Raises HttpError (413) if it is larger than MAX_MANIFEST_BYTES, and NetworkError."""
     data, buffer = bytearray(), memoryview(bytearray(_BUFFER_BYTES))
     while count := body.readinto(buffer):
         data += buffer[:count]
@@ -308,7 +309,7 @@ def _parse_digest(text: str) -> Digest:
 
 
 def _to_http_error(error: Refused | RemoteError) -> HttpError:
-    """Return the error response for an error that the store raised."""
+    """Convert an error from the store to an error response."""
     if error.code == "blob_missing":
         return HttpError(404, "MANIFEST_BLOB_UNKNOWN", error.what)
     if error.code == "digest_mismatch":

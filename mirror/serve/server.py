@@ -72,7 +72,9 @@ def serve(
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """Return the host and port of an address `HOST:PORT` for --listen. Port 0: any free port. Raises ConfigError."""
+    """Parse the address `HOST:PORT` in --listen. Return the host and port. Raises ConfigError.
+
+    Port 0 means any free port."""
     found = _ADDRESS.fullmatch(text if not text.startswith(":") else f"127.0.0.1{text}")
     if found is None or int(found["port"]) > 65535:
         raise ConfigError(
@@ -82,7 +84,7 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether the host is localhost or a loopback address."""
+    """Return whether the host is localhost or a loopback address."""
     if host.lower() == "localhost":
         return True
     with suppress(ValueError):
@@ -94,7 +96,7 @@ def _is_loopback(host: str) -> bool:
 def open_handler(
     path: Path, stop: Stop, *, writable: bool = False
 ) -> Iterator[Callable[[ServerRequest], ServerResponse]]:
-    """As a context manager, open the layout or bundle at `path`, and yield the function that answers requests.
+    """Return a context manager that opens the layout or bundle at `path` and yields the function that answers requests.
 
     The layout or bundle is closed when the `with` block exits. Raises ConfigError, LocalError, Refused, LockBusy."""
     work = Work(stop)
@@ -141,7 +143,7 @@ def _open_source(path: Path, default_repository: str, stack: ExitStack) -> Sourc
 
 
 def _check_source(source: Source, work: Work) -> None:
-    """Check, before the first request, that the store is a layout or a bundle with all its content.
+    """Before the first request, check that the store is a readable layout or a complete bundle.
 
     If images could not be exported to a bundle, only print a warning, because the other images are complete. Raises
     Refused."""
@@ -171,9 +173,9 @@ def _check_source(source: Source, work: Work) -> None:
 
 @contextmanager
 def _publish_periodically(store: LayoutStore, work: Work) -> Iterator[None]:
-    """As a context manager, write index.json within _PUBLISH_INTERVAL seconds after each push.
+    """Return a context manager that writes index.json within _PUBLISH_INTERVAL seconds after each push.
 
-    It is also written when the `with` block exits. Raises LocalError if the last write fails."""
+    The file is also written when the `with` block exits. Raises LocalError if the last write fails."""
     ended = threading.Event()
 
     def run() -> None:
@@ -196,8 +198,8 @@ class RegistryServer:
     """A server that accepts connections during a `with` block, and serves each connection on its own thread.
 
     At most `max_connections` are open at a time: a further connection replaces the one that has been idle longest, or
-    waits if none is idle. stop: requested first when the block exits, so that requests in progress end. tls: the
-    context for https; None for http. handshake_timeout: seconds for a TLS handshake."""
+    waits if none is idle. stop: is requested first when the block exits, so that requests in progress end. tls:
+    the context for https; None for http. handshake_timeout: seconds for a TLS handshake."""
 
     def __init__(
         self,
@@ -280,7 +282,7 @@ class RegistryServer:
             thread.start()
 
     def _wait_for_capacity(self) -> bool:
-        """Wait until another connection may be served. Return False if the server shuts down."""
+        """Wait until another connection may be served. Return True, or False if the server is shutting down."""
         while True:
             with self._changed:
                 if self._closing:
@@ -306,6 +308,8 @@ class RegistryServer:
 
 
 def _shut_down_socket(connection: socket.socket) -> None:
-    """Shut down a socket, which also interrupts blocked calls. The method of SSLSocket would only end the TLS layer."""
+    """Shut down a socket. This interrupts calls that are blocked on it.
+
+    SSLSocket.shutdown is not used, because it discards the TLS object, which another thread may be using."""
     with suppress(OSError):
         socket.socket.shutdown(connection, socket.SHUT_RDWR)

@@ -14,9 +14,10 @@ HANDSHAKE_TIMEOUT = 10.0  # seconds for a complete handshake
 
 
 def server_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
-    """Return the TLS context for --tls-cert and --tls-key; None if neither is given. The PEM files are read once.
+    """Return the TLS context for --tls-cert and --tls-key, or None if neither is given. The PEM files are read once.
 
-    Raises ConfigError if only one is given, a file is unreadable, the key is encrypted, or they do not match."""
+    Raises ConfigError if only one is given, a file cannot be used, the key is encrypted, or key and certificate do not
+    match."""
     if certificate is None and key is None:
         return None
     if certificate is None or key is None:
@@ -35,7 +36,7 @@ def server_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     try:
-        # With an empty password, an encrypted key is an error. Without a password, OpenSSL would prompt for one.
+        # With an empty password, an encrypted key causes an error. Without a password, OpenSSL would prompt for one.
         context.load_cert_chain(certificate, key, password="")
     except ssl.SSLError as error:
         mismatch = error.reason == "KEY_VALUES_MISMATCH"

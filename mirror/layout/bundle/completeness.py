@@ -17,7 +17,7 @@ from mirror.util.cancellation import Work
 
 
 def find_gaps(bundle: BundleReader, work: Work) -> Iterator[str]:
-    """Yield a message for each missing member, wrong size or damaged manifest of a bundle.
+    """Yield a message for each missing member, wrong size or damaged manifest in a bundle.
 
     A blob that is left out because the base has it is not reported. Raises LocalError, Cancelled."""
     return (
@@ -45,7 +45,9 @@ def _find_gaps_by_inventory(bundle: BundleReader, inventory: Inventory, work: Wo
 
 
 def _find_gaps_by_index(bundle: BundleReader, work: Work) -> Iterator[str]:
-    """Check everything reachable from index.json, for a bundle without an inventory. Yield a message per problem."""
+    """Check everything reachable from index.json. Yield a message for each problem.
+
+    Used for a bundle without an inventory."""
     todo = [root.descriptor for root in bundle.roots()]
     seen: set[Digest] = set()
     while todo:
@@ -62,7 +64,7 @@ def _find_gaps_by_index(bundle: BundleReader, work: Work) -> Iterator[str]:
 
 
 def _references_of(bundle: BundleReader, one: Descriptor) -> list[Descriptor]:
-    """Return the descriptors that a manifest refers to; none for a blob."""
+    """Return the descriptors that a manifest contains, or an empty list for a blob."""
     if bundle.member(one.digest) is None or not (is_manifest_type(one.media_type) or not one.media_type):
         return []
     manifest = bundle.manifest(one.digest, one.media_type)

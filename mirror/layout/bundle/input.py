@@ -15,7 +15,9 @@ _LOOK_EVERY = 0.5  # seconds between two checks for a stop while a pipe is silen
 
 
 class FileInput:
-    """A seekable file as the Input of a tar reader. Skipped bytes are not read. position: offset of the next byte."""
+    """An Input for the tar reader that reads a seekable file. Skipped bytes are not read.
+
+    position: the offset of the next byte."""
 
     def __init__(self, descriptor: int, what: str) -> None:
         self.what = what
@@ -26,7 +28,7 @@ class FileInput:
         self._buffer_offset = 0  # offset of the buffer in the file
 
     def read(self, count: int) -> bytes:
-        """Return the next `count` bytes; fewer only at the end of the file. Raises Refused."""
+        """Return the next `count` bytes, or fewer at the end of the file. Raises Refused."""
         start = self.position - self._buffer_offset
         if not 0 <= start <= len(self._buffer) - count:
             self._buffer, self._buffer_offset, start = (
@@ -39,7 +41,7 @@ class FileInput:
         return data
 
     def _read(self, offset: int, count: int) -> bytes:
-        """Read `count` bytes at `offset`; fewer only at the end of the file. Raises Refused."""
+        """Read `count` bytes at `offset`, or fewer at the end of the file. Raises Refused."""
         data = b""
         while len(data) < count and (
             more := _read_at(self._descriptor, count - len(data), offset + len(data), self.what)
@@ -68,9 +70,9 @@ def read_error(what: str, error: OSError) -> Refused:
 
 
 class StreamInput:
-    """A pipe, or a file read from start to end, as the Input of a tar reader.
+    """An Input for the tar reader that reads a pipe, or reads a file from start to end.
 
-    A requested stop interrupts the wait for more bytes of a pipe. position: number of bytes read."""
+    A requested stop interrupts the wait for more bytes from a pipe. position: number of bytes read."""
 
     def __init__(self, descriptor: int, what: str, stop: Stop) -> None:
         self.what = what
@@ -81,15 +83,15 @@ class StreamInput:
         self._poll.register(descriptor, select.POLLIN | select.POLLHUP)
 
     def read(self, count: int) -> bytes:
-        """Return the next `count` bytes; fewer only at the end of the input. Raises Refused, Cancelled."""
+        """Return the next `count` bytes, or fewer at the end of the input. Raises Refused, Cancelled."""
         data = bytearray(count)
         filled = self.fill(memoryview(data))
         return bytes(data[:filled])
 
     def fill(self, buffer: memoryview) -> int:
-        """Fill `buffer` and return the number of bytes read: less than the whole buffer only at the end of the input.
+        """Fill `buffer`, and return the number of bytes read.
 
-        Raises Refused, Cancelled."""
+        The number is smaller than the size of the buffer only at the end of the input. Raises Refused, Cancelled."""
         filled = 0
         while filled < len(buffer) and (count := self._read_available(buffer[filled:])):
             filled += count
@@ -97,7 +99,7 @@ class StreamInput:
         return filled
 
     def _read_available(self, buffer: memoryview) -> int:
-        """Wait until bytes are available, and read them. Return their number, 0 at the end of the input."""
+        """Wait for bytes, and read them. Return the number of bytes read, or 0 at the end of the input."""
         while not self._poll.poll(_LOOK_EVERY * 1000):
             self._stop.raise_if_requested()
         self._stop.raise_if_requested()
@@ -124,7 +126,7 @@ class CopyingInput(StreamInput):
         self._copy = copy
 
     def fill(self, buffer: memoryview) -> int:
-        """Fill `buffer` as StreamInput does, and write the bytes to the file. Raises OSError if writing fails."""
+        """Fill `buffer` as StreamInput does, and write the bytes to the copy. Raises OSError if writing fails."""
         filled = super().fill(buffer)
         left = buffer[:filled]
         while left:

@@ -1,9 +1,9 @@
 """The journal beside an unfinished bundle: it lists the blobs that were written, so that a killed export can be
 resumed.
 
-An entry is added after the data of a blob is written. A sync mark states for how many entries the data is on disk. If
-the process was killed, all entries are valid. After a power cut, only the entries that the last mark counts are
-certainly valid, and the later entries must be verified.
+An entry is added after the data of a blob has been written. A sync mark states how many entries have their data on
+disk. If the process was killed, all entries are valid. After a power cut, only the entries that the last mark counts
+are certain to be valid, and later entries must be verified.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MAX_BYTES = 512 << 20  # maximum size of a journal that is read, in bytes
 
 
 class JournalEntry(Struct, frozen=True):
-    """A blob that was written. offset: of its data, in bytes from the start of the tar. size: bytes."""
+    """A blob that was written. offset: the start of its data, in bytes from the start of the tar. size: bytes."""
 
     digest: Digest
     offset: int
@@ -40,7 +40,7 @@ class JournalEntry(Struct, frozen=True):
 class JournalContents(Struct, frozen=True):
     """The parsed contents of a journal.
 
-    inventory: digest of the bundle's inventory. synced_entries: number of entries whose data is certainly on disk."""
+    inventory: digest of the bundle's inventory. synced_entries: number of entries whose data is known to be on disk."""
 
     inventory: Digest
     entries: tuple[JournalEntry, ...]
@@ -80,7 +80,7 @@ def read_journal(path: Path) -> JournalContents | None:
 class Journal:
     """The journal of a bundle that is being written. Thread-safe.
 
-    Each line is one write() in append mode, so no lock is held while writing."""
+    Each line is written by a single write() in append mode, so writing does not need a lock."""
 
     def __init__(self, path: Path, data: int, inventory: Digest, entries: tuple[JournalEntry, ...]) -> None:
         """Create the journal, replacing an older one.
@@ -93,7 +93,7 @@ class Journal:
         self._bytes = 0  # bytes written since the last sync began
         self._last_sync = time.monotonic()
         self._syncing = False
-        self._broken: LocalError | None = None  # the error of the first failed sync
+        self._broken: LocalError | None = None  # the error that the first failed sync raised
         lines = [f"mirror journal 1 {inventory}", *(_line(entry) for entry in entries), f"= {len(entries)}", ""]
         try:
             os.fdatasync(data)
@@ -104,7 +104,7 @@ class Journal:
             raise local_error("write", path, error) from error
 
     def add(self, entry: JournalEntry) -> None:
-        """Record a blob whose data has been written, and sync the journal if a sync is due. Raises LocalError."""
+        """Record a blob whose data has been written, and sync the data if a sync is due. Raises LocalError."""
         self._write(_line(entry))
         with self._lock:
             self._count += 1
@@ -118,10 +118,10 @@ class Journal:
             self._sync_data(count)
 
     def _sync_data(self, count: int) -> None:
-        """Sync the data, then mark the first `count` lines as synced. Their data was written before this call.
+        """Sync the data, then mark the first `count` entries as synced. Their data was written before this call.
 
-        After a failed sync every later one fails too: the kernel may have dropped the data, so a later success would
-        prove nothing. Raises LocalError."""
+        After a failed sync, every later sync fails as well: the kernel may have dropped the data, so a later success
+        would prove nothing. Raises LocalError."""
         if self._broken is not None:
             raise self._broken
         try:
@@ -136,7 +136,7 @@ class Journal:
                 self._syncing = False
 
     def sync(self) -> None:
-        """Sync the data and mark all entries as synced. Call this after all calls of `add`. Raises LocalError."""
+        """Sync the data and mark all entries as synced. Call this after the last call of `add`. Raises LocalError."""
         self._sync_data(self._count)
 
     def _write(self, line: str) -> None:
@@ -154,5 +154,5 @@ class Journal:
 
 
 def _line(entry: JournalEntry) -> str:
-    """Return the line of the journal for an entry, without a line break."""
+    """Return the journal line for an entry, without a line break."""
     return f"+ {entry.digest} {entry.offset} {entry.size}"

@@ -1,4 +1,4 @@
-"""Writes to the file of a bundle and to a pipe, and reads ranges of an open file."""
+"""Functions that write to the file of a bundle or to a pipe, and that read a range of an open file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def write_at(descriptor: int, data: memoryview, offset: int) -> None:
 
 
 def write_to_pipe(descriptor: int, data: memoryview, stop: Stop) -> None:
-    """Write all of `data` to a pipe, waiting for its reader. Raises LocalError, Cancelled."""
+    """Write all of `data` to a pipe. While the pipe is full, wait for its reader. Raises LocalError, Cancelled."""
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
     while data:
@@ -42,9 +42,10 @@ def write_to_pipe(descriptor: int, data: memoryview, stop: Stop) -> None:
 
 
 def read_chunks(descriptor: int, offset: int, size: int, stop: Stop) -> Iterator[memoryview]:
-    """Iterate over the bytes of a range of an open file, in chunks. The range is given in bytes.
+    """Yield `size` bytes of an open file in chunks, starting at byte `offset`.
 
-    The iteration ends early if the bytes cannot be read: the caller verifies their digest. Raises Cancelled."""
+    Each chunk is valid only until the next one is requested. If the file is too short or cannot be read, the iteration
+    ends early, without an error. Raises Cancelled."""
     buffer = memoryview(bytearray(min(CHUNK, size)))
     while size:
         stop.raise_if_requested()

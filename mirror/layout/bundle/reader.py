@@ -49,7 +49,8 @@ class BundleReader:
     def __init__(self, descriptor: int, what: str, adopts: Collection[str] = ()) -> None:
         """Read the headers, the inventory and the index.
 
-        descriptor: an open, seekable file, which `close` closes. adopts: see Index. Raises Refused."""
+        descriptor: an open, seekable file, which `close` closes. adopts: see Index. Raises Refused if the bundle is
+        invalid or truncated."""
         self.what = what
         self.descriptor = descriptor
         self.members: dict[str, Member] = {one.name: one for one in members(FileInput(descriptor, what))}
@@ -70,7 +71,7 @@ class BundleReader:
             self.index = Index.parse(index, f"{what}: {INDEX_NAME}", adopts)
 
     def _read_small_member(self, name: str, limit: int) -> bytes:
-        """Read a member. Raises Refused (bundle_invalid) if it has more than `limit` bytes."""
+        """Read the member `name`. Raises Refused (bundle_invalid) if it is larger than `limit` bytes."""
         if self.members[name].size > limit:
             raise bundle_invalid(self.what, f"{name} has {self.members[name].size} bytes, more than {limit}")
         return self.read_member(self.members[name])
@@ -83,7 +84,7 @@ class BundleReader:
         return self.inventory is not None and not self.inventory.base and not self.missing_digests()
 
     def incomplete_error(self) -> Refused | None:
-        """Return an error with the names of the images that the inventory lists as missing; None if there are none."""
+        """Return an error that names the images listed as missing in the inventory, or None if there are none."""
         names = self.inventory.missing if self.inventory is not None else ()
         if not names:
             return None
@@ -95,14 +96,14 @@ class BundleReader:
         )
 
     def missing_digests(self) -> list[Digest]:
-        """Return the digests that the inventory lists and the bundle does not have."""
+        """Return the digests that the inventory lists but the bundle does not contain."""
         if self.inventory is None:
             return []
         listed = [*self.inventory.manifests, *self.inventory.blobs]
         return [digest for digest in listed if blob_path(digest) not in self.members]
 
     def has_damage(self, work: Work) -> bool:
-        """Whether the bytes of any manifest or blob do not match the digest in its name. Reads the whole file.
+        """Return whether any manifest or blob does not match the digest in its name. Reads the whole bundle.
 
         Raises Refused, Cancelled."""
         buffer = memoryview(bytearray(CHUNK))
@@ -124,7 +125,7 @@ class BundleReader:
         return sorted(self.inventory.repositories) if self.inventory is not None else self.index.repositories()
 
     def tags(self, repository: str) -> list[str | MirrorError]:
-        """Return the tags of a repository, sorted, with an error in the list for each entry that cannot be used.
+        """Return the sorted tags of a repository. The list also contains an error for each entry that cannot be used.
 
         Raises NotFound if the repository does not exist."""
         if self.inventory is None:
@@ -137,9 +138,9 @@ class BundleReader:
         return [ListedTag(tag, digest) for tag, digest in sorted(contents.tags.items())]
 
     def _repository_contents(self, repository: str) -> RepositoryContents | None:
-        """Return the contents that the inventory lists for a repository; None if it does not list the repository.
+        """Return the contents of a repository according to the inventory, or None if it does not list the repository.
 
-        The empty name stands for the only repository of a bundle."""
+        An empty name refers to the only repository, if the bundle has exactly one."""
         every = self.inventory.repositories if self.inventory is not None else {}
         return next(iter(every.values())) if not repository and len(every) == 1 else every.get(repository)
 
@@ -161,12 +162,12 @@ class BundleReader:
         raise NotFound(f"{self.what}:{repository}{mark}{reference} does not exist")
 
     def _media_type(self, digest: Digest) -> str:
-        """Return the media type that the inventory lists for a manifest; empty if it lists none."""
+        """Return the media type that the inventory lists for a manifest, or an empty string if it lists none."""
         known = self.inventory.manifests.get(digest) if self.inventory is not None else None
         return known.media_type if known is not None else ""
 
     def roots(self) -> list[Root]:
-        """Return all tagged manifests, and the manifests that no tag or other manifest refers to."""
+        """Return all tagged manifests, and all manifests to which no tag or other manifest refers."""
         if self.inventory is None:
             return list(self.index.roots())
         return [
@@ -199,7 +200,7 @@ class BundleReader:
         return [read[digest] for digest in TopologicalSorter(children).static_order() if digest in read]
 
     def member(self, digest: Digest) -> Member | None:
-        """Return the tar member with a manifest or blob; None if the bundle does not have it."""
+        """Return the tar member that contains a manifest or blob, or None if the bundle does not have it."""
         return self.members.get(blob_path(digest))
 
     # ---- bytes
@@ -214,9 +215,9 @@ class BundleReader:
         return bytes(data)
 
     def readinto(self, buffer: memoryview, offset: int) -> int:
-        """Read bytes of the file at `offset` into `buffer`; return their number.
+        """Read bytes at `offset` in the file into `buffer`, and return the number of bytes read.
 
-        Raises Refused if the file ends at `offset`: it was truncated after it was opened."""
+        Raises Refused if the file ends at `offset`, because it was truncated after it was opened."""
         try:
             count = os.preadv(self.descriptor, [buffer], offset)
         except OSError as error:
@@ -231,7 +232,7 @@ class BundleReader:
 
 
 class MemberReader:
-    """A BlobReader that reads the data of one member from byte `offset`. size: the size of the member in bytes."""
+    """A BlobReader for the data of one member, from byte `offset` to the end. size: the size of the member in bytes."""
 
     def __init__(self, bundle: BundleReader, member: Member, offset: int = 0) -> None:
         self.size: int | None = member.size
@@ -240,7 +241,9 @@ class MemberReader:
         self._end = member.offset + member.size
 
     def readinto(self, buffer: memoryview) -> int:
-        """Read the next bytes into `buffer`; return their number, 0 at the end of the member. Raises Refused."""
+        """Read the next bytes into `buffer`. Return the number of bytes read, or 0 at the end of the member.
+
+        Raises Refused."""
         left = max(0, self._end - self._offset)
         if not left or not len(buffer):
             return 0
@@ -322,10 +325,10 @@ def _copy(descriptor: int, what: str, copy: IO[bytes], work: Work) -> None:
 
 
 def index_json(inventory: Inventory, inventory_bytes: bytes) -> bytes:
-    """Return the index.json that belongs to an inventory. inventory_bytes: the inventory as it is stored."""
+    """Return the content of index.json for an inventory. inventory_bytes: the inventory as it is stored."""
 
     def entry(digest: Digest, annotations: dict[str, str]) -> dict[str, object]:
-        """Return the entry of a manifest in index.json."""
+        """Return the index.json entry for a manifest."""
         found = inventory.manifests[digest]
         return {"mediaType": found.media_type, "digest": digest, "size": found.size, "annotations": annotations}
 

@@ -1,7 +1,7 @@
 """A bundle as a Source and a Target: a layout in one tar file, whose first member is an inventory.
 
-A bundle is read without unpacking it. A new one is written to a file beside its target, and renamed when it is
-complete. Until then every read uses the bundle that already exists.
+A bundle is read without unpacking it. A new bundle is written to a file beside its final path, and renamed when it is
+complete. Until then, every read uses the bundle that already exists.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class BundleStore:
     ) -> None:
         """Prepare the store; no file is opened.
 
-        file: None for a standard stream. host: name of the store. spool: directory for copies of pipes. base: the blobs
-        that a new bundle leaves out. adopts: repositories to which tags without a repository belong. new: True for a
-        target, which may not exist yet. repair: replace an existing bundle that is damaged."""
+        file: the path, or None for a standard stream. host: name of the store. spool: directory for copies of pipes.
+        base: the blobs that a new bundle leaves out. adopts: repositories to which tags without a repository belong.
+        new: True for a target, which may not exist yet. repair: replace an existing bundle that is damaged."""
         self.host = host
         self.partial = False
         self.incomplete = False
@@ -113,27 +113,29 @@ class BundleStore:
         return self._reader.get(work)
 
     def incomplete_error(self) -> Refused | None:
-        """Return an error if the bundle is open and lacks images; otherwise None. Does not open or read the bundle."""
+        """Return an error if the bundle is already open and lacks images, or None otherwise. Never opens the bundle."""
         bundle = self._reader.value_if_created()
         return bundle.incomplete_error() if bundle is not None else None
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
-        """Return the repositories whose names start with `prefix`, and errors for entries that cannot be used."""
+        """Return the repositories whose names start with `prefix`.
+
+        If the index has entries but no repository, return the errors that explain why."""
         bundle = self.reader(work)
         return [*bundle.index.unnamed_errors(), *(name for name in bundle.repositories() if name.startswith(prefix))]
 
     def tags(self, repository: str, work: Work) -> Iterable[str | MirrorError]:
-        """Return the tags of a repository, sorted. Raises NotFound."""
+        """Return the sorted tags of a repository, and errors for entries that cannot be used. Raises NotFound."""
         return self.reader(work).tags(repository)
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterator[Version | MirrorError]:
-        """Yield the manifest digest that each tag or digest refers to, as a Version, or an error in its place."""
+        """For each tag or digest, yield a Version with the digest of the manifest that it refers to, or an error."""
         for reference in references:
             work.stop.raise_if_requested()
             yield self._resolve(repository, reference, work)
 
     def _resolve(self, repository: str, reference: str, work: Work) -> Version | MirrorError:
-        """Return the manifest digest that a tag or digest refers to, as a Version, or an error."""
+        """Return a Version with the digest of the manifest that a tag or digest refers to, or an error."""
         try:
             digest, media_type = self.reader(work).find(repository, reference)
         except NotFound as error:
@@ -146,14 +148,14 @@ class BundleStore:
         return Version(manifest.digest, manifest)
 
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
-        """Read the manifest of a tag or digest, and verify its digest. Raises NotFound, Refused."""
+        """Read the manifest that a tag or digest refers to, and verify its digest. Raises NotFound, Refused."""
         bundle = self.reader(work)
         return bundle.manifest(*bundle.find(repository, reference))
 
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> MemberReader:
         """Open a blob for reading from byte `offset`.
 
-        Raises Refused if the inventory lists the blob but the bundle lacks it; NotFound if it is not listed either."""
+        Raises Refused if the inventory lists the blob but the bundle lacks it, or NotFound if it is not listed."""
         bundle = self.reader(work)
         member = bundle.member(blob.digest)
         if member is None and bundle.inventory is not None and blob.digest in bundle.inventory.blobs:
@@ -163,12 +165,12 @@ class BundleStore:
         return MemberReader(bundle, member, offset)
 
     def leaves_out(self, blob: Descriptor) -> bool:
-        """Whether the bundle is open and does not contain the blob. Does not open or read the bundle."""
+        """Return whether the bundle is already open and does not contain the blob. Never opens the bundle."""
         bundle = self._reader.value_if_created()
         return bundle is not None and bundle.member(blob.digest) is None
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
-        """Return the manifests whose subject is `digest`."""
+        """Return the descriptors of all manifests whose subject is `digest`."""
         return self._referrers.find(repository, digest, None, self.reader(work).roots, work)
 
     # ---- writing
@@ -176,8 +178,9 @@ class BundleStore:
     def begin(self, images: Sequence[ExpectedImage], work: Work, *, missing: Collection[str] = ()) -> None:
         """Create the file of the new bundle with its final size, and write all manifests to it.
 
-        Then reuse the blobs of an interrupted run and of the existing bundle. Raises RemoteError (an image has blobs of
-        unknown size), LockBusy (another run writes this bundle), LocalError, Refused."""
+        Then reuse blobs from an interrupted run and from the existing bundle. If the existing bundle already has the
+        same inventory, and needs no repair, write nothing. Raises RemoteError (an image has blobs of unknown size),
+        LockBusy (another run is writing this bundle), LocalError, Refused."""
         inventory = Inventory(missing=tuple(sorted(missing)))
         for image in images:
             inventory.add(image, self._base)
@@ -193,7 +196,7 @@ class BundleStore:
         writer.prepare(old, work, keep=self._resumes)
 
     def _output_path(self) -> Path:
-        """Return the path that the finished bundle will have; for standard output, a path in the spool directory."""
+        """Return the path of the finished bundle. For standard output, return a path in the spool directory."""
         if self._file is not None:
             return self._file
         if self._output_fd is None:
@@ -202,14 +205,14 @@ class BundleStore:
         return self._spool / "standard-output.tar"
 
     def _open_existing(self, work: Work) -> BundleReader | None:
-        """Return the existing bundle, opened; None if it does not exist."""
+        """Open the existing bundle and return it. Return None if it does not exist."""
         try:
             return self.reader(work)
         except NotFound:
             return None
 
     def finish(self, *, whole: bool, work: Work) -> None:
-        """If `whole`, rename the new bundle or write it to standard output. Otherwise keep its file for the next run.
+        """If `whole` is set, rename the new bundle or write it to standard output. Otherwise keep it for the next run.
 
         Raises Refused, LocalError."""
         writer, self._writer = self._writer, None
@@ -225,9 +228,9 @@ class BundleStore:
             writer.close()
 
     def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:
-        """Whether the new bundle contains the blob or leaves it out. Before `begin`, check the existing bundle.
+        """Return whether the new bundle contains the blob or leaves it out.
 
-        Raises Refused (size_mismatch)."""
+        Before `begin` is called, the existing bundle is checked instead. Raises Refused (size_mismatch)."""
         if self._writer is not None:
             return self._writer.has_blob(blob.digest)
         try:
@@ -247,7 +250,7 @@ class BundleStore:
         return member is not None
 
     def _find_left_out(self, work: Work) -> frozenset[Digest]:
-        """Return the blobs that the existing bundle leaves out and the current base has."""
+        """Return the blobs that the existing bundle leaves out and that the current base has."""
         bundle = self.reader(work)
         left_out = set(bundle.inventory.base) if bundle.inventory is not None else set()
         known = {digest for digest in left_out if self._base.repositories_with(digest)}
@@ -256,15 +259,17 @@ class BundleStore:
         return frozenset(left_out & known)
 
     def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | BundleUpload:
-        """Return MOUNTED if the bundle has the blob, else ABSENT. All repositories of a bundle share their blobs."""
+        """Return MOUNTED if the bundle has the blob, otherwise ABSENT.
+
+        Nothing is copied, because all repositories in a bundle share their blobs."""
         return Mount.MOUNTED if self.has_blob(repository, blob, work) else Mount.ABSENT
 
     def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> BundleUpload:
-        """Return an upload session for a blob, which writes it to the new bundle."""
+        """Return an upload session that writes a blob to the new bundle."""
         return BundleUpload(self._require_writer(), blob)
 
     def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
-        """Check that the bundle has the blobs of `manifest`. All manifests were written by `begin`.
+        """Check that the bundle has all blobs of `manifest`. The manifest itself was written by `begin`.
 
         Raises RemoteError (blob_missing)."""
         if self._unchanged:
@@ -278,7 +283,7 @@ class BundleStore:
             )
 
     def delete(self, repository: str, reference: str, work: Work) -> None:
-        """Raise LocalError: images cannot be deleted from a bundle."""
+        """Raise LocalError, because images cannot be deleted from a bundle."""
         raise LocalError(f"{self.host}: images cannot be deleted from a bundle", hint="export the bundle again")
 
     def _require_writer(self) -> BundleWriter:
@@ -319,7 +324,7 @@ class BundleUpload:
 
 
 def _take_standard_output() -> int:
-    """Return a new descriptor of standard output, and redirect all other writes to standard output to standard error.
+    """Return a new descriptor for standard output. Redirect all later writes to standard output to standard error.
 
     Raises LocalError if it is a terminal."""
     if os.isatty(1):

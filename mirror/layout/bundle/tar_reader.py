@@ -55,13 +55,13 @@ _MAGICS = (
 
 
 class Input(Protocol):
-    """A tar that is read sequentially, from a file or a pipe. In a seekable file, `skip` does not read the bytes."""
+    """A tar that is read sequentially, from a file or a pipe. For a seekable file, `skip` does not read the bytes."""
 
     what: str  # name for messages
     position: int  # number of bytes consumed
 
     def read(self, count: int) -> bytes:
-        """Return the next `count` bytes; fewer only at the end of the input."""
+        """Return the next `count` bytes, or fewer at the end of the input."""
         ...
 
     def skip(self, count: int) -> None:
@@ -72,7 +72,7 @@ class Input(Protocol):
 class Member(Struct, frozen=True):
     """A member of the tar that is a file of the layout.
 
-    name: without a leading `./`. offset: of its data, in bytes from the start of the tar. size: bytes."""
+    name: without a leading `./`. offset: the start of its data, in bytes from the start of the tar. size: bytes."""
 
     name: str
     offset: int
@@ -82,8 +82,8 @@ class Member(Struct, frozen=True):
 def members(source: Input) -> Iterator[Member]:
     """Read a tar, and iterate over the members that are files of a layout.
 
-    Before the caller requests the next member, it must have read or skipped all `size` bytes of this one, or none of
-    them. Raises Refused (bundle_invalid, bundle_incomplete, unsafe_path, unsafe_link_member, too_many)."""
+    Before the caller requests the next member, it must have read or skipped all `size` bytes of the current one, or
+    none of them. Raises Refused (bundle_invalid, bundle_incomplete, unsafe_path, unsafe_link_member, too_many)."""
     return _TarReader(source).members()
 
 
@@ -123,7 +123,7 @@ class _TarReader:
     # ---- one header
 
     def _next_header(self) -> bytes | None:
-        """Read the next header block and check its checksum; None at the end of the tar."""
+        """Read the next header block, check its checksum, and return it. Return None at the end of the tar."""
         start = self._source.position
         block = self._read_block()
         if not any(block):
@@ -160,9 +160,9 @@ class _TarReader:
         )
 
     def _is_bundle_member(self, kind: bytes, name: str, size: int) -> bool:
-        """Whether the member is a file of the layout.
+        """Return whether the member is a file of the layout.
 
-        Raises Refused unless it is a file or directory that can be skipped safely."""
+        If it is not, raise Refused unless the member can be skipped safely."""
         where = f"member {printable(name, 120)!r}"
         if kind in _LINKS or kind in _DEVICES or kind in _UNSUPPORTED:
             word = {**_LINKS, **_DEVICES, **_UNSUPPORTED}[kind]
@@ -185,9 +185,9 @@ class _TarReader:
         return True
 
     def _check_ignorable(self, name: str, where: str) -> bool:
-        """Return True if the member can be skipped: other tools add files beside the layout, such as manifest.json.
+        """Check that a member outside the layout can be skipped, and return True.
 
-        Raises Refused (unsafe_path, too_many)."""
+        Other tools add such members, for example manifest.json. Raises Refused (unsafe_path, too_many)."""
         if not _HARMLESS.fullmatch(name) or {".", ".."} & set(name.split("/")):
             raise Refused(f"{self._source.what}: {where} is outside the bundle's directory", code="unsafe_path")
         self._ignored_members += 1
@@ -198,7 +198,7 @@ class _TarReader:
         return True
 
     def _pop_name(self, block: bytes) -> str:
-        """Return the name of the member, from the extension header before it or else from its header `block`.
+        """Return the name of the member: from the preceding extension header if it sets a name, otherwise from `block`.
 
         Raises Refused (unsafe_path)."""
         if self._name is None:
@@ -216,10 +216,10 @@ class _TarReader:
         return name.removeprefix("./") or "."
 
     def _pop_size(self, size: int) -> int:
-        """Return the size of the member in bytes, from the pax record before it or else from its header (`size`).
+        """Return the size of the member in bytes: from the preceding pax record if it sets a size, otherwise `size`.
 
         A different size in a pax record is accepted only if `size` is 0 and the actual size does not fit into the
-        header. Otherwise two readers could disagree."""
+        header. Otherwise, two tar readers could disagree."""
         extended, self._size = self._size, None
         if extended is None or extended == size:
             return size
@@ -260,7 +260,7 @@ class _TarReader:
             self._size = int(text)
 
     def _parse_pax_records(self, data: bytes) -> Iterator[tuple[str, bytes]]:
-        r"""Parse pax records of the form `LENGTH key=value\n`; a key may occur once. Raises Refused."""
+        r"""Parse pax records of the form `LENGTH key=value\n`; each key may occur only once. Raises Refused."""
         keys: set[str] = set()
         while data:
             found = _RECORD.match(data)
@@ -295,7 +295,7 @@ class _TarReader:
             self._raise_invalid(f"the padding before byte {self._source.position} is not all zeros")
 
     def _read_trailer(self) -> None:
-        """Read the bytes after the end of the tar. Raises Refused unless they are zeros."""
+        """Read the bytes after the end of the tar. Raises Refused if they are not all zeros, or are too many."""
         end = self._source.position
         while data := self._source.read(64 << 10):
             if any(data):
@@ -343,7 +343,7 @@ def _size(block: bytes, what: str) -> int:
 
 
 def _raise_if_known_format(block: bytes, what: str) -> None:
-    """Raise Refused with the name of the format if the file is a compressed file or a zip file."""
+    """Raise Refused with the name of the format if the file is compressed or is a zip file."""
     for magic, name, hint in _MAGICS:
         if block.startswith(magic):
             raise bundle_invalid(what, f"not a tar: it is {name}", hint=hint)

@@ -1,7 +1,7 @@
-"""The tar of a bundle: headers, and the position of each member. Equal members give equal bytes.
+"""Creates the tar headers of a bundle, and calculates the position of each member. Equal members give equal bytes.
 
-Format: POSIX.1-2001 pax. A header is a ustar block. A pax record before it holds a size of 8 GiB or more, or a name
-that does not fit (blobs with sha512). Owner, mode and time are the same for all members.
+Format: POSIX.1-2001 pax. Each header is a ustar block. If the size is 8 GiB or more, or the name does not fit (sha512
+blobs), a pax header before this block contains the size or name. Owner, mode and time are the same for all members.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ def blob_path(digest: Digest) -> str:
 
 
 def padding(size: int) -> int:
-    """Return the number of zero bytes after a member of `size` bytes."""
+    """Return the number of zero bytes that follow the data of a member of `size` bytes."""
     return -size % BLOCK
 
 
 def header(name: str, size: int) -> bytes:
-    """Return all header blocks of a regular file: a ustar header, after a pax header if one is needed. size: bytes."""
+    """Return the header blocks of a regular file: a ustar header, preceded by a pax header if needed. size: bytes."""
     member = tarfile.TarInfo(name)  # owner 0, mode 0644, time 0
     member.size = size
     return member.tobuf(tarfile.PAX_FORMAT)
@@ -50,7 +50,7 @@ class TarMap:
     """The positions of all members of a tar. end: offset of the final zero blocks. total: size of the tar in bytes."""
 
     def __init__(self, members: Iterable[tuple[str, int]]) -> None:
-        """members: names and sizes in bytes, in the order of the tar. Each name occurs once."""
+        """Calculate all positions. members: names and sizes in bytes, in tar order. Each name must occur only once."""
         self.positions: dict[str, MemberPosition] = {}
         end = 0
         for name, size in members:
@@ -73,7 +73,7 @@ class TarMap:
 
 
 class MemberContents(Mapping[str, bytes]):
-    """A mapping from the names of members to their bytes. The body of a manifest is read when it is accessed."""
+    """A mapping from the names of members to their bytes. The body of a manifest is read only when it is accessed."""
 
     def __init__(self, members: Mapping[str, bytes | Manifest]) -> None:
         self._members = members

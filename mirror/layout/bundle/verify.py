@@ -24,7 +24,7 @@ from mirror.util.files import local_error
 
 
 def missing_path_error(path: Path) -> ConfigError:
-    """Return the error for a bundle or layout on the command line that does not exist."""
+    """Return the error for a bundle or layout that is named on the command line but does not exist."""
     return ConfigError(f"{path} does not exist")
 
 
@@ -80,14 +80,14 @@ class _BundleVerifier:
         return result
 
     def _reference_digests(self, digest: Digest) -> list[Digest]:
-        """Return the digests that a manifest refers to; none if it could not be parsed."""
+        """Return the digests that a manifest refers to, or an empty list if it could not be parsed."""
         one = self._parsed.get(digest)
         return [child.digest for child in (*one.children, *one.blobs)] if one is not None else []
 
     # ---- members
 
     def _read_member(self, member: Member) -> None:
-        """Hash a member, and parse it if it may be a manifest."""
+        """Read one member. Verify its digest if it is below `blobs/`, and parse it if it may be a manifest."""
         if not member.name.startswith("blobs/"):
             self._read_small_member(member)
             return
@@ -103,7 +103,9 @@ class _BundleVerifier:
             self._parse_manifest(digest, data, known.media_type if known is not None else "", certain=known is not None)
 
     def _read_small_member(self, member: Member) -> None:
-        """Read and parse the inventory, index.json or oci-layout. Raises Refused if it is too large or truncated."""
+        """Read the inventory, index.json or oci-layout. Raises Refused if the member is too large or truncated.
+
+        index.json is parsed later, and only if the bundle has no valid inventory."""
         if member.size > inventories.MAX_BYTES:
             raise Refused(
                 f"{member.name} has {member.size} bytes, more than {inventories.MAX_BYTES}", code="bundle_invalid"
@@ -122,7 +124,7 @@ class _BundleVerifier:
             self._parse_small_member(VERSION_NAME)
 
     def _parse_small_member(self, name: str) -> bool:
-        """Parse oci-layout or index.json; return False and record a problem if it is invalid."""
+        """Parse oci-layout or index.json. Return whether it is valid. If it is not, record a problem."""
         try:
             if name == VERSION_NAME:
                 check_version(self._small[name], name)
@@ -134,9 +136,10 @@ class _BundleVerifier:
         return True
 
     def _hash_member(self, member: Member, digest: Digest, *, keep: bool) -> bytes | None:
-        """Hash a member. Return None, and record a problem, if its digest is not `digest`.
+        """Hash a member. If its bytes do not match `digest`, record a problem and return None.
 
-        Otherwise return its bytes, or b"" unless `keep` is set. Raises Refused (bundle_incomplete), Cancelled."""
+        Otherwise return the bytes of the member if `keep` is set, or b"" if it is not. Raises Refused
+        (bundle_incomplete), Cancelled."""
         hasher, left, data = digest.hasher(), member.size, bytearray()
         while left:
             count = self._input.fill(self._buffer[: min(left, CHUNK)])
@@ -187,7 +190,9 @@ class _BundleVerifier:
         self._count_entries(set(sizes) & self._sizes.keys(), set(inventory.manifests))
 
     def _check_entry(self, digest: Digest, size: int | None) -> None:
-        """Record a problem if a manifest or blob is missing or has the wrong size. size: bytes; None: unknown."""
+        """Record a problem if a manifest or blob is missing or has the wrong size.
+
+        size: the expected size in bytes, or None if it is not known."""
         actual = self._sizes.get(digest)
         if actual is None:
             if digest not in self._damaged:
@@ -197,9 +202,9 @@ class _BundleVerifier:
             self._result.problems.append(LayoutProblem(text, damage=True, digest=digest))
 
     def _count_entries(self, intact: set[Digest], listed: set[Digest]) -> None:
-        """Set the numbers of intact manifests, blobs and bytes in the result.
+        """Count the intact manifests, blobs and bytes and the unreferenced files, and store the counts in the result.
 
-        intact: the digests of all intact manifests and blobs. listed: the digests of the manifests."""
+        intact: the digests of all intact manifests and blobs. listed: the digests of all manifests."""
         result = self._result
         result.manifests = len(intact & listed)
         result.blobs = len(intact - listed)
@@ -222,7 +227,7 @@ class _BundleVerifier:
         self._count_entries(seen & self._sizes.keys(), {digest for digest in seen if digest in self._parsed})
 
     def _references_of(self, one: Descriptor) -> list[Descriptor]:
-        """Return the descriptors that a manifest refers to; none for a blob."""
+        """Return the descriptors that a manifest contains, or an empty list for a blob."""
         parsed = self._parsed.get(one.digest)
         if parsed is None or not (is_manifest_type(one.media_type) or not one.media_type):
             return []

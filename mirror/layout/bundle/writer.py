@@ -1,6 +1,7 @@
-"""Writes a bundle: a file of its final size beside its target, filled in any order, and renamed when it is complete.
+"""Writes a bundle to a partial file beside its final path, and renames the file when it is complete.
 
-Until then, FILE.tar has the neighbours .FILE.tar.partial, .FILE.tar.journal and .FILE.tar.lock. A later run resumes the
+The partial file has the final size from the start, so blobs can be written in any order. Until it is complete, the
+directory of FILE.tar also contains .FILE.tar.partial, .FILE.tar.journal and .FILE.tar.lock. A later run resumes the
 partial file if the bundle has the same inventory; otherwise it copies the blobs that it needs from the partial file.
 """
 
@@ -71,16 +72,16 @@ class BundleWriter:
 
     @property
     def partial_path(self) -> Path:
-        """The path of the file while it is being written."""
+        """The path of the bundle while it is being written."""
         return self._sibling_path("partial")
 
     # ---- creation
 
     def prepare(self, previous_bundle: BundleReader | None, work: Work, *, keep: bool = False) -> None:
-        """Create the file and reuse blobs that are already on disk.
+        """Create the partial file, and reuse blobs that are already on disk.
 
-        previous_bundle: the bundle that will be replaced. keep: raise LocalError, and keep an earlier partial file, if
-        the disk does not have space for both files. Raises LockBusy, LocalError, Cancelled."""
+        previous_bundle: the bundle that will be replaced. keep: if the disk does not have space for a second file, keep
+        the earlier partial file and raise LocalError. Raises LockBusy, LocalError, Cancelled."""
         self._lock.acquire(0, work.stop)
         self._locked = True
         journal = self._sibling_path("journal")
@@ -118,7 +119,7 @@ class BundleWriter:
                 self._copy_from_bundle(previous_bundle, work.stop)
 
     def _partial_size(self) -> int | None:
-        """Return the size in bytes of the partial file of an earlier run; None if there is none.
+        """Return the size in bytes of the partial file that an earlier run left, or None if there is none.
 
         Raises LocalError if it is not a regular file."""
         try:
@@ -157,14 +158,14 @@ class BundleWriter:
             raise local_error(f"allocate {self.tar_map.total} bytes for", self.partial_path, error) from error
 
     def _position_of(self, digest: Digest) -> MemberPosition | None:
-        """Return the position of a blob; None if it is not part of the bundle."""
+        """Return the position of a blob, or None if it is not part of the bundle."""
         path = self._blobs.get(digest)
         return self.tar_map.positions[path] if path is not None else None
 
     # ---- reuse of existing blobs
 
     def _resumable_entries(self, earlier_journal: JournalContents, stop: Stop) -> list[JournalEntry]:
-        """Return the journal entries whose data is in the file. The data of entries that were not synced is hashed."""
+        """Return the journal entries whose data is in the file. Entries that were not synced are verified first."""
         resumed_entries = []
         for number, entry in enumerate(earlier_journal.entries):
             position = self._position_of(entry.digest)
@@ -180,14 +181,14 @@ class BundleWriter:
         return resumed_entries
 
     def _is_intact(self, entry: JournalEntry, stop: Stop) -> bool:
-        """Whether the bytes in the file match the digest of a journal entry."""
+        """Return whether the bytes in the file match the digest of a journal entry."""
         hasher = entry.digest.hasher()
         for chunk in read_chunks(self._descriptor, entry.offset, entry.size, stop):
             hasher.update(chunk)
         return hasher.hexdigest() == entry.digest.hex
 
     def _copy_from_bundle(self, previous_bundle: BundleReader, stop: Stop) -> None:
-        """Copy the blobs that this bundle needs from the bundle that will be replaced."""
+        """Copy the needed blobs from the bundle that will be replaced."""
         members = ((digest, previous_bundle.member(digest)) for digest in self._blobs)
         self._copy_intact(
             previous_bundle.descriptor,
@@ -196,7 +197,7 @@ class BundleWriter:
         )
 
     def _copy_intact(self, descriptor: int, blobs: Iterable[tuple[Digest, int, int]], stop: Stop) -> None:
-        """Copy the blobs that this bundle needs from an open file, and record those whose digest matches.
+        """Copy the needed blobs from an open file, and record the blobs whose digest matches.
 
         blobs: (digest, offset, size in bytes) in the open file `descriptor`."""
         for digest, start, size in blobs:
@@ -214,7 +215,7 @@ class BundleWriter:
     # ---- blobs
 
     def has_blob(self, digest: Digest) -> bool:
-        """Whether the blob has been written, or is left out because the base has it."""
+        """Return whether the blob has been written, or is left out because the base has it."""
         with self._changed:
             return digest in self._written or digest in self._inventory.base
 
@@ -242,7 +243,7 @@ class BundleWriter:
     def _begin_write(self, digest: Digest, stop: Stop) -> bool:
         """Reserve a blob for this thread. If another thread is writing it, wait until that thread finishes.
 
-        Return False if the blob has been written. Raises Cancelled."""
+        Return True if the blob is now reserved, or False if it has already been written. Raises Cancelled."""
         while True:
             stop.raise_if_requested()
             with self._changed:
