@@ -88,7 +88,7 @@ class HostAuthorizer:
     def handle_challenge(
         self, scopes: tuple[Scope, ...], challenges: Sequence[str], sent: str | None, work: Work
     ) -> None:
-        """Handle a 401, or another response that reports an expired token.
+        """Handle a 401 (or a different response that reports an expired token) to a request with these scopes.
 
         `challenges` are the values of WWW-Authenticate; `sent` is the `Authorization` value of the request. Returns
         normally if the request should be sent again with a new value from `header`. Otherwise raises AuthError or

@@ -182,7 +182,7 @@ class CredentialSource:
         """Return the credential that a helper has for `server`. Threads that need the same credential share one run."""
 
         def ask() -> Credential | None:
-            """Run the helper, unless another thread has just done so."""
+            """Return the credential from the helper, cached if another thread has just run it and `fresh` is false."""
             if not fresh and (helper, server) in self._helper_responses:
                 return self._cached_response(helper, server)
             return self._run_helper(helper, server, port, stop)

@@ -157,7 +157,7 @@ class TokenIssuer:
         Files are read and helpers are run at most once per RELOAD_INTERVAL."""
 
         def reload() -> None:
-            """Refresh the cached credentials, unless another thread has just done so."""
+            """Refresh the cached credentials, unless they were refreshed less than RELOAD_INTERVAL ago."""
             if self._clock.now() >= self._next_reload_at:
                 self._credentials.find(self._host, request.repository, fresh=True, stop=stop)
                 self._next_reload_at = self._clock.now() + RELOAD_INTERVAL

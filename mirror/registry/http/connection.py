@@ -229,7 +229,7 @@ class Connection:
             self._timeout = seconds
 
     def _raise_error(self, error: OSError) -> NoReturn:
-        """Raise the MirrorError for a socket error. After a stop, raise Cancelled instead."""
+        """Raise the MirrorError for a socket error. After a stop request, raise Cancelled instead."""
         self._stop.raise_if_requested()
         raise self._translate(error) from error
 

@@ -81,7 +81,7 @@ class Connector:
 
 
 class _ConnectionAttempt:
-    """An attempt to open one connection. `sockets` contains the sockets that a stop must shut down."""
+    """An attempt to open one connection. `sockets` contains the sockets to shut down on a stop request."""
 
     def __init__(self, connector: Connector, destination: Destination, stop: Stop) -> None:
         self.destination = destination
@@ -168,11 +168,11 @@ class _ConnectionAttempt:
             raise self._lookup_error(host, error) from error
 
     def _remaining(self) -> float:
-        """Return the remaining seconds of the connect timeout."""
+        """Return how many seconds of the connect timeout remain, but at least _MIN_TIMEOUT."""
         return max(_MIN_TIMEOUT, self._deadline - monotonic())
 
     def _make_abortable(self, sock: socket.socket) -> socket.socket:
-        """Register a connected socket, so that a stop shuts it down. Closes the socket on errors."""
+        """Register and return a connected socket, so that a stop request shuts it down. Closes the socket on errors."""
         try:
             # A duplicate is registered, because the TLS handshake detaches the descriptor from its socket object.
             self.sockets.add(sock.dup())

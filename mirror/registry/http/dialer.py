@@ -72,7 +72,7 @@ class Dialer:
     address of the connected peer. It raises Refused if the address is not allowed."""
 
     def __init__(self, sockets: AbortableSockets, check: Callable[[str], None], *, deadline: float, stop: Stop) -> None:
-        """Create a dialer that adds its pending sockets to `sockets`, so that a stop can shut them down.
+        """Create a dialer that adds its pending sockets to `sockets`, so that a stop request can shut them down.
 
         `deadline` is a time on the monotonic clock."""
         self._sockets = sockets

@@ -27,10 +27,10 @@ def read_head(connection: Connection, parser: ResponseParser) -> ResponseHead:
 
 
 def poll_response(connection: Connection, parser: ResponseParser) -> bool:
-    """Pass the bytes that have already been received to `parser`, without waiting.
+    """Pass the bytes that have already been received to `parser`. Return whether there is a response to read.
 
-    Return whether the headers of the final response are now complete or the peer has closed the connection. Raises
-    RemoteError (bad_response)."""
+    Returns True if the headers of the final response are complete, or if the peer has closed the connection. Does not
+    wait. Raises RemoteError (bad_response)."""
     data = connection.receive_available()
     if data:
         parser.feed(data)

@@ -307,7 +307,7 @@ class ResponseParser:
             self._pending_error = self._bad_response(why, retryable=retryable)
 
     def _parser_error(self, error: httptools.HttpParserError) -> RemoteError:
-        """Return the RemoteError for an error of llhttp."""
+        """Return the RemoteError for an error from llhttp."""
         why = printable(str(error).lower(), 80)
         if self.head is not None:
             return self._bad_response(f"malformed chunks: {why}", retryable=True)
@@ -319,7 +319,7 @@ class ResponseParser:
         return RemoteError(f"{self._subject}: {why}", retryable=retryable)
 
     def _truncated(self, where: str) -> NetworkError:
-        """Return a NetworkError (truncated). `where` says at which position in the response the connection ended."""
+        """Return a NetworkError (truncated). `where` says where in the response the connection ended."""
         return NetworkError(f"{self._subject}: the connection ended {where}", code="truncated")
 
 

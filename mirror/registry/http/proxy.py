@@ -23,9 +23,9 @@ class Proxy:
     URL contains no user name."""
 
     def __init__(self, text: str, key: str) -> None:
-        """Parse `text`: `http://`, `https://` or `socks5h://`, then `[user:password@]host[:port]`.
+        """Parse `text`, a URL of the form `SCHEME://[user:password@]host[:port]`.
 
-        Raises ConfigError."""
+        The scheme is http, https or socks5h. Raises ConfigError if the URL is invalid."""
         parts = urlsplit(text)
         try:
             port = _PORTS.get(parts.scheme, 0) if parts.port is None else parts.port

@@ -122,7 +122,7 @@ def _classify_status(text: str, status: int, body: bytes, writes: bool) -> Mirro
 
 
 def _rate_limit_error(text: str, code: str, message: str, wait: float | None) -> MirrorError:
-    """Return the error for a 429 response. `wait` is the wait that the server requests, in seconds, or None.
+    """Return the error for a 429 response. `wait` is the requested wait in seconds, or None if there is none.
 
     Docker Hub has a pull quota, which may be used up for hours, and an abuse limit, which lasts about a minute."""
     quota = code == "TOOMANYREQUESTS" and "pull rate limit" in message.lower()

@@ -155,9 +155,10 @@ class TlsConnection(Connection):
         peer: str | None,
         sessions: dict[tuple[ssl.SSLContext, str], ssl.SSLSession],
     ) -> None:
-        """Wrap a socket after its handshake. Its TLS session is stored in `sessions`, for later connections to resume.
+        """Wrap a socket whose TLS handshake is complete.
 
-        `peer` is the IP address of the peer, or None behind a proxy."""
+        Its TLS session is stored in `sessions`, so that later connections can resume it. `peer` is the IP
+        address of the peer, or None behind a proxy."""
         super().__init__(sock, subject, peer)
         self._sessions, self._name = sessions, subject
         # If the peer closes the connection without close_notify, a read must fail. Only typeshed treats this attribute
@@ -174,7 +175,7 @@ class TlsConnection(Connection):
         super().end_exchange()
 
     def _send_close_notify(self) -> None:
-        """Send a close_notify alert (RFC 8446, 6.1), without waiting for the peer's."""
+        """Send a close_notify alert (RFC 8446, 6.1), without waiting for the peer's alert."""
         with suppress(OSError, ValueError):  # the connection failed, its buffer is full, or there was no handshake
             self.set_timeout(0.0)
             self._ssl_socket.unwrap()
@@ -189,7 +190,7 @@ class TlsConnection(Connection):
         return super().is_readable() or self._ssl_socket.pending() > 0
 
     def send_some(self, view: memoryview) -> int:
-        """Send at most MAX_WRITE bytes of `view`, and return the result of `Connection.send_some`."""
+        """Send at most MAX_WRITE bytes of `view` with `Connection.send_some`, and return its result."""
         return super().send_some(view[:MAX_WRITE])
 
     def _blocking_events(self, error: OSError) -> int:

@@ -45,7 +45,7 @@ class Origin(Struct, frozen=True):
 
     @property
     def netloc(self) -> str:
-        """The value for the Host header: `host`, or `host:port` if the port is not the default of the scheme."""
+        """The value for the Host header: `host`, or `host:port` if the port is not the default for the scheme."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 

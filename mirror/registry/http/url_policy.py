@@ -63,7 +63,7 @@ class Destination(Struct, frozen=True):
 
 
 def with_query(destination: Destination, key: str, value: str) -> Destination:
-    """Return the destination with `key=value` at the end of its query. Earlier values of `key` are removed."""
+    """Return the destination with `key=value` at the end of its query. Existing values of `key` are removed."""
     path, _, query = destination.target.partition("?")
     kept = [part for part in query.split("&") if part and part.partition("=")[0] != key]
     kept.append(f"{key}={quote(value, safe='')}")
