@@ -1,13 +1,13 @@
-"""Determines the `Authorization` header of each request to a registry, and handles 401 responses.
+"""Determines the `Authorization` header for each request to a registry, and handles 401 responses.
 
-There is one `HostAuthorizer` per registry. It sends no credentials before the registry asks for them (RFC 9110, section
-11.6.1): the first request is sent alone, without the header. After a Basic challenge, every request has Basic
-credentials. After a Bearer challenge, a token is fetched for each exact set of scopes, before the first request that
-needs it. Until the first request with a set of scopes has a response, no other request with these scopes is sent. A
-wrong password therefore costs one or two requests, instead of one per image.
+There is one `HostAuthorizer` per registry. It sends no credentials until the registry asks for them (RFC 9110, section
+11.6.1): the first request is sent alone, without the header. After a Basic challenge, every request carries Basic
+credentials. After a Bearer challenge, a token is fetched for each distinct set of scopes, before the first request that
+needs it. No second request with the same scopes is sent until the first one has received a response, so a wrong
+password costs only a few requests instead of one per image.
 
-After the first 401, the credentials are looked up again and a new token is fetched. The next 401 is final for that set
-of scopes: later requests fail without being sent.
+After a 401, the refused credentials are looked up again, or a new token is fetched. At the latest, the second 401 in a
+row (with Basic, the third) is final for that set of scopes: later requests fail without being sent.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _CLEANUP_EVERY = 512  # renewals between two removals of expired tokens
 
 
 class HostAuthorizer:
-    """The `Authorizer` for one registry. Thread-safe; no lock is held across requests, credential helpers or waits.
+    """The `Authorizer` for one registry. Thread-safe. No lock is held during requests, credential helper runs or waits.
 
-    `realm_check` returns the destination for the realm of a challenge (the URL of its token service), or raises Refused
-    if no request may be sent there."""
+    `realm_check` is called with the realm from a challenge, which is the URL of a token service. It returns the
+    corresponding destination, or raises Refused if no request may be sent to it."""
 
     def __init__(
         self,
@@ -64,18 +64,18 @@ class HostAuthorizer:
         self._by_repository: dict[str, list[ScopeState]] = {}  # states with a single scope
         self._scheme: AuthScheme | None = None  # from the last challenge
         self._is_open = False  # the host has accepted a request without a header
-        self._first_gate = Gate(self._clock)  # until the scheme is known or the host is open: one request at a time
+        self._first_gate = Gate(self._clock)  # admits single requests until the scheme is known or the host is open
         self._renewals: SingleFlight[ScopeState, Grant] = SingleFlight(f"a token for {self._host}")
         self._renewal_count = 0
         # If the configuration has a user name, the warning was logged when the configuration was read.
         self._warned = not settings.plain_http or settings.username is not None
 
     def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
-        """Return the `Authorization` for a request that needs `scopes`, or None for no header.
+        """Return the `Authorization` value for a request that needs `scopes`, or None to send no header.
 
-        May fetch a token, and may wait for another thread that fetches it or sends the first request. The same thread
-        must then call `note_accepted`, `handle_challenge` or `release`. Raises AuthError (at once after a final 401),
-        Refused (unsafe_realm), NetworkError."""
+        May fetch a token, or wait for another thread that is fetching it or sending the first request. After the
+        request, the same thread must call `note_accepted`, `handle_challenge` or `release`. Raises AuthError (at once
+        after a final 401), Refused (unsafe_realm), NetworkError."""
         state = self._states.get(scopes)
         if state is None:
             state = self._get_state(scopes)
@@ -88,11 +88,11 @@ class HostAuthorizer:
     def handle_challenge(
         self, scopes: tuple[Scope, ...], challenges: Sequence[str], sent: str | None, work: Work
     ) -> None:
-        """Handle a 401 (or another response that reports an expired token) to a request with the header `sent`.
+        """Handle a 401 (or a different response that reports an expired token) to a request with these scopes.
 
-        `challenges` are the values of WWW-Authenticate. Returns if the request should be sent once more with the value
-        that `header` returns then. Otherwise raises AuthError or Refused. If the error is not retryable, every later
-        call of `header` for these scopes raises it too."""
+        `challenges` are the values of WWW-Authenticate; `sent` is the `Authorization` value of the request. Returns
+        normally if the request should be sent again with a new value from `header`. Otherwise raises AuthError or
+        Refused. If that error is not retryable, every later call of `header` for these scopes also raises it."""
         state = self._get_state(scopes)
         try:
             if state.error is not None:
@@ -122,13 +122,13 @@ class HostAuthorizer:
         self._first_gate.open()
 
     def release(self, scopes: tuple[Scope, ...]) -> None:
-        """Record that the request of this thread has no usable response. The next waiting request may then be sent."""
+        """Record that this thread's request received no usable response, and let the next waiting request be sent."""
         state = self._states.get(scopes)
         if state is not None:
             self._leave_gates(state)
 
     def has_sent_credentials(self, repository: str, work: Work) -> bool:
-        """Return whether the registry requires credentials for reading `repository`, and credentials were found."""
+        """Return whether reads of `repository` carry credentials: the registry demands them, and they were found."""
         state = self._states.get(pull_scopes(repository))
         scheme = self._scheme if state is None else state.scheme or self._scheme
         return scheme is not None and self._credentials.find(self._host, repository, stop=work.stop) is not None
@@ -139,10 +139,10 @@ class HostAuthorizer:
             self._states.pop(pull_scopes(repository), None)
 
     def allow_one_more(self, scopes: tuple[Scope, ...]) -> None:
-        """Allow one more request with these scopes after a final refusal by the registry. The next 401 is final.
+        """Allow one more request with these scopes after a final refusal by the registry. The next 401 is final again.
 
-        To be called after a request that a registry may refuse although it accepts others with the same scopes. A
-        refusal by the token service stays final."""
+        Call this after a request that a registry may refuse even though it accepts other requests with the same scopes.
+        A refusal by the token service remains final."""
         with self._lock:
             state = self._states.get(scopes)
             if state is not None and state.error is not None and state.refused_by_registry:
@@ -152,9 +152,9 @@ class HostAuthorizer:
                 state.gate = Gate(self._clock)
 
     def known_secrets(self) -> frozenset[str]:
-        """Return all secrets that were used so far, in the form in which they were sent.
+        """Return all secrets that have been used so far, in the form in which they were sent.
 
-        Of the expired tokens, only the latest are included."""
+        Of the expired tokens, only the most recent ones are included."""
         with self._lock:
             grants = [state.grant for state in self._states.values() if state.grant is not None]
         sent = {grant.header.partition(" ")[2] for grant in grants if grant.header is not None}
@@ -163,7 +163,7 @@ class HostAuthorizer:
     # --- one request
 
     def _get_header(self, state: ScopeState, work: Work) -> str | None:
-        """Return the `Authorization` to send, or None, after waiting until the request may be sent."""
+        """Wait until the request may be sent, then return its `Authorization` value, or None to send no header."""
         try:
             while True:
                 work.stop.raise_if_requested()
@@ -198,14 +198,14 @@ class HostAuthorizer:
         self._first_gate.leave()
 
     def _warn_plain_http(self, grant: Grant) -> None:
-        """Log one warning if credentials are sent without encryption."""
+        """Log a warning the first time credentials are sent without encryption."""
         if not self._warned and grant.credential is not None:
             self._warned = True
             extra = {"event": "plain_http", "host": self._host}
             log.warning("%s: credentials are sent without encryption (plain-http)", self._host, extra=extra)
 
     def _get_state(self, scopes: tuple[Scope, ...]) -> ScopeState:
-        """Return the state of these scopes in any order, creating it on first use."""
+        """Return the state for these scopes, creating it on first use. Their order does not matter."""
         with self._lock:
             state = self._states.get(scopes)
             if state is None:
@@ -223,8 +223,8 @@ class HostAuthorizer:
     def _record_challenge(self, state: ScopeState, challenges: Sequence[Challenge], sent: str | None) -> AuthScheme:
         """Record a 401, and return the authentication scheme that the registry requires.
 
-        Several 401s for the same header are recorded once. Raises AuthError if the 401 is final, or if no supported
-        scheme is known."""
+        Several 401s for the same header value are recorded once. Raises AuthError if the 401 is final, or if no
+        supported scheme is known."""
         chosen = choose_challenge(challenges)
         scheme = self._parse_scheme(chosen) if chosen else state.scheme or self._scheme
         if scheme is None:
@@ -240,7 +240,7 @@ class HostAuthorizer:
             final = sent is not None and state.refusals >= (_MAX_REFUSALS - 1 if scheme.service else _MAX_REFUSALS)
             if final:
                 state.error = self._refusal_error(state, grant)
-            state.grant = None  # after the error: no thread may request another grant
+            state.grant = None  # set after the error, so that no thread requests another grant
             if sent is not None:
                 state.refused_header = sent
                 state.suspect_credential = (grant.credential if grant else None,)
@@ -253,7 +253,7 @@ class HostAuthorizer:
         return scheme
 
     def _parse_scheme(self, challenge: Challenge) -> AuthScheme:
-        """Return the authentication scheme of a challenge. Raises Refused (unsafe_realm)."""
+        """Return the scheme that a challenge requires. Raises Refused (unsafe_realm) if its realm is not allowed."""
         if challenge.scheme == "basic":
             return AuthScheme()
         return AuthScheme(self._realm_check(challenge.params["realm"]), challenge.params.get("service", ""))
@@ -270,7 +270,7 @@ class HostAuthorizer:
         return AuthError(f"{self._subject(state)}: {self._host} {why}", status=401)
 
     def _record_error(self, state: ScopeState, error: MirrorError) -> None:
-        """Store an error that is not retryable. Later requests with these scopes then fail with it."""
+        """Store an error, unless it is retryable or a cancellation. Later requests with these scopes fail with it."""
         if error.retryable or isinstance(error, Cancelled):
             return
         with self._lock:
@@ -291,7 +291,7 @@ class HostAuthorizer:
     # --- grants
 
     def _get_grant(self, state: ScopeState, scheme: AuthScheme | None, work: Work) -> Grant:
-        """Return a valid grant, and request it if there is none. Threads that need the same grant share one request."""
+        """Return a valid grant. If there is none, request one; threads that need the same grant share the request."""
         grant = state.grant
         if grant is not None and self._clock.now() < grant.renew_at:
             return grant
@@ -300,7 +300,7 @@ class HostAuthorizer:
         return self._renewals.share(state, lambda: self._renew(state, scheme, work), work.stop)
 
     def _renew(self, state: ScopeState, scheme: AuthScheme, work: Work) -> Grant:
-        """Request a new grant. If that fails with a retryable error, keep using the old grant while it is valid."""
+        """Request a new grant and return it. On a retryable error, return the old one instead while it is valid."""
         old, now = state.grant, self._clock.now()
         if state.error is not None:
             raise copy_error(state.error)
@@ -334,7 +334,7 @@ class HostAuthorizer:
                 state.grant = None
 
     def _use_wider_grant(self, state: ScopeState, now: float) -> bool:
-        """Use a valid token for the same repository that allows at least these actions. Return whether there is one."""
+        """Reuse a valid token for the repository that allows at least these actions. Return whether there is one."""
         if len(state.scopes) != 1 or state.refusals:
             return False
         wanted = set(state.scopes[0].actions)

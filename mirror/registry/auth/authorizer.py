@@ -1,6 +1,6 @@
-"""The interface through which a session gets the `Authorization` for the scopes of a request.
+"""The interface through which a session obtains the `Authorization` header for the scopes of a request.
 
-Source of scopes: the distribution project's token specification, "scope".
+Source for scopes: the distribution project's token specification, "scope".
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ def push_scopes(repository: str) -> tuple[Scope, ...]:
 def widen_scopes(scopes: tuple[Scope, ...], challenge: str) -> tuple[str, ...]:
     """Return the scopes to request: `scopes`, plus the actions that a challenge adds for the same repository.
 
-    `challenge` is the `scope` parameter of the challenge. Other repositories, wildcards and kinds in it are ignored,
-    because some servers send placeholders, and refuse token requests for more than is needed."""
+    `challenge` is the `scope` parameter of the challenge. Scopes in it that name other repositories, other
+    kinds of resources or wildcard actions are ignored, because some servers send them as placeholders but then refuse
+    requests for tokens that allow more than is needed."""
     requested = tuple(dict.fromkeys(map(str, scopes)))
     if len(scopes) != 1:
         return requested
@@ -61,22 +62,22 @@ def widen_scopes(scopes: tuple[Scope, ...], challenge: str) -> tuple[str, ...]:
 
 
 class Authorizer(Protocol):
-    """The interface of objects that authorize the requests to one registry. Thread-safe."""
+    """Interface for objects that authorize the requests to one registry. Implementations are thread-safe."""
 
     def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
-        """Return the `Authorization` value to send now; None for no header. May fetch a token. Raises AuthError.
+        """Return the `Authorization` value to send now, or None to send no header. May fetch a token. Raises AuthError.
 
         After each call, the same thread must call `handle_challenge`, `note_accepted` or `release`, because other
-        threads may be waiting for that."""
+        threads may be waiting for that call."""
         ...
 
     def handle_challenge(
         self, scopes: tuple[Scope, ...], challenges: Sequence[str], sent: str | None, work: Work
     ) -> None:
-        """Handle a 401 with these WWW-Authenticate values, in response to a request with the header `sent`.
+        """Handle a 401 response to a request that was sent with the `Authorization` value `sent`.
 
-        Returns if the request should be sent once more, because `header` now returns another value. Raises AuthError
-        otherwise."""
+        `challenges` are the WWW-Authenticate values of the response. Returns normally if `header` now returns a
+        different value, with which the request should be sent once more. Otherwise raises AuthError."""
         ...
 
     def note_accepted(self, scopes: tuple[Scope, ...]) -> None:
@@ -84,7 +85,7 @@ class Authorizer(Protocol):
         ...
 
     def release(self, scopes: tuple[Scope, ...]) -> None:
-        """Record that there was no response, or one that does not show whether access is allowed."""
+        """Record that the request received no response, or one that does not show whether access is allowed."""
         ...
 
     def allow_one_more(self, scopes: tuple[Scope, ...]) -> None:
@@ -93,7 +94,7 @@ class Authorizer(Protocol):
 
 
 class Anonymous:
-    """An Authorizer without credentials."""
+    """An Authorizer that sends no credentials and treats every challenge as an error."""
 
     def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
         """Return None, so that no header is sent."""

@@ -1,7 +1,7 @@
 """Parser for the `WWW-Authenticate` header.
 
-Grammar: RFC 9110, sections 11.2 to 11.6.1 (formerly RFC 7235). Servers violate it, so invalid parts are skipped up to
-the next comma, and no errors are raised.
+Grammar: RFC 9110, sections 11.2 to 11.6.1 (formerly RFC 7235). Some servers violate it, so the parser skips invalid
+parts up to the next comma and raises no errors.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from mirror.registry.http.headers import WHITE_SPACE
 from mirror.util.structs import Struct, field
 
-MAX_CHARACTERS = 64 * 1024  # in all fields of a response together
+MAX_CHARACTERS = 64 * 1024  # the total for all fields of a response
 MAX_CHALLENGES = 64
 
 _SKIP = re.compile(r"[ \t,]*")
@@ -35,9 +35,9 @@ class Challenge(Struct, frozen=True):
 
 
 def parse_challenges(fields: Sequence[str]) -> tuple[Challenge, ...]:
-    """Return the challenges of the `WWW-Authenticate` fields, in order.
+    """Return the challenges in the values of the `WWW-Authenticate` fields, in order.
 
-    Fields beyond MAX_CHARACTERS in total, and challenges beyond MAX_CHALLENGES, are ignored."""
+    Fields after the first MAX_CHARACTERS in total, and challenges after the first MAX_CHALLENGES, are ignored."""
     found: list[Challenge] = []
     left = MAX_CHARACTERS
     for text in fields:
@@ -49,7 +49,7 @@ def parse_challenges(fields: Sequence[str]) -> tuple[Challenge, ...]:
 
 
 def choose_challenge(challenges: Iterable[Challenge]) -> Challenge | None:
-    """Return the challenge to answer: Bearer with a realm, otherwise Basic; None if there is neither."""
+    """Return the challenge to answer: the first Bearer challenge with a realm, else the first Basic one, else None."""
     basic = None
     for challenge in challenges:
         if challenge.scheme == "bearer" and challenge.params.get("realm"):
@@ -60,9 +60,9 @@ def choose_challenge(challenges: Iterable[Challenge]) -> Challenge | None:
 
 
 def _parse_field(text: str, limit: int) -> list[Challenge]:
-    """Return at most `limit` challenges of one field."""
+    """Return the challenges in one field, up to a maximum of `limit`."""
     found: list[Challenge] = []
-    params: dict[str, str] | None = None  # of the last challenge; None: there was no challenge yet
+    params: dict[str, str] | None = None  # of the last challenge; None before the first one
     position = _match_end(_SKIP, text, 0)
     while position < len(text):
         token = _TOKEN.match(text, position)
@@ -95,8 +95,8 @@ def _read_token68(text: str, position: int) -> tuple[str, int]:
 
 
 def _read_value(text: str, position: int) -> tuple[str | None, int]:
-    """Read the value of a parameter, and return it with the position of its end. The value is None if a quote is not
-    closed."""
+    """Read the value of a parameter, and return it with the position of its end. The value is None if its closing
+    quote is missing."""
     if text.startswith('"', position):
         quoted = _QUOTED.match(text, position)
         return (_ESCAPE.sub(r"\1", quoted.group(1)), quoted.end()) if quoted else (None, len(text))

@@ -1,10 +1,12 @@
-"""Runs docker's credential helpers.
+"""Runs Docker's credential helpers.
 
-A helper is a program `docker-credential-NAME`. It reads the name of a server from standard input, and writes a user
-name and a secret as JSON. Source: the protocol of the docker-credential-helpers project, `get`. A helper runs with the
-user's rights, so its name, location, run time and output are restricted. Its standard error is discarded, because some
-helpers print secrets there. Any result other than a response or "credentials not found" is an error, because a broken
-helper must not lead to anonymous requests.
+A helper is a program named `docker-credential-NAME`. It reads the name of a server from standard input, and writes a
+user name and a secret as JSON to standard output. Source: the `get` command in the protocol of the
+docker-credential-helpers project.
+
+A helper runs with the user's rights, so its name, location, run time and output size are restricted. Its standard error
+is discarded, because some helpers print secrets to it. Any result other than credentials or the message "credentials
+not found" is an error, because a broken helper must not lead to anonymous requests.
 """
 
 from __future__ import annotations
@@ -31,11 +33,11 @@ MAX_BYTES = 64 * 1024  # of a helper's output
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NOT_FOUND = "credentials not found"
-_POLL_INTERVAL = 0.1  # seconds between two checks for a stop
+_POLL_INTERVAL = 0.1  # seconds between two checks for a stop request
 
-# The variables that helpers are known to need: for programs and the user's files, for a keychain (the session bus, gpg,
-# pass), for a cloud (its configuration, roles and endpoints), and for a proxy. Other variables are not passed on, since
-# they may contain secrets.
+# The environment variables that helpers are known to need: those for finding programs and the user's files, and those
+# for keychains (the session bus, gpg, pass), clouds (configuration, roles, endpoints) and proxies. Other variables are
+# not passed on, since they may contain secrets.
 _PASSED_VARIABLES = re.compile(
     r"HOME|USER|LOGNAME|LANG|LC_[A-Z]+|TZ|TMPDIR|DOCKER_CONFIG|REGISTRY_AUTH_FILE|XDG_\w+"
     r"|DBUS_SESSION_BUS_ADDRESS|GNUPGHOME|PASSWORD_STORE_\w+"
@@ -62,10 +64,11 @@ def ask_helper(
     port: int = 443,
     timeout: float,
 ) -> HelperResponse | None:
-    """Run `docker-credential-NAME get` for `server` and return the result; None if the helper has no credentials.
+    """Run `docker-credential-NAME get` and return the credentials for `server`, or None if the helper has none.
 
-    `port` is the default port, which server names may omit. Blocks for at most `timeout` seconds; then, or after a stop
-    request, the helper and its process group are killed. Raises AuthError, Cancelled."""
+    `port` is the default port, which server names may omit. Blocks for at most `timeout` seconds. After that time, or
+    on a stop request, the helper and its process group are killed. Raises AuthError if the helper is not found or
+    fails, or if its output is invalid. Raises Cancelled after a stop request."""
     if not _NAME.fullmatch(name):
         raise AuthError(f"{printable(name, 80)!r} is not a valid credential helper name", hint=_HINT)
     if _CONTROL.search(server):
@@ -94,7 +97,7 @@ def _safe_path_entries(environ: Mapping[str, str]) -> list[str]:
 
 
 def _find_program(program: str, environ: Mapping[str, str]) -> Path | None:
-    """Return the path of the executable `program` on PATH, ignoring world-writable files; None if there is none."""
+    """Search PATH for the executable `program`, ignoring world-writable files. Return its path, or None."""
     for directory in _safe_path_entries(environ):
         path = Path(directory, program)
         with suppress(OSError):
@@ -140,7 +143,7 @@ def _run_helper(
             output = _read_output(process, program.name, deadline, stop)
             code = _wait_for_exit(process, program.name, deadline, stop)
         finally:
-            # The process was not waited for yet, so its process group id cannot have been reused.
+            # The process has not been waited for yet, so its process group id cannot have been reused.
             if process.returncode is None:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
@@ -148,7 +151,7 @@ def _run_helper(
 
 
 def _send_server(process: subprocess.Popen[bytes], server: str) -> None:
-    """Write the name of the server to the helper's standard input, and close it."""
+    """Write the name of the server to the helper's standard input, then close that input."""
     if process.stdin is not None:
         with suppress(BrokenPipeError):  # a helper may exit without reading its input
             process.stdin.write(server.encode())  # at most about 260 bytes, so the pipe does not block
@@ -157,9 +160,10 @@ def _send_server(process: subprocess.Popen[bytes], server: str) -> None:
 
 
 def _read_output(process: subprocess.Popen[bytes], name: str, deadline: float, stop: Stop) -> bytes:
-    """Read the output until the helper closes it. Raises AuthError if it is too long or incomplete at the deadline.
+    """Read and return the output of the helper, up to its end.
 
-    Raises Cancelled after a stop request."""
+    Raises AuthError if the output is too long or still incomplete at the deadline, and Cancelled after a stop
+    request."""
     read = bytearray()
     if process.stdout is None:
         return b""
@@ -185,7 +189,7 @@ def _wait_for_exit(process: subprocess.Popen[bytes], name: str, deadline: float,
 
 
 def _next_wait(name: str, deadline: float, stop: Stop) -> float:
-    """Return the seconds to wait until the next check for a stop request.
+    """Return how many seconds to wait before the next check for a stop request.
 
     Raises AuthError after the deadline, and Cancelled after a stop request."""
     stop.raise_if_requested()

@@ -1,4 +1,4 @@
-"""Finds the credentials for a registry in mirror's own configuration, or else in docker's.
+"""Finds the credentials for a registry in mirror's own configuration, or else in Docker's.
 
 Files are read and helpers are run when they are first needed. The results are kept until a caller requests fresh ones.
 """
@@ -21,13 +21,13 @@ from mirror.util.structs import RedactedStruct
 
 HELPER_TIMEOUT = 30.0  # seconds for one run of a helper
 
-_IDENTITY_USER = "<token>"  # docker's user name for a secret that is an identity token, not a password
+_IDENTITY_USER = "<token>"  # Docker's user name for a secret that is an identity token, not a password
 
 
 class Credential(RedactedStruct, frozen=True):
     """A user name with a password, an identity token (for an OAuth2 token service) or a bearer token.
 
-    `origin` says where the credential was found, for messages; it contains no part of a secret."""
+    `origin` tells users where the credential was found. It contains no part of a secret."""
 
     HIDDEN = ("password", "identity_token", "registry_token")
 
@@ -39,7 +39,7 @@ class Credential(RedactedStruct, frozen=True):
 
     @classmethod
     def of(cls, username: str, secret: str, origin: str) -> Credential:
-        """Return a credential with a user name and secret. As in docker, the secret of the user `<token>` is an
+        """Create a credential from a user name and a secret. As in Docker, the secret of the user `<token>` is an
         identity token."""
         if username == _IDENTITY_USER:
             return cls(identity_token=secret, origin=origin)
@@ -57,14 +57,14 @@ class Credential(RedactedStruct, frozen=True):
         return f"user {self.username}, {kind} from {self.origin}" if self.username else f"{kind} from {self.origin}"
 
     def secrets(self) -> frozenset[str]:
-        """Return all secret strings of the credential."""
+        """Return all secret strings in the credential."""
         return frozenset(text for text in (self.password, self.identity_token, self.registry_token) if text)
 
 
 class CredentialSource:
-    """The source of the credentials for all hosts. Thread-safe. Threads that need the same helper share one run of it.
+    """The source of credentials for all hosts. Thread-safe. Threads that need the same credential share one helper run.
 
-    `hosts` has the settings of the hosts that differ from the defaults. `on_secret` is called with each new secret and
+    `hosts` contains the settings of the hosts that are configured. `on_secret` is called with each new secret and
     its user name before the credential is returned, so that the secret can be redacted from output."""
 
     def __init__(
@@ -90,14 +90,14 @@ class CredentialSource:
 
     @property
     def searched_files(self) -> str:
-        """The paths of docker's configuration files that are searched, for messages."""
+        """The paths of Docker's configuration files that are searched, as a string for messages."""
         names = [display_path(path, self._environ) for path in self._files]
         return " or ".join(names) if names else "a docker configuration (there is no home directory)"
 
     def check_docker_files(self, hosts: Iterable[str]) -> None:
-        """Read docker's configuration now, unless mirror's own configuration has credentials for all `hosts`.
+        """Read Docker's configuration now, unless mirror's own configuration has credentials for all `hosts`.
 
-        Raises ConfigError if a file is invalid, so that this is reported before the first request."""
+        Raises ConfigError if a file is invalid, so that the problem is reported before the first request."""
         if all(self._configured_login(host) for host in hosts):
             return
         try:
@@ -109,11 +109,11 @@ class CredentialSource:
     def find(
         self, host: str, repository: str = "", *, fresh: bool = False, stop: Stop | None = None
     ) -> Credential | None:
-        """Return the credential for `repository` on `host` (as it is written in references); None if there is none.
+        """Return the credential for `repository` on `host`, or None if there is none.
 
-        If `fresh` is true, files are read and helpers are run again. May block while a helper runs. Raises Cancelled.
-        Raises AuthError if a secret or file cannot be read, or if a helper failed; without `fresh`, a helper that
-        failed is not run again."""
+        `host` is written as in references. If `fresh` is true, files are read and helpers are run again. Otherwise, a
+        helper that has failed is not run again. May block while a helper runs. Raises AuthError if a secret or file
+        cannot be read or a helper failed, and Cancelled."""
         found = self._look_up(host, repository, fresh, stop or Stop())
         if found is not None:
             with self._lock:
@@ -152,14 +152,14 @@ class CredentialSource:
         return None
 
     def _configured_login(self, host: str) -> tuple[str, Secret] | None:
-        """Return the user name and password for a host in mirror's own configuration; None if there are none."""
+        """Return the user name and password for a host in mirror's own configuration, or None."""
         settings = self._hosts.get(host)
         if settings is None or settings.username is None or settings.password is None:
             return None
         return settings.username, settings.password
 
     def _configured_credential(self, host: str, username: str, password: Secret, fresh: bool) -> Credential:
-        """Return a credential from mirror's own configuration. Its password is read on first use."""
+        """Return a credential from mirror's own configuration. Its password is read on first use and cached."""
         with self._lock:
             known = self._configured.get(host)
         if known is None or fresh:
@@ -169,7 +169,7 @@ class CredentialSource:
         return known
 
     def _read_file(self, path: Path, fresh: bool) -> DockerConfig | None:
-        """Return the content of a docker configuration file; None if it does not exist."""
+        """Return the content of a Docker configuration file, or None if the file does not exist."""
         with self._lock:
             if path in self._docker_configs and not fresh:
                 return self._docker_configs[path]
@@ -182,7 +182,7 @@ class CredentialSource:
         """Return the credential that a helper has for `server`. Threads that need the same credential share one run."""
 
         def ask() -> Credential | None:
-            """Run the helper, unless another thread has just done so."""
+            """Return the credential from the helper, cached if another thread has just run it and `fresh` is false."""
             if not fresh and (helper, server) in self._helper_responses:
                 return self._cached_response(helper, server)
             return self._run_helper(helper, server, port, stop)
@@ -214,7 +214,7 @@ class CredentialSource:
 
 
 def _entry_credential(login: Login, origin: str) -> Credential:
-    """Return the credential for an entry of `auths` in docker's configuration."""
+    """Return the credential for an entry of `auths` in Docker's configuration."""
     if login.username == _IDENTITY_USER and not login.identity_token:
         return Credential.of(login.username, login.password, origin)
     return Credential(

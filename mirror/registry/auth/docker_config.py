@@ -1,4 +1,4 @@
-"""Reads docker's client configuration (config.json, and podman's auth.json in the same format).
+"""Reads Docker's client configuration (config.json) and Podman's auth.json, which has the same format.
 
 Only the keys for credentials are read: `auths`, `credHelpers`, `credsStore`. A file that exists but cannot be parsed is
 an error. If it were treated as having no credentials, anonymous requests would fail later with a less clear error.
@@ -20,7 +20,7 @@ from mirror.oci.reference import DOCKER_HUB
 from mirror.util.structs import RedactedStruct
 
 MAX_BYTES = 1024 * 1024
-HUB_KEY = "https://index.docker.io/v1/"  # docker's name for Docker Hub, in this file and for helpers
+HUB_KEY = "https://index.docker.io/v1/"  # Docker's name for Docker Hub, in its configuration and for helpers
 
 _HUB_NAMES = {DOCKER_HUB, "index.docker.io", "registry-1.docker.io"}
 _API_PATHS = {"", "v1", "v2"}
@@ -41,7 +41,7 @@ def home_directory(environ: Mapping[str, str]) -> Path | None:
 
 
 def config_files(environ: Mapping[str, str]) -> list[Path]:
-    """Return the configuration files to read, in order. podman's file is read only if $REGISTRY_AUTH_FILE names it."""
+    """Return the configuration files to read, in order. Podman's file is read only if $REGISTRY_AUTH_FILE names it."""
     files = []
     directory = environ.get("DOCKER_CONFIG", "")
     home = home_directory(environ)
@@ -63,16 +63,16 @@ def display_path(path: Path, environ: Mapping[str, str]) -> str:
 
 
 def normalize_host(text: str, port: int = 443) -> str:
-    """Return the host in a key of a docker configuration or in a server URL.
+    """Return the host in a key of Docker's configuration or in a server URL, in a normalized form.
 
-    The host is in lower case, without scheme and path, and without `:port` if that is the default port. For all names
-    of Docker Hub, return `docker.io`."""
+    The result is in lower case, without the scheme, the path and the default port, which is `port`. For all names of
+    Docker Hub, the result is `docker.io`."""
     host = text.rpartition("://")[2].partition("/")[0].lower().removesuffix(f":{port}")
     return DOCKER_HUB if host in _HUB_NAMES else host
 
 
 class Login(RedactedStruct, frozen=True):
-    """The credentials in an entry of `auths`. They apply to the repository `path` and to those below it.
+    """The credentials in an entry of `auths`. They apply to the repository `path` and all repositories below it.
 
     If `path` is empty, they apply to all repositories of the host."""
 
@@ -86,7 +86,7 @@ class Login(RedactedStruct, frozen=True):
 
 
 class DockerConfig:
-    """The parsed content of one configuration file. Immutable."""
+    """The parsed content of one Docker configuration file. Immutable."""
 
     def __init__(self, name: str, document: dict[str, Any]) -> None:
         self.name = name  # for messages
@@ -99,7 +99,9 @@ class DockerConfig:
 
     @classmethod
     def read(cls, path: Path, name: str) -> DockerConfig | None:
-        """Read a configuration file; None if it does not exist. Raises AuthError if it is unreadable or invalid."""
+        """Read and parse a configuration file. Return None if it does not exist.
+
+        Raises AuthError if it is unreadable or invalid."""
         try:
             with path.open("rb") as file:
                 data = file.read(MAX_BYTES + 1)
@@ -119,7 +121,7 @@ class DockerConfig:
         return cls(name, document)
 
     def helper(self, host: str, port: int) -> str | None:
-        """Return the name of the credential helper for a host; None if there is none.
+        """Return the name of the credential helper for a host, or None if there is none.
 
         Raises AuthError if the entry for the host is not a string."""
         for key, helper in self._helpers.items():
@@ -130,10 +132,10 @@ class DockerConfig:
         return self._store or None
 
     def login(self, host: str, repository: str, port: int) -> Login | None:
-        """Return the entry of `auths` for a repository: the one with the longest path that contains it.
+        """Return the entry of `auths` with the longest path that contains the repository, or None if there is none.
 
-        Among entries with equal paths, one whose key is in the usual form is preferred (`host/path`; for Docker Hub,
-        docker's own key), then the first one. Entries without credentials are skipped."""
+        If several entries have this path, one whose key has the usual form is preferred (`host/path`, or Docker's own
+        key for Docker Hub). Otherwise, the first entry is used. Entries without credentials are skipped."""
         found: list[tuple[int, bool, Login]] = []
         for key, entry in self._auths.items():
             path = _key_path(key)
@@ -169,10 +171,10 @@ class DockerConfig:
             raise self._invalid_error(f"`auth` of {printable(key, 80)!r} is not base64-encoded UTF-8") from None
         if not colon:
             raise self._invalid_error(f"`auth` of {printable(key, 80)!r} has no colon between user and password")
-        return username, password.rstrip("\0")  # docker padded old entries with NUL characters
+        return username, password.rstrip("\0")  # old versions of Docker padded entries with NULs
 
     def _get_mapping(self, document: dict[str, Any], key: str) -> dict[str, Any]:
-        """Return the JSON object under `key`; empty if it is missing. Raises AuthError if it is not an object."""
+        """Return the JSON object under `key`, or an empty one if it is missing. Raises AuthError for other values."""
         found = document.get(key)
         if found is None:
             return {}
@@ -190,7 +192,7 @@ _HINT = "this file is read for credentials; fix it, or set username and password
 
 
 def _key_path(key: str) -> str:
-    """Return the repository path in a key of `auths`: `ns` for `reg/ns`, empty for `reg` and for `https://reg/v2/`."""
+    """Return the repository path in a key of `auths`: `ns` for `reg/ns`, but empty for `reg` and `https://reg/v2/`."""
     if "://" in key:
         return ""
     path = key.partition("/")[2].strip("/")
@@ -198,5 +200,5 @@ def _key_path(key: str) -> str:
 
 
 def _contains(path: str, repository: str) -> bool:
-    """Return whether a repository is `path` or below it. An empty path contains every repository."""
+    """Return whether `repository` is `path` or a repository below it. An empty path contains every repository."""
     return not path or repository == path or repository.startswith(f"{path}/")

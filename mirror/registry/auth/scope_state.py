@@ -24,7 +24,7 @@ class ScopeState:
         self.scopes = scopes
         self.requested_scopes = tuple(dict.fromkeys(map(str, scopes)))  # sent to the token service
         self.gate = Gate(clock)
-        self.scheme: AuthScheme | None = None  # from a challenge for these scopes; None: use the scheme of the host
+        self.scheme: AuthScheme | None = None  # from a challenge for these scopes; if None, the host's is used
         self.grant: Grant | None = None
         self.is_authorized = False  # a response other than 401 was received
         self.refusals = 0  # 401s since the last other response
@@ -35,5 +35,5 @@ class ScopeState:
 
     @property
     def repository(self) -> str:
-        """The repository of the first scope; empty if there are no scopes."""
+        """The repository of the first scope, or an empty string if there are no scopes."""
         return self.scopes[0].repository if self.scopes else ""

@@ -1,7 +1,7 @@
 """Requests bearer tokens from a token service.
 
 Source: the distribution project's specifications for token authentication (a GET with `scope` in the query) and for
-OAuth2 (a POST with an identity token). Where clients interpret these differently, this module follows docker.
+OAuth2 (a POST with an identity token). Where clients interpret these differently, this module follows Docker.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ MAX_BYTES = 64 * 1024  # of a response body
 
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 _DIGITS = re.compile(r"[0-9]{1,18}")
-_IDENTITY_USER = "<token>"  # docker's user name for an identity token
+_IDENTITY_USER = "<token>"  # Docker's user name for an identity token
 
 
 class Reply(Protocol):
-    """The response of a token service, whose body was read completely."""
+    """A response from a token service whose body has been read completely."""
 
     @property
     def status(self) -> int:
@@ -46,7 +46,7 @@ class Reply(Protocol):
 class OneOffSender(Protocol):
     """A callable that sends a small request to a token service, and retries it if necessary.
 
-    An error status such as 403 does not raise an exception. Raises a MirrorError if all attempts fail."""
+    A response with an error status such as 403 is returned, not raised. Raises a MirrorError if all attempts fail."""
 
     def __call__(
         self,
@@ -61,9 +61,9 @@ class OneOffSender(Protocol):
 
 
 class Token(RedactedStruct, frozen=True):
-    """A bearer token.
+    """A bearer token and its lifetime.
 
-    `value` consists of visible ASCII characters. `lifetime` is in seconds and begins with the request."""
+    `value` consists of visible ASCII characters. `lifetime` is in seconds, counted from the request for the token."""
 
     HIDDEN = ("value",)
 
@@ -72,7 +72,7 @@ class Token(RedactedStruct, frozen=True):
 
 
 class TokenClient:
-    """A client of the token service of one registry. Thread-safe. Remembers whether the service supports POST."""
+    """A client for the token service of one registry. Thread-safe. It remembers whether the service supports POST."""
 
     def __init__(self, host: str, one_off: OneOffSender) -> None:
         self._host = host
@@ -88,10 +88,11 @@ class TokenClient:
         credential: Credential | None,
         work: Work,
     ) -> Token:
-        """Fetch a token for `scopes` from `service`; `name` is the `service` parameter of the challenge.
+        """Fetch a token for `scopes` from the token service at `service`.
 
-        Raises AuthError if the service refuses the request (with its status), or if its response has no valid token.
-        Raises RateLimited (429), RemoteError (5xx)."""
+        `name` is the `service` parameter of the challenge. Raises AuthError if the service refuses the request (the
+        error then has the status of the response), or if its response contains no valid token. Raises RateLimited for
+        429, and RemoteError for 5xx."""
         if credential is not None and credential.identity_token is not None and not self._get_only:
             reply = self._post_token(service, name, scopes, credential.identity_token, work)
             if reply.status not in (404, 405):
@@ -112,7 +113,7 @@ class TokenClient:
         return self._one_off("POST", service, form=form, work=work)
 
     def _parse_token(self, reply: Reply, credential: Credential | None) -> Token:
-        """Parse a response into a token. Raises AuthError, RateLimited, RemoteError."""
+        """Return the token in a response. Raises AuthError, RateLimited, RemoteError."""
         if reply.status != 200:
             raise self._refusal_error(reply, credential)
         what = f"the token service of {self._host}"
@@ -124,7 +125,7 @@ class TokenClient:
             raise AuthError(error.what) from error
         if not isinstance(response, dict):
             raise AuthError(f"{what} sent no token: the response is not a JSON object")
-        # The specification does not say which token to use if both are present. docker uses `access_token`.
+        # The specification does not say which token to use if both are present. Docker uses `access_token`.
         value = response.get("access_token") or response.get("token")
         if not isinstance(value, str) or not _VISIBLE.fullmatch(value):
             raise AuthError(f"{what} sent no usable token")
@@ -135,7 +136,7 @@ class TokenClient:
         return Token(value, _parse_lifetime(response.get("expires_in")))
 
     def _refusal_error(self, reply: Reply, credential: Credential | None) -> MirrorError:
-        """Return the error for a status other than 200."""
+        """Return the error for a response with a status other than 200."""
         # The body is not quoted: some services repeat the credentials in it.
         what = f"the token service of {self._host}"
         status = reply.status
@@ -152,7 +153,7 @@ class TokenClient:
 
 
 def _basic_credentials(credential: Credential | None) -> tuple[str, str] | None:
-    """Return the user name and password for Basic authentication at the token service; None without a credential."""
+    """Return the user name and password for Basic authentication at the token service, or None if there are none."""
     if credential is None:
         return None
     if credential.password:
@@ -163,7 +164,7 @@ def _basic_credentials(credential: Credential | None) -> tuple[str, str] | None:
 
 
 def _parse_lifetime(expires_in: strictjson.Value) -> float:
-    """Return the lifetime of a token in seconds, between MIN_LIFETIME and MAX_LIFETIME.
+    """Return the lifetime of a token in seconds, limited to the range from MIN_LIFETIME to MAX_LIFETIME.
 
     If `expires_in` is missing or not a number, return MIN_LIFETIME."""
     if isinstance(expires_in, str) and _DIGITS.fullmatch(expires_in):

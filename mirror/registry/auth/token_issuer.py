@@ -1,4 +1,4 @@
-"""Creates the `Authorization` for a registry from its challenge and the user's credentials."""
+"""Creates `Authorization` values for a registry from its challenges and the user's credentials."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from mirror.util.structs import RedactedStruct, Struct
 
 RELOAD_INTERVAL = 10.0  # seconds; the shortest time between two fresh lookups of credentials
 
-_REFUSAL_STATUSES = {400, 401, 403}  # of a token service; OAuth2 uses 400 for an invalid grant
-_REMEMBERED_TOKENS = 1024  # the number of latest tokens that are redacted from output
+_REFUSAL_STATUSES = {400, 401, 403}  # from a token service; OAuth2 uses 400 for an invalid grant
+_REMEMBERED_TOKENS = 1024  # how many of the latest tokens are redacted from output
 
 
 class AuthScheme(Struct, frozen=True):
     """The authentication scheme that a registry requires: Basic if `service` is None, otherwise a bearer token.
 
-    `service` is the URL of the token service, and `name` the `service` parameter of the challenge."""
+    `service` is the URL of the token service, and `name` is the `service` parameter of the challenge."""
 
     service: Destination | None = None
     name: str = ""
 
 
 class Grant(RedactedStruct, frozen=True):
-    """A value of the `Authorization` header, and the period for which it is valid.
+    """A value for the `Authorization` header, and the period for which it is valid.
 
     If `header` is None, the header is not sent. `renew_at` and `expires_at` are values of `Clock.now`, in seconds."""
 
@@ -52,8 +52,9 @@ NO_GRANT = Grant()
 class GrantRequest(Struct, frozen=True):
     """The parameters of a request for a new grant.
 
-    `subject` is the subject of error messages, and `scopes` are sent to the token service. `suspect_credential` is the
-    credential of a refused grant, in a tuple because there may have been none; it is looked up again."""
+    `subject` is the subject of error messages, and `scopes` are sent to the token service. If a grant was refused,
+    `suspect_credential` is a tuple with its credential, which is looked up again. The item is None if the grant had no
+    credential."""
 
     subject: str
     repository: str
@@ -64,7 +65,7 @@ class GrantRequest(Struct, frozen=True):
 class TokenIssuer:
     """The issuer of all grants (`Authorization` values) for one registry.
 
-    Thread-safe; no lock is held across requests, credential helpers or waits."""
+    Thread-safe. No lock is held during requests, credential helper runs or waits."""
 
     def __init__(self, host: str, credentials: CredentialSource, one_off: OneOffSender, clock: Clock) -> None:
         self._host = host
@@ -95,7 +96,7 @@ class TokenIssuer:
             return self._token_grant(scheme.service, scheme.name, request, reloaded, work)
 
     def refusal_error(self, subject: str, credential: Credential | None, status: int = 401) -> AuthError:
-        """Return the error for a registry that refused `credential`, or anonymous access if `credential` is None."""
+        """Return the error for the refusal of `credential`, or of anonymous access if `credential` is None."""
         code = "auth_denied" if status == 403 else "auth_failed"
         if credential is None:
             return AuthError(
@@ -114,7 +115,7 @@ class TokenIssuer:
         )
 
     def known_secrets(self) -> frozenset[str]:
-        """Return the secrets of all credentials that were found so far, and the latest tokens."""
+        """Return the secrets of all credentials that have been found so far, and the latest tokens."""
         with self._lock:
             return self._credentials.known_secrets() | set(self._tokens)
 
@@ -151,11 +152,12 @@ class TokenIssuer:
         return credential
 
     def _reload_credential(self, request: GrantRequest, stop: Stop) -> Credential | None:
-        """Look up the credential again, in case it has changed. Reads files and runs helpers at most once per
-        RELOAD_INTERVAL."""
+        """Look up the credential again, in case it has changed, and return it.
+
+        Files are read and helpers are run at most once per RELOAD_INTERVAL."""
 
         def reload() -> None:
-            """Refresh the cached credentials, unless another thread has just done so."""
+            """Refresh the cached credentials, unless they were refreshed less than RELOAD_INTERVAL ago."""
             if self._clock.now() >= self._next_reload_at:
                 self._credentials.find(self._host, request.repository, fresh=True, stop=stop)
                 self._next_reload_at = self._clock.now() + RELOAD_INTERVAL

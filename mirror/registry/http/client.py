@@ -1,4 +1,4 @@
-"""The HTTP client of a registry. It sends requests within the limits of each host and reads the responses."""
+"""The HTTP client for a registry. It sends requests within the limits of each host and reads the responses."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Request(RedactedStruct, frozen=True):
     body: bytes | StreamedBody = b""
 
     def with_destination(self, destination: Destination) -> Request:
-        """Return a copy of the request with another destination."""
+        """Return a copy of the request with a different destination."""
         return replace(self, destination=destination)
 
     def __str__(self) -> str:
@@ -67,9 +67,9 @@ class Response(Struct, frozen=True):
 
 
 class ResponseStream(AbstractContextManager["ResponseStream"]):
-    """A response whose head was received and whose body can still be read. Use it as a context manager.
+    """A response whose headers have been received and whose body can still be read. Use it as a context manager.
 
-    If it is closed before the whole body was read, its connection is closed too."""
+    If it is closed before the whole body has been read, its connection is closed too."""
 
     def __init__(
         self,
@@ -84,8 +84,8 @@ class ResponseStream(AbstractContextManager["ResponseStream"]):
     ) -> None:
         """Create a stream for the body of a response.
 
-        `stop_callback` is the active registration that aborts the connection on a stop; `close` ends it.
-        `request_complete` is true if the whole request was sent before the response was received."""
+        `stop_callback` is a context manager that was already entered. Until `close` exits it, a stop request aborts the
+        connection. `request_complete` is true if the whole request was sent before the response was received."""
         self.status = head.status
         self.headers = head.headers
         self.request = request
@@ -104,10 +104,10 @@ class ResponseStream(AbstractContextManager["ResponseStream"]):
         return self.request.destination
 
     def readinto(self, buffer: memoryview) -> int:
-        """Read some bytes of the body into the start of `buffer` and return their number.
+        """Read part of the body into `buffer`. Return the number of bytes read, or 0 at the end of the body.
 
-        Unless `buffer` is empty, 0 means that the body is complete. Raises NetworkError (truncated, too_slow,
-        net_error), RemoteError (malformed chunks), Cancelled."""
+        Also returns 0 if `buffer` is empty. Raises NetworkError (truncated, too_slow, net_error), RemoteError
+        (malformed chunks), Cancelled."""
         if not buffer.nbytes:
             return 0
         try:
@@ -119,7 +119,7 @@ class ResponseStream(AbstractContextManager["ResponseStream"]):
     def read(self, limit: int) -> Response:
         """Read the whole body, close the stream, and return the response.
 
-        Raises TooBig if the body has more than `limit` bytes, and the errors of `readinto`."""
+        Raises TooBig if the body has more than `limit` bytes, and the errors that `readinto` raises."""
         with self:
             try:
                 body = read_small(self._body, self._head, limit, self.request)
@@ -129,7 +129,7 @@ class ResponseStream(AbstractContextManager["ResponseStream"]):
         return Response(self.status, self.headers, body, self.request.destination)
 
     def read_error_body(self) -> bytes:
-        """Return the body of an error response, for use in messages; empty if it cannot be read.
+        """Return the body of an error response for use in messages, or an empty body if it cannot be read.
 
         The body is read by the first call; later calls return the same bytes. Raises Cancelled."""
         if self._error_body is None:
@@ -178,26 +178,28 @@ class HttpClient:
         self._pool = ConnectionPool(connector.open, connector.check, keep=settings.parallel or 8)
 
     def limits_of(self, destination: Destination) -> HostLimits:
-        """Return the limits (parallel requests, rate, pauses) of a destination's host."""
+        """Return the limits (parallel requests, rate, pauses) for a destination's host."""
         return self._limits.host(self._host_name(destination))
 
     def _host_name(self, destination: Destination) -> str:
-        """Return the host name to use in limits, errors and logs. The registry itself has its configured name."""
+        """Return the host name for limits, errors and logs. For the registry itself, it is the configured name."""
         origin = destination.origin
         return self._settings.host if origin == self._url_policy.api else origin.netloc
 
     def send(self, request: Request, work: Work, *, streamed: bool = False) -> ResponseStream:
-        """Send a request and read the response head. Waits until the limits of the host allow the request.
+        """Send a request as soon as the limits of the host allow it, and read the response headers.
 
-        If `streamed` is true, the response body may have any size and has no deadline, but it has a minimum rate. If
-        the peer has closed an idle connection, a GET or HEAD is sent again on a new one. Raises NetworkError,
-        RemoteError, Refused, Cancelled, and the earlier error for which requests to the host are suspended."""
+        If `streamed` is true, the response body may have any size and no deadline, but it must arrive at a minimum
+        rate. If the peer has closed the idle connection that was used, a GET or HEAD is sent again on a new one. Raises
+        NetworkError, RemoteError, Refused, Cancelled. While requests to the host are suspended, the error that caused
+        the suspension is raised at once."""
         return self.run_within_limits(request, work, lambda: self._send_with_retry(request, work, streamed))
 
     def run_within_limits(self, request: Request, work: Work, run: Callable[[], A]) -> A:
         """Wait until the limits of the host allow the request, call `run`, and record and log the outcome.
 
-        Raises what `run` raises, Cancelled, and the earlier error for which requests to the host are suspended."""
+        Returns the result of `run`. Raises the errors of `run`, and Cancelled. While requests to the host are
+        suspended, the error that caused the suspension is raised at once."""
         destination = request.destination
         limits = self.limits_of(destination)
         probes = limits.check_available(f"{request.method} {request.kind}")
@@ -235,7 +237,7 @@ class HttpClient:
         self._pool.close()
 
     def _send_with_retry(self, request: Request, work: Work, streamed: bool) -> ResponseStream:
-        """Send a request. If the peer has closed an idle connection, send a GET or HEAD again on a new one."""
+        """Send a request. If the peer has closed the idle connection, send a GET or HEAD again on a new one."""
         connection = self._pool.acquire(request.destination, work.stop)
         try:
             return self._send_on_connection(connection, request, work, streamed)
@@ -250,7 +252,7 @@ class HttpClient:
     def _send_on_connection(
         self, connection: Connection, request: Request, work: Work, streamed: bool
     ) -> ResponseStream:
-        """Send a request on a connection and read the response head. Closes the connection on errors."""
+        """Send a request on a connection and read the response headers. Closes the connection on errors."""
         stop_callback = work.stop.callback_on_stop(connection.abort)
         stop_callback.__enter__()
         try:
@@ -319,9 +321,9 @@ class HttpClient:
             raise Refused(f"{request} cannot be sent: {error}", code="auth_failed") from None
 
     def _log_request(self, request: Request, outcome: object, started: float) -> None:
-        """Log a request at the level DEBUG. `outcome` is the status or the error code.
+        """Log a request at level DEBUG. `outcome` is the status or the error code.
 
-        `started` is a time of the monotonic clock, in seconds."""
+        `started` is a time on the monotonic clock, in seconds."""
         log.debug(
             "%s: %s",
             str(request),

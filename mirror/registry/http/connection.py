@@ -13,15 +13,16 @@ from mirror.errors import MirrorError, NetworkError
 from mirror.util.cancellation import Stop
 
 MIN_RATE = 1024  # bytes per second, averaged over the idle timeout; a slower body is an error
-_READ_SIZE = 16 << 10  # bytes of one read of heads and small bodies
-MAX_WRITE = 64 << 10  # bytes of one write; a TLS write reports progress only when it is complete
+_READ_SIZE = 16 << 10  # bytes per read of headers and small bodies
+MAX_WRITE = 64 << 10  # bytes per write; a TLS write reports progress only when it is complete
 
 
 class Timeouts:
-    """The time limits of one exchange: `idle` in seconds, and `deadline` as a time of the monotonic clock or None.
+    """The time limits for one exchange: an idle timeout, and either a deadline or a minimum rate.
 
-    With a deadline, one wait lasts at most `idle` seconds, and all waits end at the deadline. Without a deadline, the
-    average rate must be at least MIN_RATE, measured over each `idle` seconds of waiting for the peer."""
+    `idle` is in seconds; `deadline` is a time on the monotonic clock, or None. With a deadline, one wait lasts at most
+    `idle` seconds, and all waits end at the deadline. Without a deadline, the average rate must be at least MIN_RATE,
+    measured over each `idle` seconds spent waiting for the peer."""
 
     __slots__ = ("_transferred", "_waited", "deadline", "idle")
 
@@ -32,15 +33,15 @@ class Timeouts:
         self._transferred = 0
 
     def remaining(self, now: float) -> float:
-        """Return how many seconds the next wait may last; zero or less if no time is left.
+        """Return how many seconds the next wait may last. Zero or less means that no time is left.
 
-        `now` is the current time of the monotonic clock."""
+        `now` is the current time on the monotonic clock."""
         if self.deadline is None:
             return self.idle - self._waited
         return min(self.idle, self.deadline - now)
 
     def record_progress(self, seconds: float, count: int) -> bool:
-        """Record a wait of `seconds` that transferred `count` bytes. Return True if the average is below MIN_RATE."""
+        """Record a wait of `seconds` that transferred `count` bytes. Return whether the average rate is too low."""
         if self.deadline is not None:
             return False
         self._waited += seconds
@@ -59,8 +60,8 @@ _NO_TIMEOUTS = Timeouts(0.0, 0.0)
 class Connection:
     """An open TCP connection without TLS. Only one thread may use it at a time, but any thread may call `abort`.
 
-    Errors name `subject`, the request or the host. Methods raise Cancelled and NetworkError. The codes are net_error,
-    truncated, timeout (no byte of the response was received in time) and too_slow."""
+    Error messages name `subject`, which is the request or the host. Methods raise Cancelled and NetworkError. The codes
+    of a NetworkError are net_error, truncated, timeout (no byte of the response was received in time) and too_slow."""
 
     def __init__(self, sock: socket.socket, subject: object, peer: str | None = None) -> None:
         self.subject = subject
@@ -78,15 +79,15 @@ class Connection:
         self._poll.register(sock, select.POLLIN)
 
     def start_exchange(self, stop: Stop, timeouts: Timeouts, subject: object) -> None:
-        """Start an exchange: set its stop, its time limits and the subject of its errors."""
+        """Prepare for an exchange: set the stop, the time limits and the subject of error messages."""
         self._stop, self._timeouts, self.subject, self.received_any = stop, timeouts, subject, False
 
     def set_timeouts(self, timeouts: Timeouts) -> None:
-        """Replace the time limits, for example between the head and the body."""
+        """Replace the time limits, for example between the headers and the body."""
         self._timeouts = timeouts
 
     def end_exchange(self) -> None:
-        """End an exchange, so that the connection can be kept for another one."""
+        """End an exchange, so that the connection can be reused for another one."""
         self._stop, self._timeouts = _NO_STOP, _NO_TIMEOUTS
         self.reused = True
 
@@ -118,7 +119,8 @@ class Connection:
         return bool(self._poll.poll(0))
 
     def receive_into(self, view: memoryview) -> int:
-        """Wait for bytes, read them into `view`, and return their number; 0 if the peer has closed the connection."""
+        """Wait for bytes and read them into `view`. Return the number of bytes read, or 0 if the peer has closed the
+        connection."""
         while True:
             started = monotonic()
             self._apply_timeout(started)
@@ -142,13 +144,13 @@ class Connection:
         return count
 
     def receive(self) -> memoryview:
-        """Wait for bytes and return them; empty if the peer has closed the connection.
+        """Wait for bytes and return them. The result is empty if the peer has closed the connection.
 
         The next call overwrites the returned bytes."""
         return self._buffer[: self.receive_into(self._buffer)]
 
     def send(self, data: bytes) -> None:
-        """Send all of a small message within the time limits."""
+        """Send a small message completely, within the time limits."""
         sent = 0
         try:
             while sent < len(data):
@@ -162,9 +164,9 @@ class Connection:
             self._stop.raise_if_requested()
 
     def send_some(self, view: memoryview) -> int:
-        """Send some bytes of `view` and return their number. Return 0 if received bytes must be read first.
+        """Send part of `view`. Return the number of bytes sent, or 0 if received bytes must be read first.
 
-        With TLS, these may be a session ticket instead of a response; `receive_available` consumes it."""
+        With TLS, the received bytes may be a session ticket instead of a response; `receive_available` consumes it."""
         self.set_timeout(0.0)
         while True:
             try:
@@ -182,7 +184,7 @@ class Connection:
         return count
 
     def receive_available(self) -> memoryview | None:
-        """Return the bytes that can be read without waiting; None if there are none.
+        """Return the bytes that can be read without waiting, or None if there are none.
 
         The result is empty if the peer has closed the connection. The next call overwrites the returned bytes."""
         self.set_timeout(0.0)
@@ -195,9 +197,9 @@ class Connection:
         return self._buffer[:count]
 
     def _wait(self, events: int) -> int:
-        """Wait for poll `events` or an error of the socket.
+        """Wait for one of the poll `events` or a socket error.
 
-        Return the events that occurred; 0 if none occurred, but time remains for another wait."""
+        Return the events that occurred, or 0 if none occurred but time remains for another wait."""
         started = monotonic()
         remaining = self._timeouts.remaining(started)
         if remaining <= 0:
@@ -227,12 +229,12 @@ class Connection:
             self._timeout = seconds
 
     def _raise_error(self, error: OSError) -> NoReturn:
-        """Raise the MirrorError for a socket error. After a stop, raise Cancelled instead."""
+        """Raise the MirrorError for a socket error. After a stop request, raise Cancelled instead."""
         self._stop.raise_if_requested()
         raise self._translate(error) from error
 
     def _blocking_events(self, error: OSError) -> int:
-        """Return the poll events to wait for if `error` means that the call would block; 0 for any other error."""
+        """Return the poll events to wait for if `error` means that the call would block, or 0 for any other error."""
         return select.POLLIN | select.POLLOUT if isinstance(error, BlockingIOError) else 0
 
     def _translate(self, error: OSError) -> MirrorError:

@@ -1,7 +1,7 @@
 """Opens connections: name lookup, TCP, proxy and TLS, with a check of the peer's address before any byte is sent.
 
-The connect timeout of a registry covers all these steps together. Netrc files are not read, and environment variables
-that name proxies or CA bundles are ignored.
+All these steps together must finish within the registry's connect timeout. Netrc files are not read, and environment
+variables that name proxies or CA bundles are ignored.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Connector:
                 stop.raise_if_requested()
                 raise
             except OSError as error:
-                # This machine lacks a resource, such as file descriptors. All other errors were translated before.
+                # This machine lacks a resource, such as file descriptors. Other errors have already been translated.
                 raise local_error("open a connection to", destination.origin.netloc, error) from error
             finally:
                 attempt.sockets.close()
@@ -81,7 +81,7 @@ class Connector:
 
 
 class _ConnectionAttempt:
-    """An attempt to open one connection. `sockets` contains the sockets that a stop must shut down."""
+    """An attempt to open one connection. `sockets` contains the sockets to shut down on a stop request."""
 
     def __init__(self, connector: Connector, destination: Destination, stop: Stop) -> None:
         self.destination = destination
@@ -97,7 +97,7 @@ class _ConnectionAttempt:
     def connect(self) -> Connection:
         """Connect to the destination, directly or through the configured proxy, and with TLS if its scheme is https.
 
-        Raises the errors of `Connector.open`, but OSError if this machine lacks a resource."""
+        Raises the errors of `Connector.open`, except that a lack of resources on this machine is raised as OSError."""
         origin, proxy = self.destination.origin, self._proxy
         secure = origin.scheme == "https"
         # Created before any connection is opened, because loading the certificates may fail.
@@ -135,7 +135,7 @@ class _ConnectionAttempt:
         return tls_client.connect_inside(outer, context, self.destination.origin.host, subject=self.name)
 
     def _connect_through_socks(self, proxy: Proxy) -> socket.socket:
-        """Return a socket that is connected to the host through a SOCKS proxy. Tries each address of the proxy."""
+        """Return a socket that is connected to the host through a SOCKS proxy. Tries the proxy's addresses in order."""
         last: OSError = ConnectionError(0, "it has no address")
         for family, _, _, _, address in self._addresses(proxy.host, proxy.port):
             try:
@@ -161,18 +161,18 @@ class _ConnectionAttempt:
         return self._make_abortable(sock)
 
     def _addresses(self, host: str, port: int) -> Sequence[AddressInfo]:
-        """Look up the addresses of a host. Raises Unreachable if the lookup fails, or Cancelled."""
+        """Look up and return the addresses of a host. Raises Unreachable if the lookup fails, and Cancelled."""
         try:
             return self._connector.lookups.addresses(host, port, deadline=self._deadline, stop=self._stop)
         except (OSError, UnicodeError) as error:
             raise self._lookup_error(host, error) from error
 
     def _remaining(self) -> float:
-        """Return the remaining seconds of the connect timeout."""
+        """Return how many seconds of the connect timeout remain, but at least _MIN_TIMEOUT."""
         return max(_MIN_TIMEOUT, self._deadline - monotonic())
 
     def _make_abortable(self, sock: socket.socket) -> socket.socket:
-        """Register a connected socket, so that a stop shuts it down. Closes the socket on errors."""
+        """Register and return a connected socket, so that a stop request shuts it down. Closes the socket on errors."""
         try:
             # A duplicate is registered, because the TLS handshake detaches the descriptor from its socket object.
             self.sockets.add(sock.dup())

@@ -1,6 +1,6 @@
 """Cookies, which are used only with the v1 protocol: the oldest registries recognize a logged-in client by a cookie.
 
-A cookie is sent only to the origin that set it, until the end of the run.
+A cookie is kept until the end of the run, and is sent only to the origin that set it.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ class CookieJar:
         self._jars: dict[Origin, dict[str, str]] = {}
 
     def header(self, origin: Origin) -> str | None:
-        """Return the value of the Cookie header for a request to `origin`; None if there are no cookies."""
+        """Return the value of the Cookie header for a request to `origin`, or None if there are no cookies."""
         with self._lock:
             jar = self._jars.get(origin)
             return "; ".join(f"{name}={value}" for name, value in jar.items()) if jar else None
 
     def store(self, origin: Origin, fields: Sequence[str]) -> None:
-        """Store the cookies that a response of `origin` set. `fields` are the values of its Set-Cookie headers.
+        """Store the cookies that a response from `origin` sets, and remove those that it expires.
 
-        Invalid cookies, cookies above MAX_BYTES and new cookies after the first MAX_COOKIES are ignored."""
+        `fields` are the values of its Set-Cookie headers. Invalid cookies, cookies larger than MAX_BYTES and new
+        cookies after the first MAX_COOKIES are ignored."""
         for field in fields:
             pair = _PAIR.match(field)
             if pair is None or len(pair[0]) > MAX_BYTES:

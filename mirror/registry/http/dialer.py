@@ -25,7 +25,7 @@ RESOURCE_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 def interleave(addresses: Sequence[AddressInfo]) -> list[AddressInfo]:
-    """Return the addresses with IPv6 and IPv4 alternating, starting with the first address. Source: RFC 8305, 4."""
+    """Return the addresses in an order that alternates IPv6 and IPv4, with the first one first. Source: RFC 8305, 4."""
     families: dict[int, list[AddressInfo]] = {}
     for address in addresses:
         families.setdefault(address[0], []).append(address)
@@ -51,14 +51,14 @@ class AbortableSockets:
             self._sockets.remove(sock)
 
     def close(self) -> None:
-        """Close and remove all sockets of the set."""
+        """Close and remove all sockets in the set."""
         with self._lock:
             for sock in self._sockets:
                 sock.close()
             self._sockets.clear()
 
     def abort(self) -> None:
-        """Shut down all sockets of the set. May be called from any thread."""
+        """Shut down all sockets in the set. May be called from any thread."""
         with self._lock:
             for sock in self._sockets:
                 with contextlib.suppress(OSError):  # the socket may be disconnected
@@ -68,28 +68,28 @@ class AbortableSockets:
 class Dialer:
     """An attempt to connect to a host. It tries the addresses of the host until one accepts a connection.
 
-    An instance is used once. `check` is called with each address before a connection attempt, and with the address of
-    the connected peer. It raises Refused if the address is not allowed."""
+    Each instance can be used only once. `check` is called with each address before a connection attempt, and with the
+    address of the connected peer. It raises Refused if the address is not allowed."""
 
     def __init__(self, sockets: AbortableSockets, check: Callable[[str], None], *, deadline: float, stop: Stop) -> None:
-        """Create a dialer that adds its pending sockets to `sockets`, so that a stop can shut them down.
+        """Create a dialer that adds its pending sockets to `sockets`, so that a stop request can shut them down.
 
-        `deadline` is a time of the monotonic clock."""
+        `deadline` is a time on the monotonic clock."""
         self._sockets = sockets
         self._check = check
         self._deadline = deadline
         self._stop = stop
         self._pending: dict[int, socket.socket] = {}
         self._poll = select.poll()
-        self._next_start = 0.0  # the time of the monotonic clock at which the next address may be tried
+        self._next_start = 0.0  # the time on the monotonic clock at which the next address may be tried
         self._error: OSError | None = None  # the error of the last address that failed
         self._refusal: Refused | None = None
 
     def connect(self, addresses: Sequence[AddressInfo]) -> tuple[socket.socket, str]:
         """Connect to one of the addresses. Return the non-blocking socket and the IP address of the peer.
 
-        Raises the OSError of the last address that failed, TimeoutError at the deadline, Refused, Cancelled. If `check`
-        rejects an address, no further address is tried, but pending attempts may still succeed."""
+        Raises the OSError for the last address that failed, TimeoutError at the deadline, Refused, Cancelled. If
+        `check` rejects an address, no further address is tried, but pending attempts may still succeed."""
         waiting = interleave(addresses)[:MAX_ADDRESSES]
         try:
             while True:
@@ -108,7 +108,7 @@ class Dialer:
                 sock.close()
 
     def _wait_end(self, waiting: list[AddressInfo]) -> float:
-        """Return the time of the monotonic clock at which the next wait for pending attempts must end."""
+        """Return the time on the monotonic clock at which the next wait for pending attempts must end."""
         return self._deadline if self._refusal or not waiting else min(self._deadline, self._next_start)
 
     def _start(self, info: AddressInfo) -> None:
@@ -179,7 +179,7 @@ class Dialer:
 
 
 def enable_keepalive(sock: socket.socket) -> None:
-    """Enable TCP keepalive, with which the kernel checks periodically whether the peer is still reachable."""
+    """Enable TCP keepalive, so that the kernel periodically checks whether the peer is still reachable."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _KEEPALIVE.items():
         if hasattr(socket, name):  # not available on every system

@@ -1,6 +1,6 @@
-"""Reads complete responses from a connection with blocking calls: the head, then the body up to its verified end.
+"""Reads complete responses from a connection with blocking calls: the headers, then the body up to its verified end.
 
-`http.client` accepts a response that is truncated inside its headers. Here, every truncated response is an error.
+`http.client` accepts a response that is truncated inside its headers. This module rejects every truncated response.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from mirror.registry.http.protocol import ResponseParser
 
 
 class TooBig(RemoteError):
-    """Raised if a response that must be small, such as a manifest or a page of a list, exceeds its size limit."""
+    """Raised when a response that must be small, such as a manifest or a page of a list, exceeds its size limit."""
 
 
 def read_head(connection: Connection, parser: ResponseParser) -> ResponseHead:
-    """Read and return the head of the final response. Interim responses (1xx) are skipped.
+    """Read and return the status line and headers of the final response. Interim responses (1xx) are skipped.
 
     Raises NetworkError (truncated, timeout, too_slow, net_error), RemoteError (bad_response), Cancelled."""
     while parser.head is None:
@@ -27,10 +27,10 @@ def read_head(connection: Connection, parser: ResponseParser) -> ResponseHead:
 
 
 def poll_response(connection: Connection, parser: ResponseParser) -> bool:
-    """Pass the bytes that were already received to `parser`, without waiting.
+    """Pass the bytes that have already been received to `parser`. Return whether there is a response to read.
 
-    Return True if the head of the final response is complete, or if the peer has closed the connection. Raises
-    RemoteError (bad_response)."""
+    Returns True if the headers of the final response are complete, or if the peer has closed the connection. Does not
+    wait. Raises RemoteError (bad_response)."""
     data = connection.receive_available()
     if data:
         parser.feed(data)
@@ -47,7 +47,7 @@ def _receive_and_feed(connection: Connection, parser: ResponseParser) -> None:
 
 
 class ResponseBody:
-    """The body of a response whose head was already parsed. It is read from the connection on demand."""
+    """The body of a response whose headers have already been parsed. It is read from the connection on demand."""
 
     def __init__(self, connection: Connection, parser: ResponseParser) -> None:
         self._connection = connection
@@ -55,12 +55,12 @@ class ResponseBody:
 
     @property
     def known_remaining(self) -> int:
-        """The number of body bytes that have not been read yet; 0 if the length of the body is unknown."""
+        """The number of body bytes that have not been read yet, or 0 if the length of the body is unknown."""
         return self._parser.known_remaining
 
     @property
     def is_complete(self) -> bool:
-        """Whether the whole body was read, up to its verified end."""
+        """Whether the whole body has been read, up to its verified end."""
         return self._parser.is_finished
 
     @property
@@ -69,7 +69,7 @@ class ResponseBody:
         return self._parser.is_reusable
 
     def readinto(self, view: memoryview) -> int:
-        """Read some bytes of the body into the start of `view` and return their number; 0 at the end of the body.
+        """Read part of the body into `view`. Return the number of bytes read, or 0 at the end of the body.
 
         `view` must not be empty. Raises NetworkError, RemoteError, Cancelled."""
         parser, connection = self._parser, self._connection
@@ -88,8 +88,8 @@ class ResponseBody:
 def read_small(body: ResponseBody, head: ResponseHead, limit: int, subject: object) -> bytes:
     """Read and return the whole body, decompressed if its content coding is gzip.
 
-    Raises TooBig if the body has more than `limit` bytes before or after decompression, RemoteError, NetworkError,
-    Cancelled."""
+    Raises TooBig if the body has more than `limit` bytes before or after decompression. Raises RemoteError,
+    NetworkError, Cancelled."""
     data = _read_up_to(body, limit) if body.known_remaining <= limit else b""
     if max(len(data), body.known_remaining) > limit:
         raise TooBig(f"{subject}: the response is larger than {limit} bytes", status=head.status)
@@ -103,7 +103,7 @@ def read_small(body: ResponseBody, head: ResponseHead, limit: int, subject: obje
 
 
 def read_error_body(body: ResponseBody, head: ResponseHead, limit: int, subject: object) -> bytes:
-    """Read and return the body of an error response, for use in messages; empty if it is too large or unreadable.
+    """Read the body of an error response for use in messages. Return an empty body if it is too large or unreadable.
 
     Raises only Cancelled."""
     try:
@@ -134,7 +134,7 @@ def _read_up_to(body: ResponseBody, limit: int) -> bytes:
 def _decompress(data: bytes, limit: int, subject: object, status: int) -> bytes:
     """Decompress a gzip body.
 
-    Raises TooBig if the result has more than `limit` bytes, RemoteError if the gzip data is invalid or incomplete."""
+    Raises TooBig if the result has more than `limit` bytes, and RemoteError if the data is invalid or incomplete."""
     unzip = zlib.decompressobj(wbits=31)
     try:
         plain = unzip.decompress(data, limit + 1)

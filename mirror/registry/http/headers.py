@@ -1,4 +1,4 @@
-"""Header fields, parsed response heads, and serialized request heads. Source: RFC 9112, "Message Format"."""
+"""Header fields, parsed response headers and serialized request headers. Source: RFC 9112, "Message Format"."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from mirror.errors import RemoteError
 from mirror.util.structs import Struct
 
-WHITE_SPACE = " \t"  # of header values: RFC 9110, 5.6.3
+WHITE_SPACE = " \t"  # around header values: RFC 9110, 5.6.3
 _UNSENDABLE = re.compile(r"[\r\n\x00]")
 
 
@@ -28,7 +28,7 @@ class Headers:
 
     @classmethod
     def from_lists(cls, names: Sequence[str], values: Sequence[str]) -> Headers:
-        """Create headers from a list of lowercase names and a list with the value for each name."""
+        """Create headers from two parallel lists: lowercase names and their values."""
         headers = cls()
         fields = headers._fields = {name: [value] for name, value in zip(names, values, strict=True)}
         if len(fields) != len(names):  # a field is repeated
@@ -38,16 +38,16 @@ class Headers:
         return headers
 
     def get(self, name: str) -> str | None:
-        """Return the first value of a field; None if the field is missing."""
+        """Return the first value of a field, or None if the field is missing."""
         values = self._fields.get(name.lower())
         return values[0] if values else None
 
     def get_all(self, name: str) -> list[str]:
-        """Return all values of a field; empty if the field is missing."""
+        """Return all values of a field, or an empty list if the field is missing."""
         return list(self._fields.get(name.lower(), ()))
 
     def single(self, name: str) -> str | None:
-        """Return the value of a field that must have a single value; None if the field is missing.
+        """Return the value of a field that must have a single value, or None if the field is missing.
 
         Raises RemoteError if the field is repeated with different values."""
         values = self._fields.get(name.lower())
@@ -87,7 +87,7 @@ class ResponseHead(Struct, frozen=True):
 def request_head(method: str, target: str, fields: Sequence[tuple[str, str]]) -> bytes:
     """Return a request line and headers as bytes.
 
-    Raises ValueError if a value has a line break, a NUL or a character outside Latin-1. The text of the error does not
+    Raises ValueError if a value has a line break, a NUL or a character outside Latin-1. The error message does not
     contain the value, which may be secret."""
     lines = [f"{method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in fields], "\r\n"]
     head = "\r\n".join(lines)

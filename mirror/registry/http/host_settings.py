@@ -12,10 +12,10 @@ from mirror.util.structs import RedactedStruct, Struct
 
 
 class Secret(RedactedStruct, frozen=True):
-    """A password, given as a plain value, or as an environment variable or file that is read when it is needed.
+    """A password, given as a plain value or read from an environment variable or file when it is needed.
 
-    `origin` says in messages where the password comes from, such as `env HUB_TOKEN`. It contains no part of the
-    password, which `repr` does not show either."""
+    `origin` is used in messages to say where the password comes from, such as `env HUB_TOKEN`. Neither `origin` nor
+    `repr` reveals any part of the password."""
 
     HIDDEN = ("plain",)
 
@@ -25,7 +25,7 @@ class Secret(RedactedStruct, frozen=True):
     plain: str | None = None
 
     def problem(self) -> str | None:
-        """Return the reason why the secret cannot be used, or None if no reason is found. Does not read the file."""
+        """Return why the secret cannot be used, or None if no problem is found. Does not read the file."""
         if self.env is not None and not os.environ.get(self.env):
             return f"the environment variable {self.env} is not set or empty"
         if self.file is not None:
@@ -69,7 +69,7 @@ class TlsSettings(Struct, frozen=True):
 
 
 class V1Mode(Enum):
-    """Whether the v1 protocol may be used for a source (docs/configuration.md, `v1`)."""
+    """Whether and when the v1 protocol may be used for a source (docs/configuration.md, `v1`)."""
 
     NEVER = "never"
     AUTO = "auto"
@@ -94,8 +94,8 @@ class HostSettings(RedactedStruct, frozen=True):
     connect_timeout: float = 10.0  # seconds
     idle_timeout: float = 60.0  # seconds
     token_realms: frozenset[str] = frozenset()  # hosts of token services that may receive the credentials
-    allow_hosts: frozenset[str] = frozenset()  # hosts to which responses may refer even at a private address
-    mount: bool = True  # blobs are mounted from other repositories of the host
+    allow_hosts: frozenset[str] = frozenset()  # hosts that responses may name even if they have private addresses
+    mount: bool = True  # blobs are mounted from other repositories on the host
     exclusive: bool = False  # no other program writes to this target
     v1: V1Mode = V1Mode.AUTO
     v1_checksums: str = "require"  # "require" or "warn": what to do if the checksum of a v1 layer does not match

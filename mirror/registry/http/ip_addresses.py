@@ -10,7 +10,7 @@ IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class AddressKind(Enum):
-    """The kind of an IP address; the values appear in messages."""
+    """The kind of an IP address. The values appear in messages."""
 
     PUBLIC = "public"
     LOOPBACK = "loopback"
@@ -25,9 +25,9 @@ _METADATA = frozenset({"fd00:ec2::254", "100.100.100.200"})
 
 
 def address_kind(address: str) -> AddressKind:
-    """Return the kind of an IP address that is given as text.
+    """Return the kind of an IP address that is given as a string.
 
-    If an IPv6 address embeds an IPv4 address, the kind is that of the IPv4 address. Raises ValueError if `address` is
+    If an IPv6 address embeds an IPv4 address, return the kind of the IPv4 address. Raises ValueError if `address` is
     not an IP address."""
     return _classify(_unwrap_ipv4(ipaddress.ip_address(address)))
 

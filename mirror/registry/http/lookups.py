@@ -38,7 +38,7 @@ class HostLookups:
     def addresses(self, host: str, port: int, *, deadline: float, stop: Stop) -> Sequence[AddressInfo]:
         """Look up a host and return its addresses, the preferred ones first.
 
-        `deadline` is a time of the monotonic clock. Raises the errors of the resolver, TimeoutError at the deadline,
+        `deadline` is a time on the monotonic clock. Raises the errors of the resolver, TimeoutError at the deadline,
         Cancelled."""
         if is_ip_address(host):
             return self._resolve(host, port)
@@ -51,7 +51,7 @@ class HostLookups:
         return lookup.result(timeout=0)
 
     def _join_or_start(self, host: str, port: int) -> Future[Sequence[AddressInfo]]:
-        """Return the lookup of a host and port that is in progress, or start a new one."""
+        """Return the running lookup for a host and port. If there is none, start one."""
         with self._lock:
             lookup = self._running.get((host, port))
             if lookup is not None:

@@ -1,8 +1,8 @@
 """A client for single requests to other services, mainly token services, on top of the library `requests`.
 
-`requests` writes requests, reads responses and pools connections. `Connector` opens the connections: it checks
-addresses and applies the TLS settings, and every wait ends at a stop or a deadline. Importing `requests` takes 0.1 s,
-so this module is imported only when it is needed.
+`requests` writes the requests, reads the responses and pools the connections. `Connector` opens the connections, checks
+addresses and applies the TLS settings. Every wait ends on a stop request or at a deadline. Importing `requests` takes
+0.1 s, so this module is imported only when it is needed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class OneOffClient:
         idle: float,
         deadline: float,
     ) -> None:
-        """Create a client. One wait lasts at most `idle` seconds, and a whole exchange at most `deadline` seconds."""
+        """Create a client. Each wait lasts at most `idle` seconds, and a whole exchange at most `deadline` seconds."""
         self._client = client
         self._connector = connector
         self._url_policy = url_policy
@@ -73,11 +73,11 @@ class OneOffClient:
         form: Mapping[str, str] | None = None,
         basic: tuple[str, str] | None = None,
     ) -> tuple[Request, Response]:
-        """Send a request. Return the last request, exactly as sent, and its response, which may have any status.
+        """Send a request and follow redirects. Return the last request, exactly as sent, and its response.
 
-        `params` are added to the query, `form` is sent as the body, and `basic` is a user and password for Basic
-        authentication. Redirects of a GET are followed within the same origin. Raises NetworkError, RemoteError
-        (bad_response), TooBig, Refused (unsafe_realm), Cancelled."""
+        The response may have any status except a redirect. `params` are added to the query, `form` is sent as the body,
+        and `basic` is a user name and password for Basic authentication. Only redirects of a GET within the same origin
+        are followed. Raises NetworkError, RemoteError (bad_response), TooBig, Refused (unsafe_realm), Cancelled."""
         if (basic or form) and not request.destination.credentials:
             raise Refused(f"{request}: credentials must not be sent to this host", code="unsafe_realm")
         for _ in range(_MAX_REDIRECTS + 1):
@@ -122,7 +122,7 @@ class OneOffClient:
         )
 
     def _send(self, prepared: requests.PreparedRequest, request: Request, work: Work) -> Response:
-        """Send a request and read the response. If the peer has closed an idle connection, send a GET on a new one."""
+        """Send a request and read the response. If the peer has closed an idle connection, retry a GET on a new one."""
         timeouts = Timeouts(self._idle_timeout, monotonic() + self._deadline)
         call = OneOffCall(self._connector, self._client.limits_of(request.destination), request, work, timeouts)
         try:
@@ -138,7 +138,7 @@ class OneOffClient:
         return self._send_once(prepared, call, work)
 
     def _send_once(self, prepared: requests.PreparedRequest, call: OneOffCall, work: Work) -> Response:
-        """Send a request without a retry, and read the response. Translate errors of `requests` to MirrorErrors."""
+        """Attempt the request once, and read the response. Translate exceptions from `requests` into MirrorErrors."""
         request = call.request
         with work.stop.callback_on_stop(call.abort), activate(call):
             try:
@@ -152,9 +152,10 @@ class OneOffClient:
 
 
 def _read_response(response: requests.Response, request: Request) -> Response:
-    """Read the body of a response and return the whole response. The body of an error response is empty if too large.
+    """Read the body of a response and return the complete response.
 
-    Raises RemoteError (bad_response), TooBig."""
+    If the body of an error response is too large, an empty body is returned instead. Raises RemoteError
+    (bad_response), TooBig."""
     status, raw = response.status_code, response.raw
     headers = Headers(raw.headers.iteritems())
     if not raw.chunked and raw.length_remaining is None and "close" not in headers.tokens("connection"):
@@ -170,6 +171,6 @@ def _read_response(response: requests.Response, request: Request) -> Response:
 
 
 def _request_as_sent(request: Request, prepared: requests.PreparedRequest) -> Request:
-    """Return `request` with the query and headers that were sent, so that errors can hide the secrets in them."""
+    """Return `request` with the query and headers that were sent, so that their secrets can be hidden in errors."""
     destination = replace(request.destination, target=prepared.path_url)
     return replace(request, destination=destination, headers=tuple(prepared.headers.items()))

@@ -22,10 +22,11 @@ PoolKey: TypeAlias = tuple[Origin, bool]
 
 
 class ConnectionPool:
-    """A pool of connections that are idle for at most MAX_IDLE seconds. The last used one is reused first. Thread-safe.
+    """A pool of idle connections. The most recently used one is reused first. Thread-safe.
 
-    `open` opens a new connection. `keep` is the maximum number of idle connections. Before a connection to a host that
-    a server named is reused, `check` is called with the destination and the peer's address; it may raise Refused."""
+    A connection that has been idle for more than MAX_IDLE seconds is not reused. `open` opens a new connection. `keep`
+    is the maximum number of idle connections. Before a connection to a host that a server named is reused, `check` is
+    called with the destination and the peer's address; it may raise Refused."""
 
     def __init__(
         self,
@@ -79,7 +80,7 @@ class ConnectionPool:
             connection.close()
 
     def _take_idle(self, key: PoolKey) -> Connection | None:
-        """Remove and return the most recently used connection for `key`; None if there is none.
+        """Remove and return the most recently used connection for `key`, or None if there is none.
 
         Closes all connections that have been idle for too long."""
         matching: Connection | None = None

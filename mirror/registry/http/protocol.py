@@ -1,7 +1,9 @@
-"""Parses the head, the body and the end of one HTTP/1.1 response from bytes, without I/O.
+"""Parses one HTTP/1.1 response from received bytes, without I/O: the status line, the headers and the body.
 
-llhttp (through httptools) parses heads and chunked bodies. This module determines how the body ends, limits the size of
-heads and of chunk framing, and verifies that the response is complete. Sources: RFC 9112, sections 2 to 6 and 9.
+llhttp (used through httptools) parses headers and chunked bodies. This module determines how the body ends, limits the
+size of the headers and of the chunk framing, and verifies that the response is complete.
+
+Sources: RFC 9112, sections 2 to 6 and 9.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ import httptools
 from mirror.errors import NetworkError, RemoteError, printable
 from mirror.registry.http.headers import WHITE_SPACE, Headers, ResponseHead
 
-MAX_HEAD = 256 << 10  # bytes; the maximum size of a head
-MAX_FIELDS = 100  # the maximum number of header lines of a head or of trailers
+MAX_HEAD = 256 << 10  # bytes; the maximum size of the status line and headers
+MAX_FIELDS = 100  # the maximum number of header lines, and of trailer lines
 _MAX_CHUNK_FRAMING = 16 << 10  # bytes between two parts of a chunked body: sizes, extensions, trailers
 _MAX_LENGTH = 1 << 63  # bytes; a Content-Length of this size or more is invalid
 _NO_LIMIT = 1 << 62  # bytes
@@ -44,8 +46,9 @@ class ResponseParser:
     `method` is the method of the request. Errors name `subject`, the request. If `small` is true, a body that ends with
     the connection is accepted only after `Connection: close` or with HTTP/1.0.
 
-    `head` is the head of the final response, or None until it is complete; interim responses (1xx) are skipped.
-    `complete` is true when the whole response was received. `framing` says how the end of the body is determined."""
+    `head` contains the headers of the final response, or is None until they are complete. Interim responses (1xx) are
+    skipped. `complete` is true when the whole response has been received. `framing` says how the end of the body is
+    determined."""
 
     def __init__(self, method: str, subject: object, *, small: bool) -> None:
         self.head: ResponseHead | None = None
@@ -56,19 +59,19 @@ class ResponseParser:
         self._small = small
         self._first_bytes: bytearray | None = bytearray()  # the status line and one more byte; None after the check
         self._reason = b""
-        self._names: list[bytes] = []  # names of the fields received since the last complete head
+        self._names: list[bytes] = []  # names of the fields received since the last complete headers
         self._values: list[bytes] = []  # the values of these fields
-        self._framing_bytes = 0  # bytes received since the last complete head or part of the body
-        self._remaining = 0  # bytes of the body that were not received yet, if it has a Content-Length
+        self._framing_bytes = 0  # bytes received since the last complete headers or body part
+        self._remaining = 0  # body bytes that have not been received yet, if there is a Content-Length
         self._body_parts: list[bytes] = []  # parts of the body that were received but not copied out completely
         self._consumed = 0  # bytes of the first part that were copied out
         self._keep_alive = False
         self._has_surplus = False
         self._pending_error: RemoteError | None = None
-        # The parser refers back to this object. It is dropped at the end of the response to break the reference cycle.
+        # The parser refers back to this object. It is dropped at the end of the response to break the cycle.
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._parser.set_dangerous_leniencies(
-            lenient_headers=True,  # allows folded lines (RFC 9112, 5.2); everything else is checked here
+            lenient_headers=True,  # allows folded lines (RFC 9112, 5.2); everything else is checked in this module
             lenient_chunked_length=True,  # Content-Length is ignored (RFC 9112, 6.3), and the connection is closed
             lenient_optional_cr_before_lf=True,  # Docker Hub once sent bare LF: docker/hub-feedback#1907
             lenient_spaces_after_chunk_size=True,
@@ -91,15 +94,15 @@ class ResponseParser:
 
     @property
     def known_remaining(self) -> int:
-        """The number of body bytes that have not been copied out yet; 0 if the length of the body is unknown."""
+        """The number of body bytes that have not been copied out yet, or 0 if the length of the body is unknown."""
         return self._remaining + self._buffered if self.framing is BodyFraming.LENGTH else 0
 
     @property
     def unparsed_bytes(self) -> int:
-        """The number of bytes that follow on the connection, belong to the body and need no parsing.
+        """The number of upcoming bytes on the connection that belong to the body and need no parsing.
 
-        The caller may consume up to this many bytes directly, and then calls `skip`. If the number is 0, the bytes that
-        follow must be passed to `feed`."""
+        The caller may read up to this many bytes directly, and must then call `skip`. If the number is 0, the next
+        bytes must be passed to `feed`."""
         if self.complete or self._body_parts or self.head is None:
             return 0
         if self.framing is BodyFraming.CLOSE:
@@ -118,7 +121,7 @@ class ResponseParser:
         try:
             parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            pass  # raised after 101, which is an error here, or after CONNECT
+            pass  # raised after 101, which is treated as an error, or after CONNECT
         except httptools.HttpParserError as error:
             if self._pending_error is None and not self.complete:
                 raise self._parser_error(error) from error
@@ -127,7 +130,7 @@ class ResponseParser:
             raise self._pending_error
         if self.complete:
             self._parser = None
-            # After a head without a body, llhttp parses more bytes as the size of a chunk, and does not report them.
+            # After headers without a body, llhttp parses further bytes as a chunk size and does not report them.
             if self.framing is BodyFraming.NONE and data[-1] != ord("\n"):
                 self._has_surplus = True
         elif self.head is None:
@@ -150,14 +153,14 @@ class ResponseParser:
         self._parser = None
 
     def skip(self, count: int) -> None:
-        """Record that the caller consumed `count` of the `unparsed_bytes` directly."""
+        """Record that the caller has read `count` of the `unparsed_bytes` directly from the connection."""
         if self.framing is BodyFraming.LENGTH:
             self._count_body_bytes(count)
             if self.complete:
                 self._parser = None
 
     def copy_body(self, view: memoryview) -> int:
-        """Move received bytes of the body to the start of `view` and return their number; 0 if there are none."""
+        """Move received body bytes to `view`. Return the number of bytes moved, or 0 if there are none."""
         if not self._body_parts:
             return 0
         part = self._body_parts[0]
@@ -186,7 +189,7 @@ class ResponseParser:
         self._values.append(value)
 
     def on_headers_complete(self) -> None:
-        """Process a complete head, interim or final."""
+        """Process the complete headers of an interim or final response."""
         assert self._parser is not None  # noqa: S101 - the parser makes this call
         status = self._parser.get_status_code()
         headers = self._take_fields()
@@ -234,7 +237,7 @@ class ResponseParser:
     def _take_fields(self) -> Headers:
         """Check and return the fields that were collected since the last call.
 
-        All fields are checked together for speed, because this takes half of the time for a head."""
+        All fields are checked together, which is faster than checking each one."""
         names, values = b"\n".join(self._names), b"\n".join(self._values)
         count = len(self._names)
         self._names, self._values = [], []
@@ -252,7 +255,7 @@ class ResponseParser:
         return Headers()
 
     def _decide_framing(self, head: ResponseHead) -> None:
-        """Determine how the body ends, and whether the connection can be kept."""
+        """Determine how the body ends, and whether the connection can be kept open."""
         headers = head.headers
         options = headers.tokens("connection")
         self._keep_alive = "close" not in options and (head.minor >= 1 or "keep-alive" in options)
@@ -283,9 +286,9 @@ class ResponseParser:
         self.complete = self._remaining == 0
 
     def _check_start(self, data: bytes | memoryview) -> None:
-        """Check that a response starts as HTTP/1 and has no white space before its first field.
+        """Check that a response starts like HTTP/1 and has no white space before its first field.
 
-        A response in another protocol is thus rejected at once, not after a timeout. Source: RFC 9112, 2.2."""
+        A response in a different protocol is thus rejected at once, not after a timeout. Source: RFC 9112, 2.2."""
         start = self._first_bytes
         assert start is not None  # noqa: S101 - checked by the caller
         searched = len(start)
@@ -304,7 +307,7 @@ class ResponseParser:
             self._pending_error = self._bad_response(why, retryable=retryable)
 
     def _parser_error(self, error: httptools.HttpParserError) -> RemoteError:
-        """Return the RemoteError for an error of llhttp."""
+        """Return the RemoteError for an error from llhttp."""
         why = printable(str(error).lower(), 80)
         if self.head is not None:
             return self._bad_response(f"malformed chunks: {why}", retryable=True)
@@ -316,7 +319,7 @@ class ResponseParser:
         return RemoteError(f"{self._subject}: {why}", retryable=retryable)
 
     def _truncated(self, where: str) -> NetworkError:
-        """Return a NetworkError (truncated). `where` says at which position in the response the connection ended."""
+        """Return a NetworkError (truncated). `where` says where in the response the connection ended."""
         return NetworkError(f"{self._subject}: the connection ended {where}", code="truncated")
 
 
@@ -327,5 +330,5 @@ def _parse_names(names: bytes) -> tuple[str, ...] | None:
 
 @functools.lru_cache(maxsize=64)
 def _parse_common_names(names: bytes) -> tuple[str, ...] | None:
-    """Implement `_parse_names` with a cache, because most responses of a registry have the same field names."""
+    """Implement `_parse_names` with a cache, because most responses from a registry have the same field names."""
     return tuple(names.decode("ascii").lower().split("\n")) if _NAMES.fullmatch(names) else None

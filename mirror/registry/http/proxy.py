@@ -1,4 +1,4 @@
-"""The proxy of a registry: which hosts are contacted through it, and connections through a SOCKS proxy."""
+"""The proxy for a registry: which hosts are contacted through it, and connections through a SOCKS proxy."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _PORTS = {"http": 3128, "https": 443, "socks5h": 1080}
 
 
 class Proxy:
-    """The proxy of a registry, parsed from its URL. `key` is the registry's name in the configuration.
+    """The proxy for a registry, parsed from its URL. `key` is the registry's name in the configuration.
 
     `authorization` is the value of the Proxy-Authorization header, which is sent only to the proxy. It is empty if the
     URL contains no user name."""
 
     def __init__(self, text: str, key: str) -> None:
-        """Parse `text`: `http://`, `https://` or `socks5h://`, then `[user:password@]host[:port]`.
+        """Parse `text`, a URL of the form `SCHEME://[user:password@]host[:port]`.
 
-        Raises ConfigError."""
+        The scheme is http, https or socks5h. Raises ConfigError if the URL is invalid."""
         parts = urlsplit(text)
         try:
             port = _PORTS.get(parts.scheme, 0) if parts.port is None else parts.port
@@ -78,7 +78,7 @@ class Proxy:
 
 
 class Proxies:
-    """The proxy of one registry, and the hosts that are contacted without it."""
+    """The proxy for one registry, and the hosts that are contacted without it."""
 
     def __init__(self, settings: HostSettings) -> None:
         """Read the proxy and its exceptions from the settings. Raises ConfigError if the URL is invalid."""
@@ -86,11 +86,11 @@ class Proxies:
         self._direct = [_split_host(host) for host in settings.no_proxy]
 
     def proxy_for(self, origin: Origin) -> Proxy | None:
-        """Return the proxy through which `origin` is contacted; None if it is contacted directly."""
+        """Return the proxy through which `origin` is contacted, or None if it is contacted directly."""
         return None if any(_applies_to(host, port, origin) for host, port in self._direct) else self._proxy
 
     def forward_proxy_for(self, origin: Origin) -> Proxy | None:
-        """Return the proxy that forwards plain http requests to `origin`; None if there is none.
+        """Return the proxy that forwards plain http requests to `origin`, or None if there is none.
 
         Such requests have absolute URLs. For https, the proxy opens a tunnel instead."""
         proxy = self.proxy_for(origin) if origin.scheme == "http" else None

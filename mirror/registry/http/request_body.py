@@ -1,4 +1,4 @@
-"""Sends request bodies, and stops if a response is received before the end of the body."""
+"""Sends request bodies. Sending stops if a response is received before the end of the body."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mirror.registry.http.protocol import ResponseParser
 def send_body(
     connection: Connection, parser: ResponseParser, body: Iterable[bytes | memoryview], length: int | None
 ) -> bool:
-    """Send a request body of `length` bytes, or in chunks if `length` is None.
+    """Send a request body: as `length` bytes, or in chunks if `length` is None. Return whether it was sent completely.
 
-    Return False if a response was received before the end of the body. Its bytes were passed to `parser`.
+    Sending stops when a response is received or the peer closes the connection. Received bytes are passed to `parser`.
 
-    Raises what `body` raises, NetworkError, RemoteError (size_mismatch, bad_response), Cancelled. After an error, the
+    Raises the errors of `body`, NetworkError, RemoteError (size_mismatch, bad_response), Cancelled. After an error, the
     connection must be closed, so that the peer does not accept the body as complete."""
     remaining = length
     for piece in body:
@@ -46,7 +46,7 @@ def send_body(
 
 
 def _send_all(connection: Connection, parser: ResponseParser, view: memoryview) -> bool:
-    """Send all of `view`. Return False if a response was received first."""
+    """Send all of `view`. Return False if a response was received, or the connection closed, before the end."""
     view = view.cast("B")
     while view.nbytes:
         try:

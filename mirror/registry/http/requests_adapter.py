@@ -1,4 +1,4 @@
-"""A transport adapter for `requests` that uses the connections of `Connector`. Importing `requests` takes 0.1 s."""
+"""A transport adapter for the library `requests`, whose import takes 0.1 s. It uses connections from `Connector`."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ MAX_IDLE_CONNECTIONS = 8  # per origin
 
 
 class OneOffCall:
-    """The state of one request that is sent through `requests`. Only the sending thread uses it, except for `abort`.
+    """The state of one request that is sent through the library `requests`.
 
-    `uses_absolute_url` is true if the request goes to a forward proxy. `peer_closed` is true after the peer has closed
-    the connection. `may_reuse` says whether an idle connection may be used."""
+    Only the sending thread uses it, but any thread may call `abort`. `uses_absolute_url` is true if the request goes to
+    a forward proxy. `peer_closed` becomes true when the peer closes the connection. `may_reuse` says whether an idle
+    connection may be used."""
 
     def __init__(
         self, connector: Connector, host: HostLimits, request: Request, work: Work, timeouts: Timeouts
@@ -64,7 +65,7 @@ class OneOffCall:
 
     @property
     def kept_connection_was_closed(self) -> bool:
-        """Whether an idle connection was used and then returned no bytes, so that the peer had probably closed it."""
+        """Whether an idle connection was reused and returned no bytes, probably because the peer had closed it."""
         return self._reused and self._connection is not None and not self._connection.received_any
 
     def count_request(self) -> None:
@@ -78,7 +79,7 @@ class OneOffCall:
 
 
 class _CallOfThread(threading.local):
-    """The current call of each thread. It is stored here because `requests` cannot pass it to a connection."""
+    """Thread-local storage for the current call, which `requests` cannot pass to a connection."""
 
     call: OneOffCall | None = None
 
@@ -88,7 +89,7 @@ _thread_local = _CallOfThread()
 
 @contextmanager
 def activate(call: OneOffCall) -> Iterator[None]:
-    """As a context manager, make `call` the current call of this thread until the `with` block exits."""
+    """Return a context manager that makes `call` the current call of this thread until the `with` block exits."""
     _thread_local.call = call
     try:
         yield
@@ -105,7 +106,7 @@ def _current_call() -> OneOffCall:
 
 
 class RequestsAdapter(HTTPAdapter):
-    """A transport adapter for `requests` that uses the connections of `Connector`."""
+    """A transport adapter for the library `requests` that sends over connections from `Connector`."""
 
     def __init__(self) -> None:
         super().__init__(max_retries=0)
@@ -141,7 +142,7 @@ class RequestsAdapter(HTTPAdapter):
 
 
 class _RequestsConnection(HTTPConnection):
-    """A connection of urllib3 that sends and receives over a `Connection`, with or without TLS."""
+    """A urllib3 connection that sends and receives over a `Connection`, with or without TLS."""
 
     sock: _SocketAdapter | None
 
@@ -163,7 +164,7 @@ class _RequestsConnection(HTTPConnection):
 
 
 class _RequestsPool(HTTPConnectionPool):
-    """A connection pool of urllib3 that creates connections of the class `_RequestsConnection`."""
+    """A urllib3 connection pool that creates connections of the class `_RequestsConnection`."""
 
     ConnectionCls = _RequestsConnection
 
@@ -171,8 +172,8 @@ class _RequestsPool(HTTPConnectionPool):
 class _SocketAdapter:
     """A wrapper that gives a `Connection` the methods of a socket that urllib3 calls.
 
-    It counts its users: the connection of urllib3 and each open response. The last user that closes it closes the
-    `Connection`."""
+    It counts its users, which are the urllib3 connection and each open response. When the last user closes it, the
+    `Connection` is closed too."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -200,7 +201,7 @@ class _SocketAdapter:
 
 
 class _ResponseBytes(io.RawIOBase):
-    """A stream of the bytes of one response. Unlike in `http.client`, a truncated head is an error."""
+    """A stream of the raw bytes of one response. Unlike in `http.client`, truncated headers are an error."""
 
     def __init__(self, connection: Connection, close: Callable[[], None]) -> None:
         self._connection = connection
@@ -212,9 +213,10 @@ class _ResponseBytes(io.RawIOBase):
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        """Read received bytes into the start of `buffer` and return their number; 0 if the peer closed the connection.
+        """Wait for bytes and read them into `buffer`. Return the number of bytes read, or 0 if the peer has closed the
+        connection.
 
-        Raises NetworkError (truncated) if the head is incomplete, RemoteError if the head is too large."""
+        Raises NetworkError (truncated) if the headers are incomplete, and RemoteError if they are too large."""
         view = memoryview(buffer).cast("B")
         count = self._connection.receive_into(view)
         if not count:

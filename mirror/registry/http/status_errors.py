@@ -44,10 +44,11 @@ MIN_SECRET_LENGTH = 6  # characters; shorter credentials are not searched for in
 
 
 def error_document(body: bytes, *, objects: bool = False) -> tuple[str, str]:
-    """Return the code and message of the first error in an OCI error document; empty strings if `body` is not one.
+    """Return the code and message of the first error in an OCI error document, or empty strings if `body` is not one.
 
     A string in `detail` is appended to the message, because docker-registry gives the reason only there. If `objects`
-    is true, an object or a list in `detail` is appended as JSON, because docker-registry reports storage errors so."""
+    is true, an object or a list in `detail` is appended as JSON, the form in which docker-registry reports storage
+    errors."""
     if body[:1] not in (b"{", b" ", b"\n"):
         return "", ""
     try:
@@ -66,7 +67,7 @@ def error_document(body: bytes, *, objects: bool = False) -> tuple[str, str]:
 
 
 def _detail(detail: strictjson.Value, *, objects: bool) -> str:
-    """Return the `detail` of an error as text for the message; empty if it is not used."""
+    """Return the `detail` of an error as text for the message, or an empty string if it is not used."""
     if isinstance(detail, str):
         return detail
     return printable(json.dumps(detail, ensure_ascii=False), _MAX_DETAIL) if detail and objects else ""
@@ -121,7 +122,7 @@ def _classify_status(text: str, status: int, body: bytes, writes: bool) -> Mirro
 
 
 def _rate_limit_error(text: str, code: str, message: str, wait: float | None) -> MirrorError:
-    """Return the error for a 429 response. `wait` is the wait that the server requests, in seconds, or None.
+    """Return the error for a 429 response. `wait` is the requested wait in seconds, or None if there is none.
 
     Docker Hub has a pull quota, which may be used up for hours, and an abuse limit, which lasts about a minute."""
     quota = code == "TOOMANYREQUESTS" and "pull rate limit" in message.lower()
@@ -132,7 +133,7 @@ def _rate_limit_error(text: str, code: str, message: str, wait: float | None) ->
 
 
 def retry_after(headers: Headers, now: Callable[[], float] = time.time) -> float | None:
-    """Return the wait that a Retry-After header requests, in seconds; None if the header is missing or invalid.
+    """Return the wait that a Retry-After header requests, in seconds, or None if it is missing or invalid.
 
     A date is compared with the Date header of the response, so that a difference between the clocks of the server and
     this machine has no effect. Source: RFC 9110, "Retry-After"."""
@@ -163,7 +164,7 @@ def _status_text(status: int) -> str:
 
 
 def _body_text(status: int, code: str, message: str, body: bytes) -> str:
-    """Return a colon and the text of an error body; an empty string if the body only repeats the status."""
+    """Return a colon and the text of an error body, or an empty string if the body only repeats the status."""
     if code or message:
         return ": " + ": ".join(filter(None, (code, message)))
     text = " ".join(_TAG.sub(" ", body[:4096].decode("utf-8", "replace")).split())
@@ -180,10 +181,10 @@ def is_token_expired(status: int, body: bytes) -> bool:
 
 
 def redact_body(body: bytes, headers: Sequence[tuple[str, str]], target: str = "") -> bytes:
-    """Remove the secrets of a request from the body of its error response, because some servers repeat them there.
+    """Remove the secrets of a request from the body of the error response, in which some servers repeat them.
 
-    `headers` are those of the request; Authorization and Cookie contain secrets. `target` is the path and query of the
-    request; the query may contain a signature."""
+    `headers` are the request headers, of which Authorization and Cookie contain secrets. `target` is the path and query
+    of the request; the query may contain a signature."""
     secrets = [secret for name, value in headers for secret in _secrets_in(name, value)]
     if "?" in target:
         pairs = (part.partition("=") for part in target.partition("?")[2].split("&"))
@@ -205,7 +206,7 @@ def _secrets_in(name: str, value: str) -> list[str]:
 
 
 def has_v2_version(values: Sequence[str]) -> bool:
-    """Return whether the values of the Docker-Distribution-Api-Version header announce v2.
+    """Return whether the values of the Docker-Distribution-Api-Version header declare v2.
 
     The header may be repeated, and a value may have several entries."""
     for value in values:

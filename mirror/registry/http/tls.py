@@ -16,8 +16,8 @@ from mirror.registry.http.host_settings import TlsSettings
 from mirror.util.config_key import registry_key
 from mirror.util.tls_socket import TlsSocket
 
-# Files with the system's certificate authorities. They are used if the default paths of OpenSSL contain none, because
-# it was built for another system.
+# Files with the system's certificate authorities. They are used if OpenSSL's default paths contain none, because this
+# OpenSSL was built for a different system.
 _CA_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
 _VALIDITY_ERRORS = {9: "not valid yet", 10: "expired"}  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 
@@ -30,7 +30,7 @@ class TlsClient:
         self._tls = tls
         self._key = key
         self._contexts: dict[bool, ssl.SSLContext] = {}
-        self._sessions: dict[tuple[ssl.SSLContext, str], ssl.SSLSession] = {}  # the latest, by host and port
+        self._sessions: dict[tuple[ssl.SSLContext, str], ssl.SSLSession] = {}  # the latest for each host and port
 
     def context(self, *, for_registry: bool) -> ssl.SSLContext:
         """Return the TLS context for the registry or for other hosts. It is created on first use.
@@ -48,9 +48,9 @@ class TlsClient:
     ) -> TlsConnection:
         """Perform a TLS handshake over a connected socket and return the connection.
 
-        An earlier TLS session is resumed if possible. `host` is the name that the certificate must have. `subject` is
-        the host and port, for errors. The connection takes over the socket with its timeout; on errors, the socket is
-        closed. Raises NetworkError, RemoteError (tls_error), Refused (tls_error), Unreachable."""
+        An earlier TLS session is resumed if possible. `host` is the name that the certificate must match. `subject` is
+        the host and port, for errors. The connection takes over the socket with its timeout; on errors, the socket
+        is closed. Raises NetworkError, RemoteError (tls_error), Refused (tls_error), Unreachable."""
         with sock:  # has no effect after the handshake has started, because the descriptor is detached then
             try:
                 host.encode("idna")  # wrap_socket() would do this too late to close the socket on errors
@@ -81,7 +81,7 @@ class TlsClient:
         return _NestedTlsConnection(ssl_socket, outer.ssl_socket, subject)
 
     def _new_context(self, *, for_registry: bool) -> ssl.SSLContext:
-        """Create a TLS context; `context` describes the parameter. Raises LocalError if a file is not usable."""
+        """Create the TLS context that `context` describes. Raises LocalError if a file is not usable."""
         tls = self._tls
         # create_default_context() would use the environment variables SSLKEYLOGFILE, SSL_CERT_FILE and SSL_CERT_DIR.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -146,7 +146,7 @@ def _reason(error: OSError) -> str:
 
 
 class TlsConnection(Connection):
-    """An open TLS connection. Its TLS session can be resumed by later connections."""
+    """An open TLS connection. Later connections to the same host can resume its TLS session."""
 
     def __init__(
         self,
@@ -155,9 +155,10 @@ class TlsConnection(Connection):
         peer: str | None,
         sessions: dict[tuple[ssl.SSLContext, str], ssl.SSLSession],
     ) -> None:
-        """Wrap a socket after its handshake. Its TLS session is stored in `sessions`, for later connections to resume.
+        """Wrap a socket whose TLS handshake is complete.
 
-        `peer` is the IP address of the peer, or None behind a proxy."""
+        Its TLS session is stored in `sessions`, so that later connections can resume it. `peer` is the IP
+        address of the peer, or None behind a proxy."""
         super().__init__(sock, subject, peer)
         self._sessions, self._name = sessions, subject
         # If the peer closes the connection without close_notify, a read must fail. Only typeshed treats this attribute
@@ -174,7 +175,7 @@ class TlsConnection(Connection):
         super().end_exchange()
 
     def _send_close_notify(self) -> None:
-        """Send a close_notify alert (RFC 8446, 6.1), without waiting for the peer's."""
+        """Send a close_notify alert (RFC 8446, 6.1), without waiting for the peer's alert."""
         with suppress(OSError, ValueError):  # the connection failed, its buffer is full, or there was no handshake
             self.set_timeout(0.0)
             self._ssl_socket.unwrap()
@@ -189,17 +190,17 @@ class TlsConnection(Connection):
         return super().is_readable() or self._ssl_socket.pending() > 0
 
     def send_some(self, view: memoryview) -> int:
-        """Send at most MAX_WRITE bytes of `view`, as `Connection.send_some` does."""
+        """Send at most MAX_WRITE bytes of `view` with `Connection.send_some`, and return its result."""
         return super().send_some(view[:MAX_WRITE])
 
     def _blocking_events(self, error: OSError) -> int:
-        """Return the poll events to wait for if `error` means that the call would block; 0 for any other error."""
+        """Return the poll events to wait for if `error` means that the call would block, or 0 for any other error."""
         if isinstance(error, ssl.SSLWantWriteError):
             return select.POLLIN | select.POLLOUT
         return select.POLLIN if isinstance(error, ssl.SSLWantReadError) else super()._blocking_events(error)
 
     def _translate(self, error: OSError) -> MirrorError:
-        """Return the MirrorError for a socket error, or for a TLS alert of the peer."""
+        """Return the MirrorError for a socket error, or for a TLS alert from the peer."""
         error = self._read_alert() or error
         if isinstance(error, ssl.SSLEOFError):
             return NetworkError(f"{self.subject}: the connection ended without close_notify", code="truncated")
@@ -218,7 +219,7 @@ class TlsConnection(Connection):
 
 
 class _NestedTlsConnection(TlsConnection):
-    """A TLS connection inside the TLS connection to a proxy. Its socket is an SSLTransport of urllib3."""
+    """A TLS connection inside the TLS connection to a proxy. Its socket is an SSLTransport from urllib3."""
 
     def __init__(self, ssl_socket: Any, outer: ssl.SSLSocket, subject: str) -> None:
         super().__init__(ssl_socket, subject, None, {})
@@ -241,7 +242,9 @@ class _NestedTlsConnection(TlsConnection):
         return buffered > 0 or Connection.is_readable(self)
 
     def send_some(self, view: memoryview) -> int:
-        """Send at most MAX_WRITE bytes of `view`. Blocks, because a partial write would lose bytes."""
+        """Send at most MAX_WRITE bytes of `view`. Return the number of bytes sent.
+
+        Blocks, because a partial write would lose bytes."""
         started = monotonic()
         self._apply_timeout(started)
         try:

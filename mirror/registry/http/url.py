@@ -1,7 +1,7 @@
-"""The only parser of request URLs, so that the host that is checked is always the host that is contacted.
+"""The only parser for request URLs. With a single parser, the host that is checked is the host that is contacted.
 
 It accepts only http and https, and rejects everything that parsers are known to interpret differently: backslashes,
-user information, control characters, spaces, host names that are not ASCII, and numbers instead of an address.
+user information, control characters, spaces, host names that are not ASCII, and numbers in place of a host.
 Sources: RFC 3986; RFC 9110, "https URI scheme".
 """
 
@@ -25,7 +25,7 @@ _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 
 
 class BadUrl(ValueError):
-    """Raised for a URL that is not usable. The text gives the reason and contains no part of the URL."""
+    """Raised for a URL that is not usable. The message gives the reason and contains no part of the URL."""
 
 
 class Origin(Struct, frozen=True):
@@ -45,7 +45,7 @@ class Origin(Struct, frozen=True):
 
     @property
     def netloc(self) -> str:
-        """The value for the Host header: `host`, or `host:port` if the port is not the default of the scheme."""
+        """The value for the Host header: `host`, or `host:port` if the port is not the default for the scheme."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
@@ -93,7 +93,7 @@ def join(origin: Origin, target: str, text: str) -> tuple[Origin, str]:
 
 
 def _escape(target: str) -> str:
-    """Percent-encode only the characters outside ASCII, which a request line must not contain."""
+    """Percent-encode the non-ASCII characters in `target`, because a request line must not contain them."""
     return target if target.isascii() else quote(target, safe=_PRINTABLE, encoding="latin-1")
 
 

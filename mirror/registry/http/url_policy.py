@@ -1,9 +1,13 @@
 """The rules for URLs: to which hosts requests and credentials may be sent (docs/trust.md).
 
-The credentials of a registry are sent only to its origin and its token service. Other hosts that a server names, such
-as in a redirect or an upload Location, receive none. A URL in a response over https must not use http. The address of
-such a host must not be internal, unless the host that named it has an internal address of the same kind, or
-`allow-hosts` lists it. For a URL that violates a rule, Refused is raised and no request is sent.
+* The credentials of a registry are sent only to its origin and its token service, and to the endpoints of a v1 index
+  that the configuration lists. Other hosts that a server names, such as in a redirect or an upload Location, receive no
+  credentials.
+* A URL in a response over https must not use http.
+* A host that a server names must not have an internal address, unless the host that named it has an internal address of
+  the same kind or the configuration lists the named host.
+
+If a URL violates a rule, Refused is raised and no request is sent to the URL.
 """
 
 from __future__ import annotations
@@ -59,7 +63,7 @@ class Destination(Struct, frozen=True):
 
 
 def with_query(destination: Destination, key: str, value: str) -> Destination:
-    """Return the destination with `key=value` at the end of its query. Earlier values of `key` are removed."""
+    """Return the destination with `key=value` at the end of its query. Existing values of `key` are removed."""
     path, _, query = destination.target.partition("?")
     kept = [part for part in query.split("&") if part and part.partition("=")[0] != key]
     kept.append(f"{key}={quote(value, safe='')}")
@@ -67,7 +71,7 @@ def with_query(destination: Destination, key: str, value: str) -> Destination:
 
 
 class UrlPolicy:
-    """The rules for the URLs that one registry and its token service name in their responses. Thread-safe."""
+    """The rules for the URLs that one registry and its token service return in their responses. Thread-safe."""
 
     def __init__(self, settings: HostSettings) -> None:
         self._host = settings.host
@@ -93,16 +97,16 @@ class UrlPolicy:
         return Destination(self.api, target, credentials=True)
 
     def check_redirect(self, location: str, base: Destination) -> Destination:
-        """Check the redirect of a GET or HEAD request to `base`, and return its destination.
+        """Check the URL to which a GET or HEAD request to `base` is redirected, and return it as a destination.
 
-        Raises Refused (unsafe_redirect)."""
+        Raises Refused (unsafe_redirect) if the URL violates a rule."""
         return self._check_location(location, base, code="unsafe_redirect", what="redirect")
 
     def check_upload_location(self, location: str, base: Destination) -> Destination:
-        """Check the upload Location in a response of `base`, and return its destination.
+        """Check the upload Location in a response from `base`, and return it as a destination.
 
-        Some proxies replace https with http in the Location. If its host is the host of `base`, https is used instead.
-        Raises Refused (unsafe_location), RemoteError if `location` is empty."""
+        Some proxies replace https with http in the Location. If the host is that of `base`, https is restored. Raises
+        Refused (unsafe_location), and RemoteError if `location` is empty."""
         if not location:
             raise RemoteError(f"{base}: the upload Location is empty", retryable=True)
         origin, target = _join_location(location, base, "unsafe_location", "upload location")
@@ -113,9 +117,9 @@ class UrlPolicy:
         return self._check_target(origin, target, base, code="unsafe_location", what="upload location")
 
     def check_next_link(self, location: str, base: Destination) -> Destination:
-        """Check the Link to the next page of the list `base`, and return its destination.
+        """Check the Link to the next page of the list at `base`, and return it as a destination.
 
-        It must lead to the same list on the same origin. Raises Refused (unsafe_link)."""
+        The link must lead to the same list on the same origin. Raises Refused (unsafe_link)."""
         origin, target = _join_location(location, base, "unsafe_link", "link to the next page")
         if origin != base.origin:
             raise _policy_error("unsafe_link", "link to the next page", base, f"leads to another origin, {origin}")
@@ -124,11 +128,12 @@ class UrlPolicy:
         return replace(base, target=target)
 
     def check_realm(self, location: str) -> Destination:
-        """Check the token service that a challenge of the registry names, and return its destination.
+        """Check the URL of the token service in a challenge from the registry, and return it as a destination.
 
-        The token service receives the registry's credentials. So it must meet one of these conditions: it has the same
-        origin, it is listed in `token-realms`, or it uses https on port 443 or the registry's port and has the same
-        registrable domain. If the registry uses https, it must use https too. Raises Refused (unsafe_realm)."""
+        The token service receives the registry's credentials. It must therefore meet one of these conditions: it has
+        the origin of the registry, its host is listed in `token-realms`, or it is in the registry's registrable domain
+        and uses https on port 443 or on the registry's port. If the registry uses https, the token service must also
+        use https. Raises Refused (unsafe_realm)."""
         base = Destination(self.api, "/", credentials=True)
         origin, target = _join_location(location, base, "unsafe_realm", "token service")
         realm = Destination(origin, target, credentials=True, named_by=self.api, refusal_code="unsafe_realm")
@@ -154,7 +159,7 @@ class UrlPolicy:
     def check_endpoint(self, host: str) -> Destination:
         """Check a host that a v1 index names for its images (X-Docker-Endpoints), and return its root URL.
 
-        The host receives the tokens of the index. So it must be the index itself, or be listed in `token-realms` or
+        The host receives tokens from the index, so it must be the index itself, or be listed in `token-realms` or
         `allow-hosts`. It is contacted with the scheme of the index. Raises Refused (unsafe_location)."""
         base = Destination(self.api, "/", credentials=True)
         try:
@@ -170,7 +175,7 @@ class UrlPolicy:
         return Destination(origin, "/", credentials=True, named_by=self.api, refusal_code="unsafe_location")
 
     def check_token_redirect(self, location: str, base: Destination) -> Destination:
-        """Check a redirect of a token service, which must stay on the same origin, and return its destination.
+        """Check a redirect from a token service, which must stay on the same origin, and return the new destination.
 
         Raises Refused (unsafe_realm)."""
         origin, target = _join_location(location, base, "unsafe_realm", "redirect of the token service")
@@ -183,7 +188,7 @@ class UrlPolicy:
     def check_peer(self, destination: Destination, address: str) -> None:
         """Check the IP address of a peer before any byte is sent to `destination`. Raises Refused.
 
-        Stores the kind of the address, on which the rule for hosts that this origin names depends."""
+        Stores the kind of the address, because the rule for hosts that this origin names depends on it."""
         try:
             kind = ip_addresses.address_kind(address)
         except ValueError:
@@ -193,14 +198,14 @@ class UrlPolicy:
         self._kinds[destination.origin] = kind
 
     def _check_location(self, location: str, base: Destination, *, code: str, what: str) -> Destination:
-        """Check a URL in a response of `base`, and return its destination. Raises Refused.
+        """Check a URL in a response from `base`, and return it as a destination. Raises Refused.
 
         `code` and `what` (the kind of URL) are used in errors."""
         origin, target = _join_location(location, base, code, what)
         return self._check_target(origin, target, base, code=code, what=what)
 
     def _check_target(self, origin: Origin, target: str, base: Destination, *, code: str, what: str) -> Destination:
-        """Check a parsed URL in a response of `base`, and return its destination. Raises Refused.
+        """Check a parsed URL in a response from `base`, and return it as a destination. Raises Refused.
 
         `code` and `what` (the kind of URL) are used in errors."""
         if origin == self.api:
@@ -214,9 +219,9 @@ class UrlPolicy:
         return destination
 
     def _check_literal(self, destination: Destination) -> None:
-        """Check the host of `destination` if it is an IP address. Raises Refused.
+        """If the host of `destination` is an IP address, check it. Raises Refused.
 
-        Behind a proxy, this is the only check of an address."""
+        Behind a proxy, this is the only check of the destination's address."""
         if ip_addresses.is_ip_address(destination.origin.host):
             self._check_kind(destination, ip_addresses.address_kind(destination.origin.host))
 
@@ -235,14 +240,14 @@ class UrlPolicy:
         )
 
     def _known_kind(self, origin: Origin) -> AddressKind | None:
-        """Return the kind of an origin's address; None if it is not known."""
+        """Return the kind of an origin's address, or None if it is not known."""
         if origin in self._kinds:
             return self._kinds[origin]
         return ip_addresses.address_kind(origin.host) if ip_addresses.is_ip_address(origin.host) else None
 
 
 def _join_location(location: str, base: Destination, code: str, what: str) -> tuple[Origin, str]:
-    """Resolve a URL in a response of `base` into its origin and target. Raises Refused if it is not usable.
+    """Resolve a URL in a response from `base` into its origin and target. Raises Refused if it is not usable.
 
     `code` and `what` (the kind of URL) are used in errors."""
     try:
@@ -252,7 +257,7 @@ def _join_location(location: str, base: Destination, code: str, what: str) -> tu
 
 
 def _policy_error(code: str, what: str, base: Destination, why: str, hint: str = "") -> Refused:
-    """Return the error for a URL in a response of `base` that violates a rule. `what` is the kind of URL."""
+    """Return the error for a URL in a response from `base` that violates a rule. `what` is the kind of URL."""
     return Refused(f"{base}: unsafe {what}: {why}", code=code, hint=hint)
 
 
