@@ -20,9 +20,9 @@ CHANGES = 10
 BUSY = 75
 SIGNALLED = 128  # plus the number of the signal
 
-# Codes of errors that may be temporary, so that a later run may succeed without any change. An error with a code in
-# TRANSIENT always is, an error with a code in TRANSIENT_IF_RETRYABLE only if it is retryable. The column *again* in
-# docs/operations.md, "Error codes", must agree with this.
+# Codes of errors that may be temporary, so that a later run may succeed without any change. A code in TRANSIENT is
+# always treated as temporary, a code in TRANSIENT_IF_RETRYABLE only if the error is retryable. The column *again* in
+# docs/operations.md, "Error codes", must agree with these sets.
 TRANSIENT = frozenset(
     {"rate_limited", "net_error", "timeout", "too_slow", "truncated", "target_full", "tag_moved", "lock_busy"}
     | {"interrupted"}
@@ -48,9 +48,9 @@ def _escape(match: re.Match[str]) -> str:
 
 
 class MirrorError(Exception):
-    """Base class of all errors of this project.
+    """Base class of all errors that can appear in a report.
 
-    what: what failed and on what, one clause. It may contain text from a server; the constructor escapes it.
+    what: a clause that says what failed, and on what. It may contain text from a server; the constructor escapes it.
     hint: what the user can do about it; empty if there is no advice.
     code: one of the codes in docs/operations.md, "Error codes".
     status: the HTTP status of the response that caused the error, if any.
@@ -198,9 +198,9 @@ class LockBusy(MirrorError):
 
 
 class Cancelled(MirrorError):
-    """The work was cancelled: by a signal, by `--fail-fast`, or because no caller needs its result any more.
+    """The work was cancelled by a signal, by `--fail-fast`, or because no caller needs its result any more.
 
-    Not retryable in this run; another run may succeed."""
+    It is not retried in this run, but a later run may succeed."""
 
     code = "interrupted"
 
@@ -221,6 +221,6 @@ def is_failed_lookup(error: MirrorError) -> bool:
 def worst_exit_code(codes: Iterable[int]) -> int:
     """Return the exit code of a run, given the exit codes of its results.
 
-    USAGE is treated like FAILED: as the exit code of a run it would mean that no host was contacted."""
+    USAGE is treated like FAILED, because as the exit code of a run it would mean that no host was contacted."""
     seen = {FAILED if code == USAGE else code for code in codes}
     return next((code for code in _WORST_FIRST if code in seen), OK)

@@ -64,7 +64,7 @@ class Availability:
         """Record the response to a request of `kind`. probe: the return value of `check_available` for this request.
 
         Any response ends the outage of a host that did not respond. If a host limits requests (429), its outage ends
-        only when a probe gets a response with another status."""
+        only when a probe gets a response with a different status."""
         if self._down is None and not self._exhausted:
             return
         with self._guard:
@@ -82,7 +82,7 @@ class Availability:
     def check_available(self, kind: str = "") -> bool:
         """Raise an error if a request of `kind` must not be sent now. Return True if it is to be sent as a probe.
 
-        During an outage one request per minute is a probe, or fewer if the host asked for that."""
+        During an outage, one request per minute is sent as a probe, or fewer if the host asked for a longer wait."""
         if self._down is None and kind not in self._exhausted:
             return False
         with self._guard:
@@ -108,7 +108,7 @@ class Rate(Struct, frozen=True):
 
 
 class _HostState(Struct):
-    """The state of a host's limits: when its pause ends, when its rate allows a request, and its request counts."""
+    """The state of a host's limits: when its pause ends, when its rate allows a request, and the request counts."""
 
     paused_until: float = 0.0
     next_free: float = 0.0  # when the rate allows the next request
@@ -116,7 +116,7 @@ class _HostState(Struct):
 
 
 class HostLimits(Availability):
-    """The limits of one host: parallel requests, rate, pauses, availability.
+    """The limits of one host: its parallel requests, request rate, pauses and availability.
 
     Thread-safe. Times are in seconds of `clock`."""
 
@@ -139,7 +139,7 @@ class HostLimits(Availability):
             self._state.requests[kind] += 1
 
     def reserve_start(self) -> float:
-        """Reserve the start of one request within the rate limit. Return the seconds to wait before sending it."""
+        """Reserve a time slot for one request within the rate limit. Return the seconds to wait before sending it."""
         with self._lock:
             now, state = self._clock.now(), self._state
             start = max(now, state.paused_until)
@@ -166,7 +166,7 @@ class HostLimits(Availability):
         return longer and fresh
 
     def requests(self) -> dict[str, int]:
-        """Return the number of requests that were sent, by method and kind."""
+        """Return the number of requests that were sent, by kind, such as `HEAD manifest`."""
         with self._lock:
             return dict(sorted(self._state.requests.items()))
 
@@ -218,11 +218,11 @@ class Limits:
             self.longest_wait = max(self.longest_wait, waited)
 
     def add_queued(self, seconds: float) -> None:
-        """Add the time that this thread waited because a host was paused or its rate was used up."""
+        """Add to the time for which this thread has waited because a host was paused or its rate was used up."""
         self._queued.seconds = self.queued_seconds() + seconds
 
     def queued_seconds(self) -> float:
-        """Return the seconds that this thread has waited for hosts so far. Retry budgets do not include them."""
+        """Return for how many seconds this thread has waited for hosts. They do not count against retry budgets."""
         seconds: float = getattr(self._queued, "seconds", 0.0)
         return seconds
 

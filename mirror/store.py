@@ -1,8 +1,8 @@
 """The protocols `Source` and `Target`, through which the rest of the package uses every store.
 
-Registries (v2), old registries (v1, read-only), OCI image layouts and bundles are stores. The planner handles targets
-as a `Source`, too, so it cannot write to them. Every method may be called from any thread and blocks until it is done.
-It raises `Cancelled` when `work` is stopped, and no errors other than `MirrorError`.
+Registries (v2), old registries (v1, read-only), OCI image layouts and bundles are stores. The planner uses even a
+target only as a `Source`, so it cannot write to it. Every method may be called from any thread, and blocks until it is
+done. It raises `Cancelled` when `work` is stopped, and no errors other than `MirrorError`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DAMAGED = frozenset(
 
 
 class TransformPart(Struct, frozen=True):
-    """A part of an image that a transform has to create first. Parts with equal keys are created once in a run.
+    """A part that a transform creates before it builds an image. Parts with equal keys are created once in a run.
 
     size: the size in bytes, if known."""
 
@@ -50,7 +50,7 @@ def _do_nothing() -> None:
 class TransformResult(Struct, frozen=True):
     """The result of a transform: a root manifest, and the store that its blobs and child manifests are read from.
 
-    release: called when nothing of the result will be read any more. It may be called more than once."""
+    release: called when the result will not be read any more. It may be called more than once."""
 
     root: Manifest
     source: Source
@@ -68,7 +68,7 @@ class Transform(Protocol):
     identity: str
 
     def parts(self, work: Work) -> Sequence[TransformPart]:
-        """Return the parts that have to be created first, in any order."""
+        """Return the parts that have to be created before `finish`, in any order."""
         ...
 
     def make(self, part: TransformPart, work: Work) -> None:
@@ -89,7 +89,7 @@ class Version(Struct, frozen=True):
     media_type: the media type of the manifest, if the store returned it.
     protocol: the registry protocol that was used.
     reason: why this protocol was used, if there was a choice.
-    source_id: the identifier at the source, if it is not the digest that a target gets: an image id, or another
+    source_id: the identifier at the source, if it is not the digest that a target gets: an image id, or a different
     digest."""
 
     digest: Digest | None
@@ -102,7 +102,7 @@ class Version(Struct, frozen=True):
 
     @property
     def needs_transform(self) -> bool:
-        """Whether the digest is unknown until the transform has run: the state has no earlier result."""
+        """Whether the digest is unknown until the transform has run, because the state has no earlier result."""
         return self.transform is not None and self.digest is None
 
 
@@ -112,7 +112,7 @@ class BlobReader(AbstractContextManager["BlobReader"], Protocol):
     size: int | None  # bytes of the whole blob, as reported by the store; None if it does not report a size
 
     def readinto(self, buffer: memoryview) -> int:
-        """Read bytes into the beginning of `buffer` and return their number; 0 only at the end of the blob.
+        """Read bytes into the beginning of `buffer`. Return the number of bytes read, or 0 at the end of the blob.
 
         Raises NetworkError if the blob ends early."""
         ...
@@ -158,7 +158,7 @@ class ExpectedImage(Struct, frozen=True):
 
 
 class Source(Protocol):
-    """The reading half of a store.
+    """A store that can be read from.
 
     host: the name of the host, for permits and reports.
     partial: whether the store may leave out blobs that the target is expected to have. A run looks for such blobs on
@@ -197,17 +197,17 @@ class Source(Protocol):
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
         """Return a manifest with its exact bytes, verified against `reference` if that is a digest.
 
-        Raises NotFound, and Refused if the manifest is invalid or has another digest."""
+        Raises NotFound if there is no such manifest, and Refused if it is invalid or has a different digest."""
         ...
 
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobReader:
         """Open a blob for reading from byte `offset`. Use the reader in a `with` block.
 
-        The caller verifies the bytes. Raises NotFound."""
+        The caller verifies the bytes. Raises NotFound if the blob does not exist."""
         ...
 
     def leaves_out(self, blob: Descriptor) -> bool:
-        """Return whether this partial source leaves out a blob. Sends no request and reads no file."""
+        """Return whether this is a partial source that leaves out `blob`. Sends no request and reads no file."""
         ...
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
@@ -219,7 +219,7 @@ class Target(Source, Protocol):
     """A store that can be written to.
 
     needs_all_images: whether `begin` needs the list of all images before the first byte is written, as for a bundle.
-    incomplete: whether the store needs all images, and its content records that some of them are missing.
+    incomplete: whether the store needs all images, and its existing content says that some of them are missing.
     on_disk: whether the store is on disk, so that its repositories share their blobs and a lookup costs no request."""
 
     needs_all_images: bool
@@ -241,16 +241,14 @@ class Target(Source, Protocol):
         ...
 
     def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:
-        """Return whether the blob exists with the right size.
-
-        Raises Refused (size_mismatch) if it has another size."""
+        """Return whether the repository has the blob. Raises Refused (size_mismatch) if its size is wrong."""
         ...
 
     def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | UploadSession:
         """Mount a blob from another repository of the same host.
 
         If the registry opens an upload session instead, return it: the caller must use or close it.
-        Raises errors that a retry may resolve."""
+        Raises errors that a retry may resolve. Other failures to mount the blob are returned as a Mount."""
         ...
 
     def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> UploadSession:

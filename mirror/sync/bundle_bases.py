@@ -1,6 +1,6 @@
 """Checks that targets have the blobs that differential bundles leave out. Read-only.
 
-A sync checks this before it writes anything; `plan` checks it as well.
+A sync runs this check before it writes anything; `plan` runs it as well.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _log = logging.getLogger("mirror.sync")
 
 
 class BundleBases:
-    """Finds out whether targets have the blobs that partial sources leave out."""
+    """Checks whether targets have the blobs that partial sources leave out."""
 
     def __init__(
         self, calls: Calls, reader: ImageReader, locations: BlobLocations, targets: Mapping[str, Target]
@@ -45,7 +45,7 @@ class BundleBases:
         self._locations.allow_mounts_from(repositories)
 
     async def find_missing(self, plan_entries: Sequence[PlanEntry]) -> dict[PlanEntry, MirrorError]:
-        """Look on the targets for the blobs that one partial source leaves out.
+        """Check whether the targets have the blobs that one partial source leaves out.
 
         plan_entries: all plan entries of that source. If the targets lack any of these blobs, return an error for each
         plan entry; otherwise return errors only for the images that cannot be read."""
@@ -80,7 +80,7 @@ class BundleBases:
     async def _find_missing_blobs(
         self, wanted: Mapping[tuple[Repository, Digest], Descriptor]
     ) -> list[tuple[Repository, Digest]]:
-        """Return the blobs that their repository lacks and that cannot be mounted from another repository."""
+        """Return each blob that its repository lacks and that cannot be mounted from another repository."""
         answers = await run_group(self.has_blob(repository, blob) for (repository, _), blob in wanted.items())
         missing = []
         for ((repository, digest), blob), exists in zip(wanted.items(), answers, strict=True):
@@ -91,7 +91,7 @@ class BundleBases:
         return missing
 
     async def _is_in_sibling(self, repository: Repository, blob: Descriptor) -> bool:
-        """Return whether another repository of the host, from which mounts are allowed, has the blob."""
+        """Return whether the blob is in another repository on the same host, from which it may be mounted."""
         if self._locations.find_holder(repository, blob.digest) is not None:
             return True
         for sibling in self._locations.sibling_repositories(repository):
@@ -101,10 +101,12 @@ class BundleBases:
         return False
 
     async def has_blob(self, repository: Repository, blob: Descriptor) -> bool:
-        """Ask a target whether it has a blob. Raises the errors of `Target.has_blob`."""
+        """Return whether a target repository has a blob. Callers that ask at the same time share one request.
+
+        Raises the same errors as `Target.has_blob`."""
 
         def ask(work: Work) -> bool:
-            """Look up the blob, on a thread."""
+            """Look up the blob. Runs on a worker thread."""
             return self._targets[repository.host].has_blob(repository.path, blob, work)
 
         return await self._requests.run(

@@ -30,7 +30,7 @@ _log = logging.getLogger("mirror.sync")
 
 
 class _HostQueue:
-    """The images that wait to be copied to one target host. workers: the number of tasks that copy them."""
+    """The queue of images for one target host. workers: the number of tasks that copy images from the queue."""
 
     def __init__(self) -> None:
         self.waiting: deque[PlanEntry] = deque()
@@ -74,8 +74,8 @@ class CopyQueue:
         self._workers: asyncio.TaskGroup
         self._queues: defaultdict[str, _HostQueue] = defaultdict(_HostQueue)  # by target host
         self._reads_ahead: dict[PlanEntry, asyncio.Task[ManifestGraph]] = {}  # for images that still wait
-        # Plan entries that wait until the plan is complete: those for bundles, by target host; those from partial
-        # sources, by source host; and both together.
+        # Plan entries that are deferred until the plan is complete. `_for_bundles` groups them by target host,
+        # `_from_partial` groups them by source host, and `_deferred` contains all of them.
         self._for_bundles: defaultdict[str, list[PlanEntry]] = defaultdict(list)
         self._from_partial: defaultdict[str, list[PlanEntry]] = defaultdict(list)
         self._deferred: dict[PlanEntry, None] = {}
@@ -129,7 +129,7 @@ class CopyQueue:
             self._enqueue(plan_entry)
 
     def record_listing_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
-        """Record that a mirror cannot be planned. Everything that it would copy to a bundle is recorded as missing."""
+        """Record that a mirror cannot be planned. Its target repositories in bundles are recorded as missing."""
         for target in entry.targets:
             name = target.repository.path.replace(MATCHED, "*")
             self._lifecycle.note_missing(target.repository.host, name, error)
@@ -137,7 +137,7 @@ class CopyQueue:
         self._halt_after(error)
 
     def record_invalid_name(self, entry: MirrorEntry, error: MirrorError) -> None:
-        """Record an invalid tag or repository name. It is not missing in a bundle, because no store can contain it."""
+        """Record an invalid tag or repository name. A bundle is complete without it: no store can contain the name."""
         self._recorder.record_listing_failure(entry, error)
 
     def note_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
@@ -159,12 +159,12 @@ class CopyQueue:
     # ---- images that are copied after the plan is complete
 
     def _defer(self, plan_entry: PlanEntry, group: list[PlanEntry]) -> None:
-        """Defer an image until the plan is complete. group: the list of deferred images to add it to."""
+        """Defer an image until the plan is complete. group: the list of deferred images to which it is added."""
         self._deferred[plan_entry] = None
         group.append(plan_entry)
 
     async def _copy_deferred(self) -> None:
-        """Copy the deferred images, after the checks that need all of them."""
+        """Run the checks that need the complete plan, then queue the deferred images. If halted, skip them instead."""
         if self._halt_reason:
             for plan_entry in list(self._deferred):
                 self._end_deferred(plan_entry, partial(self._record_skipped, plan_entry))
@@ -188,14 +188,16 @@ class CopyQueue:
     async def _run_check(
         self, check: Coro[dict[PlanEntry, MirrorError]], plan_entries: Collection[PlanEntry]
     ) -> dict[PlanEntry, MirrorError]:
-        """Run a check and return the errors that it finds. If the check fails, every plan entry gets its error."""
+        """Run a check and return the errors that it found, by plan entry.
+
+        If the check itself raises an error, return this error for every plan entry."""
         try:
             return await check
         except MirrorError as error:
             return dict.fromkeys(plan_entries, error)
 
     def _enqueue_deferred(self, plan_entries: Collection[PlanEntry], errors: Mapping[PlanEntry, MirrorError]) -> None:
-        """Queue the deferred images without an error, and record a failure for those with one."""
+        """Queue the deferred images that passed the check, and record a failure for each image in `errors`."""
         for plan_entry, error in errors.items():
             self._end_deferred(plan_entry, partial(self._record_failure, plan_entry, error, BlobCounts()))
         for plan_entry in plan_entries:
@@ -204,7 +206,7 @@ class CopyQueue:
                 self._enqueue(plan_entry)
 
     def _end_deferred(self, plan_entry: PlanEntry, record: Callable[[], None]) -> None:
-        """Record the result of a deferred image that is not copied."""
+        """Call `record` to record the result for a deferred image that is not copied, and release the image."""
         del self._deferred[plan_entry]
         record()
         self._reader.release(plan_entry.reference)
@@ -212,11 +214,11 @@ class CopyQueue:
     # ---- copying
 
     def halt(self, reason: str) -> None:
-        """Start no more copies. Images that wait, and those that are planned later, are skipped."""
+        """Start no more copies. Images that are in the queue now, or enter it later, are skipped."""
         self._halt_reason = self._halt_reason or reason
 
     def _enqueue(self, plan_entry: PlanEntry) -> None:
-        """Queue an image for its target host, and start a worker unless there are enough."""
+        """Queue an image for its target host. Start a worker if fewer than `images` workers copy to this host."""
         queue = self._queues[plan_entry.target.repository.host]
         queue.waiting.append(plan_entry)
         if queue.workers < self._images:
@@ -226,7 +228,7 @@ class CopyQueue:
             self._read_ahead(queue)
 
     async def _run_worker(self, queue: _HostQueue) -> None:
-        """Copy images of a queue, one after another, until it is empty."""
+        """Copy images from a queue, one after another, until the queue is empty."""
         while queue.waiting:
             plan_entry = queue.waiting.popleft()
             self._read_ahead(queue)
@@ -242,7 +244,7 @@ class CopyQueue:
         queue.workers -= 1
 
     def _read_ahead(self, queue: _HostQueue) -> None:
-        """Start reading the next few images, so that a worker can send blobs as soon as it takes an image."""
+        """Start reading the manifests of the next few images, so that a worker can send their blobs without delay."""
         if not self._halt_reason:
             for plan_entry in islice(queue.waiting, self._images):
                 if plan_entry not in self._reads_ahead:
@@ -250,14 +252,14 @@ class CopyQueue:
                     self._reads_ahead[plan_entry] = task
 
     def _cancel_read_ahead(self, plan_entry: PlanEntry) -> None:
-        """Cancel the task that reads an image ahead of its copy, if there is one."""
+        """Cancel the task that is reading the manifests of a queued image, if there is one."""
         task = self._reads_ahead.pop(plan_entry, None)
         if task is not None:
             task.cancel()
             task.add_done_callback(self._calls.tasks.collect)
 
     async def _copy(self, plan_entry: PlanEntry, counts: BlobCounts) -> None:
-        """Copy one image and record the result; for a bundle, the result is recorded at the end."""
+        """Copy one image and record the result. If the target is a bundle, `_finish` records the result."""
         task, host = self._reads_ahead.pop(plan_entry, None), plan_entry.target.repository.host
         try:
             graph = await (self._reader.read_graph(plan_entry.reference) if task is None else task)
@@ -277,9 +279,10 @@ class CopyQueue:
             self._record_up_to_date(plan_entry, digest)
 
     async def _finish(self) -> None:
-        """Close the targets, and record the results of images in bundles.
+        """Close the targets, and record the results for images in bundles.
 
-        If a bundle is not replaced, the images that it already contains are up to date, unless they may lack blobs."""
+        If a bundle is not replaced, the images that it already contains are recorded as up to date. With `deep`, or if
+        the bundle may lack some of their blobs, they are recorded as failed."""
         errors = await self._lifecycle.finish(self._written, incomplete=not self._halt_reason)
         for plan_entry, (digest, counts) in self._written.items():
             host = plan_entry.target.repository.host
@@ -296,7 +299,7 @@ class CopyQueue:
                 self._recorder.record_error(error)
 
     def close(self) -> None:
-        """Close the targets that are still open after a stop. Blocks. Call it only when no thread writes any more."""
+        """Close the targets that a stop left open. Blocks. Call this only after all threads have stopped writing."""
         self._lifecycle.close()
 
     # ---- results: one for each plan entry

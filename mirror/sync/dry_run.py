@@ -1,4 +1,4 @@
-"""Computes what a sync would copy, how many bytes it would transfer, and what it would use of quotas. Read-only."""
+"""Computes what a sync would copy, and how many bytes and manifest requests that would take. Read-only."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ class PlannedCopy(Struct, frozen=True):
 
     digest: the digest of the image. size: the total size of its blobs, in bytes. Both are None if they are known only
     after a transform.
-    old_digest: what the tag on the target refers to now.
+    old_digest: the digest that the tag on the target refers to now.
     protocol: the protocol of the source registry. reason: why this protocol is used, if there is a choice.
-    to_compare: whether the target may already have the result of the transform, so that a sync would compare them."""
+    to_compare: whether the target may already have the transformed image. A sync would run the transform and copy the
+    result only if its digest differs."""
 
     source: str
     target: str
@@ -44,11 +45,12 @@ class PlanSummary(Struct):
 
     bundles_to_rebuild: incomplete bundles that a sync would write again although all their images are up to date.
     up_to_date: the number of images that are up to date.
-    failures: the names of what failed, with their errors.
+    failures: the name of each image, mirror or source that failed, with its error.
     rejected: for each mirror, the number of tags that each rule leaves out.
     bytes_to_read: the number of bytes to read from sources.
-    bytes_to_send: the maximum number of bytes to send: targets are not asked which blobs they have.
-    manifests: the number of GET requests for manifests to registries."""
+    bytes_to_send: the maximum number of bytes to send. A sync may send less, because targets are not asked which blobs
+    they have.
+    manifests: the number of manifests to read from registries with GET."""
 
     changes: list[PlannedCopy] = field(default_factory=list)
     bundles_to_rebuild: list[str] = field(default_factory=list)
@@ -61,9 +63,9 @@ class PlanSummary(Struct):
 
 
 class DryRun:
-    """Reads the manifests of the images that a sync would copy, and sums up their sizes. Implements PlanReceiver.
+    """Reads the manifests of the images that a sync would copy, and adds up their sizes. Implements PlanReceiver.
 
-    summary: the result; complete after `run` and `find_bundles_to_rebuild`."""
+    summary: the result, which is complete after `run` and `find_bundles_to_rebuild`."""
 
     def __init__(self, calls: Calls, manifests: ManifestCache, bases: BundleBases) -> None:
         self.summary = PlanSummary()
@@ -90,7 +92,7 @@ class DryRun:
     # ---- the methods of PlanReceiver
 
     def add_plan_entry(self, plan_entry: PlanEntry) -> None:
-        """Count an image if it is up to date or failed; otherwise start to read it."""
+        """Count an image that is up to date or failed. Read any other image to find out what a sync would transfer."""
         target, source = plan_entry.target, plan_entry.reference.entry.source
         to_bundle = is_bundle(target.repository.host)
         if to_bundle:
@@ -126,7 +128,7 @@ class DryRun:
     # ---- summing up
 
     async def _measure_partial_source(self, source: str, plan_entries: Sequence[PlanEntry]) -> None:
-        """Read the images of a partial source, unless the targets lack its base: then a sync copies none of them."""
+        """Read the images of a partial source. If the targets lack its base, record only that: a sync copies none."""
         try:
             errors = await self._bases.find_missing(plan_entries)
         except MirrorError as error:
@@ -140,7 +142,7 @@ class DryRun:
         await run_group(self._measure(plan_entry) for plan_entry in plan_entries if plan_entry not in errors)
 
     def _record_failure(self, name: str, error: MirrorError, *targets: TargetEntry) -> None:
-        """Record a failure, and the target hosts that it concerns. name: what failed."""
+        """Record the failure of the image, mirror or source `name`, and mark the hosts of `targets` as failed."""
         self.summary.failures.append((name, error))
         self._failed_hosts.update(target.repository.host for target in targets)
 
@@ -153,7 +155,7 @@ class DryRun:
                 self.summary.bundles_to_rebuild.append(host)
 
     async def _check_bundle_blobs(self, plan_entry: PlanEntry) -> None:
-        """Check that a differential bundle has each blob of an image, or that its base still has it."""
+        """Check that each blob of an image is in a differential bundle or in its base. If not, record the bundle."""
         target = plan_entry.target
         try:
             graph = await self._manifests.read_graph(target.store, target.repository.path, plan_entry.reference.tag)
@@ -194,7 +196,7 @@ class DryRun:
         self._add_copy(plan_entry, graph)
 
     def _add_copy(self, plan_entry: PlanEntry, graph: ManifestGraph) -> None:
-        """Add an image to the summary. graph: its manifests and blobs, as read from the source."""
+        """Add an image to the summary. graph: the manifests and blobs of the image at the source."""
         summary = self.summary
         if graph.root.digest == plan_entry.old_digest:
             summary.up_to_date += 1

@@ -1,4 +1,4 @@
-"""Detects tag rules that select nothing although the source has tags: an error unless `allow-empty` is set."""
+"""Detects tag rules that select nothing although the source has tags. This is an error unless `allow-empty` is set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mirror.util.cancellation import Work
 
 
 def nothing_selected_error(entry: MirrorEntry, rejected: Mapping[str, int]) -> RemoteError:
-    """Return the error for a mirror whose rules reject every tag. rejected: the number of tags by rule."""
+    """Return the error for a mirror whose rules reject every tag. rejected: the number of tags each rule rejects."""
     left_out = ", ".join(f"{number} by {rule}" for rule, number in sorted(rejected.items()))
     what = f"no tag of {entry.name} is selected; tags left out: {left_out}"
     return RemoteError(what, hint=_hint(entry.rules), code="nothing_selected")
@@ -25,7 +25,7 @@ def is_empty(rules: TagRules, selection: Selection) -> bool:
 
 
 def _hint(rules: TagRules) -> str:
-    """Return the hint for rules that select nothing."""
+    """Return a hint that says how to correct rules that select nothing."""
     for text in (*rules.include, *rules.exclude):
         regex = regex_for_shell_pattern(text)
         if regex is not None:
@@ -53,14 +53,16 @@ class WildcardSelection:
 
     @property
     def is_empty(self) -> bool:
-        """Whether every repository so far could be listed, and the rules rejected all their tags."""
+        """Whether the rules rejected all tags of the repositories so far, although `allow-empty` is not set.
+
+        False if any of the repositories could not be listed."""
         return not self._may_be_nonempty and bool(self._rejected) and not self._entry.rules.allow_empty
 
     def find_error(self, others: Sequence[str], work: Work) -> RemoteError | None:
-        """Return an error if the rules select no tag in any repository, or None if they select one or may do so.
+        """Return an error if the rules select no tag in any repository, or None if a tag is or may be selected.
 
         others: the repositories that `--only` or the shard excludes. Their tags are listed, one repository after
-        another, until a tag is selected. Blocks. Raises Cancelled."""
+        another, until a tag is selected or a list cannot be read. Blocks. Raises Cancelled."""
         for repository in others:
             try:
                 tags = [tag for tag in self._entry.source.tags(repository, work) if isinstance(tag, str)]

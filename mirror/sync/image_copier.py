@@ -1,7 +1,7 @@
 """Copies one image to one target. Only this module decides the order of writes.
 
 The blobs are written first, then the child manifests under their digests, children before parents, and finally the
-root manifest under its tag. So at any time the tag refers either to the old image or to the complete new one.
+root manifest under its tag. The tag therefore always refers either to the old image or to the complete new one.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ def manifest_descriptor(manifest: Manifest) -> Descriptor:
 
 
 class CopyNotes(Protocol):
-    """Passes what this run learned on to later runs. Only `withdraw_tag` writes at once; the other methods defer it."""
+    """Records what this run learned for later runs. `withdraw_tag` writes at once; the other methods write later."""
 
     def note_tag(self, side: Literal["source", "target"], repository: str, tag: str, digest: Digest | None) -> None:
         """Record the digest that a tag refers to. If `digest` is None, remove the record."""
         ...
 
     def note_graph(self, repository: str, root: Digest, blobs: Collection[Digest]) -> None:
-        """Record that a repository has a root manifest, all manifests below it, and these blobs."""
+        """Record that a repository contains the manifest `root`, all manifests below it, and `blobs`."""
         ...
 
     def withdraw_tag(self, repository: str, tag: str, *, noted: bool) -> None:
-        """Durably remove the recorded digest of a tag on a target. noted: whether this run recorded one.
+        """Remove the recorded digest of a tag on a target. The removal is on disk when this returns.
 
-        Raises LocalError if that cannot be written."""
+        noted: whether this run has recorded a digest for the tag. Raises LocalError if the write fails."""
         ...
 
 
@@ -95,7 +95,7 @@ class ImageCopier:
         """Copy an image, and return whether the target lacked any part of it.
 
         If the target reports that it lacks a blob that it was known to have, the image is pushed once more, with a
-        lookup of every object. Raises the errors of the stores."""
+        lookup of every object. Raises the errors that the stores raise."""
         repository = plan_entry.target.repository
         digests = [blob.digest for blob in graph.blobs]
         if self._can_mount_from_source(plan_entry, graph):
@@ -121,12 +121,12 @@ class ImageCopier:
         return await self._push(plan_entry, graph, counts, check_all=True)
 
     async def _push(self, plan_entry: PlanEntry, graph: ManifestGraph, counts: BlobCounts, *, check_all: bool) -> bool:
-        """Write the blobs and manifests that the target lacks, in order. Return whether it lacked any."""
+        """Write the blobs and manifests that the target lacks, in order. Return whether it lacked any of them."""
         repository = plan_entry.target.repository
         store = self._targets[repository.host]
 
         def request_for(content: Descriptor, *, is_root: bool = False) -> BlobRequest:
-            """Return the request for copying one blob or manifest of the image."""
+            """Return a request to copy one blob or manifest of the image."""
             name = plan_entry.reference.name
             may_have = plan_entry.may_have_blobs
             return BlobRequest(content, store, repository, graph.blob_source, name, may_have, check_all, is_root)
@@ -191,16 +191,17 @@ class ImageCopier:
     async def _find_missing(
         self, store: Target, repository: Repository, level: Collection[Manifest], *, ask: bool
     ) -> tuple[list[Manifest], list[Manifest]]:
-        """Return the manifests of a level that must be written, and those of them that may be damaged on the target.
+        """Return the manifests of a level that must be written, and those among them that may be damaged on the target.
 
-        ask: whether to ask the target. If not, every manifest that this run has not written must be written, because a
-        PUT costs as much as a HEAD. Hints are not used, because the garbage collection of a registry may delete
-        untagged manifests, even those of an index, and many registries accept an index whose children are missing."""
+        ask: whether to look them up on the target. If not, return every manifest that this run has not written yet,
+        because a PUT costs as much as a HEAD. Hints from earlier runs are not used, because the garbage collection of
+        a registry may delete untagged manifests, even children of an index, and many registries accept an index whose
+        children are missing."""
         if not ask:
             return [child for child in level if not self._locations.has_manifest(repository, child.digest)], []
 
         def resolve(work: Work) -> list[Version | MirrorError]:
-            """Look up the manifests of the level, on a thread."""
+            """Look up the manifests of the level. Runs on a worker thread."""
             return list(store.resolve(repository.path, [child.digest for child in level], work))
 
         versions = await self._calls.call(resolve, needs=(host_permit(repository.host),), policy=ONCE)
@@ -209,14 +210,14 @@ class ImageCopier:
         return missing, [child for child, version in pairs if may_be_damaged(version)]
 
     async def _check_replaced(self, request: BlobRequest, reference: str, manifest: Manifest) -> None:
-        """Read a manifest back after it was written over a damaged copy, which the target may have kept.
+        """Read back a manifest that was written over a damaged copy, to check that the target has replaced the copy.
 
         Raises Refused (target_lied) if the damaged copy is still there. The request is a GET: some registries respond
         to a HEAD with an error although they have the manifest."""
         repository = request.repository
 
         def read_back(work: Work) -> None:
-            """Read the manifest and compare its digest, on a thread."""
+            """Read the manifest and compare its digest. Runs on a worker thread."""
             try:
                 stored = request.target.manifest(repository.path, reference, work).digest
             except MirrorError as error:
@@ -241,17 +242,19 @@ class ImageCopier:
             raise
 
     async def _is_tag_current(self, store: Target, repository: Repository, tag: str, root: Manifest) -> bool:
-        """Ask the target whether the tag refers to the root manifest."""
+        """Return whether the tag on the target refers to the root manifest. Sends a request to find out."""
 
         def resolve(work: Work) -> bool:
-            """Resolve the tag and compare its digest, on a thread."""
+            """Resolve the tag and compare its digest. Runs on a worker thread."""
             (version,) = store.resolve(repository.path, [tag], work)
             return isinstance(version, Version) and version.digest == root.digest
 
         return await self._calls.call(resolve, needs=(host_permit(repository.host),), policy=ONCE)
 
     def _withdraw_tag(self, plan_entry: PlanEntry) -> None:
-        """Durably remove the recorded digest of the tag: if the response to the PUT is lost, its digest is unknown."""
+        """Durably remove the recorded digest of the tag before the tag is written.
+
+        If the response to the PUT is lost, it is unknown which digest the tag has."""
         repository = str(plan_entry.target.repository)
         self._notes.withdraw_tag(repository, plan_entry.reference.tag, noted=plan_entry.old_digest is not None)
 
@@ -264,7 +267,7 @@ class ImageCopier:
         repository, result = request.repository, BlobResult()
 
         def put(work: Work) -> None:
-            """Make one attempt to write the manifest, on a thread."""
+            """Attempt to write the manifest once. Runs on a worker thread."""
             result.attempts += 1
             self._before_write(repository)
             before()
@@ -291,13 +294,13 @@ class ImageCopier:
         self._recorder.record_manifest(request, BlobResult(BlobOutcome.EXISTS))
 
     def _can_mount_from_source(self, plan_entry: PlanEntry, graph: ManifestGraph) -> bool:
-        """Return whether the source is a repository of a target registry, and the image needs no transform."""
+        """Return whether blobs can be mounted from the source, as it is on a target registry and needs no transform."""
         target = self._targets.get(graph.blob_source.store.host)
         version = plan_entry.reference.version
         return target is not None and not target.on_disk and isinstance(version, Version) and version.transform is None
 
     def _note_copied(self, repository: Repository, plan_entry: PlanEntry, graph: ManifestGraph) -> None:
-        """Record for later runs what the target, and possibly the source, contains after a copy."""
+        """Record for later runs what the target contains after a copy. If mounts can use it, also record the source."""
         entry, root, tag = plan_entry.reference.entry, graph.root.digest, plan_entry.reference.tag
         blobs = [blob.digest for blob in graph.blobs]
         self._notes.note_graph(str(repository), root, blobs)

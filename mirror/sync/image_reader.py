@@ -1,6 +1,6 @@
 """Reads the manifest graph of each image once for all targets.
 
-Transforms run here, for images that targets do not accept as they are.
+Images that targets do not accept as they are first pass through a transform.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from mirror.util.structs import replace
 
 
 class TransformNotes(Protocol):
-    """Passes the results of transforms on to later runs."""
+    """Records the results of transforms for later runs."""
 
     def note_transform_digest(self, identity: str, digest: Digest) -> None:
-        """Record the digest of the result of a transform. Does not block: the record is written later."""
+        """Record the digest of a transform's result. Does not block, because the record is written later."""
         ...
 
 
 async def read_version(calls: Calls, reference: SourceReference) -> Version:
-    """Return what a reference refers to at the source now. Raises the errors of `Source.read`."""
+    """Return what a reference refers to at the source now. Raises the same errors as `Source.read`."""
     entry = reference.entry
     return await calls.call(
         lambda work: entry.source.read(entry.repository, reference.identifier, work),
@@ -54,7 +54,9 @@ class ImageReader:
         self._parts: SharedTasks[Hashable, None] = SharedTasks(calls.tasks)
 
     async def read_graph(self, reference: SourceReference) -> ManifestGraph:
-        """Return the graph of a reference. Read it if no other caller has done so. Raises the errors of `Source`."""
+        """Return the graph of the image that a reference refers to. Only the first call for a reference reads it.
+
+        Raises the errors that the source raises."""
         return self._graphs.get(reference) or await self._reads.run(reference, lambda: self._read(reference))
 
     async def read_graphs(self, references: Sequence[SourceReference]) -> list[ManifestGraph | MirrorError]:
@@ -62,7 +64,7 @@ class ImageReader:
         return await gather_results(self.read_graph(reference) for reference in references)
 
     def release(self, reference: SourceReference) -> None:
-        """Record that one user no longer needs the graph of a reference. After the last one, drop the graph."""
+        """Record that one user no longer needs the graph of a reference. If no user is left, drop the graph."""
         reference.users -= 1
         if reference.users:
             return
@@ -71,7 +73,7 @@ class ImageReader:
             self._calls.tasks.detach(self._calls.call(lambda work: release(), policy=ONCE))
 
     async def _read(self, reference: SourceReference) -> ManifestGraph:
-        """Resolve a reference if necessary, transform the image if it needs that, and read its graph."""
+        """Resolve a reference unless it has been resolved, transform the image if required, and read its graph."""
         if reference.version is None:
             reference.version = await read_version(self._calls, reference)
         version = reference.version
@@ -86,7 +88,7 @@ class ImageReader:
         return graph
 
     async def _read_plain(self, reference: SourceReference, version: Version) -> ManifestGraph:
-        """Read an image that needs no transform. Raises RemoteError for a schema 1 image unless these are allowed."""
+        """Read an image that needs no transform. Raises RemoteError for a schema 1 image if these are not allowed."""
         entry = reference.entry
         identifier = version.digest or reference.identifier
         graph = await self._manifests.read_graph(entry.source, entry.repository, identifier, version.manifest)
@@ -104,7 +106,7 @@ class ImageReader:
         parts = await self._calls.call(transform.parts, needs=(host,), policy=ONCE)
 
         async def make(part: TransformPart) -> None:
-            """Create one part, or wait while another image creates it."""
+            """Create one part. If it is already being created for another image, wait until it is complete."""
             run = partial(transform.make, part)
             await self._parts.run(part.key, lambda: self._calls.call(run, needs=(host, DOWNLOADS)))
 

@@ -1,4 +1,4 @@
-"""Stores the bodies of manifests: the most recent ones in memory, older ones that are still needed in files."""
+"""Stores manifest bodies: the most recent ones in memory, and older ones that are still needed in files."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class _StoredBody:
 
 
 class ManifestBodies:
-    """Stores bodies of manifests within a limited amount of memory. Thread-safe.
+    """Stores manifest bodies within a limited amount of memory. Thread-safe.
 
-    directory: where bodies are stored that exceed `limit`. If it is None, they are dropped: a run that copies nothing
-    needs no bodies after it has read what the manifests refer to.
+    directory: the directory for bodies that do not fit within `limit`. If it is None, such bodies are dropped, because
+    a run that copies nothing needs no bodies after it has read what the manifests refer to.
     limit: the maximum number of bytes in memory."""
 
     def __init__(self, directory: Path | None, limit: int = MEMORY) -> None:
@@ -93,7 +93,7 @@ class ManifestBodies:
         return body
 
     def close(self) -> None:
-        """Delete all files, including those of a killed run."""
+        """Delete all files, including files that a killed run left behind."""
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
 
@@ -111,7 +111,7 @@ class ManifestBodies:
         return to_write
 
     def _write(self, key: Digest) -> None:
-        """Write a body to a file, and delete files that are not needed any more. Raises LocalError."""
+        """Write a body to a file, and delete files that are no longer needed. Raises LocalError if the write fails."""
         if self._directory is None:
             return
         path = self._directory / str(next(self._numbers))

@@ -30,7 +30,7 @@ _REBUILD = "the image itself is invalid, not just a copy of it: rebuild it and p
 
 
 class WrongDescriptorError(Refused):
-    """An index has a wrong descriptor for a child manifest, so the image is invalid at the source, too."""
+    """The error for an index with a wrong descriptor for a child manifest. Such an image is invalid in every store."""
 
 
 def manifest_permits(host: str, size: int | None) -> tuple[str, ...]:
@@ -44,7 +44,7 @@ class ManifestGraph(Struct, frozen=True):
     """The manifests and blobs of an image. The bodies of the manifests are read when they are needed.
 
     levels: the child manifests by level, lowest first; each manifest refers only to manifests of lower levels.
-    blobs: each digest once, without foreign layers.
+    blobs: the blobs of all manifests, each digest once, without foreign layers.
     blob_source: the repository that the blobs can be read from."""
 
     root: Manifest
@@ -85,13 +85,13 @@ class ManifestCache:
         self._bytes = 0
 
     async def read(self, source: Source, repository: str, reference: str, size: int | None = None) -> Manifest:
-        """Return a manifest. If `reference` is a digest, read it from the source only once; if it is a tag, every time.
+        """Return a manifest. If `reference` is a digest, the cache is used; a tag is always read from the source.
 
-        size: the size in bytes, if it is known. Raises the errors of `Source.manifest`."""
+        size: the size in bytes, if it is known. Raises the same errors as `Source.manifest`."""
         scope = self._scope(source, repository)
 
         def run(work: Work) -> Manifest:
-            """Read the manifest on a thread, unless it has been cached meanwhile."""
+            """Read the manifest on a worker thread, unless it has been cached in the meantime."""
             return self._find(scope, reference) or self._keep(scope, source.manifest(repository, reference, work))
 
         return self._find(scope, reference) or await self._reads.run(
@@ -102,9 +102,10 @@ class ManifestCache:
     async def read_graph(
         self, source: Source, repository: str, reference: str, known: Manifest | None = None
     ) -> ManifestGraph:
-        """Read the graph of the image that `reference` refers to. known: the root manifest, if it was read already.
+        """Read the graph of the image that `reference` refers to.
 
-        Raises Refused (too_deep, too_many, type_mismatch, size_mismatch, manifest_too_big), and errors of `read`."""
+        known: the root manifest, if it has already been read. Raises Refused (too_deep, too_many, type_mismatch,
+        size_mismatch, manifest_too_big), and the same errors as `read`."""
         root = await (
             self._add_in_call(source, repository, known) if known else self.read(source, repository, reference)
         )
@@ -136,25 +137,25 @@ class ManifestCache:
         )
 
     def add(self, source: Source, repository: str, manifest: Manifest) -> Manifest:
-        """Add a manifest that was read elsewhere, and return it with its body stored in `bodies`.
+        """Add a manifest that was read elsewhere to the cache. Return it with its body stored in `bodies`.
 
         May write a file. May be called on any thread."""
         return self._keep(self._scope(source, repository), manifest)
 
     async def _add_in_call(self, source: Source, repository: str, manifest: Manifest) -> Manifest:
-        """Call `add` on a thread, because it may write a file."""
+        """Call `add` on a worker thread, because it may write a file."""
         return await self._calls.call(lambda work: self.add(source, repository, manifest), policy=ONCE)
 
     def _scope(self, source: Source, repository: str) -> str:
-        """Return the host whose manifests are cached together, or the repository if `by_repository` is set."""
+        """Return the part of the cache key that names the host or, with `by_repository`, the repository."""
         return f"{source.host}/{repository}" if self._by_repository else source.host
 
     def close(self) -> None:
-        """Delete the files of bodies, including those of a killed run."""
+        """Delete the files that contain bodies, including files that a killed run left behind."""
         self._bodies.close()
 
     def _find(self, scope: str, reference: str) -> Manifest | None:
-        """Return a manifest from the cache, or None. Only digests are found, since a tag may have changed."""
+        """Return the cached manifest with the digest `reference`. Return None for a tag, which may have changed."""
         if ":" not in reference:
             return None
         with self._lock:
@@ -164,7 +165,7 @@ class ManifestCache:
             return kept
 
     def _keep(self, scope: str, manifest: Manifest) -> Manifest:
-        """Add a manifest to the cache, and drop the least recently used ones if it is full."""
+        """Add a manifest to the cache. If the cache is full, drop the least recently used manifests."""
         with self._lock:  # make room before another body is stored
             while self._bytes + manifest.size > self._limit and self._cached:
                 _, dropped = self._cached.popitem(last=False)
@@ -196,7 +197,7 @@ def _check_descriptor(child: Manifest, descriptor: Descriptor, what: str) -> Non
 
 
 def _assemble_graph(root: Manifest, manifests: dict[Digest, Manifest], blob_source: BlobSource) -> ManifestGraph:
-    """Sort the manifests of an image into levels, and collect its blobs."""
+    """Build the graph of an image: sort its manifests into levels, and collect its blobs."""
     heights: dict[Digest, int] = {}
 
     # The recursion is bounded by MAX_DEPTH, and each manifest is visited once.

@@ -1,4 +1,4 @@
-"""The values of a plan: mirrors, references of their sources, and one plan entry for each reference and target."""
+"""The data types of a plan: mirrors, source references, and one plan entry for each reference and target."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class MirrorEntry(Struct, frozen=True):
     """One mirror: a source repository, the rules that select its tags, and the targets.
 
     heads_first: the source counts GET requests for manifests against a quota, but not HEAD requests. Its digests are
-    therefore requested by HEAD before a manifest is read.
+    therefore requested with HEAD before a manifest is read.
     schema1: whether images with schema 1 manifests are allowed.
     wildcard: `repository` is a prefix, and every repository below it is mirrored. The part of a name after the prefix
     replaces MATCHED in the repositories of the targets."""
@@ -44,13 +44,13 @@ class MirrorEntry(Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """The source repository as `HOST/REPOSITORY`; for a wildcard as `HOST/PREFIX/*`."""
+        """The source repository as `HOST/REPOSITORY`, or as `HOST/PREFIX/*` for a wildcard."""
         if self.wildcard:
             return str(Repository(self.source.host, f"{self.repository}/*" if self.repository else "*"))
         return str(Repository(self.source.host, self.repository))
 
     def expand_wildcard(self, repository: str) -> MirrorEntry:
-        """Return the mirror of one repository that the wildcard matches."""
+        """Return a mirror entry for one repository that the wildcard matches."""
         matched = repository.removeprefix(f"{self.repository}/" if self.repository else "")
         targets = (
             replace(
@@ -62,11 +62,11 @@ class MirrorEntry(Struct, frozen=True):
 
 
 class SourceReference(Struct, eq=False):
-    """A selected reference of a source. It is resolved at most once in a run, and read once for all targets.
+    """A selected tag or digest at a source. It is resolved at most once in a run, and read once for all targets.
 
     identifier: the tag or digest that is requested from the source.
     tag: its tag on the targets, or its digest if it has no tag there.
-    version: what it refers to, or why it could not be resolved; None before the request.
+    version: what the reference refers to, or the error if it could not be resolved. None until it is resolved.
     users: the number of targets that may still need the image."""
 
     entry: MirrorEntry
@@ -94,8 +94,8 @@ class PlanEntry(Struct, frozen=True, eq=False):
 
     old_digest: the digest that the tag on the target refers to now.
     may_have_blobs: the target repository may already have blobs.
-    damaged: the target has the tag, but cannot return its manifest, probably because its copy is damaged. A push may
-    not replace such a copy.
+    damaged: the target has the tag, but cannot return its manifest, probably because its copy is damaged. A push might
+    fail to replace such a copy.
     error: set if the action is FAIL."""
 
     reference: SourceReference
@@ -113,18 +113,18 @@ class PlanEntry(Struct, frozen=True, eq=False):
 
 
 class RepositoryFilter(Protocol):
-    """Selects the repositories and references that a run mirrors, as given by `--only` and `--shard`."""
+    """Selects the repositories and references that a run mirrors, according to `--only` and `--shard`."""
 
     def is_selected(self, reference: str) -> bool:
-        """Return whether the run mirrors this reference of a source."""
+        """Return whether the run mirrors this source reference."""
         ...
 
     def may_select(self, repository: str) -> bool:
-        """Return whether the run may mirror a reference of this source repository."""
+        """Return whether the run may mirror any reference from this source repository."""
         ...
 
     def note_unlisted(self, repository: str) -> None:
-        """Record that a source could not be listed, so that a pattern of `--only` without a match is not reported."""
+        """Record that a source could not be listed, so that `--only` patterns for it are not reported as unused."""
         ...
 
 
@@ -136,7 +136,9 @@ class PlanReceiver(Protocol):
         ...
 
     def record_listing_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
-        """Record that a mirror cannot be planned: listing failed, no tag is selected, or it conflicts with another."""
+        """Record that a mirror cannot be planned.
+
+        Either a list could not be read, no tag is selected, or the mirror conflicts with another one."""
         ...
 
     def record_invalid_name(self, entry: MirrorEntry, error: MirrorError) -> None:
@@ -156,15 +158,15 @@ class PlanHints(Protocol):
     """Provides what earlier runs recorded in the state. The methods read the state's file, so they block."""
 
     def target_tag(self, repository: str, tag: str) -> Digest | None:
-        """Return the digest that a run last wrote to a tag on a target, or last saw there."""
+        """Return the digest that was last recorded for a tag on a target, or None if none is recorded."""
         ...
 
     def source_tag(self, repository: str, tag: str) -> Digest | None:
-        """Return the digest that was last recorded for a tag at a source."""
+        """Return the digest that was last recorded for a tag at a source, or None if none is recorded."""
         ...
 
     def transform_digest(self, identity: str) -> Digest | None:
-        """Return the digest of the last result of a transform."""
+        """Return the digest of a transform's last result, or None if none is recorded."""
         ...
 
     def is_unfinished(self, repository: str) -> bool:
@@ -173,12 +175,12 @@ class PlanHints(Protocol):
 
 
 def reference_suffix(reference: str) -> str:
-    """Return `:TAG` for a tag, and `@DIGEST` for a digest."""
+    """Return `:TAG` for a tag, or `@DIGEST` for a digest."""
     return ("@" if ":" in reference else ":") + reference
 
 
 def listed_version(tag: str) -> Version | None:
-    """Return the version of a tag if the tag list contained its digest (ListedTag), otherwise None."""
+    """Return the version of a tag if the tag list contained its digest (ListedTag). Otherwise, return None."""
     return Version(tag.digest) if isinstance(tag, ListedTag) else None
 
 
@@ -193,9 +195,9 @@ def plan_image(
     repair: bool = False,
     damaged_digest: str | None = None,
 ) -> PlanEntry:
-    """Decide what to do for one reference on one target, from what the source and the target returned.
+    """Return the plan entry for one reference on one target, based on what the source and the target returned.
 
-    old: what the tag on the target refers to, None if it does not exist, or the error of the request.
+    old: what the tag on the target refers to, None if it does not exist, or the error if the request failed.
     known_equal: the digest that an immutable tag had at the source and on the target in an earlier run. If the target
     still has it, `reference.version` may be None: the source was not asked.
     damaged_digest: the digest that a damaged tag had, if it is known. With `repair`, an immutable tag is copied only
@@ -223,7 +225,7 @@ def plan_image(
 def _plan_repair(
     failed: PlanEntry, error: MirrorError, damaged_digest: str | None, *, may_have_blobs: bool
 ) -> PlanEntry:
-    """Plan the repair of a damaged immutable tag: copy it if the source has the digest that the tag had."""
+    """Plan the repair of a damaged immutable tag. Copy it only if the source has the digest that the tag had."""
     version = failed.reference.version
     if damaged_digest is not None and isinstance(version, Version) and version.digest == damaged_digest:
         return replace(failed, action=Action.COPY, may_have_blobs=may_have_blobs, damaged=True, error=None)
@@ -234,7 +236,7 @@ def _plan_repair(
 
 
 def check_immutable(plan_entry: PlanEntry, digest: Digest) -> None:
-    """Raise Refused (tag_immutable) if an immutable tag has another digest on the target.
+    """Raise Refused (tag_immutable) if an immutable tag has a different digest on the target.
 
     digest: the digest of the image to copy, which may have been unknown until its transform had run."""
     old, reference = plan_entry.old_digest, plan_entry.reference
@@ -243,7 +245,7 @@ def check_immutable(plan_entry: PlanEntry, digest: Digest) -> None:
 
 
 def immutable_conflict(version: Version | None, old: Digest) -> Refused:
-    """Return the error for an immutable tag that has the digest `old` on the target and another one at the source."""
+    """Return the error for an immutable tag whose digest at the source differs from `old`, its digest on the target."""
     source_digest = version.digest if version is not None and version.digest is not None else "another digest"
     return Refused(
         f"the target has {old}, but the source has {source_digest}",

@@ -48,11 +48,11 @@ class Planner:
         """Create a planner.
 
         parallel: the number of parallel requests to each host.
-        use_hints: trust what the state says about exclusive targets and immutable tags, and the digests in lists of
-        tags.
-        repeat_transforms: do not use the results of transforms that the state contains.
+        use_hints: trust the digests in tag lists, and what the state has recorded about exclusive targets and
+        immutable tags.
+        repeat_transforms: do not use the results of transforms that the state has recorded.
         repair: copy a damaged immutable tag if the source still has its digest.
-        keep_manifest: called with each manifest that had to be read to resolve a reference of a source."""
+        keep_manifest: called with each manifest that had to be read to resolve a source reference."""
         self._calls = calls
         self._receiver = receiver
         self._only = only
@@ -72,7 +72,7 @@ class Planner:
         )
 
     async def plan_all(self, entries: Iterable[MirrorEntry]) -> None:
-        """Plan all entries. Errors become part of the plan: only bugs are raised."""
+        """Plan all entries. Errors become part of the plan; only exceptions that show a bug are raised."""
         configured = list(entries)
         possible_conflicts = find_possible_conflicts(configured)
         ids = {id(entry) for entry in possible_conflicts}
@@ -90,10 +90,10 @@ class Planner:
         )
 
     async def _plan_possible_conflicts(self, entries: Sequence[MirrorEntry]) -> None:
-        """Plan the entries that may conflict: read the catalogs of their wildcards, then plan what does not conflict.
+        """Plan the entries that may conflict. First read the catalogs for their wildcards, to find actual conflicts.
 
-        All these catalogs are read, whatever `--only` and `--shard` select, so that the plan depends neither on them
-        nor on the order of responses. If a catalog cannot be read, only its own entry fails."""
+        All these catalogs are read, whatever `--only` and `--shard` select, so that the plan depends neither on these
+        options nor on the order of responses. If a catalog cannot be read, only its own entry fails."""
         wildcards = [entry for entry in entries if entry.wildcard]
         results = await gather_results(self._expand_wildcard(entry) for entry in wildcards)
         self._expanded = {id(entry): result for entry, result in zip(wildcards, results, strict=True)}
@@ -105,9 +105,9 @@ class Planner:
         await self._plan_each(entries)
 
     async def plan_mirror(self, entry: MirrorEntry, selection: WildcardSelection | None = None) -> None:
-        """Plan one mirror. Errors become part of the plan: only bugs are raised.
+        """Plan one mirror. Errors become part of the plan; only exceptions that show a bug are raised.
 
-        selection: if the entry was expanded from a wildcard, the WildcardSelection to which it is added."""
+        selection: if the entry was expanded from a wildcard, the WildcardSelection to which its selection is added."""
         try:
             if entry.wildcard:
                 await self._plan_wildcard(entry)
@@ -147,7 +147,8 @@ class Planner:
     async def _plan_wildcard(self, entry: MirrorEntry) -> None:
         """Plan every repository that a wildcard matches.
 
-        Raises NotFound if it matches none, RemoteError (nothing_selected), and the errors of `list_repositories`."""
+        Raises NotFound if it matches none, RemoteError (nothing_selected) if the rules select no tag in any repository,
+        and the same errors as `list_repositories`."""
         expanded = self._expanded.get(id(entry))
         if expanded is None:
             expanded = await self._expand_wildcard(entry)
@@ -165,13 +166,13 @@ class Planner:
                 raise error
 
     async def _expand_wildcard(self, entry: MirrorEntry) -> list[MirrorEntry]:
-        """Return an entry for each repository that a wildcard matches."""
+        """Return an entry for each repository that a wildcard matches. Record an error for each invalid name."""
         names, errors = await call_store(self._calls, entry.source, partial(list_repositories, entry))
         self._record_invalid_names(entry, errors)
         return [entry.expand_wildcard(name) for name in names]
 
     def _record_invalid_names(self, entry: MirrorEntry, errors: Iterable[MirrorError]) -> None:
-        """Record the invalid names of a catalog or tag list. errors: one for each name."""
+        """Record the invalid names in a catalog or tag list. errors: one error for each name."""
         for error in errors:
             self._receiver.record_invalid_name(entry, error)
 
@@ -180,7 +181,7 @@ class Planner:
     async def _select_references(
         self, entry: MirrorEntry, wildcard_selection: WildcardSelection | None
     ) -> list[SourceReference]:
-        """Return the references of a source that the run mirrors."""
+        """Return the references that the run mirrors from a source."""
         rules = entry.rules
         rejected: Mapping[str, int] = {}
         if rules.digest is not None:
@@ -207,7 +208,7 @@ class Planner:
         """List the tags of a source and apply the rules to them."""
 
         def run(work: Work) -> tuple[Selection, list[MirrorError]]:
-            """List and select the tags on a thread. Also return an error for each invalid tag."""
+            """List and select the tags on a worker thread. Also return an error for each invalid tag."""
             tags, errors = list_source_tags(entry, work)
             return select(entry.rules, tags), errors
 

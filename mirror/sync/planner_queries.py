@@ -1,6 +1,6 @@
 """The planner's requests to stores, and the hints that make some of these requests unnecessary.
 
-Functions that query a store or the state block. `call_store` runs them on threads.
+Functions that query a store or the state block. `call_store` runs them on worker threads.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ T = TypeVar("T")
 
 
 async def call_store(calls: Calls, store: Source, run: Callable[[Work], T]) -> T:
-    """Run a blocking function on a thread, with a permit of the store's host. Return its result.
+    """Run a blocking function on a worker thread, with a permit for the store's host. Return its result.
 
-    The function is called once: it retries its own requests."""
+    The function is called only once, because it retries its own requests."""
     return await calls.call(run, needs=(host_permit(store.host),), policy=ONCE)
 
 
 def list_repositories(entry: MirrorEntry, work: Work) -> tuple[list[str], list[MirrorError]]:
     """Return the repositories that a wildcard matches, sorted, and an error for each invalid name.
 
-    Raises the errors of `Source.repositories`."""
+    Raises the same errors as `Source.repositories`."""
     prefix = f"{entry.repository}/" if entry.repository else ""
     return _sort_names(entry.source.repositories(prefix, work))
 
@@ -51,7 +51,7 @@ def list_repositories(entry: MirrorEntry, work: Work) -> tuple[list[str], list[M
 def list_source_tags(entry: MirrorEntry, work: Work) -> tuple[list[str], list[MirrorError]]:
     """Return the tags of a source repository, sorted, and an error for each invalid name.
 
-    Raises the errors of `Source.tags`, and adds a hint to NotFound."""
+    Raises the same errors as `Source.tags`, with a hint added to NotFound."""
     try:
         names = list(entry.source.tags(entry.repository, work))
     except NotFound as error:
@@ -65,11 +65,11 @@ def list_source_tags(entry: MirrorEntry, work: Work) -> tuple[list[str], list[Mi
 
 
 def list_target_tags(store: Source, repository: str, work: Work) -> set[str] | None:
-    """Return the tags that a target lists; an empty set if the repository does not exist.
+    """Return the tags that a target lists, or an empty set if the repository does not exist.
 
-    Return None if the list cannot be read: then each tag has to be requested by name.
+    Return None if the list cannot be read, so that each tag has to be requested by name.
 
-    Raises RateLimited, LocalError, Cancelled, and Refused unless the list is too large (`too_many`)."""
+    Raises RateLimited, LocalError and Cancelled. Raises Refused, except if the list is too large (`too_many`)."""
     try:
         return {name for name in store.tags(repository, work) if isinstance(name, str)}
     except NotFound:
@@ -124,8 +124,8 @@ def resolve_all(
 def digest_or_error(version: Version | MirrorError, *, immutable: bool) -> DigestOrError:
     """Return the digest of a tag on a target, None if it does not exist or may be overwritten, or the lookup error.
 
-    A tag that may be damaged may be overwritten unless it is immutable: a registry responds with 500 for a tag whose
-    file is empty until the tag is pushed again."""
+    A tag that may be damaged may be overwritten unless it is immutable. For example, if the file of a tag is empty, a
+    registry responds with 500 until the tag is pushed again."""
     if isinstance(version, Version):
         return version.digest
     overwritable = isinstance(version, NotFound) or (may_be_damaged(version) and not immutable)
@@ -133,7 +133,7 @@ def digest_or_error(version: Version | MirrorError, *, immutable: bool) -> Diges
 
 
 def may_be_damaged(version: Version | MirrorError) -> TypeGuard[MirrorError]:
-    """Return whether a target cannot return a manifest, possibly because its copy is damaged.
+    """Return whether a target failed to return a manifest, possibly because its copy is damaged.
 
     A push may repair such a copy."""
     if isinstance(version, Refused):
@@ -144,7 +144,7 @@ def may_be_damaged(version: Version | MirrorError) -> TypeGuard[MirrorError]:
 
 
 def read_target_tags(hints: PlanHints, repository: str, references: Sequence[str]) -> dict[str, Digest]:
-    """Return the digests that the state contains for tags on a target, by tag."""
+    """Return the digests that the state has recorded for tags on a target, by tag."""
     digests = {reference: hints.target_tag(repository, reference) for reference in references}
     return {reference: digest for reference, digest in digests.items() if digest is not None}
 
@@ -154,7 +154,7 @@ def read_equal_tags(
 ) -> dict[str, Digest]:
     """Return the immutable tags that had the same digest at the source and on the target in an earlier run.
 
-    The digests are returned by tag. Tags that a later run saw on the target with another digest are left out."""
+    The digests are returned by tag. Tags that a later run saw on the target with a different digest are left out."""
     equal = {}
     for reference in references:
         if entry.rules.is_immutable(reference.tag):
@@ -167,12 +167,14 @@ def read_equal_tags(
 def equality_key(entry: MirrorEntry, repository: Repository) -> str:
     """Return the key under which the state stores the digests that a source and one of its targets had in common.
 
-    Each target has its own key, because one target may be equal to the source while another one differs."""
+    Each target has its own key, because one target may be equal to the source while another target differs."""
     return f"{entry.name} {repository}"
 
 
 def add_transform_result(hints: PlanHints, version: Version | MirrorError) -> Version | MirrorError:
-    """Return a version with the digest of its last transform result, if it needs a transform. Keep errors unchanged."""
+    """Return a version with the digest of its last transform result, if it needs a transform.
+
+    Return errors, and versions that need no transform, unchanged."""
     if isinstance(version, MirrorError) or version.transform is None:
         return version
     return replace(version, digest=hints.transform_digest(version.transform.identity))

@@ -1,4 +1,4 @@
-"""Records the result of each image and blob: in the report, the log, the progress, and the exit code."""
+"""Records the result for each image and blob in the report, the log, the progress display and the exit code."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class BlobCounts(Struct):
     blobs: the number of blobs by outcome (copied, mounted, exists, failed, interrupted), each counted once. A blob is
     interrupted by a signal, or because another blob of the image failed.
     bytes: the numbers of bytes that were read, sent and mounted.
-    attempts: the largest number of attempts that a blob needed.
-    started: when the image was started, in seconds of the monotonic clock."""
+    attempts: the largest number of attempts that any blob needed.
+    started: when the copy of the image started: the time of the monotonic clock, in seconds."""
 
     blobs: Counter[str] = field(default_factory=Counter)
     bytes: Counter[str] = field(default_factory=Counter)
@@ -40,7 +40,7 @@ class BlobCounts(Struct):
     _sent: set[Digest] = field(default_factory=set)  # the blobs that were copied or mounted
 
     def reset_for_second_push(self) -> None:
-        """Forget the outcomes that the second push of an image determines again."""
+        """Reset the counts of the outcomes that the second push of an image determines again."""
         for outcome in ("exists", "failed", "interrupted"):
             self.blobs[outcome] = 0
 
@@ -85,7 +85,7 @@ class ResultRecorder:
 
     @property
     def codes(self) -> set[int]:
-        """The exit codes of all results so far."""
+        """The exit codes for all results that have been recorded so far."""
         with self._lock:
             return set(self._codes)
 
@@ -168,7 +168,7 @@ class ResultRecorder:
         digest: Digest | None,
         error: MirrorError | None = None,
     ) -> None:
-        """Add the result of an image to the report and the progress."""
+        """Add the result for an image to the report, and count the image in the progress display."""
         version = plan_entry.reference.version if isinstance(plan_entry.reference.version, Version) else None
         source_id = version.source_id if version else ""
         self._report.add(
@@ -200,7 +200,7 @@ class ResultRecorder:
     # ---- blobs
 
     def record_blob(self, request: BlobRequest, result: BlobResult, error: MirrorError | None) -> None:
-        """Log the result of copying a blob or manifest to a target repository. error: why it failed, if it did."""
+        """Log the result of copying a blob or manifest to a target repository. error: the reason if the copy failed."""
         log_blob(
             is_root=request.is_root,
             source=str(request.source),

@@ -1,7 +1,7 @@
 """A wrapper for the targets of `sync --repair`, which verifies every object by reading and hashing it.
 
-A registry may acknowledge a write that it did not perform. If docker-registry has the file of a blob or manifest
-already, it responds to an upload with 201 and keeps the file, even if its content is wrong. Therefore everything that
+A registry may acknowledge a write that it did not perform. If docker-registry already has the file of a blob or
+manifest, it responds to an upload with 201 and keeps the file, even if its content is wrong. Therefore everything that
 is sent is read back and compared.
 """
 
@@ -32,15 +32,16 @@ _log = logging.getLogger("mirror.sync")
 
 
 def wrap_for_repair(targets: Mapping[str, Target]) -> dict[str, Target]:
-    """Wrap each target of a run in a RepairTarget, except bundles: writing a bundle hashes all its content anyway."""
+    """Wrap each target in a RepairTarget. Bundles are not wrapped: writing a bundle hashes its content anyway."""
     return {host: target if target.needs_all_images else RepairTarget(target) for host, target in targets.items()}
 
 
 class RepairTarget:
     """Wraps a Target, and verifies what it has and what is sent to it. Thread-safe.
 
-    A blob or manifest exists only if its bytes have its digest. A write succeeds only if the bytes can be read back;
-    otherwise it raises Refused (target_lied), with a hint that says what the registry's operator has to delete.
+    A blob or manifest is treated as existing only if its bytes match its digest. A write succeeds only if the bytes can
+    be read back. Otherwise it raises Refused (target_lied), with a hint that says what the registry's operator has to
+    delete.
 
     policy: the retry policy for reads that are not retried as part of a transfer."""
 
@@ -67,7 +68,7 @@ class RepairTarget:
         return self._target.tags(repository, work)
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterator[Version | MirrorError]:
-        """Yield what each reference refers to. Reads each manifest: a HEAD does not show that its bytes are wrong."""
+        """Yield what each reference refers to. Reads each manifest, because a HEAD would not reveal wrong bytes."""
         for reference in references:
             work.stop.raise_if_requested()
             try:
@@ -90,7 +91,7 @@ class RepairTarget:
         return self._target.open_blob(repository, blob, work, offset=offset)
 
     def leaves_out(self, blob: Descriptor) -> bool:
-        """Return whether the target leaves out this blob."""
+        """Return whether the target is a partial store that leaves out `blob`."""
         return self._target.leaves_out(blob)
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
@@ -111,7 +112,7 @@ class RepairTarget:
         """Return whether the blob exists and its bytes match the digest. Reads the whole blob.
 
         Return False for a damaged blob, including one of the wrong size, so that it is sent again. Raises Refused
-        (target_lied) if it was sent before in this run and the target did not replace it."""
+        (target_lied) if this run has already sent the blob and the target did not replace the damaged copy."""
         error = self.find_damage(repository, blob, work)
         if error is None or isinstance(error, NotFound):
             return error is None
@@ -122,9 +123,10 @@ class RepairTarget:
         return False
 
     def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | UploadSession:
-        """Mount a blob, unless it is damaged in the target repository: all repositories may share the damaged file.
+        """Mount a blob, and return MOUNTED only if the mounted blob is intact.
 
-        Return MOUNTED only if the mounted blob is intact. Raises Refused (target_lied) as `begin_upload` does."""
+        If the blob is known to be damaged in the target repository, open an upload session instead, because all
+        repositories may share the damaged file. Raises Refused (target_lied) as `begin_upload` does."""
         self._raise_if_not_replaced(blob.digest)
         with self._lock:
             damaged = (repository, blob.digest) in self._damaged
@@ -137,7 +139,7 @@ class RepairTarget:
         return self.begin_upload(repository, blob, work)
 
     def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> UploadSession:
-        """Open an upload session that reads the blob back after it was sent.
+        """Open an upload session that reads the blob back after sending it.
 
         Raises Refused (target_lied) if the target has already kept a damaged copy of the blob in this run."""
         self._raise_if_not_replaced(blob.digest)
@@ -163,9 +165,9 @@ class RepairTarget:
     # ---- verification
 
     def find_damage(self, repository: str, blob: Descriptor, work: Work) -> MirrorError | None:
-        """Read a blob and hash it. Return None if it is intact, otherwise NotFound or the error that shows the damage.
+        """Read and hash a blob. Return None if it is intact, NotFound if it is missing, or an error if it is damaged.
 
-        Raises errors that do not show whether the blob is damaged."""
+        Raises any error that does not show whether the blob is damaged."""
         try:
             self._retry(lambda: self._hash(repository, blob, work), work)
         except (RemoteError, Refused) as error:
@@ -175,9 +177,9 @@ class RepairTarget:
         return None
 
     def _hash(self, repository: str, blob: Descriptor, work: Work) -> None:
-        """Read a blob once and verify its digest. Raises Refused, and NetworkError if it ends early."""
+        """Read a blob once and verify it. Raises Refused if its bytes are wrong, and NetworkError if it ends early."""
         buffer = memoryview(bytearray(min(BUFFER, (blob.size or BUFFER) + 1)))
-        silent = replace(work, progress=lambda count: None)  # these bytes are no progress of an upload
+        silent = replace(work, progress=lambda count: None)  # these bytes do not count as upload progress
         body = BlobDownload(blob, [BlobSource(self._target, repository)])
         try:
             with body.open(0, silent) as reader:
@@ -191,7 +193,7 @@ class RepairTarget:
             raise error.with_text(what) from error
 
     def _retry(self, run: Callable[[], None], work: Work) -> None:
-        """Run a read, and retry it after a transient failure, unless the whole transfer is retried (`work.retries`).
+        """Call `run`, which reads a blob. If `work.retries` is set, call it again after a transient failure.
 
         A read that ends early is always retried here, because the number of these reads decides when a blob counts as
         damaged."""
@@ -238,7 +240,7 @@ class RepairTarget:
 
 
 class _VerifiedUpload:
-    """An UploadSession that reads the blob back after it was sent."""
+    """An UploadSession that reads the blob back after sending it, to verify that the target has stored it correctly."""
 
     def __init__(self, session: UploadSession, target: RepairTarget, repository: str, blob: Descriptor) -> None:
         self._session = session
@@ -274,7 +276,7 @@ class _VerifiedUpload:
 
 
 def remedy(digest: Digest) -> str:
-    """Return the steps by which an operator removes a damaged copy from the storage of a registry."""
+    """Return instructions for removing a damaged copy from a registry's storage, for the registry's operator."""
     file = f"docker/registry/v2/blobs/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}/data"
     return (
         f"1. delete {file} below the registry's root directory (all its repositories use this copy), 2. restart "
@@ -293,7 +295,7 @@ def _describe_damage(error: MirrorError | None, repository: str, digest: Digest)
 
 
 def _is_damage(error: MirrorError) -> bool:
-    """Return whether an error shows that bytes in a store are wrong, or that the store cannot read them."""
+    """Return whether an error shows that an object's bytes in a store are wrong, or that the store cannot read them."""
     if isinstance(error, Refused):
         return error.code in DAMAGED
     if _is_truncated(error):
@@ -302,10 +304,12 @@ def _is_damage(error: MirrorError) -> bool:
 
 
 def _is_truncated(error: MirrorError) -> bool:
-    """Return whether a response ended early. A registry that caches sizes responds like this for a truncated file."""
+    """Return whether `error` says that a response ended early.
+
+    A registry that caches sizes sends such a response if its file is truncated."""
     return isinstance(error, NetworkError) and error.code == "truncated"
 
 
 def _convert_truncated(error: MirrorError) -> MirrorError:
-    """Convert the error for a truncated manifest to a Refused, because it is damaged. Return other errors unchanged."""
+    """Convert the error for a truncated manifest to Refused (size_mismatch). Return other errors unchanged."""
     return Refused(error.what, hint=error.hint, code="size_mismatch") if _is_truncated(error) else error

@@ -1,9 +1,9 @@
 """Opens each target before its first write, and closes it after the last one.
 
-Most targets can be written to at any time. A bundle has to know all its images before the first byte is written, and
-appears only when it is finished. An existing bundle is replaced only by a complete one: anything that cannot be
-fetched, from the list of a repository to the last blob, leaves it unchanged. If no bundle exists, the images that are
-complete are published, and the inventory of the bundle lists what is missing.
+Most targets can be written to at any time. For a bundle, all images must be known before the first byte is written, and
+the file appears only when it is finished. An existing bundle is replaced only by a complete one: if a tag list, a
+manifest or a blob cannot be fetched, the existing bundle stays unchanged. If no bundle exists yet, the complete images
+are published, and the inventory of the bundle lists what is missing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _log = logging.getLogger("mirror.sync")
 
 
 class NotReplacedError(RemoteError):
-    """A bundle was not replaced, and still has its previous content."""
+    """The error for a bundle that was not replaced and still has its previous content."""
 
 
 class TargetLifecycle:
@@ -69,16 +69,16 @@ class TargetLifecycle:
         return dict(self._missing[host])
 
     async def begin(self, host: str, images: Sequence[ExpectedImage] = ()) -> None:
-        """Open a target before its first write. Later calls do nothing. Raises the errors of `Target.begin`."""
+        """Open a target before its first write. Later calls do nothing. Raises the same errors as `Target.begin`."""
         if host not in self._open_hosts:
             await self._openings.run(host, lambda: self._open(host, images))
 
     async def _open(self, host: str, images: Sequence[ExpectedImage]) -> None:
-        """Open a target for writing, on a thread. images: all its images, for a bundle."""
+        """Open a target for writing. images: if the target is a bundle, all images that will be written to it."""
         missing = self.missing_images(host).keys()
 
         def run(work: Work) -> None:
-            """Open the target and note that it must be closed."""
+            """Open the target, and record that it must be closed. Runs on a worker thread."""
             self._targets[host].begin(images, work, missing=missing)
             self._open_hosts.add(host)  # on the thread, which a stop does not interrupt
 
@@ -86,7 +86,7 @@ class TargetLifecycle:
         await self._calls.call(run, needs=(host_permit(host),), policy=ONCE)
 
     async def begin_with_images(self, host: str, plan_entries: Sequence[PlanEntry]) -> dict[PlanEntry, MirrorError]:
-        """Read the graphs of all images of a bundle, and open the bundle with them.
+        """Read the graphs of all images for a bundle, then open the bundle for writing these images.
 
         Return an error for each image that cannot be read. Such images are left out of the bundle."""
         errors: dict[PlanEntry, MirrorError] = {}
@@ -113,10 +113,10 @@ class TargetLifecycle:
         return errors
 
     async def _note_vanished_repositories(self, host: str, planned: Collection[str]) -> None:
-        """Record repositories of an existing bundle as missing if a mirror must copy to them, but no image is planned.
+        """Record each repository of an existing bundle as missing if a mirror must copy to it, but no image is planned.
 
-        planned: the repositories with planned images. For any other repository, the source may have returned an empty
-        list of tags, or a catalog without it."""
+        planned: the repositories with planned images. A repository may have none because the source returned an empty
+        tag list, or a catalog that does not contain it."""
         run = partial(_list_repositories, self._targets[host])
         for name in await self._calls.call(run, needs=(host_permit(host),), policy=ONCE) or ():
             if isinstance(name, str) and name not in planned and self._must_copy_to(host, name):
@@ -126,7 +126,7 @@ class TargetLifecycle:
     # ---- the end
 
     async def finish(self, written: Collection[PlanEntry], *, incomplete: bool) -> dict[str, MirrorError]:
-        """Close all open targets. Return an error for each target that could not be closed or was not replaced.
+        """Close all open targets. Return an error, by host, for each target that was not closed or not replaced.
 
         written: the images that were written to bundles.
         incomplete: whether an incomplete bundle may be published if no bundle exists yet."""
@@ -139,13 +139,13 @@ class TargetLifecycle:
         return errors
 
     async def _finish_target(self, host: str, images: Sequence[PlanEntry]) -> MirrorError | None:
-        """Close one target. Return the error if it could not be closed or was not replaced.
+        """Close one target. Return an error if it could not be closed or was not replaced.
 
         images: the images that an incomplete bundle may be published with."""
         missing = self.missing_images(host)
 
         def run(work: Work) -> MirrorError | None:
-            """Finish the target. Return the error if a bundle is not published."""
+            """Finish the target. Return an error if it is a bundle that is not published. Runs on a worker thread."""
             self._open_hosts.discard(host)  # on the thread: if this does not run, `close` closes the target
             if not missing:
                 self._targets[host].finish(whole=True, work=work)
@@ -162,7 +162,7 @@ class TargetLifecycle:
     ) -> MirrorError | None:
         """Publish the images of an incomplete bundle, unless it would replace an existing one.
 
-        Return the error if nothing is published."""
+        Return an error if nothing is published."""
         store, cause = self._targets[host], next(iter(missing.values()))
         names = f"{', '.join(list(missing)[:_MOST_NAMES])}{_more_text(missing)}"
         advice = _advice(host, missing.values())
@@ -192,7 +192,7 @@ class TargetLifecycle:
         return None
 
     def close(self) -> None:
-        """Close the targets that are still open after a stop. Blocks. Call it only when no thread writes any more."""
+        """Close the targets that a stop left open. Blocks. Call this only after all threads have stopped writing."""
         for host in sorted(self._open_hosts):
             self._targets[host].finish(whole=False, work=Work(Stop()))
 
@@ -203,7 +203,7 @@ def name_on_target(plan_entry: PlanEntry) -> str:
 
 
 def _advice(host: str, causes: Iterable[MirrorError]) -> str:
-    """Return the hint for getting a complete bundle. It is enough to run again only if all causes are transient."""
+    """Return a hint on how to get a complete bundle. Running again is enough only if all causes are transient."""
     causes = list(causes)
     if causes[0].code == "nothing_selected":
         return f"if that is intended, remove {host}, or set `allow-empty: true` for that mirror; then run again"
@@ -213,7 +213,7 @@ def _advice(host: str, causes: Iterable[MirrorError]) -> str:
 
 
 def _more_text(names: Sized) -> str:
-    """Return a text such as ` and 3 more` for the names that a message leaves out, or an empty string."""
+    """Return a string such as ` and 3 more` if a message leaves out some of the names, otherwise an empty string."""
     return f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
 
 

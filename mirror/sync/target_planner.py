@@ -35,7 +35,7 @@ LARGEST_BATCH = 64  # maximum number of references that one call resolves
 
 
 class Batch:
-    """References of one source that are resolved together.
+    """A batch of references from one source, which are resolved together.
 
     lock: held while they are resolved, so that each reference is resolved once for all targets."""
 
@@ -45,7 +45,7 @@ class Batch:
 
 
 def make_batches(references: list[SourceReference], parallel: int) -> list[Batch]:
-    """Divide references into batches, so that up to `parallel` requests at a time can resolve them."""
+    """Divide references into batches, so that up to `parallel` batches can be resolved at the same time."""
     size = max(1, min(LARGEST_BATCH, -(-len(references) // max(1, parallel))))
     return [Batch(references[start : start + size]) for start in range(0, len(references), size)]
 
@@ -53,7 +53,7 @@ def make_batches(references: list[SourceReference], parallel: int) -> list[Batch
 class TargetPlanner:
     """Plans references for single targets, and passes the plan entries to a PlanReceiver.
 
-    For the parameters see `Planner`."""
+    The parameters are described in `Planner`."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class TargetPlanner:
         self._target_tags = TargetTagReader(calls, hints, use_hints=use_hints, repair=repair)
 
     async def list_if_needed(self, entry: MirrorEntry, target: TargetEntry) -> TargetTags | None:
-        """List the tags of a target, or return None if it is not clear yet that the list is needed."""
+        """List the tags of a target. If the list may turn out not to be needed, return None without a request."""
         return await self._target_tags.list_if_needed(entry, target)
 
     async def plan_target(
@@ -131,9 +131,9 @@ class TargetPlanner:
             self._receiver.add_plan_entry(plan_entry)
 
     def _skip_known_equal(self, target: TargetEntry, target_tags: TargetTags, batch: Batch) -> list[SourceReference]:
-        """Plan to skip the references that are known to be equal. Return the other references.
+        """Add plan entries that skip the references whose source and target are known to be equal. Return the others.
 
-        An immutable tag that was equal in an earlier run is taken to be equal still, unless the target does not list
+        An immutable tag that was equal in an earlier run is assumed to be still equal, unless the target does not list
         it."""
         others = []
         for reference in batch.references:
@@ -150,8 +150,9 @@ class TargetPlanner:
     ) -> dict[str, DigestOrError]:
         """Look up the immutable tags that the target does not list. Return their digests on the target, by tag.
 
-        A list may be incomplete (a 404, pages that end early), so it is no reason to overwrite an immutable tag. The
-        tags that exist and do not have the digest that was equal in an earlier run are also resolved at the source."""
+        A list may be incomplete, for example after a 404 or if its pages end early, so an immutable tag is not
+        overwritten just because it is not listed. The tags that exist and do not have the digest that was equal in an
+        earlier run are also resolved at the source."""
         if target_tags.tags is None:
             return {}
         immutable = references[0].entry.rules.is_immutable
@@ -195,7 +196,7 @@ class TargetPlanner:
         return digests
 
     async def _resolve_at_target(self, target: TargetEntry, tags: Sequence[str]) -> list[Version | MirrorError]:
-        """Return what tags refer to on the target, or an error for each that cannot be resolved."""
+        """Return what each tag refers to on the target, or an error for each tag that cannot be resolved."""
         if not tags:
             return []
         return await call_store(
@@ -211,7 +212,7 @@ class TargetPlanner:
             entry = unresolved[0].entry
 
             def run(work: Work) -> list[Version | MirrorError]:
-                """Resolve the references on a thread, and add the results of earlier transforms."""
+                """Resolve the references on a worker thread, and add the results of earlier transforms."""
                 identifiers = [reference.identifier for reference in unresolved]
                 versions = resolve_all(entry.source, entry.repository, identifiers, work, self._keep_manifest)
                 if self._repeat_transforms:

@@ -23,7 +23,7 @@ class TargetTags(Struct):
     tags: the listed tags; None if they are not listed, so that each tag is requested by name.
     known_digests: the digests of tags that need no request.
     known_equal: immutable tags that were equal to the source in an earlier run, with their digests.
-    may_have_blobs: whether the repository may have blobs; None if this is not known yet.
+    may_have_blobs: whether the repository may contain blobs. None if this is not known yet.
     damaged: tags whose manifest the target cannot return, with the digests that it reports for them.
     last_equal: like `known_equal`, but also set if hints are not trusted. Only repairs use it."""
 
@@ -35,15 +35,17 @@ class TargetTags(Struct):
     last_equal: Mapping[str, Digest] = field(default_factory=dict)
 
     def damaged_digest(self, tag: str) -> str | None:
-        """Return the digest that a damaged tag had, as the target reports it or as an earlier run saw it."""
+        """Return the digest that a damaged tag had, or None if it is not known.
+
+        The digest that the target reports takes precedence over the one that an earlier run recorded."""
         return self.damaged.get(tag) or self.last_equal.get(tag)
 
 
 class TargetTagReader:
     """Reads the tags of target repositories.
 
-    use_hints: trust the state, and the digests in lists of tags.
-    repair: read which digests damaged immutable tags had."""
+    use_hints: trust the state, and the digests in tag lists.
+    repair: find out which digests damaged immutable tags had."""
 
     def __init__(self, calls: Calls, hints: PlanHints, *, use_hints: bool, repair: bool = False) -> None:
         self._calls = calls
@@ -53,7 +55,7 @@ class TargetTagReader:
         self._repair = repair
 
     async def list_if_needed(self, entry: MirrorEntry, target: TargetEntry) -> TargetTags | None:
-        """List the tags of a target, or return None if it is not clear yet that the list is needed."""
+        """List the tags of a target. If the list may turn out not to be needed, return None without a request."""
         if entry.rules.is_literal or (target.exclusive and self._use_hints):
             return None
         return await self._list_tags(target)
@@ -65,7 +67,9 @@ class TargetTagReader:
         references: Sequence[SourceReference],
         listing: Awaitable[TargetTags | None],
     ) -> TargetTags:
-        """Return what is known about the tags of `references` on a target. listing: the task of `list_if_needed`."""
+        """Return what is known about the tags of `references` on a target.
+
+        listing: the task that runs `list_if_needed`."""
         name = str(target.repository)
         last_equal: dict[str, Digest] = {}
         if entry.rules.immutable and (self._use_hints or self._repair):
@@ -86,22 +90,22 @@ class TargetTagReader:
         return replace(target_tags, known_equal=known_equal, last_equal=last_equal)
 
     async def may_have_blobs(self, target: TargetEntry, target_tags: TargetTags) -> bool:
-        """Return whether the repository may have blobs: it has tags, or a run that wrote to it did not finish."""
+        """Return whether the repository may contain blobs: it has tags, or a run that wrote to it did not finish."""
         return await self._blob_checks.run(target.repository, lambda: self._check_for_blobs(target, target_tags))
 
     async def _check_for_blobs(self, target: TargetEntry, target_tags: TargetTags) -> bool:
-        """Return whether the repository may have blobs, and list its tags if this is not known yet."""
+        """Return whether the repository may contain blobs. If this is not known yet, list its tags to find out."""
         if target_tags.may_have_blobs is None:
             target_tags.may_have_blobs = bool((await self._list_tags(target)).may_have_blobs)
         return target_tags.may_have_blobs
 
     async def _list_tags(self, target: TargetEntry) -> TargetTags:
-        """List the tags of a target, with a permit of its host."""
+        """List the tags of a target on a worker thread, with a permit for its host."""
         run = partial(self._read_tags, target)
         return await self._calls.call(run, needs=(host_permit(target.store.host),), policy=ONCE)
 
     def _read_tags(self, target: TargetEntry, work: Work) -> TargetTags:
-        """List the tags of a target. Blocks; called on a thread."""
+        """List the tags of a target. Blocks, so it runs on a worker thread."""
         tags = list_target_tags(target.store, target.repository.path, work)
         if tags is None:
             return TargetTags(may_have_blobs=True)

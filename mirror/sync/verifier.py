@@ -1,7 +1,7 @@
 """Checks that every selected image is complete on every target, without trusting tags, hints or the state.
 
-Each problem names the command that fixes it: `sync` copies a tag that is missing or differs, `sync --deep` copies a
-blob or manifest that is missing, `sync --repair` sends damaged content again."""
+Each problem names the command that fixes it. `sync` copies a tag that is missing or differs, `sync --deep` copies a
+missing blob or manifest, and `sync --repair` sends damaged content again."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ REPAIR = "run `mirror sync --repair CONFIG`"
 
 
 class Problem(Struct, frozen=True):
-    """A problem that a verification found. name: the image on the target, or the mirror or pattern, that has it."""
+    """A problem that a verification found.
+
+    name: the image on the target, the mirror, or the pattern that has the problem."""
 
     name: str
     error: MirrorError
@@ -44,8 +46,8 @@ class VerifyResult(Struct):
     """The result of a verification.
 
     images, blobs: the numbers of images and blobs that were checked. bytes: the number of bytes that were hashed.
-    uncompared: images that were not compared with their source, because they need a transform and the state does not
-    have its result."""
+    uncompared: the number of images that were not compared with their source, because they need a transform whose
+    result is not recorded in the state."""
 
     images: int = 0
     blobs: int = 0
@@ -59,7 +61,7 @@ class Verifier:
 
     reader: runs transforms, if `deep` is set.
     deep: hash every blob, and compare images that need a transform with their source.
-    result: complete after `run`."""
+    result: the result, which is complete after `run`."""
 
     def __init__(self, calls: Calls, targets: Mapping[str, Target], reader: ImageReader, *, deep: bool) -> None:
         self.result = VerifyResult()
@@ -80,7 +82,7 @@ class Verifier:
     # ---- the methods of PlanReceiver
 
     def add_plan_entry(self, plan_entry: PlanEntry) -> None:
-        """Start the check of one image on one target."""
+        """Start checking one image on one target. If it could not be planned, add the error to the problems instead."""
         self.result.images += 1
         if plan_entry.error is not None:
             self._add_problem(plan_entry.name, plan_entry.error)
@@ -132,9 +134,10 @@ class Verifier:
             self._reader.release(plan_entry.reference)
 
     async def _read_unlisted(self, plan_entry: PlanEntry) -> Digest:
-        """Read a tag on the target that has no digest in the plan, and return its digest.
+        """Read a tag whose digest on the target is not in the plan, and return this digest.
 
-        Raises an error if the tag is damaged or missing; it also says if the source cannot provide the image."""
+        Raises an error if the tag is damaged or missing. If the source cannot provide a missing image either, the error
+        says so."""
         reference = plan_entry.reference
         repository = plan_entry.target.repository.path
         try:
@@ -179,7 +182,7 @@ class Verifier:
             )
 
     async def _check_blobs(self, target: TargetEntry, blobs: Sequence[Descriptor]) -> list[MirrorError]:
-        """Check the blobs of an image, each once per repository. Return the errors, damaged blobs before missing ones.
+        """Check the blobs of an image, each once per repository. Return the errors, with those for missing blobs last.
 
         Raises Cancelled."""
         keys = {(target.repository, blob.digest, blob.size): blob for blob in blobs}
@@ -200,7 +203,7 @@ class Verifier:
         repository = target.repository
 
         def ask(work: Work) -> None:
-            """Look up the blob, on a thread."""
+            """Look up the blob. Runs on a worker thread."""
             if not self._targets[repository.host].has_blob(repository.path, blob, work):
                 raise NotFound(f"blob {blob.digest} is missing in {repository}")
 
@@ -222,7 +225,7 @@ def _hash_blob(blob: Descriptor, blob_source: BlobSource, work: Work) -> int:
 
 
 def _add_remedy(error: MirrorError) -> MirrorError:
-    """Return the error with a hint that names the command to repair the target, if the target's content is wrong."""
+    """Return a copy of the error. If the target's content is wrong, the hint names the command that repairs it."""
     copy = error.with_text(error.what)
     if isinstance(error, WrongDescriptorError | AuthError | RateLimited) or "`mirror sync" in error.hint:
         return copy

@@ -18,7 +18,7 @@ from mirror.util.structs import replace
 
 
 def find_possible_conflicts(entries: Sequence[MirrorEntry]) -> list[MirrorEntry]:
-    """Return the entries that may write the same tags of one repository, depending on what a wildcard matches.
+    """Return the entries that may write the same tags to one repository, depending on what a wildcard matches.
 
     Two targets of one wildcard may also conflict with each other."""
     by_host: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
@@ -51,7 +51,7 @@ def _may_be_equal(template: str, path: str) -> bool:
 
 
 class WriteConflicts:
-    """Finds conflicts between mirror entries by the target repositories that they write to.
+    """Finds mirror entries that may write the same tags to the same target repository.
 
     entries: the entries that may conflict, without wildcards, in the order of the configuration."""
 
@@ -64,8 +64,8 @@ class WriteConflicts:
     def remove_conflicts(self, entry: MirrorEntry) -> tuple[MirrorEntry, list[tuple[MirrorEntry, Refused]]]:
         """Remove the targets of `entry` to which another entry may write the same tags.
 
-        Return the entry with the remaining targets and, for each removed target, an entry with only that target and the
-        error."""
+        Return the entry with the remaining targets. Also return, for each removed target, an entry with only that
+        target, and the error."""
         errors = [(target, self._find_conflict(entry, target.repository)) for target in entry.targets]
         conflicts = [(replace(entry, targets=(target,)), error) for target, error in errors if error is not None]
         if not conflicts:

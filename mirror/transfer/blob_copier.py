@@ -1,8 +1,14 @@
 """Copies each blob to each repository once, for all images that need it, in the cheapest way that works.
 
-The ways are tried in this order: no request, if this run has verified that the repository has the blob; a HEAD, if an
-earlier run saw it there; a mount, if another repository of the host has it; a HEAD, if the repository may have it; an
-upload. If several repositories of a host need a blob, the first copy is the leader. The other copies wait until it has
+For each blob and repository, the copier takes the first of these steps that applies and works:
+
+1. If this run has verified that the repository has the blob, send no request.
+2. If an earlier run saw the blob in the repository, look it up with HEAD.
+3. If another repository on the host has the blob, mount it from there.
+4. If the repository may have the blob, look it up with HEAD.
+5. Upload the blob.
+
+If several repositories on a host need a blob, the first copy is the leader. The other copies wait until the leader has
 finished, then mount the blob.
 """
 
@@ -36,7 +42,7 @@ _log = logging.getLogger("mirror.transfer")
 
 
 class BlobCopier:
-    """Copies blobs, each once to each repository that needs it. Used on the event loop."""
+    """Copies each blob once to each repository that needs it. Its coroutines run on the event loop."""
 
     def __init__(
         self,
@@ -73,19 +79,23 @@ class BlobCopier:
         )
 
     async def copy(self, request: BlobRequest) -> BlobResult:
-        """Copy the blob, or join the copy of the same blob to the same repository. Raises the errors of the stores."""
+        """Copy the blob. If the same blob is being copied to the same repository already, wait for that copy instead.
+
+        Raises the errors that the stores raise."""
         key = (request.repository, request.blob.digest, request.blob.size)
         with self._sources.register(request):
             return await self._copies.run(key, lambda: self._copy_and_record(request))
 
     def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
-        """Close the upload sessions that no call uses. Running calls close their own. Blocks; call it after a stop.
+        """Close the upload sessions that no call is using. Calls that are still running close their own sessions.
 
-        Raises LocalError if that takes longer than `timeout` seconds."""
+        Blocks. Call this after a stop. Raises LocalError if it takes longer than `timeout` seconds."""
         self._idle.close(timeout)
 
     async def _copy_and_record(self, request: BlobRequest) -> BlobResult:
-        """Copy the blob, and record the result, the location and the size. Raises the errors of the stores."""
+        """Copy the blob, and record the result, the blob's location and its size.
+
+        Raises the errors that the stores raise."""
         result = BlobResult()
         try:
             self._locations.check_size(request.blob)
@@ -103,7 +113,7 @@ class BlobCopier:
         return result
 
     async def _copy(self, request: BlobRequest, result: BlobResult) -> None:
-        """Copy the blob in the first way that works, and set the outcome in `result`."""
+        """Copy the blob in the cheapest way that works, and set the outcome in `result`."""
         digest, repository = request.blob.digest, request.repository
         if self._locations.has_blob(repository, digest):
             result.end(BlobOutcome.EXISTS, size_verified=False)
@@ -128,7 +138,7 @@ class BlobCopier:
         await self._mount_or_upload(request, result, may_exist=may_exist)
 
     async def _mount_or_upload(self, request: BlobRequest, result: BlobResult, *, may_exist: bool) -> None:
-        """Mount the blob from one of the mount candidates. If that fails, look it up or upload it."""
+        """Mount the blob from one of the mount candidates. If none works, upload it unless the repository has it."""
         source, repository = request.source, request.repository
         also = [source.repository] if source.store.host == repository.host else []
         session: UploadSession | None = None
@@ -147,9 +157,9 @@ class BlobCopier:
     async def _look_up_or_upload(
         self, request: BlobRequest, result: BlobResult, *, may_exist: bool, session: UploadSession | None = None
     ) -> None:
-        """Upload the blob unless the repository has it.
+        """Upload the blob unless the repository already has it.
 
-        may_exist: the repository may have it, and no lookup was sent yet.
+        may_exist: the repository may have the blob, and it has not been looked up yet.
         session: an upload session that the registry opened instead of mounting the blob. It is used or closed."""
         unused = session
         try:
@@ -166,10 +176,10 @@ class BlobCopier:
     async def _exists(self, request: BlobRequest) -> bool:
         """Return whether the repository has the blob.
 
-        Return False if the registry still fails to look it up after all retries: then the blob is uploaded."""
+        Return False if the registry still fails to look it up after all retries, so that the blob is uploaded."""
 
         def look_up(work: Work) -> bool:
-            """Look up the blob, on a thread."""
+            """Look up the blob. Runs on a worker thread."""
             try:
                 return request.target.has_blob(request.repository.path, request.blob, work)
             except RemoteError as error:

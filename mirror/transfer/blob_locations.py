@@ -1,4 +1,4 @@
-"""Tracks which target repositories have which blobs: what this run knows, and what earlier runs suggest."""
+"""Tracks which blobs this run has verified to be in which repositories, and where earlier runs saw them."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ class BlobHint(Struct, frozen=True):
 
 
 class BlobLocations:
-    """Tracks which target repositories have which blobs, as far as this run has verified it.
+    """Tracks which blobs this run has verified to be in which target repositories.
 
-    Hints from earlier runs only decide which lookups and mounts are tried first. Used on the event loop, except for
-    `read_hints` and `is_mount_worthwhile`."""
+    Hints from earlier runs only decide which lookups and mounts are tried first. All methods except `read_hints` and
+    `is_mount_worthwhile` must be called on the event loop."""
 
     def __init__(
         self,
@@ -59,8 +59,8 @@ class BlobLocations:
         """mountable: the paths that the configuration names as a source or target, by host.
         wildcards: the text before and after the `*` of the patterns in the configuration, by host.
 
-        Blobs are mounted from no other repositories: not every user who can read the target may be allowed to read
-        them."""
+        Blobs are not mounted from any other repository, because some users who can read the target may not be allowed
+        to read that repository."""
         self._hints = hints
         self._wildcards = wildcards or {}
         self._mountable = defaultdict(set, {host: set(paths) for host, paths in mountable.items()})
@@ -77,7 +77,7 @@ class BlobLocations:
         self._failed_mounts: defaultdict[str, int] = defaultdict(int)  # number by host
 
     def allow_mounts_from(self, repositories: Iterable[Repository]) -> None:
-        """Allow mounts from repositories that a pattern of the configuration was found to match."""
+        """Allow mounts from these repositories, which the configuration names or matches with a pattern."""
         for repository in repositories:
             self._mountable[repository.host].add(repository.path)
 
@@ -90,7 +90,7 @@ class BlobLocations:
             )
 
     def add_size(self, blob: Descriptor) -> None:
-        """Record the size of a blob that its bytes or a target confirmed. Raises what `check_size` raises."""
+        """Record the size of a blob, after its bytes or a target have confirmed it. Raises the same as `check_size`."""
         self.check_size(blob)
         if blob.size is not None:
             self._sizes[blob.digest] = blob.size
@@ -118,7 +118,7 @@ class BlobLocations:
         return digest in self._expected[repository]
 
     def read_hints(self, repository: Repository, digests: Iterable[Digest]) -> list[BlobHint]:
-        """Read the hints about blobs, for `note_hints`. Blocks; may be called on any thread."""
+        """Read the hints about blobs, which are then passed to `note_hints`. Blocks. May be called on any thread."""
         return [
             BlobHint(
                 digest, self._hints.was_held(str(repository), digest), self._hints.holders(repository.host, digest)
@@ -127,7 +127,7 @@ class BlobLocations:
         ]
 
     def note_hints(self, repository: Repository, hints: Iterable[BlobHint]) -> None:
-        """Store hints about blobs, for `is_expected` and `mount_candidates`."""
+        """Store hints about blobs, so that `is_expected` and `mount_candidates` can use them."""
         for hint in hints:
             if hint.was_held:
                 self._expected[repository].add(hint.digest)
@@ -135,12 +135,12 @@ class BlobLocations:
                 self._suggested[repository.host, hint.digest].update(dict.fromkeys(hint.holders))
 
     def suggest_mounts(self, repository: Repository, digests: Iterable[Digest]) -> None:
-        """Suggest a repository for mounting these blobs, because it has a manifest that refers to them."""
+        """Suggest that these blobs be mounted from a repository that has a manifest referring to them."""
         for digest in digests:
             self._suggested[repository.host, digest][repository.path] = None
 
     def distrust(self, repository: Repository) -> None:
-        """Forget everything about a repository, including hints, because it lacks an object it should have."""
+        """Forget everything about a repository, including hints, because it lacks an object that it should have."""
         self._distrusted.add(repository)
         self._blobs.pop(repository, None)
         self._manifests.pop(repository, None)
@@ -180,18 +180,18 @@ class BlobLocations:
         )
 
     def find_holder(self, repository: Repository, digest: Digest) -> str | None:
-        """Return the path of another repository of the host in which this run verified the blob, or None."""
+        """Return the path of another repository on the host in which this run verified the blob, or None."""
         return next((path for path in self._holders[repository.host, digest] if path != repository.path), None)
 
     def sibling_repositories(self, repository: Repository) -> list[Repository]:
-        """Return the other repositories of the host that blobs may be mounted from."""
+        """Return the other repositories on the host from which blobs may be mounted."""
         paths = self._mountable[repository.host] - {repository.path}
         return [Repository(repository.host, path) for path in sorted(paths)]
 
     def note_mount(self, repository: Repository, from_path: str, digest: Digest, outcome: Mount | None) -> None:
-        """Record the outcome of a mount. outcome: None if it failed after all retries.
+        """Record the outcome of a mount. outcome: None if the mount still failed after all retries.
 
-        Only REFUSED prevents mounts of other blobs between the two repositories."""
+        Only REFUSED prevents other blobs from being mounted between the two repositories."""
         pair = (repository, from_path)
         if outcome is Mount.MOUNTED:
             self._mounted[repository.host] += 1

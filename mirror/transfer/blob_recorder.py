@@ -1,4 +1,4 @@
-"""Records how the copy of each blob and manifest to each target repository ended."""
+"""Records the result of copying each blob and manifest to each target repository."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class BlobRecorder:
         self._interrupted: dict[tuple[Repository, Digest], tuple[BlobRequest, Cancelled]] = {}
 
     def record_blob(self, request: BlobRequest, result: BlobResult, error: MirrorError | None = None) -> None:
-        """Record the result of copying a blob. error: why it failed, if it did."""
+        """Record the result of copying a blob. error: the reason if the copy failed."""
         if not self._is_new(request, result.outcome, error, success_is_final=False):
             result.counted = True  # the report counts the first result
             return
@@ -46,7 +46,7 @@ class BlobRecorder:
             self._record(request, result, error)
 
     def take_failed(self, request: BlobRequest) -> BlobResult:
-        """Return the result of a failed copy once, then empty results, so that only one image counts it."""
+        """Return the result of a failed copy on the first call and an empty one later, so that one image counts it."""
         with self._lock:
             return self._failed.pop((request.repository, request.blob.digest), None) or BlobResult()
 
@@ -55,7 +55,7 @@ class BlobRecorder:
     ) -> bool:
         """Store the outcome of a copy, and return whether `record` has to be called.
 
-        success_is_final: whether nothing is recorded any more after a success."""
+        success_is_final: whether all later results are ignored after a success."""
         key = (request.repository, request.blob.digest)
         with self._lock:
             if isinstance(error, Cancelled):

@@ -12,7 +12,7 @@ from mirror.util.structs import Struct, field
 
 
 class BlobSource(Struct, frozen=True):
-    """A repository that a blob can be read from."""
+    """A repository from which a blob can be read."""
 
     store: Source
     repository: str
@@ -53,7 +53,7 @@ class BlobResult(Struct, eq=False):
 
     outcome: None if the copy failed.
     mounted_from: the path of the repository that the blob was mounted from.
-    bytes_read, bytes_sent, attempts: the totals, including failed attempts. seconds: the wall time.
+    bytes_read, bytes_sent, attempts: the totals, including failed attempts. seconds: the duration of the copy.
     size_verified: whether the bytes or the target confirmed the size in the descriptor.
     counted: whether an image has counted the result already (`take_outcome`)."""
 

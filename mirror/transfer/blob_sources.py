@@ -15,14 +15,14 @@ MAX_OTHERS = 8  # maximum number of sources of other requests that are tried
 class BlobSources:
     """Tracks the sources of the requests in progress, by blob.
 
-    A digest means the same bytes everywhere, so a blob that one source lacks can be read from another one."""
+    A digest identifies the same bytes everywhere, so a blob that one source lacks can be read from another one."""
 
     def __init__(self) -> None:
         self._sources: dict[Digest, Counter[BlobSource]] = {}  # number of requests in progress by source
 
     @contextmanager
     def register(self, request: BlobRequest) -> Iterator[None]:
-        """As a context manager, let other requests read the blob from this source until the `with` block exits."""
+        """Return a context manager. Until its `with` block exits, other requests may read the blob from this source."""
         digest = request.blob.digest
         self._sources.setdefault(digest, Counter())[request.source] += 1
         try:

@@ -1,4 +1,4 @@
-"""Uploads blobs from their sources: from memory, as a direct stream, or through the spool."""
+"""Uploads blobs: from memory, as a direct stream from the source to the target, or through the spool."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ _log = logging.getLogger("mirror.transfer")
 
 
 class UploadTry(Struct, eq=False):
-    """One try to upload a blob, from sources on one host.
+    """The state of one upload of a blob from the sources on one host, including its retries.
 
     session: an open upload session to use, if there is one. result: where bytes and attempts are counted.
-    read_error: why the bytes could not be read, if that made the try fail.
-    is_shared: the bytes were read by the download of another upload, perhaps from other sources."""
+    read_error: the error if the upload failed because the bytes could not be read.
+    is_shared: the bytes were read by the download of another upload, perhaps from different sources."""
 
     request: BlobRequest
     sources: list[BlobSource]
@@ -61,7 +61,7 @@ class UploadTry(Struct, eq=False):
 
 
 class BlobUploader:
-    """Uploads blobs from the first source that can provide them. Used on the event loop."""
+    """Uploads blobs from the first source that can provide them. Its coroutines run on the event loop."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class BlobUploader:
     async def upload(self, request: BlobRequest, result: BlobResult, session: UploadSession | None) -> None:
         """Upload the blob. If it cannot be read from one host, try the sources on the next host.
 
-        session: an open upload session for the first try. It is used or closed.
+        session: an open upload session, which is used for the sources on the first host, or closed.
         result: where bytes and attempts are counted.
 
         Raises the errors of the target. If no source can be read, raises the error of the request's own source."""
@@ -117,10 +117,10 @@ class BlobUploader:
         raise failure
 
     def _next_sources(self, request: BlobRequest, tried: Collection[BlobSource]) -> list[BlobSource]:
-        """Return the sources for the next try, all on one host.
+        """Return the sources to try next, all on one host. Return an empty list if all sources have been tried.
 
-        A repository on the target's host that has the blob comes first: it could not be mounted from there. Then the
-        request's own source, then the sources of other requests."""
+        If a repository on the target's host has the blob, but the blob could not be mounted, this repository comes
+        first. The request's own source comes next, then the sources of other requests."""
         path = self._locations.find_holder(request.repository, request.blob.digest)
         sibling = BlobSource(request.target, path) if path else None
         if sibling is not None and sibling not in tried:
@@ -128,7 +128,7 @@ class BlobUploader:
         return self._sources.next_untried(request, tried)
 
     async def _try_upload(self, upload_try: UploadTry) -> None:
-        """Make one try, through the spool or directly. Close the upload session afterwards if it is still open."""
+        """Upload the blob through the spool or directly. Close the upload session afterwards if it is still open."""
         source, target, request = upload_try.source_host, upload_try.target_host, upload_try.request
         try:
             if not self._routes.needs_spool(source, target, mounts_work=self._locations.is_mount_worthwhile(target)):
@@ -152,7 +152,7 @@ class BlobUploader:
                 self._idle.discard(session, target)
 
     async def _upload_directly(self, upload_try: UploadTry) -> None:
-        """Upload without the spool, so that the bytes are not shared with other uploads."""
+        """Upload without the spool. Other uploads of the blob cannot use the bytes."""
         blob = upload_try.request.blob
         download = BlobDownload(blob, upload_try.sources, self._failures)
         try:
@@ -166,7 +166,7 @@ class BlobUploader:
             upload_try.read_error = download.error
 
     async def _upload_from_memory(self, upload_try: UploadTry, download: BlobDownload, size: int) -> None:
-        """Read a small blob, then send it, so that no permit of one host is held while waiting for the other."""
+        """Read a small blob into memory, then send it. No permit for one host is held while waiting for the other."""
         self._buffered += size
         try:
             read = partial(BufferedBlob.read_from, download, size)
@@ -202,7 +202,7 @@ class BlobUploader:
                 raise
 
     def _create_upload(self, upload_try: UploadTry, body: BlobBody) -> BlobUpload:
-        """Return the upload of a try. It owns the session from now on."""
+        """Return the BlobUpload for `upload_try`. It takes over the upload session, if there is one."""
         request, session = upload_try.request, upload_try.session
         if session is not None:
             self._idle.take(session)
@@ -212,10 +212,10 @@ class BlobUploader:
         return upload
 
     async def _send(self, upload_try: UploadTry, upload: BlobUpload, *permits: str) -> None:
-        """Run the attempts of an upload, with a permit of the target host and `permits`."""
+        """Run an upload with retries. Each attempt needs a permit for the target host, UPLOADS, and `permits`."""
 
         def attempt(work: Work) -> None:
-            """Count and make one attempt, on a thread."""
+            """Count and make one attempt. Runs on a worker thread."""
             upload_try.result.attempts += 1
             upload.attempt(work)
 

@@ -1,8 +1,10 @@
 """Runs blocking calls on threads for coroutines, with permits and retries.
 
-After a stop, every wait of a coroutine (for a permit, for a time, for a call) raises Cancelled at once, even if its
-thread still runs; `close` waits for such threads. A task is cancelled when no caller needs its result any more. Then
-its call is stopped, and the task waits until the thread has finished.
+After a stop, every coroutine that waits for a permit, a delay or a call raises Cancelled at once, even if the thread of
+its call is still running. `close` waits for such threads.
+
+A task is cancelled when no caller needs its result any more. Its call is then stopped, and the task waits until the
+thread has finished.
 """
 
 from __future__ import annotations
@@ -56,7 +58,8 @@ class Calls:
         draw: Callable[[], float] = random.random,
     ) -> None:
         """stop: when it is requested, all waits end, all calls are stopped, and no further call starts.
-        downloads, uploads: the numbers of these permits. policy: the retry policy of calls that do not set one.
+        downloads, uploads: the numbers of download and upload permits.
+        policy: the retry policy for calls that do not set one.
         draw: see `Policy.wait_before_next`."""
         self._loop = loop
         self._limits = limits
@@ -83,14 +86,15 @@ class Calls:
                 raise
 
     def now(self) -> float:
-        """Return the time of the event loop's clock, in seconds."""
+        """Return the current time of the event loop's clock, in seconds."""
         return self._loop.time()
 
     async def call(self, run: Callable[[Work], T], *, needs: Sequence[str] = (), policy: Policy | None = None) -> T:
         """Call `run` on a thread, with the permits `needs` (see `Permits.acquire`), and return its result.
 
         After a retryable error `run` is called again according to `policy`. No permit and no thread is held during the
-        wait. Raises the errors of `run`, Cancelled after a stop, and TooFewPermits if `needs` exceeds the capacity."""
+        wait. Raises the same errors as `run`, Cancelled after a stop, and TooFewPermits if `needs` exceeds the
+        capacity."""
         needs, policy = needs or (LOCAL,), policy or self._policy
         attempts, waited = 0, 0.0
         while True:
@@ -130,8 +134,8 @@ class Calls:
 
         Must not be called on the event loop.
 
-        Raises LocalError if threads have not ended after `timeout` seconds; later calls do not wait for them. Raises
-        errors of tasks that nobody awaited."""
+        Raises LocalError if threads have not ended after `timeout` seconds; later calls do not wait for them. Also
+        raises an error that a task raised if nobody awaited the task and the error shows a bug."""
         deadline = time.monotonic() + timeout
         self._stop.request("closed")
         if not self._loop.is_closed():
@@ -156,7 +160,9 @@ class Calls:
             raise bugs[0]
 
     async def _run_attempt(self, attempt: _CallAttempt[T]) -> None:
-        """Run an attempt on a thread and wait until it ends. Raises Cancelled at a stop; the thread may go on."""
+        """Run an attempt on a thread, and wait until it ends or a stop is requested.
+
+        Raises Cancelled after a stop, although the thread may still be running."""
         attempt.waiter = self._new_waiter()
         thread = self._pool.submit(self._run_on_thread, attempt)
         self._threads.add(thread)
@@ -189,7 +195,7 @@ class Calls:
         self.post(partial(self._note_end, attempt))
 
     def _note_end(self, attempt: _CallAttempt[T]) -> None:
-        """Note that an attempt has ended. Wake the task that waits for it, or keep its error if no task waits."""
+        """Record that an attempt has ended. Wake the task that waits for it, or collect its error if no task waits."""
         attempt.ended = True
         attempt.forget()
         if attempt.waiter.done():
@@ -204,7 +210,7 @@ class Calls:
             self.tasks.bugs.append(error)
 
     def _wait_before_next(self, policy: Policy, attempts: int, error: MirrorError, waited: float) -> float | None:
-        """Return the seconds to wait before the next attempt, or None if there is no further attempt."""
+        """Return the number of seconds to wait before the next attempt, or None if there is no further attempt."""
         wait = policy.wait_before_next(attempts, error, waited, self._draw)
         if error.host and self._limits.host(error.host).down:
             return None
@@ -236,7 +242,9 @@ class Calls:
         return capacity
 
     def _hold_until(self, permit: str) -> float:
-        """Return the time until which a permit is on hold. Later pauses and rate limits of its host hold it, too."""
+        """Return the time until which a permit is on hold. If it is for a host, also subscribe to the host's holds.
+
+        A host that is paused, or that has used up its rate limit later, then puts the permit on hold."""
         if not permit.startswith(HOST):
             return 0.0
         host = self._limits.host(permit.removeprefix(HOST))
@@ -248,7 +256,7 @@ class _CallAttempt(Generic[T]):
     """One attempt of a call. Its thread sets `value`, `error`, `bytes_moved` and `seconds` before it ends.
 
     seconds: the duration without the waits for a paused or rate-limited host.
-    once: whether the call has no further attempt.
+    once: whether this is the only attempt.
     waiter: the future on which the task waits. forget: removes the thread from those that `close` waits for."""
 
     waiter: asyncio.Future[None]

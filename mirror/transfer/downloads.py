@@ -51,7 +51,7 @@ class BlobDownload:
         return f"{self._sources[0]}@{self._blob.digest}"
 
     def open(self, offset: int, work: Work) -> VerifyingReader:
-        """Open the blob for reading from byte `offset`. Raises the errors of `Source.open_blob`."""
+        """Open the blob for reading from byte `offset`. Raises the same errors as `Source.open_blob`."""
         self.error = None
         self._rewind(offset)
         skipped = offset - self.position
@@ -64,7 +64,7 @@ class BlobDownload:
         return reader
 
     def _rewind(self, offset: int) -> None:
-        """Go back to the last checkpoint that is not after `offset`."""
+        """Go back to the last checkpoint at or before `offset`."""
         self.position = max(position for position in self._checkpoints if position <= offset)
         self._hasher, self._is_verified = self._checkpoints[self.position].copy(), False
 
@@ -102,7 +102,7 @@ class BlobDownload:
         self._failures.add(self._sources[0], self._blob, error)
 
     def verify(self, data: memoryview) -> None:
-        """Hash the next bytes of the blob. Raises Refused (size_mismatch) if there are too many."""
+        """Hash the next bytes of the blob. Raises Refused (size_mismatch) if they exceed the size in the descriptor."""
         self.bytes_read += len(data)
         self._hasher.update(data)
         self.position += len(data)
@@ -144,7 +144,9 @@ class VerifyingReader:
         self.size = reader.size
 
     def readinto(self, buffer: memoryview) -> int:
-        """Read bytes into the beginning of `buffer` and return their number; 0 at the end, if size and digest match."""
+        """Read bytes into the beginning of `buffer`. Return the number of bytes read, or 0 at the end of the blob.
+
+        Raises Refused (size_mismatch, digest_mismatch) if the blob does not match its descriptor."""
         try:
             count = self._read(buffer)
             if count:
@@ -157,7 +159,7 @@ class VerifyingReader:
         return count
 
     def _read(self, buffer: memoryview) -> int:
-        """Read from the store. Resume a broken connection if it made progress."""
+        """Read from the store. Resume the download if the connection breaks after it has made progress."""
         while True:
             try:
                 return self._reader.readinto(buffer)
@@ -171,7 +173,7 @@ class VerifyingReader:
             self._reader = self._download.open_source(self._work)
 
     def skip(self, count: int) -> None:
-        """Read and hash `count` bytes that the caller does not need."""
+        """Read and hash `count` bytes, then drop them, because the caller does not need them."""
         buffer = memoryview(bytearray(min(count, _SKIP_BUFFER)))
         while count:
             skipped = self.readinto(buffer[: min(len(buffer), count)])
@@ -200,7 +202,7 @@ class BufferedBlob:
 
     @classmethod
     def read_from(cls, download: BlobDownload, size: int, work: Work) -> BufferedBlob:
-        """Read a blob of `size` bytes. Raises the errors of `download`."""
+        """Read a blob of `size` bytes into memory. Raises the errors that `download` raises."""
         data = bytearray(size)
         free = memoryview(data)
         with download.open(0, work) as reader:
@@ -223,7 +225,7 @@ class BufferedReader:
         self.size: int | None = len(data)
 
     def readinto(self, buffer: memoryview) -> int:
-        """Copy bytes into the beginning of `buffer` and return their number; 0 at the end."""
+        """Copy bytes into the beginning of `buffer`. Return the number of bytes copied, or 0 at the end of the blob."""
         count = min(len(buffer), len(self._left))
         buffer[:count] = self._left[:count]
         self._left = self._left[count:]

@@ -23,7 +23,7 @@ class IdleSessions:
         self._sessions: dict[UploadSession, None] = {}
 
     def keep(self, session: UploadSession, stop: Stop | None = None) -> bool:
-        """Keep a session for a later call. Return False after a stop: then the caller has to close it."""
+        """Keep a session for a later call, and return True. After a stop, return False: the caller has to close it."""
         with self._lock:
             if stop is not None and stop.is_requested:  # checked under the lock: `close` is called after the stop
                 return False
@@ -31,16 +31,16 @@ class IdleSessions:
             return True
 
     def take(self, session: UploadSession) -> bool:
-        """Remove a session, and return whether it was kept here. If so, the caller owns it from now on."""
+        """Remove a session, and return whether it was among the idle sessions. If it was, the caller now owns it."""
         with self._lock:
             return self._sessions.pop(session, self) is None
 
     def discard(self, session: UploadSession, host: str) -> None:
-        """Close a session on `host` in the background, because no upload will use it. Event loop only."""
+        """Close a session on `host` in the background, because no upload will use it. Call this on the event loop."""
         self.keep(session)
 
         def run(_: Work) -> None:
-            """Close the session, on a thread, unless `close` has taken it."""
+            """Close the session on a worker thread, unless `close` has taken it."""
             if self.take(session):
                 session.__exit__(None, None, None)
 

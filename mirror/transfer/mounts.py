@@ -22,7 +22,7 @@ _log = logging.getLogger("mirror.transfer")
 
 
 class Mounts:
-    """Mounts blobs, and remembers on which hosts and repositories mounts fail."""
+    """Mounts blobs, and remembers for which hosts and repositories this has failed."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class Mounts:
         idle: IdleSessions,
         before_write: Callable[[Repository], None],
     ) -> None:
-        """idle: keeps the upload sessions that registries open instead of a mount.
+        """idle: keeps the upload sessions that registries open instead of mounting a blob.
         before_write: called with the repository before each mount request, on a thread."""
         self._calls = calls
         self._locations = locations
@@ -48,7 +48,7 @@ class Mounts:
         """Mount the blob from the repository `from_path`, with retries.
 
         Return an upload session if the registry opened one instead; it is kept among the idle sessions. Return None if
-        no request was sent, since mounts on this host turned out not to work. Raises RateLimited and Cancelled."""
+        no request was sent, because mounts on this host turned out not to work. Raises RateLimited and Cancelled."""
         repository, digest = request.repository, request.blob.digest
         # If all retries failed for one blob, each further blob gets one attempt.
         policy = ONCE if self._locations.has_failed_mount(repository, from_path) else None
@@ -68,7 +68,9 @@ class Mounts:
         return mounted
 
     def _mount(self, request: BlobRequest, from_path: str, work: Work) -> Mount | UploadSession | None:
-        """Send the mount request, on a thread. Return None if mounts have turned out not to work meanwhile."""
+        """Send the mount request. If mounts on the host have meanwhile turned out not to work, return None instead.
+
+        Runs on a worker thread."""
         if not self.are_worthwhile(request.repository.host):
             return None  # the call may have waited long for its permit; the upload opens its own session
         self._before_write(request.repository)

@@ -5,15 +5,15 @@ queue of the permit that they name first. A call that uses two hosts names the o
 target without free permits delays only its own queue. The rules:
 
 * Within a queue, calls start in the order of their arrival. A call that lacks *another* permit is overtaken by calls
-  that do not need that one. Then one unit of the queue's own permit, if it has several, is reserved for the oldest
-  call that was overtaken. So a call that uses two hosts does not starve behind a stream of calls that use one.
+  that do not need that permit. Then one unit of the queue's own permit, if it has several, is reserved for the oldest
+  call that was overtaken. A call that uses two hosts therefore does not starve behind a stream of calls that use one.
 * A freed unit of a permit goes to the queue whose calls hold the fewest units of it; among equals, to the queue that
-  was served least recently. So a queue of slow calls does not end up with all units.
+  was served least recently. A queue of slow calls therefore does not end up with all units.
 * If the next call of a queue needs several units of the queue's own permit, freed units are reserved until there are
   enough.
 
-Everything is decided in one synchronous step after each event (a request, a release, the end of a hold). Event loop
-only.
+Everything is decided in one synchronous step after each event (a request, a release, the end of a hold). All methods
+must be called on the event loop.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _Waiter = asyncio.Future[None]
 
 
 def host_permit(name: str) -> str:
-    """Return the name of the permit for one request to a host."""
+    """Return the name of the permit that a request to the host `name` needs."""
     return HOST + name
 
 
 class TooFewPermits(MirrorError, ValueError):
-    """A call could never start: it needs more units of a permit than exist."""
+    """The error for a call that could never start, because it needs more units of a permit than exist."""
 
 
 class Permits:
@@ -61,7 +61,7 @@ class Permits:
         self._closed: MirrorError | None = None
 
     async def acquire(self, needs: Sequence[str]) -> None:
-        """Wait for all permits in `needs`, in the queue of the first one. A name may occur repeatedly.
+        """Wait for all permits in `needs`, in the queue of the first one. A repeated name requests several units.
 
         Raises TooFewPermits if `needs` exceeds the capacity, and the error that was passed to `close`."""
         if self._closed is not None:
@@ -102,7 +102,7 @@ class Permits:
             self._grant_free((queue.own,))
 
     def close(self, error: MirrorError) -> None:
-        """Raise `error` in all calls that wait for permits, and in all later calls of `acquire`."""
+        """Raise `error` in all calls that wait for permits, and in all later calls to `acquire`."""
         self._closed = error
         for permit in self._permits.values():
             if permit.timer is not None:
@@ -114,15 +114,15 @@ class Permits:
                     fail_future(waiter, error.with_text(error.what))
 
     def used_units(self, name: str) -> int:
-        """Return the number of units of a permit that are granted."""
+        """Return the number of units of a permit that are currently granted."""
         return self._permit(name).used
 
     def waiting_calls(self) -> int:
-        """Return the number of calls that wait for permits."""
+        """Return the number of calls that are waiting for permits."""
         return sum(len(group.waiters) for group in self._groups.values())
 
     def _permit(self, name: str) -> _Permit:
-        """Return the permit with this name. It is created on first use."""
+        """Return the permit with this name. Create it if this is its first use."""
         permit = self._permits.get(name)
         if permit is None:
             permit = self._permits[name] = _Permit(self._loop, self._capacity(name))
@@ -130,7 +130,7 @@ class Permits:
         return permit
 
     def _group(self, needs: tuple[str, ...]) -> _CallGroup:
-        """Return the group of the calls that need these permits. Raises TooFewPermits if there are not enough units."""
+        """Return the group of the calls that need these permits. Raises TooFewPermits if a permit has too few units."""
         group = self._groups.get(needs)
         if group is None:
             group = _CallGroup([(self._permit(name), units) for name, units in Counter(needs).items()])
@@ -169,7 +169,7 @@ class Permits:
                     del permit.queues[group.queue]
 
     def _remove_cancelled(self, waiter: _Waiter, group: _CallGroup) -> None:
-        """Remove a waiter that was cancelled, and start calls that waited because of it."""
+        """Remove a waiter that was cancelled, and start the calls that it held up."""
         was_oldest = next(iter(group.waiters)) is waiter
         self._leave(waiter, group)
         if was_oldest:
@@ -208,7 +208,7 @@ class Permits:
 
 
 class _Permit:
-    """A permit: its units, its hold, and the queue of the calls that name it first."""
+    """The state of one permit: its units, its hold, and the queue of the calls that name it first."""
 
     __slots__ = ("_loop", "capacity", "held_until", "is_reserved", "queue", "queues", "timer", "used")
 
@@ -276,7 +276,7 @@ class _CallQueue:
         self.last_grant = 0  # number of the last grant
 
     def next_group(self) -> _CallGroup | None:
-        """Return the group whose oldest call may start now, or None."""
+        """Return the group whose oldest call may start now, or None if no call may start."""
         own = self.own
         if own.is_held or own.used >= own.capacity:
             return None
@@ -295,7 +295,7 @@ class _CallQueue:
         return None
 
     def needs_more_units(self) -> bool:
-        """Return whether the oldest call of the queue lacks nothing but units of the queue's own permit."""
+        """Return whether the oldest call in the queue lacks only units of the queue's own permit."""
         oldest = min(self.groups, key=_CallGroup.arrival, default=None)
         return oldest is not None and oldest.missing_permit(_NONE) is self.own
 
@@ -308,6 +308,6 @@ _NONE: set[_Permit] = set()
 
 
 def fail_future(future: asyncio.Future[None], error: BaseException) -> None:
-    """Set the error of a future. asyncio does not log the error if nobody awaits the future."""
+    """Make a future fail with `error`. Keep asyncio from logging the error if nobody awaits the future."""
     future.set_exception(error)
     future.exception()  # marks the error as retrieved; otherwise asyncio logs it

@@ -13,10 +13,10 @@ _WRONG_BYTES = frozenset({"digest_mismatch", "size_mismatch"})
 
 
 class ReadFailures:
-    """Remembers why a blob cannot be read from a source. Thread-safe.
+    """Remembers why blobs could not be read from their sources. Thread-safe.
 
-    An error because of wrong bytes applies to all repositories of a store, which has one copy for each digest. An error
-    because a blob is missing or access is denied applies to one repository."""
+    If the bytes of a blob are wrong, the error applies to all repositories of the store, which has one copy for each
+    digest. If the blob is missing or access is denied, the error applies to one repository."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -31,7 +31,7 @@ class ReadFailures:
                 self._errors[source.store.host, repository, blob.digest, blob.size] = kept
 
     def find(self, source: BlobSource, blob: Descriptor) -> MirrorError | None:
-        """Return a copy of the error with which `blob` could not be read from `source` before, or None."""
+        """Return a copy of the error that was raised when `blob` could not be read from `source`, or None."""
         with self._lock:
             for repository in (None, source.repository):
                 error = self._errors.get((source.store.host, repository, blob.digest, blob.size))

@@ -20,17 +20,17 @@ SINGLE_ATTEMPT = Policy(budget=0.0)
 
 
 class RetryBudgets:
-    """Runs the calls that move blobs. All callers share one retry budget for each blob and host."""
+    """Runs the calls that transfer blobs. All callers share one retry budget for each blob and host."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
         self._exhausted: set[tuple[str, Digest]] = set()
 
     async def call(self, host: str, blob: Descriptor, run: Callable[[Work], T], needs: Sequence[str]) -> T:
-        """Run a call that moves `blob` from or to `host`, with a permit of `host` and the permits `needs`.
+        """Run a call that transfers `blob` from or to `host`, with a permit for `host` and the permits `needs`.
 
-        After a call that failed all its attempts, each later caller has one attempt, until one succeeds. Raises the
-        errors of `Calls.call`."""
+        If a call has failed all its attempts, each later call for the same blob and host makes one attempt, until one
+        succeeds. Raises the same errors as `Calls.call`."""
         key = (host, blob.digest)
         policy = SINGLE_ATTEMPT if key in self._exhausted else None
         try:

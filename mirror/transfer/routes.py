@@ -29,11 +29,12 @@ class Routes:
     def needs_spool(self, source: str, target: str, *, mounts_work: bool) -> bool:
         """Return whether blobs from host `source` to host `target` go through the spool.
 
-        A direct stream serves one upload. With several uploads, the spool is needed to read the source once."""
+        A direct stream serves only one upload. If a blob may be uploaded several times, it goes through the spool, so
+        that it is read from the source only once."""
         if len(self._targets[source]) > 1 or not self.allows_mounts(target) or not mounts_work:
             return True
         return not self.can_stream(source, target)
 
     def can_stream(self, source: str, target: str) -> bool:
-        """Return whether a direct stream can get its permits: it needs one of each host at the same time."""
+        """Return whether a direct stream can get its permits. It needs a permit for each host at the same time."""
         return source != target or self._parallel.get(target, _PARALLEL) >= 2

@@ -1,4 +1,4 @@
-"""Single-flight for coroutines: callers with the same key share a task, which runs as long as one needs it."""
+"""Single-flight for coroutines: callers with the same key share a task, which runs as long as any caller needs it."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ T = TypeVar("T")
 
 
 class SharedTasks(Generic[K, T]):
-    """Runs at most one task for each key at a time, and shares it among its callers. Event loop only."""
+    """Runs at most one task for each key at a time, and shares it among all callers. Must be used on the event loop."""
 
     def __init__(self, tasks: Tasks) -> None:
         self._tasks = tasks
         self._running: dict[K, _SharedTask[T]] = {}
 
     async def run(self, key: K, start: Callable[[], Coro[T]]) -> T:
-        """Return the result of the task for `key`; start it with `start()` if none is in progress.
+        """Return the result of the task for `key`. If no such task is in progress, start one.
 
-        Raises the error of the task."""
+        start: creates the coroutine of a new task. Raises the error that the task raises."""
         async with self.join(key, start) as task:
             return await result_of(task)
 
     @asynccontextmanager
     async def join(self, key: K, start: Callable[[], Coro[T]]) -> AsyncIterator[asyncio.Task[T]]:
-        """As a context manager, share the task for `key` until the `with` block exits. Start it if none is in progress.
+        """Return a context manager that yields the task for `key`. If no such task is in progress, start one.
 
-        start: creates the coroutine of a new task. If the last caller leaves before the task has ended, the task is
-        cancelled, and that caller waits until it ends. A cancelled task is not shared: a new caller waits until it has
-        ended, then starts another one.
+        start: creates the coroutine of a new task. If the last caller leaves the `with` block before the task has
+        ended, the task is cancelled, and that caller waits until it ends. A cancelled task is not shared: a new caller
+        waits until it has ended, then starts a new one.
 
         Await the task with `result_of`: a plain `await` would pass a cancellation of the caller on to it."""
         while (entry := self._running.get(key)) is not None and (entry.is_cancelled or entry.task.done()):
@@ -89,9 +89,9 @@ class _SharedTask(Generic[T]):
 
 
 async def result_of(task: asyncio.Task[T]) -> T:
-    """Return the result of a task that other callers await too. Cancelling this call does not cancel the task.
+    """Return the result of a task that other callers also await. Cancelling this call does not cancel the task.
 
-    Raises the error of the task."""
+    Raises the error that the task raises."""
     if not task.done():
         await asyncio.wait([task])
     if not task.cancelled() and (error := task.exception()) is not None:

@@ -56,8 +56,8 @@ class SpoolFile:
     def fill(self, body: BlobReader, work: Work) -> None:
         """Write all bytes of `body` to the file, then mark the file as complete.
 
-        `body` verifies the bytes and raises an error at its end if they are wrong. Raises the errors of `body`, and
-        LocalError."""
+        `body` verifies the bytes, and raises an error at its end if they are wrong. Raises the errors that `body`
+        raises, and LocalError if the file cannot be written."""
         done = False
         try:
             # Opening does not truncate the file: readers of an earlier attempt must first see that it has ended.
@@ -90,11 +90,13 @@ class SpoolFile:
             self._changed.notify_all()
 
     def open(self, offset: int, work: Work) -> SpoolReader:
-        """Open the file for reading from byte `offset`, even while it is being written. Raises LocalError."""
+        """Open the file for reading from byte `offset`, even while it is being written.
+
+        Raises LocalError if the file cannot be opened."""
         return SpoolReader(self, offset, work)
 
     def wait_for_bytes(self, offset: int, attempt: int, work: Work) -> int:
-        """Wait until there are bytes after `offset`, and return their number; 0 at the end of a complete file.
+        """Wait for bytes after `offset`. Return the number of bytes available, or 0 at the end of a complete file.
 
         attempt: the writer's attempt that the reader started with. Raises DownloadBroken if that attempt failed, and
         Cancelled after a stop."""
@@ -123,9 +125,10 @@ class SpoolReader:
             self._fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     def readinto(self, buffer: memoryview) -> int:
-        """Read bytes into the beginning of `buffer` and return their number; 0 at the end of the verified blob.
+        """Read bytes into the beginning of `buffer`. Return the number of bytes read, or 0 at the end of the blob.
 
-        Waits for the writer. Raises DownloadBroken, LocalError, Cancelled."""
+        Waits until the writer has written more bytes or has verified the whole blob. Raises DownloadBroken, LocalError,
+        Cancelled."""
         available = self._file.wait_for_bytes(self._offset, self._attempt, self._work)
         if not available:
             return 0
@@ -150,12 +153,12 @@ class SpoolReader:
 
 
 class Spool:
-    """The spool files of a run, within a limit on their total size. Old unused files are dropped to make room.
+    """Manages the spool files of a run within a limit on their total size. Old unused files are dropped to make room.
 
-    Used on the event loop. Only `prepare` and `close` access the disk."""
+    Must be used on the event loop. Only `prepare` and `close` access the disk."""
 
     def __init__(self, directory: Path, limit: int | None) -> None:
-        """limit: the maximum total size in bytes. If it is None, half of the free space at the start."""
+        """limit: the maximum total size in bytes. If it is None, `prepare` sets it to half of the free space."""
         self._directory = directory
         self._limit = limit
         self._dropped: list[Path] = []
@@ -165,7 +168,9 @@ class Spool:
         self._ready = False
 
     def prepare(self) -> None:
-        """Create the directory, and delete files of a killed run. Called once, before `acquire`. Raises LocalError."""
+        """Create the directory, and delete files that a killed run left behind. Call this once, before `acquire`.
+
+        Raises LocalError if the directory cannot be created."""
         blobs = self._directory / "blobs"
         with translate_os_errors(self._directory):
             shutil.rmtree(blobs, ignore_errors=True)
@@ -178,7 +183,7 @@ class Spool:
         self._ready = True
 
     def acquire(self, blob: Descriptor) -> SpoolFile | None:
-        """Return the file for `blob`, which is kept until `release`, or None if the files in use leave no room.
+        """Return a file for `blob`, or None if the files in use leave no room. The file is kept until `release`.
 
         A blob that exceeds the limit gets a file if no other file is in use."""
         size = blob.size or 0
@@ -237,7 +242,7 @@ def remove_files(paths: Iterable[Path]) -> None:
 
 
 class translate_os_errors:  # noqa: N801 - reads as a function in `with translate_os_errors(path)`
-    """A context manager that converts an OSError of the `with` block to a LocalError that names `path`."""
+    """A context manager that converts an OSError raised in its `with` block to a LocalError that names `path`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""Downloads blobs into spool files. Each download is shared by all uploads of its blob."""
+"""Downloads blobs into spool files. All uploads of a blob share its download."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mirror.util.structs import replace
 
 
 class SpoolDownloads:
-    """Runs at most one download for each spool file at a time. Event loop only."""
+    """Runs at most one download for each spool file at a time. Must be used on the event loop."""
 
     def __init__(self, calls: Calls, budgets: RetryBudgets, failures: ReadFailures) -> None:
         self._calls = calls
@@ -33,11 +33,11 @@ class SpoolDownloads:
     async def join(
         self, file: SpoolFile, sources: Sequence[BlobSource], result: BlobResult, on_start: Callable[[], None]
     ) -> AsyncIterator[asyncio.Task[None]]:
-        """As a context manager, share the download into `file` until the `with` block exits.
+        """Return a context manager that yields the task of the download into `file`. If none is in progress, start it.
 
-        Start it from `sources`, which are on one host, if none is in progress. Await the task that is yielded with
-        `result_of`. It is cancelled when the last caller leaves the block.
-        result: where the bytes are counted if this call starts the download. on_start: called on a thread then."""
+        Await the task with `result_of`. It is cancelled when the last caller leaves the `with` block.
+        sources: where a new download reads the blob; all are on one host.
+        result: counts the bytes of a new download. on_start: called on a worker thread when a new download starts."""
         async with self._tasks.join(file, lambda: self._download(file, sources, result, on_start)) as download:
             yield download
 
@@ -53,7 +53,7 @@ class SpoolDownloads:
         has_progress = self._progress[file] = asyncio.Event()
 
         def run(work: Work) -> None:
-            """Make one attempt to download the blob, on a thread, unless the file is complete."""
+            """Attempt to download the blob once, unless the file is complete. Runs on a worker thread."""
             on_start()
             if file.complete:
                 return
@@ -72,7 +72,7 @@ class SpoolDownloads:
                 result.bytes_read += download.bytes_read
 
         async def download_with_retries() -> None:
-            """Make the attempts, then wake `wait_for_progress`."""
+            """Download the blob with retries, then wake `wait_for_progress`."""
             try:
                 await self._budgets.call(sources[0].store.host, file.blob, run, [DOWNLOADS])
             finally:

@@ -26,9 +26,10 @@ class SpoolRoom:
     async def acquire(self, blob: Descriptor, host: str, *, may_stream: bool) -> SpoolFile | None:
         """Wait for room in the spool, and return a file for `blob`. The caller must pass the result to `release`.
 
-        may_stream: the blob can be sent to `host` without the spool. Then return None if there was no room for
-        WAIT_FOR_ROOM seconds. A host that has files in use waits longer: it may be the one that does not respond, and
-        its streams would hold permits of the source. Raises Cancelled and LocalError."""
+        may_stream: the blob can be sent to `host` without the spool. If so, return None after WAIT_FOR_ROOM seconds
+        without room. Blobs for a host that has files in use wait longer: the host may be the one that does not respond,
+        and its streams would hold permits for the source. Raises Cancelled, and LocalError if a dropped file cannot be
+        deleted."""
         since = self._calls.now()
         while (file := self._spool.acquire(blob)) is None:
             if may_stream and self._start_stream(host, since):

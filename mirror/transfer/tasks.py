@@ -19,7 +19,7 @@ Coro: TypeAlias = Coroutine[Any, Any, T]
 class Tasks:
     """Holds the tasks in progress, because the event loop has only weak references to them.
 
-    bugs: errors of tasks that nobody awaits, except MirrorErrors."""
+    bugs: the errors, except MirrorErrors, that were raised by tasks that nobody awaits."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -63,7 +63,7 @@ async def run_group(coroutines: Iterable[Coro[T]]) -> list[T]:
 
 @asynccontextmanager
 async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
-    """As a context manager, provide a group of tasks. The `with` block exits when all of them have ended.
+    """Return a context manager that yields a task group. Its `with` block exits when all tasks have ended.
 
     If a task or the block fails, the other tasks are cancelled. When they have ended, the error is raised."""
     try:
@@ -90,7 +90,7 @@ async def _result_or_error(coroutine: Coro[T]) -> T | MirrorError:
 
 @asynccontextmanager
 async def run_in_background(coroutines: Iterable[Coro[T]]) -> AsyncIterator[list[asyncio.Task[T]]]:
-    """As a context manager, run coroutines as tasks until the `with` block exits, then cancel those still running."""
+    """Return a context manager that runs coroutines as tasks, and cancels them when its `with` block exits."""
     tasks = [asyncio.get_running_loop().create_task(coroutine) for coroutine in coroutines]
     try:
         yield tasks
@@ -111,20 +111,20 @@ async def run_and_catch(coroutine: Coro[T]) -> T | BaseException:
 
 
 def _first_error(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the first error of a group that is not a MirrorError (a bug); if there is none, the first error."""
+    """Return the first error in a group that is not a MirrorError and so shows a bug, otherwise the first error."""
     errors = [_first_error(one) if isinstance(one, BaseExceptionGroup) else one for one in failures.exceptions]
     return next((error for error in errors if not isinstance(error, MirrorError)), errors[0])
 
 
 def strip_traceback(error: BaseException) -> BaseException:
-    """Remove the traceback of a MirrorError that several callers raise. Return other errors unchanged.
+    """Remove the traceback from a MirrorError that several callers raise. Return other errors unchanged.
 
     Each caller would add frames to the traceback, which keep their local variables alive."""
     return error.with_traceback(None) if isinstance(error, MirrorError) else error
 
 
 def call_and_catch(call: Callable[[], T]) -> tuple[T | None, BaseException | None]:
-    """Return the result of a call and the error that it raised, one of which is None, for use on another thread."""
+    """Call `call`. Return its result and None or, if it raised an error, None and the error for another thread."""
     try:
         return call(), None
     except BaseException as error:  # noqa: BLE001 (the other thread raises it)

@@ -27,7 +27,9 @@ class BlobUpload:
     """The upload of one blob to one repository. Its attempts run one after the other.
 
     bytes_sent: the number of bytes sent in all attempts.
-    A running attempt owns the upload session. Between attempts this object owns it if the next one can resume it."""
+
+    A running attempt owns the upload session. Between attempts, this object owns the session if the next attempt can
+    resume it."""
 
     def __init__(
         self,
@@ -55,7 +57,7 @@ class BlobUpload:
         self.bytes_sent = 0
 
     def attempt(self, work: Work) -> None:
-        """Make one attempt to upload the blob. Raises the errors of the target and of the body."""
+        """Attempt to upload the blob once. Raises the errors that the target and the body raise."""
         session = self._start_attempt()
         with ExitStack() as stack:
             if self._attempts > 1 and session is None and self._has_arrived(work):
@@ -73,7 +75,7 @@ class BlobUpload:
                 stack.callback(self._keep_or_close, session)
 
             def open_body(offset: int) -> BlobReader:
-                """Open the blob, or return the reader that is open already."""
+                """Return the reader that is already open at this offset, or open the blob."""
                 return bodies.pop() if bodies and offset == 0 else self._body.open(offset, work)
 
             session.send(open_body, replace(work, progress=partial(self._count_sent, work)))
@@ -81,8 +83,8 @@ class BlobUpload:
     def _has_arrived(self, work: Work) -> bool:
         """Return whether the target has the blob after a failed attempt.
 
-        Raises the error of the first failed lookup if it is retryable. After a second one the blob is uploaded again,
-        since the target may be unable to look it up."""
+        If the first lookup fails with a retryable error, raises this error. If a second lookup fails, returns False:
+        the target may be unable to look up the blob, so it is uploaded again."""
         try:
             return self._target.has_blob(self._repository, self._blob, work)
         except RemoteError as error:
@@ -123,6 +125,6 @@ class BlobUpload:
 
 
 def _close_readers(bodies: list[BlobReader]) -> None:
-    """Close readers that were opened and not used."""
+    """Close readers that were opened but not used."""
     while bodies:
         bodies.pop().__exit__(None, None, None)
