@@ -1,9 +1,9 @@
-"""The entry point of `python -m mirror` and of the program `mirror`."""
+"""The entry point for `python -m mirror` and for the program `mirror`."""
 
 import signal
 
 # This precedes all other imports, which take time. Outside a `Signals` block there is nothing to clean up, so the
-# kernel should end the process without a traceback. If the parent process made it ignore SIGINT, it still does.
+# kernel should end the process without a traceback. If the parent process set SIGINT to be ignored, it stays ignored.
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -16,10 +16,10 @@ from mirror.util.memory import limit_heaps
 
 
 def entry() -> NoReturn:
-    """Run the command line and end the process."""
-    limit_heaps()  # before threads start
+    """Run the command line, and exit with its exit code."""
+    limit_heaps()  # must precede the start of any thread
     code = main()
-    # The interpreter's garbage collection at exit would take 50 ms. It skips frozen objects.
+    # At exit, the interpreter's garbage collection would take 50 ms, but it skips frozen objects.
     gc.freeze()
     sys.exit(code)
 

@@ -1,4 +1,4 @@
-"""The command line: parses arguments, calls a command, returns its exit code."""
+"""The command line: parses the arguments, calls a command, and returns its exit code."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _open_streams() -> None:
-    """Open closed standard streams. Otherwise a file or socket that is opened later would get their descriptor."""
+    """Open /dev/null for each closed standard stream, so that no file opened later gets its descriptor."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -48,7 +48,7 @@ def _open_streams() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
+    """Return the parser for the command line."""
     parser = Parser(
         prog="mirror",
         description="Copies container image repositories between registries and keeps the copies up to date.",
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_command(
     commands: argparse._SubParsersAction[Parser], name: str, run: Callable[[argparse.Namespace], int], text: str
 ) -> argparse.ArgumentParser:
-    """Add the parser of a command that reads a configuration. text: the help, without capital letter and period."""
+    """Add the parser for a command that reads a configuration. text: the help, uncapitalized and without a period."""
     command = commands.add_parser(name, help=text, description=_sentence(text), allow_abbrev=False)
     command.add_argument("config", metavar="CONFIG", type=Path, help="the YAML configuration file")
     add_later_options(command, name)
@@ -76,12 +76,12 @@ def _add_command(
 
 
 def _sentence(text: str) -> str:
-    """Return `text` with a capital letter and a period."""
+    """Return `text` as a sentence: with a capital letter at the beginning and a period at the end."""
     return f"{text[0].upper()}{text[1:]}."
 
 
 def _add_sync(commands: argparse._SubParsersAction[Parser]) -> None:
-    """Add the parser of `sync`."""
+    """Add the parser for `sync`."""
     sync = _add_command(commands, "sync", _sync, "copy every selected tag to every target")
     _add_only(sync)
     sync.add_argument(
@@ -122,7 +122,7 @@ def _add_sync(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _add_only(command: argparse.ArgumentParser) -> None:
-    """Add the option `--only`."""
+    """Add the option `--only` to the parser for a command."""
     command.add_argument(
         "--only",
         metavar="PATTERN",
@@ -133,13 +133,13 @@ def _add_only(command: argparse.ArgumentParser) -> None:
 
 
 def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
-    """Add the parser of `plan`."""
+    """Add the parser for `plan`."""
     plan = _add_command(commands, "plan", _plan, "show what a sync would do, without writing")
     plan.add_argument("--exit-code", action="store_true", help="exit with 10 if there is something to do")
 
 
 def _add_verify(commands: argparse._SubParsersAction[Parser]) -> None:
-    """Add the parser of `verify`."""
+    """Add the parser for `verify`."""
     verify = _add_command(commands, "verify", _verify, "check that every selected image is complete on every target")
     verify.add_argument("--deep", action="store_true", help="also read and hash every blob")
     _add_only(verify)
@@ -147,7 +147,7 @@ def _add_verify(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _add_validate(commands: argparse._SubParsersAction[Parser]) -> None:
-    """Add the parser of `validate`."""
+    """Add the parser for `validate`."""
     validate = _add_command(commands, "validate", _validate, "check a configuration offline")
     validate.add_argument(
         "--secrets", action="store_true", help="treat a missing password, TLS file or base as an error"
@@ -155,7 +155,7 @@ def _add_validate(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _add_bundle(commands: argparse._SubParsersAction[Parser]) -> None:
-    """Add the parser of `bundle` and its subcommands."""
+    """Add the parsers for `bundle` and its subcommands."""
     text = "check or list a bundle or a layout offline"
     bundle = commands.add_parser("bundle", help=text, description=_sentence(text), allow_abbrev=False)
     bundle.subcommands = _SUBCOMMANDS["bundle"]
@@ -167,7 +167,7 @@ def _add_bundle(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _add_inventory(commands: argparse._SubParsersAction[Parser]) -> None:
-    """Add the parser of `inventory`."""
+    """Add the parser for `inventory`."""
     text = "list the content of a target, as the base of a differential export"
     inventory = commands.add_parser("inventory", help=text, description=_sentence(text), allow_abbrev=False)
     inventory.add_argument(
@@ -180,7 +180,7 @@ def _add_inventory(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _add_serve(commands: argparse._SubParsersAction[Parser]) -> None:
-    """Add the parser of `serve`."""
+    """Add the parser for `serve`."""
     text = "serve a layout or a bundle as a registry"
     command = commands.add_parser("serve", help=text, description=_sentence(text), allow_abbrev=False)
     command.add_argument("path", metavar="FILE-OR-DIR", type=_disk_path, help="a bundle, or the directory of a layout")
@@ -199,7 +199,7 @@ def _add_serve(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _add_help(commands: argparse._SubParsersAction[Parser]) -> None:
-    """Add the parser of `help`."""
+    """Add the parser for `help`."""
     text = "show the usage of a command, or list the commands"
     command = commands.add_parser("help", help=text, description=_sentence(text), allow_abbrev=False)
     command.add_argument("topic", metavar="COMMAND", nargs="*", help="the command, such as `sync` or `bundle verify`")
@@ -207,13 +207,13 @@ def _add_help(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _add_schema(commands: argparse._SubParsersAction[Parser]) -> None:
-    """Add the parser of `schema`."""
+    """Add the parser for `schema`."""
     text = "print the JSON Schema of the configuration"
     schema = commands.add_parser("schema", help=text, description=_sentence(text), allow_abbrev=False)
     schema.set_defaults(command=_schema)
 
 
-# The help of each subcommand, by command.
+# The subcommands of each command, with their help.
 _SUBCOMMANDS = {
     "bundle": {
         "verify": "read and hash a whole bundle or layout, and list what is damaged or missing",
@@ -234,12 +234,12 @@ _COMMANDS = {
 
 
 def _disk_path(text: str) -> Path:
-    """Return the path of a layout or bundle. As in configurations, it may have the prefix `oci:`."""
+    """Return the path of a layout or bundle. As in configurations, the argument may begin with `oci:`."""
     return Path(text.removeprefix("oci:"))
 
 
 def _shard(text: str) -> Shard:
-    """Parse the value of `--shard`, such as `0/4`. Raises ArgumentTypeError."""
+    """Parse the value of `--shard`, such as `0/4`. Raises ArgumentTypeError if it is not valid."""
     index, slash, count = text.partition("/")
     if slash and index.isdecimal() and count.isdecimal() and int(index) < int(count):
         return Shard(int(index), int(count))
@@ -247,7 +247,7 @@ def _shard(text: str) -> Shard:
 
 
 def _seconds(text: str) -> float:
-    """Parse a number of seconds that is not negative. Raises ArgumentTypeError."""
+    """Parse a non-negative number of seconds. Raises ArgumentTypeError if `text` is not valid."""
     try:
         seconds = float(text)
     except ValueError:
@@ -258,7 +258,7 @@ def _seconds(text: str) -> float:
 
 
 def _options(parsed: argparse.Namespace) -> Options:
-    """Return the parsed arguments as the options of a command."""
+    """Convert the parsed arguments to the options of a command."""
     given = vars(parsed)
     return Options(
         config=parsed.config,
@@ -278,7 +278,7 @@ def _options(parsed: argparse.Namespace) -> Options:
 
 
 def _sync(parsed: argparse.Namespace) -> int:
-    """Run `mirror sync`."""
+    """Run `mirror sync`, or `mirror plan` if `--dry-run` is given."""
     from mirror.commands import plan, sync  # noqa: PLC0415 (here and below: only the called command is imported)
 
     return plan.plan(_options(parsed)) if parsed.dry_run else sync.sync(_options(parsed))
@@ -315,7 +315,7 @@ def _validate(parsed: argparse.Namespace) -> int:
 
 
 def _run_and_print(parsed: argparse.Namespace) -> int:
-    """Run `bundle verify`, `bundle list` or `inventory`. Print its output and its problems."""
+    """Run `bundle verify`, `bundle list` or `inventory`. Print its output and problems, and return the exit code."""
     from mirror.commands import bundle, inventory  # noqa: PLC0415
 
     run = {"verify": bundle.verify, "listing": bundle.list_references, "inventory": inventory.make_inventory}
@@ -326,7 +326,7 @@ def _run_and_print(parsed: argparse.Namespace) -> int:
 
 
 def _help(parsed: argparse.Namespace) -> int:
-    """Print the help of a command."""
+    """Print the help for a command, or for the program if no command is given. Return the exit code."""
     topic: list[str] = parsed.topic
     if not topic:
         return print_lines(_parser().format_help().splitlines())

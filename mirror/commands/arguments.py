@@ -1,4 +1,4 @@
-"""The command-line parser: argparse that raises ConfigError, which names the wrong argument.
+"""The command-line parser, based on argparse. For an invalid argument, it raises a ConfigError that names it.
 
 Commands and options that are planned for later versions have their own error messages.
 """
@@ -16,14 +16,14 @@ from mirror.output.console import print_lines
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that raises ConfigError and names the first wrong argument.
+    """An ArgumentParser that, instead of exiting, raises a ConfigError that names the first invalid argument.
 
     subcommands: the names of its subcommands, if it has any."""
 
     subcommands: Collection[str] = ()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse arguments as argparse does, but raise ConfigError for a wrong one."""
+        """Parse arguments as argparse does, but raise ConfigError for an invalid or unexpected argument."""
         self._check_names(args)
         parsed, extra = super().parse_known_args(args, namespace)
         if extra:
@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
     def _check_names(self, arguments: Sequence[str]) -> None:
         """Raise ConfigError for an option or command that does not exist.
 
-        Called before argparse parses, because argparse may misread the argument after an unknown option."""
+        This runs before argparse parses the arguments, because it may misread the argument after an unknown option."""
         known = self._option_string_actions
         for argument in arguments:
             name = argument.partition("=")[0]
@@ -48,23 +48,23 @@ class Parser(argparse.ArgumentParser):
                 raise _unknown_option(name, self.prog, offered)
 
     def error(self, message: str) -> NoReturn:
-        """Raise ConfigError with `message`. The method of argparse would exit instead."""
+        """Raise ConfigError with `message`. The base class would exit instead."""
         raise ConfigError(message, hint=f"see `{self.prog} --help`")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        """Flush the output of `--help` or `--version`, and exit. The exit code is not 0 if writing it failed."""
+        """Flush the output of `--help` or `--version`, and exit. If this fails, the exit code is nonzero."""
         sys.exit(print_lines(()))
 
 
 def _looks_like_an_option(text: str) -> bool:
-    """Return whether argparse treats `text` as an option. `-`, negative numbers and texts with spaces are values."""
+    """Return whether argparse treats `text` as an option. `-`, negative numbers and strings with spaces are values."""
     return text.startswith("-") and " " not in text and (text.startswith("--") or text[1:2].isalpha())
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """A help formatter that prints each command and its help on one line.
 
-    argparse reserves too little space, because it does not count the indentation of commands."""
+    By default, argparse reserves too little space, because it ignores the indentation of commands."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog)
@@ -74,7 +74,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 def _unknown_command(command: str, program: str, known: Iterable[str]) -> ConfigError:
     """Return the error for a command that does not exist.
 
-    program: `mirror`, or the command that has subcommands; known: their names."""
+    program: `mirror`, or a command with subcommands. known: the names of the commands that exist."""
     names = list(known)
     close = _closest(command, names)
     hint = f"did you mean `{program} {close}`?" if close else f"the commands are {', '.join(names)}"
@@ -82,14 +82,14 @@ def _unknown_command(command: str, program: str, known: Iterable[str]) -> Config
 
 
 def _unknown_option(option: str, program: str, known: Iterable[str]) -> ConfigError:
-    """Return the error for an option that does not exist. program: the command; known: its options."""
+    """Return the error for an option that does not exist. program: the command. known: its options."""
     close = _closest(option, [name for name in known if name.startswith("--")])
     meant = f"did you mean `{close}`? " if close else ""
     return ConfigError(f"`{program}` has no option {option!r}", hint=f"{meant}see `{program} --help`")
 
 
 def _closest(word: str, known: list[str]) -> str | None:
-    """Return the name that is most similar to `word`, if any."""
+    """Return the name in `known` that is most similar to `word`, or None if none is similar."""
     found = difflib.get_close_matches(word.lower().replace("_", "-"), known, n=1, cutoff=0.7)
     return found[0] if found else None
 
@@ -103,7 +103,7 @@ LATER_COMMANDS = {
     "explain": "shows which rule selects or excludes a reference",
     "report": "shows or merges reports",
 }
-# Options that are planned for later versions, by command. Each has the name of its value, or None if it takes none.
+# Options that are planned for later versions, by command. Each maps to the name of its value, or None if it has none.
 LATER_OPTIONS: dict[str, dict[str, str | None]] = {
     "sync": {
         "--trace-http": "FILE",
@@ -128,16 +128,16 @@ def refuse_later_command(command: str) -> None:
 
 
 def add_later_options(parser: argparse.ArgumentParser, command: str) -> None:
-    """Make the parser of a command raise ConfigError for options that are planned for later versions.
+    """Make the parser for a command raise ConfigError for options that are planned for later versions.
 
-    The help does not list them."""
+    The help does not list these options."""
     for option, value in LATER_OPTIONS.get(command, {}).items():
         nargs = 0 if value is None else None
         parser.add_argument(option, metavar=value, nargs=nargs, action=_RefuseOption, help=argparse.SUPPRESS)
 
 
 class _RefuseOption(argparse.Action):
-    """An argparse action that raises ConfigError, for an option that is planned for a later version."""
+    """An argparse action that raises ConfigError if an option that is planned for a later version is used."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         raise ConfigError(f"`{parser.prog} {self.option_strings[0]}` is not in this version", hint="leave it out")

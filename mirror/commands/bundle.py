@@ -1,4 +1,4 @@
-"""`mirror bundle`: verify or list a bundle or layout."""
+"""`mirror bundle`: verifies or lists a bundle or layout."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mirror.layout.verify import verify_layout
 def verify(path: Path) -> CommandOutput:
     """Verify the bundle or layout at `path`. Return a line for each problem, and a summary.
 
-    Raises Refused (not a bundle or layout), LocalError, Cancelled."""
+    Raises Refused if it is neither a bundle nor a layout, LocalError, Cancelled."""
     found = run_with_signals(
         lambda work: verify_layout(path, work.stop) if path.is_dir() else verify_bundle(path, work.stop)
     )
@@ -22,7 +22,7 @@ def verify(path: Path) -> CommandOutput:
 
 
 def list_references(path: Path) -> CommandOutput:
-    """Return one line per reference of a bundle or layout: its name, its digest, and the bytes of the image.
+    """Return one line for each reference in a bundle or layout: its name, its digest, and the image size in bytes.
 
     Raises the same errors as `verify`."""
     found = run_with_signals(lambda work: survey_on_disk(path, work, bare=True))

@@ -16,12 +16,12 @@ from mirror.selection.locations import STREAM, is_bundle
 class BundleStores:
     """The bundles of a configuration.
 
-    Bundles are opened on first use. Inventories that serve as bases are read immediately. Raises ConfigError for an
-    unreadable base, or one without a target that is a bundle."""
+    Bundles are opened on first use. Inventories that serve as bases are read immediately. Raises ConfigError if a base
+    cannot be read, or if `base` is given but no target is a bundle."""
 
     def __init__(self, config: Config, spool: Path, base: Path | None, *, repair: bool = False) -> None:
         """spool: a directory for data from pipes. base: an inventory to use instead of those in the configuration.
-        repair: recreate a bundle that is damaged."""
+        repair: whether to recreate damaged bundles."""
         if base is not None and not any(is_bundle(target.host) for one in config.mirrors for target in one.targets):
             raise ConfigError("--base is for exports, but no target is a bundle", hint="leave the option out")
         adopts: defaultdict[str, set[str]] = defaultdict(set)
@@ -47,7 +47,7 @@ class BundleStores:
         self.hosts = sorted({*self.sources, *self.targets})
 
     def incomplete_sources(self) -> list[tuple[str, MirrorError]]:
-        """Return the sources that lack images of their own inventory, each with an error.
+        """Return the sources that lack images listed in their own inventory, each with an error.
 
         Only sources that were read are checked."""
         return [
@@ -61,9 +61,10 @@ class BundleStores:
 
 
 def check_bases(config: Config, *, must_exist: bool) -> list[str]:
-    """Read the inventories that serve as bases of bundles, and return a warning for each that does not exist.
+    """Check the inventories that serve as bases for bundles. Return a warning for each one that does not exist.
 
-    Raises ConfigError for an invalid inventory and, if `must_exist`, for one that does not exist."""
+    Raises ConfigError for an invalid inventory. If `must_exist` is True, an inventory that does not exist also raises
+    ConfigError, instead of causing a warning."""
     warnings = []
     exports = [one for one in config.mirrors if any(is_bundle(target.host) for target in one.targets)]
     for mirror in {one.base: one for one in reversed(exports)}.values():
@@ -77,7 +78,7 @@ def check_bases(config: Config, *, must_exist: bool) -> list[str]:
 
 
 def _exists(path: Path) -> bool:
-    """Return whether the path exists. True if that cannot be determined."""
+    """Return whether the path exists. Return True if this cannot be determined."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -91,7 +92,7 @@ PREFIX = "oci:"
 
 
 class LayoutStores:
-    """The layouts of a configuration, opened on first use. A directory that is a source and a target is one store."""
+    """The layouts of a configuration, opened on first use. A directory that is both source and target is one store."""
 
     def __init__(self, config: Config) -> None:
         adopts: defaultdict[str, set[str]] = defaultdict(set)

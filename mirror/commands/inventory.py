@@ -39,7 +39,7 @@ class CommandOutput(Struct, frozen=True):
 
 
 def make_inventory(path: Path) -> CommandOutput:
-    """Return the inventory of a bundle or layout, of the targets of a configuration, or of the images in a report.
+    """Create an inventory of a bundle, a layout, the targets of a configuration, or the images in a report.
 
     Raises ConfigError, LocalError, Refused, Cancelled."""
     found = run_with_signals(lambda work: _survey_path(path, work))
@@ -48,7 +48,7 @@ def make_inventory(path: Path) -> CommandOutput:
 
 
 def _survey_path(path: Path, work: Work) -> StoreSurvey:
-    """List the content of `path`: a layout, a bundle, a report, or the targets of a configuration."""
+    """List the content of the layout, bundle or report at `path`, or of the targets of the configuration at `path`."""
     if path.is_dir():
         return survey_on_disk(path, work)
     try:
@@ -91,7 +91,7 @@ def survey_on_disk(path: Path, work: Work, *, bare: bool = False) -> StoreSurvey
 
 
 def _survey_store(source: Source, what: str, work: Work, *, bare: bool) -> StoreSurvey:
-    """List the content of all repositories of a store. what: its name in messages."""
+    """List the content of all repositories in a store. what: the store's name in messages."""
     names = [name for name in source.repositories("", work) if isinstance(name, str)] or [""] * bare
     if not names:
         raise Refused(
@@ -118,7 +118,7 @@ def _survey_bundle(path: Path, work: Work) -> StoreSurvey:
 
 
 def _survey_targets(config: Config, work: Work) -> StoreSurvey:
-    """List the content that every target host of a configuration has."""
+    """List the content that all target hosts of a configuration have in common."""
     with Stores(config, Limits(), Redactor(), spool_directory(config, None)) as stores:
         wanted: dict[str, dict[str, None]] = {}
         for mirror in config.mirrors:
@@ -136,7 +136,7 @@ def _survey_targets(config: Config, work: Work) -> StoreSurvey:
 
 
 def _expand_wildcards(source: Source, paths: Sequence[str] | dict[str, None], work: Work) -> Iterator[str]:
-    """Yield the repositories at `paths`. A wildcard is replaced by the existing repositories that match it."""
+    """Yield the repositories at `paths`. For a path with a wildcard, yield the existing repositories that match it."""
     for path in paths:
         before, matched, _ = path.partition(MATCHED)
         if not matched:
@@ -180,7 +180,7 @@ def _inventory_from_report(path: Path) -> Inventory:
 
 
 def _add_image(found: Inventory, target: str, digest: Digest) -> None:
-    """Add the image of a report entry to an inventory. target: the entry's value, such as `host/repo:tag`."""
+    """Add the image in a report entry to an inventory. target: the entry's `target`, such as `host/repo:tag`."""
     name, reference = target.rsplit("@", 1) if "@" in target else target.rsplit(":", 1)
     on_disk = name.startswith(("/", "oci:", "-:"))
     repository = name.rpartition(":")[2] if on_disk else name.partition("/")[2]

@@ -17,9 +17,9 @@ _NAMES = _DIGESTS + "/@"
 
 
 class Shard(Struct, frozen=True):
-    """One of `count` shards of the source repositories. index: counts from 0.
+    """One of the `count` shards into which the source repositories are divided. index: its number, counted from 0.
 
-    A repository always belongs to the same shard."""
+    As long as `count` is the same, a repository always belongs to the same shard."""
 
     index: int
     count: int
@@ -35,8 +35,8 @@ class Shard(Struct, frozen=True):
 class Options(Struct, frozen=True):
     """The options of a command.
 
-    verbosity: -1 quiet, 0 normal, 1 verbose, 2 debug. lock_wait: seconds. base: the inventory that is the base of
-    all exports. repair: implies `deep`."""
+    verbosity: -1 quiet, 0 normal, 1 verbose, 2 debug. lock_wait: seconds. base: the inventory that serves as the base
+    for all exports. repair: implies `deep`."""
 
     config: Path
     only: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ class Options(Struct, frozen=True):
 
 
 class ReferenceFilter:
-    """Selects references by shell patterns (`--only`) and repositories by shard. Thread-safe.
+    """A filter that selects references by shell patterns (`--only`), and repositories by shard. Thread-safe.
 
     Patterns match `host/repo:tag` (or `@digest`) or `host/repo`. If `patterns` is None, all references match."""
 
@@ -66,7 +66,7 @@ class ReferenceFilter:
         self._in_other_shards: set[str] = set()  # patterns that can match in a repository of another shard
 
     def is_selected(self, reference: str) -> bool:
-        """Return whether a reference of a source is selected."""
+        """Return whether the filter selects a reference in a source. Patterns that match it are recorded as used."""
         if self._patterns is None:
             return True
         name, digest, _ = reference.partition("@")
@@ -76,7 +76,9 @@ class ReferenceFilter:
         return bool(matching)
 
     def may_select(self, repository: str) -> bool:
-        """Return whether any reference of `host/repo` could be selected. If not, its tags need not be listed."""
+        """Return whether any reference in `host/repo` could be selected. If not, its tags need not be listed.
+
+        This also records which patterns can match references in the repository."""
         if self._shard is not None and not self._shard.contains(repository):
             self._in_other_shards.update([one for one in self._patterns or () if self._can_match(one, repository)])
             return False
@@ -88,20 +90,22 @@ class ReferenceFilter:
         return bool(reaching)
 
     def can_match(self, repository: str) -> bool:
-        """Return whether any pattern could match a reference of `host/repo`, or of a repository under `host/prefix/*`.
+        """Return whether any pattern could match a reference in `host/repo`, or in a repository under `host/prefix/*`.
 
-        Unlike `may_select`, this does not count as a use of the pattern."""
+        Unlike `may_select`, this does not record the pattern as used."""
         return any(self._can_match(one, repository) for one in self._patterns or ())
 
     def note_unlisted(self, repository: str) -> None:
         """Record that the tags of `host/repo`, or the repositories under `host/prefix/*`, could not be listed.
 
-        Patterns that might match there are not reported as unused."""
+        Patterns that might match references in these repositories are not reported as unused."""
         unsure = [one for one in self._unmatched if repository.endswith("*") or self._can_match(one, repository)]
         self._unmatched.difference_update(unsure)
 
     def unused_patterns(self) -> list[str]:
-        """Return the patterns that matched nothing. Call this after all sources are listed."""
+        """Return the patterns that matched nothing and cannot match in another shard.
+
+        Call this after all sources are listed. Each of these patterns is returned in one shard only."""
         idle = sorted(self._unmatched - self._in_other_shards)
         return [one for one in idle if self._shard is None or self._shard.contains(repository_of(one))]
 
@@ -110,13 +114,13 @@ class ReferenceFilter:
         return sorted(self._unmatched & self._in_other_shards & self._in_this_shard)
 
     def impossible_patterns(self, repositories: Iterable[str]) -> list[str]:
-        """Return the patterns that cannot match any reference of `repositories` (`host/repo` or `host/prefix/*`)."""
+        """Return the patterns that cannot match any reference in `repositories` (`host/repo` or `host/prefix/*`)."""
         names = list(repositories)
         return [one for one in self._patterns or () if not any(self._can_match(one, name) for name in names)]
 
     @staticmethod
     def _can_match(pattern: str, repository: str) -> bool:
-        """Return whether a pattern can match a reference of `host/repo`, or of a repository under `host/prefix/*`."""
+        """Return whether a pattern can match a reference in `host/repo`, or in a repository under `host/prefix/*`."""
         wildcard = repository.endswith("*")
         beginnings = {repository[:-1]: _NAMES} if wildcard else {f"{repository}:": _TAGS, f"{repository}@": _DIGESTS}
         if pattern.startswith(tuple(beginnings)) or (pattern == repository and not wildcard):
@@ -128,7 +132,7 @@ class ReferenceFilter:
 
 
 def _can_match_prefix(pattern: str, beginning: str, alphabet: str) -> bool:
-    """Return whether a shell pattern can match a text: `beginning`, followed by characters from `alphabet`."""
+    """Return whether a shell pattern can match `beginning` followed by some characters from `alphabet`."""
     parts = _split_pattern(pattern)
     states = _after_stars(parts, {0})
     for character in beginning:
@@ -142,7 +146,7 @@ def _can_match_prefix(pattern: str, beginning: str, alphabet: str) -> bool:
 
 
 def _after_stars(parts: tuple[str, ...], states: set[int]) -> set[int]:
-    """Return `states` and those that follow if a `*` matches nothing. A state is an index into `parts`."""
+    """Return `states` and the states that follow if a `*` matches an empty string. A state is an index into `parts`."""
     found = set(states)
     for at, part in enumerate(parts):
         if part == "*" and at in found:
@@ -176,7 +180,7 @@ def _matches(pattern: str, name: str) -> bool:
 
 
 def repository_of(reference: str) -> str:
-    """Return the `host/repo` of `host/repo:tag` or `host/repo@digest`."""
+    """Return the part `host/repo` of a reference (`host/repo:tag` or `host/repo@digest`)."""
     name = reference.partition("@")[0]
     head, slash, last = name.rpartition("/")
     return head + slash + last.partition(":")[0]

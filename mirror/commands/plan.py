@@ -1,4 +1,4 @@
-"""`mirror plan`: print what a sync would do."""
+"""`mirror plan`: prints what a sync would do."""
 
 from __future__ import annotations
 

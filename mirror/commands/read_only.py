@@ -1,4 +1,4 @@
-"""The setup of `plan` and `verify`, which take no lock and write nothing. `sync` uses parts of it."""
+"""The setup for `plan` and `verify`, which take no lock and write nothing. `sync` uses parts of this module."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _log = logging.getLogger("mirror")
 
 
 def choose_references(options: Options) -> ReferenceFilter:
-    """Return the filter for the options `--only`, `--only-from` and `--shard`. Raises ConfigError."""
+    """Create the filter for `--only`, `--only-from` and `--shard`. Raises ConfigError if the file cannot be read."""
     if not options.only and options.only_from is None:
         return ReferenceFilter(None, options.shard)
     given = read_references_file(options.only_from) if options.only_from is not None else ()
@@ -30,21 +30,21 @@ def choose_references(options: Options) -> ReferenceFilter:
 
 
 def log_config_warnings(config: Config) -> None:
-    """Log the warnings of the configuration."""
+    """Log the warnings about the configuration."""
     for warning in config.warnings:
         _log.warning("config", extra={"text": warning})
 
 
 def new_run_id() -> str:
-    """Return a random id for a run: 12 hex digits."""
+    """Return a random id for a run, which consists of 12 hex digits."""
     return os.urandom(6).hex()
 
 
 @contextmanager
 def open_for_reading(options: Options) -> Iterator[tuple[RunContext, State]]:
-    """Open the stores and the state of a configuration for a command that only reads.
+    """Return a context manager that opens the stores and the state of a configuration for a command that only reads.
 
-    As a context manager, yields both until the `with` block exits. Takes no lock and writes no log file. Raises
+    It yields both, and closes them when the `with` block exits. It takes no lock and writes no log file. Raises
     ConfigError, LocalError."""
     config = load(options.config)
     only, redactor, console = choose_references(options), Redactor(), Console()

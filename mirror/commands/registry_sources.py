@@ -1,4 +1,4 @@
-"""Opens registries as sources over v2, with fallback to v1 and conversion of schema 1 if they are configured."""
+"""Opens registries as sources over v2, with fallback to v1 and conversion of schema 1 manifests if configured."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 class RegistrySources:
-    """The registries of a run as sources, one source per combination of settings. Opening one sends no requests.
+    """The registries of a run as sources, one per host and combination of settings. Opening one sends no requests.
 
     scratch: a directory below the spool for converted layers. If it is None, layers are only measured, not stored.
-    limit: the maximum size of each kind of converted layers in bytes; if it is None, half of the free space.
+    limit: the maximum total size of each kind of converted layers in bytes; if it is None, half of the free space.
     policy: the retry policy for v1. memory: which repositories responded over v2 in earlier runs.
     Only the opened sources are thread-safe."""
 
@@ -59,7 +59,7 @@ class RegistrySources:
         v1: V1Mode,
         convert_schema1: bool,
     ) -> Source:
-        """Return the registry as a source. v1: the fallback mode; it is ignored for Docker Hub, which has no v1."""
+        """Return the registry as a source. v1: the fallback mode. It is ignored for Docker Hub, which has no v1."""
         mode = V1Mode.NEVER if settings.host == DOCKER_HUB else v1
         key = (settings.host, mode, convert_schema1)
         if key not in self._opened:
@@ -72,13 +72,13 @@ class RegistrySources:
         return self._opened[key]
 
     def _schema1_source(self, registry: RegistryV2) -> Source:
-        """Return the registry as a source that converts manifests of schema 1."""
+        """Return the registry as a source that converts schema 1 manifests."""
         from mirror.registry.convert.schema1 import Schema1Source  # noqa: PLC0415 (rarely needed)
 
         return Schema1Source(registry, self._layers)
 
     def _open_v1(self, settings: HostSettings) -> V1Host:
-        """Return the v1 client of a host. It is opened on first use. Thread-safe."""
+        """Return the v1 client for a host, and create it on first use. Thread-safe."""
         host = self._v1_hosts.get(settings.host)
         if host is None:
             from mirror.registry.v1.host import V1Host  # noqa: PLC0415 (rarely needed: v2 has to fail first)
@@ -90,7 +90,7 @@ class RegistrySources:
         return host
 
     def delete_leftovers(self) -> None:
-        """Delete converted layers that a killed run left. The caller must hold the lock."""
+        """Delete converted layers that a killed run left behind. The caller must hold the lock of the run."""
         self._ancestors.remove_leftovers()
         self._layers.remove_leftovers()
 

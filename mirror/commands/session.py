@@ -1,4 +1,4 @@
-"""The objects that every command with registries needs: limits, clients, an event loop; and an orderly shutdown."""
+"""The setup and orderly shutdown of what every command with registries needs: limits, stores and an event loop."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class RunContext(Struct, frozen=True):
         repeat_transforms: bool = False,
         repair: bool = False,
     ) -> Planner:
-        """Create the planner of the run. receiver: gets the plan entries."""
+        """Create the planner for the run. receiver: the object to which it passes the plan entries."""
         return Planner(
             self.calls,
             state,
@@ -90,7 +90,7 @@ class RunContext(Struct, frozen=True):
         )
 
     def must_copy_to(self, host: str, path: str) -> bool:
-        """Return whether a mirror that requires at least one tag (no `allow-empty`) copies to this target."""
+        """Return whether a mirror without `allow-empty`, which requires at least one tag, copies to this repository."""
         return any(
             target.repository.host == host and can_match(path, target.repository.path)
             for entry in self.entries
@@ -101,8 +101,9 @@ class RunContext(Struct, frozen=True):
     def run_problems(self, rest: str = "") -> list[tuple[str, MirrorError]]:
         """Return the problems that concern the whole run, each with a name. Call this after planning.
 
-        They are `--only` patterns that matched nothing, and sources that are incomplete. rest: the beginning of the
-        hint for an incomplete source, about the images that it contains."""
+        They are `--only` patterns that matched nothing, and sources that are incomplete. This also logs a warning for
+        each pattern that may match in another shard. rest: the beginning of the hint for an incomplete source, about
+        the images that it contains."""
         hint = "no source has such a tag or repository, or the configuration leaves it out"
         for one in self.only.unused_in_this_shard():
             text = f"--only {printable(one, 80)} selects nothing in this shard; check the other shards, too"
@@ -133,10 +134,10 @@ class RunContext(Struct, frozen=True):
             )
 
     def run_until_signal(self, coroutine: Coro[None], halt: Callable[[str], object] = str) -> int | None:
-        """Run a coroutine until it ends. If a signal ended it, return the exit code of the signal, otherwise None.
+        """Run a coroutine until it ends. Return the exit code for the signal that ended it, or None if there was none.
 
-        halt: called with the reason when a signal arrives, before the stop is requested, which ends all waits of the
-        coroutine. Raises the error of the coroutine, unless there was a signal."""
+        halt: a function that is called with the reason when a signal arrives. After it, the stop is requested, which
+        ends all waits in the coroutine. Raises the exception of the coroutine, unless there was a signal."""
         main = self.calls.tasks.start(coroutine)
 
         def end() -> None:
@@ -163,10 +164,10 @@ def makes_bundle(config: Config) -> bool:
 
 
 def spool_directory(config: Config, shard: Shard | None) -> Path:
-    """Return the directory for temporary files: blobs that go to several targets, and results of conversions.
+    """Return the directory for temporary files: blobs that are sent to several targets, and results of conversions.
 
     Runs with different locks have different directories, even if their configurations share `spool`, because a run
-    deletes old files in its directory. Raises LocalError."""
+    deletes old files in its directory. Raises LocalError if the state directory cannot be determined."""
     state = state_directory(config)
     part = str(shard) if shard is not None else ""
     if config.spool is None:
@@ -185,10 +186,10 @@ def open_run(
     *,
     writes: bool,
 ) -> Iterator[RunContext]:
-    """Open the stores and an event loop.
+    """Return a context manager that opens the stores and an event loop, and yields them as a RunContext.
 
-    As a context manager, yields them as a RunContext until the `with` block exits. Then all threads are joined, except
-    those that hang after a signal. writes: False if the command only reads. Raises ConfigError, LocalError."""
+    When the `with` block exits, all threads are joined, except those that hang after a signal. writes: False if the
+    command only reads. Raises ConfigError, LocalError."""
     limits, stop = Limits(), Stop()
     spool = spool_directory(config, options.shard)
     with Stores(
@@ -214,7 +215,7 @@ def open_run(
 
 
 def _check_patterns(only: ReferenceFilter, entries: list[MirrorEntry], config: Config) -> None:
-    """Raise ConfigError if an `--only` pattern cannot match any source: it is probably a typo."""
+    """Raise ConfigError if an `--only` pattern cannot match any source, because it is probably a typo."""
     unmatched = only.impossible_patterns(entry.name for entry in entries)
     if unmatched:
         like = f", like {entries[0].name}" if entries else ""
@@ -240,12 +241,12 @@ def _check_sources(config: Config) -> None:
 
 
 def seconds_left(signals: Signals) -> float:
-    """Return the seconds that cleanup may still take. Before a signal, these are all of LEAVING."""
+    """Return how many seconds cleanup may still take. If no signal has arrived, return LEAVING."""
     return LEAVING if signals.number is None else max(LEAVING - signals.seconds_since_signal(), AT_LEAST)
 
 
 def close_in_time(close: Callable[[float], None], signals: Signals) -> None:
-    """Call `close` with the seconds that it may wait for threads. After a signal, threads that hang are left behind."""
+    """Call `close` with the number of seconds to wait for threads. After a signal, hanging threads are left behind."""
     if signals.number is None:
         close(CLOSE_TIMEOUT)
         return
@@ -260,9 +261,9 @@ T = TypeVar("T")
 
 
 def run_with_signals(run: Callable[[Work], T]) -> T:
-    """Call `run` on a thread and return its result. A signal stops its `Work`.
+    """Call `run` on another thread and return its result. A signal requests the stop of the `Work` that `run` gets.
 
-    Raises the errors of `run`. After a signal, Cancelled has the exit code of the signal."""
+    Raises the exceptions of `run`. After a signal, Cancelled has the exit code for that signal."""
     stop = Stop()
     with Signals() as signals, ThreadPoolExecutor(1, thread_name_prefix="command") as pool:
         future = pool.submit(run, Work(stop))

@@ -1,4 +1,4 @@
-"""The stores of a run: a client for each registry host of the configuration, and the layouts and bundles."""
+"""The stores of a run: a client for each registry host in the configuration, and the layouts and bundles."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DEFAULT_PARALLEL = 8  # parallel requests to a host
 
 
 class DiskStores(Protocol):
-    """The layouts or the bundles of a configuration, by host name. A host is a source, a target, or both."""
+    """The layouts or the bundles of a configuration, by host name. Each store is a source, a target, or both."""
 
     hosts: list[str]
 
@@ -44,7 +44,7 @@ class DiskStores(Protocol):
         ...
 
     def incomplete_sources(self) -> list[tuple[str, MirrorError]]:
-        """Return the sources that lack images of their own inventory, each with an error.
+        """Return the sources that lack images listed in their own inventory, each with an error.
 
         Only sources that were read are checked."""
         ...
@@ -55,9 +55,9 @@ class DiskStores(Protocol):
 
 
 class Stores:
-    """The stores of a run. As a context manager, closes them when the `with` block exits.
+    """The stores of a run. As a context manager, it closes them when the `with` block exits.
 
-    Opening them sends no requests. Raises ConfigError, also for a broken docker configuration.
+    Opening them sends no requests. Raises ConfigError, also for an invalid Docker configuration.
     registries: the target stores by host name.
     spool: the directory for data from conversions and pipes. base: an inventory to use instead of those in the
     configuration. writes: if it is False, converted layers are only measured, not stored. repair: recreate bundles that
@@ -95,7 +95,7 @@ class Stores:
         self._sources = RegistrySources(self._credentials, limits, scratch, config.spool_max, memory=memory)
 
     def _open_registry(self, host: str) -> RegistryV2:
-        """Create the client of a registry host."""
+        """Create the client for a registry host."""
         settings = self._config.settings_for(host)
         self._limits.configure(host, settings.parallel or DEFAULT_PARALLEL, settings.rate)
         session = Session(settings, self._limits)
@@ -117,19 +117,20 @@ class Stores:
             stores.close()
 
     def delete_leftovers(self) -> None:
-        """Delete converted layers that a killed run left. The caller must hold the lock."""
+        """Delete converted layers that a killed run left behind. The caller must hold the lock of the run."""
         self._sources.delete_leftovers()
 
     def mark_host_down(self, error: MirrorError) -> None:
-        """Mark the host of `error` as down. error: the error of a transfer that failed all its attempts.
+        """Mark the host of `error` as down if the error shows that the host is unavailable.
 
-        The host may be one that a registry redirected to, so that it has no client here. Any client can mark it."""
+        error: the error that remained after all attempts at a transfer. A host to which a registry redirects requests
+        has no client of its own. Any client can mark it."""
         registry = self._v2.get(error.host) or next(iter(self._v2.values()), None)
         if error.host and registry is not None:
             registry.note_exhausted(error)
 
     def incomplete_sources(self) -> list[tuple[str, MirrorError]]:
-        """Return the sources that lack images of their own inventory, each with an error.
+        """Return the sources that lack images listed in their own inventory, each with an error.
 
         Only sources that were read are checked."""
         return [one for stores in self._on_disk for one in stores.incomplete_sources()]
@@ -142,7 +143,7 @@ class Stores:
                 repository=mirror.source.path,
                 rules=mirror.tags,
                 targets=tuple(self._target(target) for target in mirror.targets),
-                # Docker Hub's quota counts GETs of manifests, but not HEADs.
+                # Docker Hub's quota counts GET requests for manifests, but not HEAD requests.
                 heads_first=mirror.source.host == DOCKER_HUB,
                 schema1=mirror.schema1 != "fail",
                 wildcard=mirror.wildcard,
@@ -151,7 +152,7 @@ class Stores:
         ]
 
     def _source(self, mirror: MirrorConfig) -> Source:
-        """Return the store that a mirror reads: a registry, a layout or a bundle."""
+        """Return the store that a mirror reads from: a registry, a layout or a bundle."""
         host = mirror.source.host
         if not is_registry(host):
             return self._local[host]
@@ -165,14 +166,14 @@ class Stores:
         )
 
     def _target(self, repository: Repository) -> TargetEntry:
-        """Return a target of a mirror for the planner."""
+        """Return a target of a mirror in the form that the planner takes."""
         settings = self._config.settings_for(repository.host)
         return TargetEntry(
             self.registries[repository.host], Repository(repository.host, repository.path), settings.exclusive
         )
 
     def mountable(self) -> dict[str, set[str]]:
-        """Return the paths of the repositories that the configuration names, by host: the candidates for mounts.
+        """Return the paths of the repositories that the configuration names, by host. Blobs may be mounted from them.
 
         Repositories that match a wildcard are not included."""
         named: defaultdict[str, set[str]] = defaultdict(set)
@@ -183,7 +184,7 @@ class Stores:
         return dict(named)
 
     def wildcards(self) -> dict[str, list[tuple[str, str]]]:
-        """Return the text before and the text after the `*` of each wildcard in the configuration, by host."""
+        """Return the text before and after the `*` in each wildcard of the configuration, by host."""
         named: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
         for mirror in self._config.mirrors:
             if mirror.wildcard:
@@ -195,9 +196,9 @@ class Stores:
         return dict(named)
 
     def routes(self, entries: Iterable[MirrorEntry]) -> Routes:
-        """Return the rules for the use of the spool and of mounts.
+        """Return the rules for when to use the spool and mounts.
 
-        Blobs of stores on disk do not need the spool, since they can be read repeatedly."""
+        Blobs in stores on disk do not need the spool, since they can be read repeatedly."""
         hosts = self.registries
         return Routes(
             (
@@ -220,7 +221,7 @@ def _open_disk_stores(
 ) -> list[DiskStores]:
     """Open the layouts and bundles of the configuration. Raises ConfigError.
 
-    Bundles are the last in the list, since they must be closed last."""
+    Bundles come last in the list, since they must be closed last."""
     local = [host for host in hosts if not is_registry(host)]
     found: list[DiskStores] = []
     if not all(is_bundle(host) for host in local):

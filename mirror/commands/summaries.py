@@ -11,7 +11,7 @@ from mirror.sync.verifier import VerifyResult
 
 
 def plan_lines(summary: PlanSummary) -> list[str]:
-    """Return the lines that say what a sync would do. If there is nothing to do, this is one line."""
+    """Return the lines that `plan` prints: the changes that a sync would make, the problems, and the totals."""
     lines = [_change_line(change) for change in sorted(summary.changes, key=lambda change: change.target)]
     lines += [_failure_line(name, str(error)) for name, error in sorted(summary.failures, key=lambda one: one[0])]
     for source, rules in sorted(summary.rejected.items()):
@@ -43,14 +43,14 @@ def plan_lines(summary: PlanSummary) -> list[str]:
 
 
 def _kind(change: PlannedCopy) -> str:
-    """Return the kind of a planned change: new, changed or compare."""
+    """Return the kind of a planned change: `new`, `changed` or `compare`."""
     if change.old_digest is None:
         return "new"
     return "compare" if change.to_compare else "changed"
 
 
 def _change_line(change: PlannedCopy) -> str:
-    """Return the line about one planned change."""
+    """Return the line for one planned change."""
     how = f"{_kind(change):7}"
     why = f": {change.reason}" if change.reason else ""
     converted = f"{change.protocol}, to be converted{why}"
@@ -59,12 +59,12 @@ def _change_line(change: PlannedCopy) -> str:
 
 
 def _unknown_text(count: int) -> str:
-    """Return the part of a line about images whose state is unknown."""
+    """Return the end of a line: the number of images whose state is unknown, or an empty string if there are none."""
     return f"; {count} unknown" if count else ""
 
 
 def _failure_line(name: str, why: str) -> str:
-    """Return the line about a failure."""
+    """Return the line for a failure. name: what failed."""
     return f"failed  {name}: {why}"
 
 

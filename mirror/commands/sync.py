@@ -1,4 +1,4 @@
-"""`mirror sync`: takes the lock, opens the log, the state and the stores, copies, and writes the report."""
+"""`mirror sync`: takes the lock, opens the log, the state and the stores, copies images, and writes the report."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def sync(options: Options) -> int:
 
 
 def _state_directory(config: Config, options: Options) -> Path:
-    """Return the state directory of the run. Raises LocalError."""
+    """Return the state directory of the run. If it does not exist, create it. Raises LocalError."""
     try:
         directory = private_directory(state_directory(config))
     except LocalError as error:
@@ -73,7 +73,7 @@ def _state_directory(config: Config, options: Options) -> Path:
 
 
 def _partition(config: Config, options: Options) -> str:
-    """Return the partition that the run belongs to: the whole configuration or its shards (`state/run_marks.py`)."""
+    """Return the partition (`state/run_marks.py`) to which the run belongs. It depends on the option `--shard`."""
     return partition_of_shards(options.shard.count, config.text_hash) if options.shard is not None else WHOLE
 
 
@@ -150,7 +150,7 @@ class _SyncRun:
         return self._signals.exit_if_hung(code)
 
     def _copy_all(self, report: Report) -> tuple[int, RunCost]:
-        """Open the state and the stores, and copy. Return the exit code and the cost."""
+        """Open the state and the stores, and copy. Return the exit code and the cost of the run."""
         mode = "none" if self._options.verbosity < 0 else self._options.progress
         with (
             Progress(self._console, cast(Literal["auto", "plain", "none"], mode)) as progress,
@@ -174,7 +174,7 @@ class _SyncRun:
         spool = Spool(spool_directory(self._config, self._options.shard), self._config.spool_max)
         spool.prepare()
         context.stores.delete_leftovers()
-        context.manifests.close()  # delete files of a killed run
+        context.manifests.close()  # delete files that a killed run left behind
         locations = BlobLocations(state, context.stores.mountable(), context.stores.wildcards())
 
         def mark_repository(repository: Repository) -> None:
@@ -183,7 +183,7 @@ class _SyncRun:
             self._marked.add(repository)
 
         def record_result(request: BlobRequest, result: BlobResult, error: MirrorError | None) -> None:
-            """Record the result of a blob in the report, and mark the host of its error as down."""
+            """Record the result for a blob in the report. If it failed, mark the host that caused the error as down."""
             if error is not None:
                 context.stores.mark_host_down(error)
             results.record_blob(request, result, error)
@@ -233,7 +233,7 @@ class _SyncRun:
             stack.callback(copy_queue.close)  # after the threads that write have ended
             stack.callback(close_in_time, context.calls.close, self._signals)
             stack.callback(close_in_time, blob_copier.close, self._signals)
-            # After the stop, upload sessions that are still opened are closed, too.
+            # Upload sessions that registries still open after the stop are closed, too.
             stack.callback(context.stop.request, "the run is over")
             if context.run_until_signal(copy_queue.run(planner.plan_all(context.entries)), copy_queue.halt) is None:
                 for _, error in context.run_problems("all other images were imported" if results.codes == {OK} else ""):
@@ -252,10 +252,10 @@ class _SyncRun:
         )
 
     def _print_summary(self, report: Report, cost: RunCost, code: int) -> None:
-        """Print the summary of the run. With `-q`, print it only after a failure, to standard error."""
+        """Print the summary of the run. With `-q`, print it only if the run failed, and to standard error."""
         lines = summary(report, cost, code, config=self._config.path, parts=not makes_bundle(self._config))
         if self._options.verbosity >= 0:
-            print_lines(lines)  # a failure to print changes no exit code: the report has the results
+            print_lines(lines)  # a failure to print does not change the exit code: the report has the results
         elif code != OK:
             for line in lines:
                 self._console.write_line(line)

@@ -1,4 +1,4 @@
-"""`mirror verify`: print missing, damaged and differing images on the targets."""
+"""`mirror verify`: prints which images on the targets are missing, damaged or different from the source."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mirror.sync.verifier import Problem, Verifier
 
 
 def verify(options: Options) -> int:
-    """Print the problems on the targets and return the exit code. Raises ConfigError, LocalError."""
+    """Print the problems with images on the targets, and return the exit code. Raises ConfigError, LocalError."""
     with open_for_reading(options) as (context, state):
         reader = ImageReader(context.calls, state, context.manifests)
         verifier = Verifier(context.calls, context.stores.registries, reader, deep=options.deep)

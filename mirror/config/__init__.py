@@ -1,4 +1,4 @@
-"""Parses the YAML configuration into frozen values. Every error has file:line:column and the path of the key."""
+"""Parses the YAML configuration into frozen values. Every error names the file, line, column and key."""
 
 from mirror.config.loader import Config, LogConfig, Parallel, load, state_directory
 from mirror.config.mirrors import MirrorConfig

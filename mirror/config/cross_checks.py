@@ -1,6 +1,6 @@
-"""Checks that mirrors do not conflict: targets listed twice, sources that are targets, two writers of a tag, cycles.
+"""Checks for conflicts between mirrors: targets listed twice, sources that are targets, two writers of a tag, cycles.
 
-cycles.py checks for cycles with wildcards.
+The module `cycles` checks for cycles with wildcards.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _check_targets(document: Document, drafts: Sequence[Draft]) -> None:
 
 
 def _check_bundles(document: Document, drafts: Sequence[Draft]) -> None:
-    """Check that no bundle is both read and written: it is replaced as a whole, so its old content would be lost."""
+    """Check that no bundle is both read and written, because writing replaces its whole content."""
     readers = {
         draft.mirror.source.host: draft.mirror for draft in reversed(drafts) if is_bundle(draft.mirror.source.host)
     }
@@ -57,7 +57,7 @@ def _check_bundles(document: Document, drafts: Sequence[Draft]) -> None:
 
 
 def _check_bases(document: Document, drafts: Sequence[Draft]) -> None:
-    """Check that all mirrors with the same bundle have the same base."""
+    """Check that all mirrors that write the same bundle have the same base."""
     first: dict[str, Draft] = {}
     for draft in drafts:
         for target, path in zip(draft.mirror.targets, draft.target_paths, strict=True):
@@ -69,12 +69,12 @@ def _check_bases(document: Document, drafts: Sequence[Draft]) -> None:
 
 
 def _real_path(path: Path | None) -> str | None:
-    """Return the path with symbolic links resolved."""
+    """Return the path with symbolic links resolved. If `path` is None, return None."""
     return None if path is None else os.path.realpath(path)
 
 
 def _check_writers(document: Document, drafts: Sequence[Draft]) -> None:
-    """Check that no two mirrors can write the same tag of a repository."""
+    """Check that no two mirrors can write the same tag in a repository."""
     writers: dict[Repository, list[tuple[Draft, KeyPath]]] = defaultdict(list)
     for draft in drafts:
         for target, path in zip(draft.mirror.targets, draft.target_paths, strict=True):
@@ -111,7 +111,7 @@ def _check_writers_of_repository(document: Document, target: Repository, found: 
 
 
 def _check_cycles(document: Document, drafts: Sequence[Draft], warnings: list[str]) -> None:
-    """Report cycles of mirrors, and warn of mirrors that read what another mirror writes."""
+    """Report cycles of mirrors, and warn about mirrors that read what another mirror writes."""
     readers = Readers(drafts)
     feeds: dict[KeyPath, list[Draft]] = {}
     for draft in drafts:
@@ -139,7 +139,7 @@ def _check_cycles(document: Document, drafts: Sequence[Draft], warnings: list[st
 def _report_cycles(document: Document, drafts: Sequence[Draft], feeds: dict[KeyPath, list[Draft]]) -> set[KeyPath]:
     """Report each cycle once, and return the key paths of the mirrors in cycles. Uses a depth-first search.
 
-    feeds: by key path of a mirror, the mirrors that read from its targets."""
+    feeds: maps the key path of a mirror to the mirrors that read from its targets."""
     in_cycle: set[KeyPath] = set()
     done: set[KeyPath] = set()
     for start in drafts:

@@ -13,11 +13,11 @@ from mirror.selection.locations import MATCHED
 from mirror.selection.tag_rules import common_tag
 from mirror.util.structs import Struct
 
-_MOST_STEPS = 1000  # paths that are followed from one target, at most
+_MOST_STEPS = 1000  # the maximum number of paths that are followed from one target
 
 
 class _WrittenPath(Struct, frozen=True):
-    """A repository path, or a pattern of paths, that a mirror writes on `host`.
+    """A repository path on `host`, or a pattern for such paths, to which a mirror writes.
 
     If `after` is None, `before` is the whole path. Otherwise a path consists of `before`, the text that a `*` matched,
     and `after`."""
@@ -28,13 +28,13 @@ class _WrittenPath(Struct, frozen=True):
 
     @classmethod
     def from_target(cls, target: Repository) -> _WrittenPath:
-        """Return the paths that a mirror with this target writes."""
+        """Return the path, or the pattern for paths, to which a mirror with this target writes."""
         before, matched, after = target.path.partition(MATCHED)
         return cls(target.host, before, after if matched else None)
 
 
 class Readers:
-    """An index of mirrors by the repositories that they read."""
+    """An index of mirrors by the repositories that they read from."""
 
     def __init__(self, drafts: Iterable[Draft]) -> None:
         self._literal: defaultdict[Repository, list[Draft]] = defaultdict(list)
@@ -50,7 +50,7 @@ class Readers:
         return list(self.readers_of_path(_WrittenPath.from_target(target)))
 
     def readers_of_path(self, written: _WrittenPath) -> Iterator[Draft]:
-        """Yield the mirrors that read the repositories of a written path."""
+        """Yield the mirrors that read the repositories at a written path."""
         if written.after is None:
             yield from self._literal.get(Repository(written.host, written.before), ())
         yield from (draft for draft in self.wildcards.get(written.host, ()) if _can_read(draft, written))
@@ -59,7 +59,7 @@ class Readers:
 def check_growth(document: Document, drafts: Sequence[Draft]) -> set[KeyPath]:
     """Report wildcards whose target is inside their own source, and cycles that include a wildcard.
 
-    Return the key paths of the mirrors that are part of such a cycle."""
+    Return the key paths of all mirrors in the reported cycles of two or more mirrors."""
     readers = Readers(drafts)
     if not readers.wildcards:
         return set()
@@ -80,10 +80,10 @@ def check_growth(document: Document, drafts: Sequence[Draft]) -> set[KeyPath]:
 
 
 def _find_cycle(start: Draft, target: Repository, readers: Readers) -> list[Draft]:
-    """Return a cycle in which `start` reads what was copied from its own target; empty if there is none."""
+    """Return a cycle in which `start` reads what was copied from its own target, or an empty list if there is none."""
     first = _WrittenPath.from_target(target)
     if (start.mirror.wildcard) != (first.after is not None):
-        return []  # cross_checks and mirrors report this problem
+        return []  # the modules `cross_checks` and `mirrors` report this problem
     todo = deque([(first, [start])])
     seen = {first}
     while todo:
@@ -101,19 +101,19 @@ def _find_cycle(start: Draft, target: Repository, readers: Readers) -> list[Draf
 
 
 def _prefix(draft: Draft) -> str:
-    """Return the prefix of the repositories that a wildcard source matches."""
+    """Return the path prefix of the repositories that a wildcard source matches."""
     path = draft.mirror.source.path
     return f"{path}/" if path else ""
 
 
 def _can_read(wildcard: Draft, written: _WrittenPath) -> bool:
-    """Return whether a wildcard source matches all repositories of a written path."""
+    """Return whether a wildcard source matches all repositories at a written path."""
     prefix = _prefix(wildcard)
     return written.before.startswith(prefix) and (written.after is not None or written.before != prefix)
 
 
 def _copied_paths(reader: Draft, written: _WrittenPath) -> Iterator[_WrittenPath]:
-    """Yield the target paths to which the mirror `reader` copies the repositories of a written path."""
+    """Yield the target paths to which the mirror `reader` copies the repositories at a written path."""
     for target in map(_WrittenPath.from_target, reader.mirror.targets):
         if not reader.mirror.wildcard and target.after is None:
             yield target
@@ -126,7 +126,7 @@ def _copied_paths(reader: Draft, written: _WrittenPath) -> Iterator[_WrittenPath
 
 
 def _own_source_message(draft: Draft, target: Repository) -> str:
-    """Return the message for a target inside its own source."""
+    """Return the message for a target that is inside its own source."""
     source = draft.mirror.source
     whole = Repository(source.host, f"{_prefix(draft)}*")
     if target.path == f"{_prefix(draft)}{MATCHED}":

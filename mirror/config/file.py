@@ -1,4 +1,4 @@
-"""Reads a configuration file as text: a regular file of at most 1 MiB in UTF-8 without control characters."""
+"""Reads a configuration file as text. It must be a regular UTF-8 file of at most 1 MiB without control characters."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff
 
 
 def read(path: Path) -> bytes:
-    """Return the bytes of the file. Does not block on a FIFO.
+    """Return the bytes of a configuration file. This does not block, even if `path` is a FIFO.
 
-    Raises ConfigError (no regular file), ConfigErrors (too big), LocalError (reading fails)."""
+    Raises ConfigError if there is no regular file at `path`, ConfigErrors if it is too big, and LocalError if it cannot
+    be read."""
     try:
         # O_NONBLOCK: opening a FIFO must not wait for a writer.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -57,10 +58,10 @@ def _read_error(path: Path, error: OSError) -> ConfigError | LocalError:
 def decode(data: bytes, file: str) -> str:
     """Decode a file as UTF-8, and remove a byte order mark.
 
-    file: the name for messages. Raises ConfigErrors for invalid UTF-8 or a control character."""
+    file: its name in messages. Raises ConfigErrors for invalid UTF-8 or a control character."""
 
     def fail(end: int, message: str) -> NoReturn:
-        """Raise the error at the position of byte `end`."""
+        """Raise ConfigErrors with `message` and the position after the first `end` bytes."""
         before = data[:end].decode("utf-8", "replace").removeprefix("\ufeff")
         line, column = before.count("\n"), len(before) - (before.rfind("\n") + 1)
         raise ConfigErrors([ConfigProblem(Position(file, line + 1, column + 1), "", message)])

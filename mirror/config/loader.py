@@ -1,4 +1,4 @@
-"""Loads a configuration file. The result is a Config, or an error with all problems of the file."""
+"""Loads a configuration file. The result is a Config, or an error that lists all problems in the file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MIB = 1 << 20
 
 
 class LogConfig(Struct, frozen=True):
-    """The section `log`. file: if it is None, mirror.log in the state directory. max_size: bytes."""
+    """The section `log`. file: None means mirror.log in the state directory. max_size: the limit in bytes."""
 
     file: Path | None = None
     level: str = "info"
@@ -36,7 +36,8 @@ class LogConfig(Struct, frozen=True):
 class Parallel(Struct, frozen=True):
     """The section `parallel`: how many operations may run at the same time.
 
-    images: images that are copied to one target host. downloads, uploads: blobs of the whole run."""
+    images: the limit for images that are copied to one target host. downloads, uploads: the limits for blobs in the
+    whole run."""
 
     images: int = 4
     downloads: int = 6
@@ -61,14 +62,14 @@ class Config(Struct, frozen=True):
     text_hash: str
 
     def settings_for(self, host: str) -> HostSettings:
-        """Return the settings of a registry. If the file has none, return the defaults."""
+        """Return the settings for a registry. If the file has none, return the defaults."""
         return self.registries.get(host) or HostSettings(host)
 
 
 def load(path: Path, *, secrets: bool = True) -> Config:
     """Read and check a configuration file. Contacts no host.
 
-    secrets: whether missing passwords and TLS files of registries in use are errors; otherwise they are warnings.
+    secrets: if it is False, missing TLS files, and missing passwords for registries in use, are only warnings.
     Raises ConfigErrors with all problems, ConfigError if the file does not exist, LocalError if it cannot be read."""
     document = yaml_reader.read(path)
     data = to_plain(document.root)
@@ -109,7 +110,7 @@ def load(path: Path, *, secrets: bool = True) -> Config:
 def state_directory(config: Config) -> Path:
     """Return the state directory of this configuration.
 
-    Raises LocalError if there is no home directory for the default."""
+    Raises LocalError if the configuration sets none, and there is no home directory for the default one."""
     if config.state is not None:
         return config.state
     home = _state_home()
@@ -126,7 +127,7 @@ def _state_home() -> Path | None:
     """Return the user's directory for state, or None if there is no home directory."""
     try:
         home = platformdirs.user_state_path("mirror", appauthor=False)
-    except RuntimeError:  # newer versions raise this; older ones return the path with its ~
+    except RuntimeError:  # newer versions of platformdirs raise this; older ones return the path with its ~
         return None
     return home if home.is_absolute() else None
 

@@ -35,10 +35,10 @@ from mirror.util.structs import Struct, replace
 class MirrorConfig(Struct, frozen=True):
     """One entry of `mirrors`.
 
-    path: the path of its key, such as `mirrors[2]`. source, targets: the host is the name of a registry; for a bundle
-    it is the real path of the file, for a layout `oci:` and the real path, for a standard stream `-`. wildcard: whether
-    the source's path is a prefix, and the targets' paths contain `{repository}`. schema1: `copy`, `convert` or `fail`.
-    v1: if it is None, the registry's settings decide. base: the inventory of a differential export."""
+    path: the path of its key, such as `mirrors[2]`. source, targets: their host is the host name of a registry, the
+    real path of a bundle, `oci:` and the real path of a layout, or `-` for a standard stream. wildcard: whether the
+    source's path is a prefix, and the targets' paths contain `{repository}`. schema1: `copy`, `convert` or `fail`.
+    v1: None means that the registry's settings decide. base: the inventory that a differential export is based on."""
 
     position: Position
     path: str
@@ -64,7 +64,7 @@ class Draft(Struct, frozen=True):
 
 
 def build(top: Section, hosts: Hosts) -> list[Draft]:
-    """Build the mirrors of the file, except those with an invalid source. Add problems to the document."""
+    """Build the mirrors in the file, except those with an invalid source. Add problems to the document."""
     defaults = top.section("defaults")
     shared = _tag_rules(defaults)
     drafts = [_build_draft(section, defaults, shared, hosts) for section in top.sections("mirrors")]
@@ -108,7 +108,7 @@ def _build_draft(section: Section, defaults: Section, shared: TagRules | None, h
 def _check_encodable(location: Location, section: Section) -> Location:
     """Check that the path of a store on disk can be encoded as UTF-8, and return the location unchanged.
 
-    The state requires this. Raises ConfigError."""
+    This is required because the state stores the path as text. Raises ConfigError if the path cannot be encoded."""
     if isinstance(location, LayoutLocation | BundleLocation):
         name = location.directory if isinstance(location, LayoutLocation) else location.file
         try:
@@ -120,7 +120,7 @@ def _check_encodable(location: Location, section: Section) -> Location:
 
 
 def _location_rules(source: Location) -> TagRules | None:
-    """Return rules that select only the tag or digest in `source`. Return None if it has neither."""
+    """Return rules that select only the tag or digest in `source`, or None if it has neither."""
     if isinstance(source, StreamLocation) or not (source.tag or source.digest):
         return None
     return TagRules((source.tag,) if source.tag else None, source.digest)
@@ -129,8 +129,8 @@ def _location_rules(source: Location) -> TagRules | None:
 def _is_wildcard(section: Section, source: Location, targets: Sequence[tuple[int, Location]]) -> bool:
     """Return whether the mirror copies all repositories of the source.
 
-    A source on disk without a repository name stands for all its repositories if a target has a template. Otherwise it
-    stands for its only repository. Reports targets that do not fit the source."""
+    A source on disk without a repository name selects all its repositories if a target has a template. Otherwise, it
+    selects its only repository. This also reports targets that do not fit the source."""
     may_be_wildcard = not isinstance(source, RegistryLocation) and not _has_repository(source)
     wildcard = source.wildcard or (may_be_wildcard and any(target.wildcard for _, target in targets))
     for number, target in targets:
@@ -167,7 +167,7 @@ def _check_wildcard(mirror: MirrorConfig, section: Section, hosts: Hosts) -> Non
 
 
 def _has_repository(location: Location) -> bool:
-    """Return whether the location names a repository, or a prefix."""
+    """Return whether the location names a repository or a prefix of repositories."""
     return isinstance(location, RegistryLocation) or (
         not isinstance(location, StreamLocation) and bool(location.repository)
     )
@@ -176,7 +176,7 @@ def _has_repository(location: Location) -> bool:
 def _target_repository(
     target: Location, source: Repository, section: Section, hosts: Hosts, *, wildcard: bool
 ) -> Repository:
-    """Return the repository of a target. A store on disk without a repository name gets the source's path."""
+    """Return the repository of a target. If a target on disk has no repository name, use the source's path."""
     repository = _repository(target, section, hosts)
     if _has_repository(target):
         return repository
@@ -186,7 +186,7 @@ def _target_repository(
 
 
 def _repository(location: Location, section: Section, hosts: Hosts) -> Repository:
-    """Return the repository of a location, with the canonical host name."""
+    """Convert a location to a Repository with the canonical host name."""
     if isinstance(location, RegistryLocation):
         return replace(location.repository, host=hosts.canonical(location.repository.host))
     if isinstance(location, StreamLocation):
@@ -197,20 +197,20 @@ def _repository(location: Location, section: Section, hosts: Hosts) -> Repositor
 
 
 def _real_path(section: Section, name: str) -> str:
-    """Return the path of a store on disk with symbolic links resolved, so that each file or directory is one store.
+    """Return the path of a store on disk with symbolic links resolved, so that each store has exactly one path.
 
     Raises ConfigError if the path is not valid."""
     return os.path.realpath(section.resolve_path(name))
 
 
 def _v1_mode(section: Section) -> V1Mode | None:
-    """Return the v1 mode of a section. Return None if it is not set."""
+    """Return the v1 mode that is set in a section, or None if there is none."""
     text = section.text("v1")
     return V1Mode(text) if text else None
 
 
 def _tag_rules(section: Section) -> TagRules | None:
-    """Return the rules under the key `tags`. Return None if it is missing, or has no valid rule."""
+    """Return the rules under the key `tags`, or None if the key is missing or contains no valid rule."""
     literal = [tag for _, tag in section.parse_list("tags", _check_tag)]
     if literal:
         twice = (
@@ -227,7 +227,7 @@ def _tag_rules(section: Section) -> TagRules | None:
 
 
 def _pattern_list(rules: Section, key: str) -> tuple[str, ...]:
-    """Return the valid patterns of a list. Add a warning for each one that looks like a shell pattern."""
+    """Return the valid patterns in the list under `key`. Add a warning for each one that looks like a shell pattern."""
     found = rules.parse_list(key, _check_pattern)
     for number, text in found:
         instead = regex_for_shell_pattern(text)
@@ -238,7 +238,7 @@ def _pattern_list(rules: Section, key: str) -> tuple[str, ...]:
 
 
 def _check_tag(text: str) -> str:
-    """Check that `text` is a valid tag, and return it. Raises ConfigError."""
+    """Return `text` if it is a valid tag. Otherwise, raise ConfigError."""
     if is_tag(text):
         return text
     hint = tag_hint(text)
@@ -250,6 +250,6 @@ def _check_tag(text: str) -> str:
 
 
 def _check_pattern(text: str) -> str:
-    """Check that `text` is a valid regular expression, and return it. Raises ConfigError."""
+    """Return `text` if it is a valid regular expression. Otherwise, raise ConfigError."""
     compile_pattern(text)
     return text

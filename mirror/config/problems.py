@@ -1,4 +1,4 @@
-"""Problems of a configuration, each with its position, key path and message. One exception has all of a file."""
+"""Problems in a configuration, each with its position, key path and message, and the exception for them."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class Position(Struct, frozen=True, order=True):
 
 
 class ConfigProblem(Struct, frozen=True, order=True):
-    """One problem of a configuration.
+    """One problem in a configuration.
 
-    path: the path of the key, such as `mirrors[2].tags`; empty for the file as a whole. message: includes a remedy, and
+    path: the path of the key, such as `mirrors[2].tags`; empty for the file as a whole. message: includes a remedy, but
     no secrets."""
 
     position: Position
@@ -52,9 +52,10 @@ class ConfigProblem(Struct, frozen=True, order=True):
 
 
 class ConfigErrors(ConfigError):
-    """All problems of a file, ordered by position.
+    """An exception that contains all problems in a file, ordered by position.
 
-    Its text has one line for each of the first 50 problems, and `and N more`. The warnings follow in the same form."""
+    Its text has one line for each of the first 50 problems, and ends with `and N more` if there are more. The warnings
+    follow in the same form."""
 
     def __init__(self, problems: Iterable[ConfigProblem], warnings: Iterable[str] = ()) -> None:
         self.problems = tuple(sorted(set(problems)))
@@ -67,12 +68,12 @@ class ConfigErrors(ConfigError):
         return "\n".join(lines)
 
     def with_subject(self, subject: str) -> ConfigErrors:
-        """Return this error. Other errors get the `subject` as a prefix, but each line here has a position already."""
+        """Return this error unchanged. Unlike other errors, it needs no prefix, since each line has a position."""
         return self
 
 
 def _limit_lines(lines: list[str]) -> list[str]:
-    """Return at most MOST_SHOWN lines, followed by a line with the number of omitted lines."""
+    """Return the first MOST_SHOWN lines and, if lines are omitted, a line with their number."""
     more = len(lines) - MOST_SHOWN
     return [*lines[:MOST_SHOWN], f"and {more} more"] if more > 0 else lines
 

@@ -1,4 +1,4 @@
-"""Parses the section `registries` into the settings of each host, which a registry client takes."""
+"""Parses the section `registries` into settings for each host, which are passed to its registry client."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}|\$[A-Z_][A-Z0-9_
 class Hosts(Struct, frozen=True):
     """The settings of all registries in the file.
 
-    settings, paths: the settings and the path of their key, by canonical host name. plain: the hosts with
-    `plain-http`."""
+    settings: by canonical host name. paths: the key path of each host's settings, by canonical host name. plain: the
+    hosts for which `plain-http` is true."""
 
     settings: Mapping[str, HostSettings]
     paths: Mapping[str, KeyPath]
@@ -37,7 +37,7 @@ class Hosts(Struct, frozen=True):
 
 
 def build(section: Section, *, secrets: bool) -> Hosts:
-    """Build the settings of all registries. Add problems to the document.
+    """Build the settings for all registries. Add problems to the document.
 
     secrets: whether a missing TLS file is a problem; otherwise it is a warning."""
     names: dict[str, str] = {}
@@ -84,7 +84,7 @@ def _canonical(host: str, plain: frozenset[str]) -> str:
 
 
 def _is_loopback(host: str) -> bool:
-    """Return whether `host[:port]` is this machine, by name or by address."""
+    """Return whether `host[:port]` is `localhost` or a loopback address."""
     name = host.partition("]")[0][1:] if host.startswith("[") else host.partition(":")[0]
     try:
         return ipaddress.ip_address(name).is_loopback
@@ -93,9 +93,9 @@ def _is_loopback(host: str) -> bool:
 
 
 def check_presence(hosts: Hosts, used: set[str], document: Document, warnings: list[str] | None) -> None:
-    """Report missing passwords of the registries in `used`.
+    """Report missing passwords for the registries in `used`.
 
-    They are added to `warnings` or, if that is None, as problems to `document`."""
+    They are added to `warnings`. If `warnings` is None, they are added to `document` as problems."""
     for host in sorted(used & hosts.settings.keys()):
         password, path = hosts.settings[host].password, (*hosts.paths[host], "password")
         missing = password.problem() if password and document.is_valid(path) else None
@@ -106,7 +106,7 @@ def check_presence(hosts: Hosts, used: set[str], document: Document, warnings: l
 
 
 def _settings(host: str, section: Section, *, secrets: bool) -> HostSettings:
-    """Build the settings of one host."""
+    """Build the settings for one host."""
     username, password = section.text("username"), _password(section)
     plain_http = section.flag("plain-http", False)
     if section.has_key("username") != section.has_key("password"):
@@ -150,7 +150,7 @@ def _host_set(section: Section, key: str) -> frozenset[str]:
 
 
 def _password(section: Section) -> Secret | None:
-    """Return the password as a Secret, which is read when it is first needed. Report problems with the setting."""
+    """Return the password as a Secret, which is read on first use. Report problems with the setting."""
     plain = section.text("password")
     variable = _VARIABLE.fullmatch(plain) if plain is not None else None
     if variable and variable["name"]:
@@ -182,7 +182,7 @@ def _password(section: Section) -> Secret | None:
 
 
 def _tls(section: Section, *, secrets: bool) -> TlsSettings:
-    """Build the TLS settings of a host, and check their files."""
+    """Build the TLS settings for a host, and check the files that they name."""
     ca, cert, key = section.file("ca"), section.file("cert"), section.file("key")
     verify = section.flag("verify", True)
     if (cert is None) != (key is None):
@@ -199,9 +199,9 @@ def _tls(section: Section, *, secrets: bool) -> TlsSettings:
 
 
 def _check_pem(section: Section, name: str, file: Path, *, secrets: bool) -> bool:
-    """Return whether the file exists and has the expected kind of PEM block. Report it otherwise.
+    """Return whether the file exists and contains the expected kind of PEM block. If not, report the problem.
 
-    name: its key: ca, cert or key."""
+    name: the name of its key, which is `ca`, `cert` or `key`."""
     try:
         warning = values.check_pem(file, "PRIVATE KEY" if name == "key" else "CERTIFICATE")
     except values.MissingFileError as error:

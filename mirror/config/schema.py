@@ -27,15 +27,15 @@ def schema_text() -> str:
 
 @cache
 def schema() -> dict[str, Any]:
-    """Return the schema as plain values."""
+    """Return the schema as dicts, lists and scalars."""
     return cast("dict[str, Any]", json.loads(schema_text()))
 
 
 @cache
 def validator() -> Validator:
-    """Return the validator for a whole configuration as plain values.
+    """Return the validator for a whole configuration that consists of dicts, lists and scalars.
 
-    Keys and values that this version does not support are errors with the keyword `NOT_YET`."""
+    It reports keys and values that this version does not support as errors with the keyword `NOT_YET`."""
     return _extend(jsonschema.Draft202012Validator, {NOT_YET: _report_not_yet})(schema())
 
 
@@ -70,7 +70,7 @@ def paths_of(key: str) -> tuple[str, ...]:
 
 
 def _is_part_of(where: str, whole: str) -> bool:
-    """Return whether a key path is `whole` or below it."""
+    """Return whether the key path `where` is `whole` or below it."""
     return where == whole or where.startswith((f"{whole}.", f"{whole}[]"))
 
 
@@ -83,7 +83,7 @@ def resolve_reference(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parts(part: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the paths of all keys below `path`, recursively, each with its part of the schema."""
+    """Yield the paths of all keys below `path` at any depth, each with its part of the schema."""
     for key, below in part.get("properties", {}).items():
         where = f"{path}.{key}" if path else key
         yield where, resolve_reference(below)

@@ -1,4 +1,4 @@
-"""Turns errors of jsonschema into messages with a remedy."""
+"""Converts validation errors from jsonschema to messages that suggest a remedy."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ _INSECURE = ("insecure", "tls-verify", "skip-tls-verify", "insecure-skip-verify"
 def check(document: Document, data: Any) -> None:
     """Add a problem to `document` for everything that the schema does not allow.
 
-    data: the document as plain values. The value of a key that this version does not support is not checked."""
+    data: the document as dicts, lists and scalars. The values of keys that this version does not support are not
+    checked."""
     errors = list(validator().iter_errors(data))
     later = [tuple(error.absolute_path) for error in errors if error.validator == NOT_YET]
     for error in errors:
@@ -40,7 +41,7 @@ def check(document: Document, data: Any) -> None:
 
 
 def _report(document: Document, path: KeyPath, error: Any) -> None:
-    """Add the problem for one error of jsonschema."""
+    """Add the problems that one error from jsonschema stands for to the document."""
     keyword, part, value = error.validator, resolve_reference(error.schema), error.instance
     if keyword == NOT_YET:
         document.add(path, _not_yet_message(part, value))
@@ -88,7 +89,7 @@ def _unknown_key_message(key: str, part: dict[str, Any]) -> str:
 
 
 def _nearest_key(key: str, part: dict[str, Any]) -> str | None:
-    """Return the key that was probably meant, or None. Unsupported keys are returned only if they are nearly equal."""
+    """Return the key that was probably meant, or None. An unsupported key is returned only if it is nearly the same."""
     known = part.get("properties", {})
     available = [name for name, below in known.items() if below.get(NOT_YET) is not True]
     synonym = _SYNONYMS.get(_normalize_key(key))
@@ -153,7 +154,7 @@ def _misread_message(path: KeyPath, part: dict[str, Any], text: str, shown: str)
 
 
 def _hint(path: KeyPath, part: dict[str, Any], value: object) -> str:
-    """Return the end of a message, which says what to write instead. Return an empty string if that is unknown."""
+    """Return the end of a message, which says what to write instead, or an empty string if this is unknown."""
     kinds = part.get("type", "")
     if isinstance(value, dict) and value and all(item is None for item in value.values()) and "string" in kinds:
         return f"; put a string with {{ and }} in quotes{_template_hint(path, next(iter(value)))}"

@@ -1,4 +1,4 @@
-"""Typed access to one mapping of a configuration. Values with a reported problem are treated as missing."""
+"""Typed access to one mapping in a configuration. Values with a reported problem are treated as missing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Section:
         self._values: dict[str, object] = value if isinstance(value, dict) else {}
 
     def keys(self) -> Iterable[str]:
-        """Return the keys."""
+        """Return the keys of the mapping."""
         return self._values
 
     def has_key(self, key: str) -> bool:
@@ -49,29 +49,29 @@ class Section:
         ]
 
     def text(self, key: str) -> str | None:
-        """Return the string under `key`; None if it is missing or invalid."""
+        """Return the string under `key`, or None if it is missing or invalid."""
         value = self._valid_value(key)
         return value if isinstance(value, str) else None
 
     def number(self, key: str) -> int | None:
-        """Return the integer under `key`; None if it is missing or invalid."""
+        """Return the integer under `key`, or None if it is missing or invalid."""
         value = self._valid_value(key)
         return value if isinstance(value, int) and not isinstance(value, bool) else None
 
     def flag(self, key: str, default: bool) -> bool:
-        """Return the boolean under `key`; `default` if it is missing or invalid."""
+        """Return the boolean under `key`, or `default` if it is missing or invalid."""
         value = self._valid_value(key)
         return value if isinstance(value, bool) else default
 
     def file(self, key: str) -> Path | None:
-        """Return the absolute path under `key`; None if it is missing or invalid. A leading `~` is expanded."""
+        """Return the absolute path under `key`, or None if it is missing or invalid. A leading `~` is expanded."""
         text = self.text(key)
         if text is None:
             return None
         return self._parse(text, self.resolve_path, (*self.path, key))
 
     def resolve_path(self, text: str) -> Path:
-        """Return the absolute path for a text, which is relative to the directory of the configuration file.
+        """Return `text` as an absolute path. A relative path refers to the directory of the configuration file.
 
         The path consists of the same bytes as in the file, regardless of the locale's encoding. Raises ConfigError for
         a shell variable, a null character, or a `~` without a home directory."""
@@ -87,16 +87,16 @@ class Section:
             raise ConfigError("there is no home directory for `~`; use an absolute path") from None
 
     def parse(self, key: str, parse: Callable[[str], T]) -> T | None:
-        """Parse the string under `key`. Return None if it is missing or invalid.
+        """Return the parsed string under `key`, or None if it is missing or invalid.
 
-        If `parse` raises ConfigError, its text is added as a problem."""
+        If `parse` raises ConfigError, the error's text is added as a problem."""
         text = self.text(key)
         return None if text is None else self._parse(text, parse, (*self.path, key))
 
     def parse_list(self, key: str, parse: Callable[[str], T]) -> list[tuple[int, T]]:
         """Parse the strings in the list under `key`. Return the values that are valid, each with its index.
 
-        If `parse` raises ConfigError, its text is added as a problem."""
+        If `parse` raises ConfigError, the error's text is added as a problem."""
         found = self._values.get(key)
         parsed: list[tuple[int, T]] = []
         for number, item in enumerate(found if isinstance(found, list) else []):
@@ -108,20 +108,20 @@ class Section:
         return parsed
 
     def add_problem(self, message: str, *, key: str | None = None, below: str | None = None) -> None:
-        """Add a problem with this section, with the key name `key`, or with the value under the key `below`."""
+        """Add a problem about this section, the name of its key `key`, or the value under its key `below`."""
         self.document.add(self.path if below is None else (*self.path, below), message, key=key)
 
     def add_warning(self, message: str, *, below: str, item: int | None = None) -> None:
-        """Add a warning about the value under the key `below`, or about one item of this list. item: its index."""
+        """Add a warning about the value under the key `below`, or about the item with the index `item` in this list."""
         path: KeyPath = (*self.path, below) if item is None else (*self.path, below, item)
         self._warnings.append(f"{self.document.position(path)}: {format_key_path(path)}: {message}")
 
     def _valid_value(self, key: str) -> object:
-        """Return the value under `key`; None if it is missing or invalid."""
+        """Return the value under `key`, or None if it is missing or invalid."""
         return self._values.get(key) if self.document.is_valid((*self.path, key)) else None
 
     def _parse(self, text: str, parse: Callable[[str], T], path: KeyPath) -> T | None:
-        """Parse a text. If `parse` raises ConfigError, add a problem for `path` and return None."""
+        """Return the parsed `text`. If `parse` raises ConfigError, add a problem for `path` and return None."""
         try:
             return parse(text)
         except ConfigError as error:

@@ -1,4 +1,4 @@
-"""Suggests replacements for invalid values, for messages. Each suggestion would itself be accepted."""
+"""Suggests replacements for invalid values, to be shown in error messages. Each suggestion is a valid value."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ YAML_BOOLEANS = frozenset({"true", "false", "yes", "no", "on", "off"})
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]+)")
 _RATE = re.compile(r"([0-9]+) ?(?:/|per) ?(s|m|h)[a-z]*")
-_MANY_BYTES = 100_000  # a number of at least this, without a unit, is probably in bytes
+_MANY_BYTES = 100_000  # a number without a unit that is at least this large is probably in bytes
 # Units of other tools, and the units that have the same meaning here.
 _UNITS = {
     **dict.fromkeys(("sec", "secs", "second", "seconds", "S"), "s"),
@@ -38,7 +38,7 @@ _UNITS = {
 
 
 def _check_tag(text: str) -> None:
-    """Raise ConfigError if the text is not a tag."""
+    """Raise ConfigError if `text` is not a tag."""
     if not is_tag(text):
         raise ConfigError("not a tag")
 
@@ -64,7 +64,7 @@ _CHECKS: dict[str, Callable[[str], object]] = {
 
 
 def is_accepted(path: KeyPath, part: dict[str, Any], text: str) -> bool:
-    """Return whether a string is valid as the value at `path`. part: the schema of this value."""
+    """Return whether a string is valid as the value at `path`. part: the schema for this value."""
     if quote_value(text) != f'"{text}"' or not conforms(text, part):
         return False
     key = next((step for step in reversed(path) if isinstance(step, str)), "")
@@ -78,13 +78,13 @@ def is_accepted(path: KeyPath, part: dict[str, Any], text: str) -> bool:
 def suggest_text(path: KeyPath, part: dict[str, Any], text: str) -> str | None:
     """Return the string that was probably meant by the unquoted `text`: the same text, or the number with a unit.
 
-    path, part: the key path of the value and its schema. Returns None if neither is valid."""
+    path, part: the key path of the value and its schema. Returns None if neither string would be valid."""
     found = (one for one in (text, *_add_units(text)) if is_accepted(path, part, one))
     return next(found, None)
 
 
 def _add_units(text: str) -> Iterable[str]:
-    """Return variants of `text` with a unit that this program knows."""
+    """Return variants of the number or amount `text` with units that this program knows."""
     if _NUMBER.fullmatch(text):
         sizes = (" B", " MiB") if float(text) >= _MANY_BYTES else (" MiB", " B")
         return [text + unit for unit in (" s", " ms", " min", " h", *sizes, "/s")]

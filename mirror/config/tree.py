@@ -17,9 +17,10 @@ class MisreadScalar(Struct, frozen=True):
 
 
 class Scalar(Struct):
-    """A scalar. line, column: counted from 0. text: as written in the file. value: as read from YAML.
+    """A scalar in the tree.
 
-    The value is a str, bool, int, None or MisreadScalar. size: 1. height: 1."""
+    line, column: its position, counted from 0. text: as written in the file. value: as read from YAML, a str, bool,
+    int, None or MisreadScalar. size, height: always 1, as opposed to collections."""
 
     line: int
     column: int
@@ -30,7 +31,10 @@ class Scalar(Struct):
 
 
 class Sequence(Struct):
-    """A list. line, column: counted from 0. size: the number of nodes in it, including itself. height: in levels."""
+    """A list in the tree.
+
+    line, column: its position, counted from 0. size: the number of nodes in it, including itself. height: the number of
+    levels in it."""
 
     line: int
     column: int
@@ -40,10 +44,11 @@ class Sequence(Struct):
 
 
 class Mapping(Struct):
-    """A mapping. line, column: counted from 0. items, keys: its values and the scalars of its keys, by key.
+    """A mapping in the tree.
 
-    merged: the mappings to merge (`<<`). size: the number of nodes in it, including keys and itself. height: in
-    levels."""
+    line, column: its position, counted from 0. items, keys: its values and the scalars of its keys, by key. merged: the
+    mappings to merge into it (`<<`). size: the number of nodes in it, including keys and itself. height: the number of
+    levels in it."""
 
     line: int
     column: int
@@ -58,7 +63,7 @@ Node: TypeAlias = Scalar | Sequence | Mapping
 
 
 class Document:
-    """A configuration file: its tree, and its problems so far.
+    """A configuration file: its tree, and the problems found in it so far.
 
     file: its name in messages. text_hash: its SHA-256, in hex."""
 
@@ -70,16 +75,16 @@ class Document:
         self._invalid: set[KeyPath] = set()
 
     def add(self, path: KeyPath, message: str, *, key: str | None = None) -> None:
-        """Add a problem with the value at `path`, or with the name of its key `key`."""
+        """Add a problem about the value at `path`, or about the name of its key `key`."""
         self.problems.append(ConfigProblem(self.position(path, key=key), format_key_path(path), message))
         self._invalid.update(path[:length] for length in range(len(path) + 1))
 
     def is_valid(self, path: KeyPath) -> bool:
-        """Return whether the value at `path` and all values inside it are without problems so far."""
+        """Return whether no problem has been found so far in the value at `path`, including all values inside it."""
         return path not in self._invalid
 
     def node(self, path: KeyPath) -> Node:
-        """Return the value at `path`, or the innermost one that contains it."""
+        """Return the value at `path`. If it does not exist, return the innermost existing value on this path."""
         node: Node = self.root
         for part in path:
             below = node.items.get(str(part)) if isinstance(node, Mapping) else None
@@ -91,7 +96,7 @@ class Document:
         return node
 
     def position(self, path: KeyPath, *, key: str | None = None) -> Position:
-        """Return the position of the value at `path`, or of its key `key`."""
+        """Return the position of the value at `path`, or of the name of its key `key`."""
         node = self.node(path)
         if key is not None and isinstance(node, Mapping) and key in node.keys:
             node = node.keys[key]

@@ -1,6 +1,6 @@
 """Parses configuration values that are written as strings: durations, sizes, rates, hosts, proxies, PEM files.
 
-All functions raise ConfigError. Messages show its text after the position and the path of the key.
+All functions raise ConfigError if a value is not valid. Callers add the position and the key path to the message.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")
 
 
 class MissingFileError(ConfigError):
-    """A file does not exist, or this user may not read it."""
+    """An error for a file that does not exist, or that this user may not read."""
 
 
 def connect_timeout(text: str) -> float:
@@ -56,7 +56,7 @@ def size(text: str) -> int:
 
 
 def _amount(text: str, units: dict[str, float] | dict[str, int]) -> float:
-    """Parse a number with a unit. Return their product. units: the factor of each unit."""
+    """Parse a number with a unit. Return the number times the factor for the unit. units: the factors, by unit."""
     found = _AMOUNT.fullmatch(text)
     if not found or found[2] not in units:
         raise ConfigError(f'expected a number and one of {", ".join(units)}, got "{printable(text, 80)}"')
@@ -64,7 +64,7 @@ def _amount(text: str, units: dict[str, float] | dict[str, int]) -> float:
 
 
 def _format_seconds(value: float) -> str:
-    """Format a duration in the largest unit of which it has at least one: `1.5 min`."""
+    """Format a number of seconds in the largest unit that does not exceed it, such as `1.5 min`."""
     for unit in ("h", "min", "s"):
         if value >= _SECONDS[unit]:
             return f"{value / _SECONDS[unit]:g} {unit}"
@@ -90,7 +90,7 @@ def host(text: str) -> str:
 
 
 def proxy(text: str) -> str:
-    """Check the URL of a proxy, and return it unchanged. Messages do not show it, since it may contain a password."""
+    """Check the URL of a proxy, and return it unchanged. Messages do not show the URL, as it may contain a password."""
     try:
         parts = urlsplit(text)
         port = parts.port

@@ -31,7 +31,7 @@ from mirror.util.structs import Struct
 
 MAX_DEPTH = 32
 MAX_ALIASES = 100
-MAX_VALUES = 100_000  # values of a file with its aliases expanded
+MAX_VALUES = 100_000  # values in a file after its aliases are expanded
 
 _PLAIN_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 _LONGEST_NUMBER = 40
@@ -46,7 +46,7 @@ _ON = "on"  # YAML 1.1 reads this as true, but here it is also a key (under `not
 
 
 def read(path: Path) -> Document:
-    """Read the configuration file at `path`. Raises ConfigErrors (invalid), ConfigError (not found), LocalError."""
+    """Read the configuration file at `path`. Raises ConfigErrors if it is invalid, ConfigError, LocalError."""
     data = file.read(path)
     document = Document(printable(path), Mapping(0, 0), hashlib.sha256(data).hexdigest())
     composer = _Composer(file.decode(data, document.file), document)
@@ -91,7 +91,7 @@ class _Composer:
         self._root: Node | None = None
 
     def compose(self) -> Node:
-        """Build the tree. Raises ConfigErrors."""
+        """Build the tree and return its root. Raises ConfigErrors."""
         loader = _Loader(self._text)
         try:
             documents = 0
@@ -123,11 +123,11 @@ class _Composer:
         raise ConfigErrors([*self._document.problems, problem])
 
     def _fail_at(self, mark: yaml.Mark | None, message: str) -> NoReturn:
-        """Raise ConfigErrors with all problems so far and the one at `mark`."""
+        """Raise ConfigErrors with all problems so far and a new one at `mark`."""
         self.fail(mark.line if mark else 0, mark.column if mark else 0, message)
 
     def _fail_too_deep(self) -> None:
-        """Raise the error for the first position beyond MAX_DEPTH, which libyaml's own error does not contain."""
+        """Raise the error at the first position beyond MAX_DEPTH, because libyaml's own error lacks this position."""
         depth = 0
         for event in yaml.parse(self._text, Loader=yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -191,7 +191,7 @@ class _Composer:
         return before.get(key, "") + text
 
     def _handle_event(self, event: yaml.Event, loader: _Loader) -> None:
-        """Add the node of an event to the tree."""
+        """Add the node for an event to the tree."""
         if isinstance(event, yaml.AliasEvent):
             self._add(self._resolve_alias(event), _mark(event), None)
         elif isinstance(event, yaml.ScalarEvent):
@@ -233,7 +233,7 @@ class _Composer:
         return self._anchors[event.anchor]
 
     def _is_in_secret(self) -> bool:
-        """Return whether the current value is a secret, which may look like a tag or an alias."""
+        """Return whether the current value belongs to a secret, which may look like a tag or an alias."""
         return any(level.key is not None and level.key.text in SECRET_KEYS for level in self._open)
 
     def _add(self, node: Node, mark: yaml.Mark, anchor: str | None) -> None:
@@ -260,7 +260,7 @@ class _Composer:
             self._add_entry(level.node, key, node)
 
     def _check_key(self, node: Node) -> Scalar:
-        """Return the key. Raises ConfigErrors if it is not a scalar."""
+        """Return `node` as a key. Raises ConfigErrors if it is not a scalar."""
         if not isinstance(node, Scalar):
             self.fail(node.line, node.column, "a key must be a string, not a list or a mapping; remove it")
         return node
@@ -286,12 +286,12 @@ class _Composer:
             mapping.keys[name] = key
 
     def _add_problem(self, at: yaml.Mark | Scalar, message: str) -> None:
-        """Add a problem at a position. Unlike `fail`, this does not end the reading."""
+        """Add a problem at a position. Unlike `fail`, this does not stop reading."""
         position = Position(self._document.file, at.line + 1, at.column + 1)
         self._document.problems.append(ConfigProblem(position, format_key_path(self._key_path()), message))
 
     def _key_path(self) -> KeyPath:
-        """Return the path of the current entry, or of the innermost collection between entries."""
+        """Return the key path of the current entry. Between two entries, return the key path of their collection."""
         path: list[str | int] = []
         for level in self._open:
             if isinstance(level.node, Sequence):
@@ -316,7 +316,7 @@ def _merge(mapping: Mapping) -> None:
 
 
 def _make_scalar(event: yaml.ScalarEvent, loader: _Loader) -> Scalar:
-    """Create the node of a scalar event. Resolve its type if it is not quoted."""
+    """Create the node for a scalar event. If the scalar is not quoted, resolve its type."""
     mark, text = _mark(event), event.value
     if event.style or event.tag:  # quoted or block
         return Scalar(mark.line, mark.column, text, text)

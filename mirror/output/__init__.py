@@ -1,1 +1,1 @@
-"""Output for users and machines: console, progress, log, report. Secrets are removed here."""
+"""Output for users and machines: console, progress, log, report. Secrets are removed from all of it."""

@@ -14,14 +14,14 @@ from typing import TextIO
 
 from mirror.errors import LOCAL, OK, printable
 
-LONGEST = 4000  # bytes of a line. With its newline it is less than PIPE_BUF, so lines of several writers never mix
+LONGEST = 4000  # bytes in a line. With its newline, it is below PIPE_BUF, so lines from several writers never mix
 _PIPE_TIMEOUT = 1.0  # seconds to wait for a full pipe. Later lines do not wait while it stays full
 
 
 class Console:
-    """Writes complete lines to `stream`, by default standard error. Thread-safe.
+    """A writer of complete lines to `stream`, which is standard error by default. Thread-safe.
 
-    Errors of the stream are not raised. A line that cannot be written within a second is dropped, and so are the
+    Errors on the stream are not raised. A line that cannot be written within a second is dropped, and so are the
     following lines while the pipe stays full."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -52,9 +52,9 @@ class Console:
 
     @contextmanager
     def redirect_lines(self, printer: Callable[[str], None]) -> Iterator[None]:
-        """As a context manager, pass lines to `printer` until the `with` block exits.
+        """Return a context manager that passes lines to `printer` instead of the stream until the `with` block exits.
 
-        Lines that are written directly would damage a live display."""
+        Lines that are written directly to the stream would damage a live display."""
         self._printer = printer
         try:
             yield
@@ -74,7 +74,7 @@ class Console:
         self._send(text.encode(encoding, "backslashreplace")[:LONGEST] + b"\n")
 
     def _send(self, data: bytes) -> None:
-        """Write to the stream. If that fails, drop this text and all later ones."""
+        """Write `data` to the stream. If this fails, drop the data and all later output."""
         try:
             if self._descriptor is not None:
                 with _open_nonblocking(self._descriptor) as descriptor:
@@ -105,11 +105,11 @@ class Console:
 
 @contextmanager
 def _open_nonblocking(descriptor: int) -> Iterator[int]:
-    """Reopen the terminal or pipe behind `descriptor` in non-blocking mode.
+    """Return a context manager that reopens the terminal or pipe behind `descriptor` in non-blocking mode.
 
-    As a context manager, yields the new descriptor, and closes it when the `with` block exits. Making the shared
-    descriptor non-blocking would affect the shell and its other programs. For other kinds of files, and files that
-    cannot be reopened, yields `descriptor` itself."""
+    It yields the new descriptor, and closes it when the `with` block exits. For other kinds of files, and for those
+    that cannot be reopened, it yields `descriptor` itself. Making the shared descriptor non-blocking would affect the
+    shell and its other programs."""
     own: int | None = None
     with suppress(OSError):
         flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC

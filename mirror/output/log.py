@@ -1,8 +1,8 @@
 """The log of a run: JSON lines in a file for programs, and short human-readable lines on standard error.
 
 Modules log events with fields to loggers below `mirror`: `log.warning("mount_refused", extra={"repo": …})`. The field
-`text` is the human-readable message. The calling thread only puts the record on a queue; one thread writes. Several
-processes may share the file.
+`text` is the human-readable message. The calling thread only puts the record on a queue, and another thread writes
+it. Several processes may share the file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ QUIET, NORMAL, VERBOSE, DEBUG = -1, 0, 1, 2  # verbosity: -q, nothing, -v, -vv
 MIB = 1024 * 1024
 
 _SHOWN = {QUIET: logging.ERROR, NORMAL: logging.WARNING, VERBOSE: logging.INFO, DEBUG: logging.DEBUG}
-_BATCH = 500  # records between two writes to the file, at most
+_BATCH = 500  # the maximum number of records between two writes to the file
 _FLUSH = 5.0  # seconds that `flush` waits: the file's lock may be held by another process
 _MORE = 0.5  # seconds for a last attempt after the wait for the lock has ended
 _GATHER = 0.1  # seconds to wait for further records: writing one costs as much as writing fifty
@@ -51,7 +51,7 @@ def log_blob(
     seconds: float = 0.0,
     code: str | None = None,
 ) -> None:
-    """Log the result for one blob or manifest in one target repository. A run logs each only once.
+    """Log the result for one blob or manifest in one target repository. A run logs each result only once.
 
     is_root: whether it is the manifest that a tag refers to; the event is then `manifest` instead of `blob`.
     source, target: repositories. image: the reference that needed the blob first.
@@ -85,20 +85,20 @@ class Logs:
 
     @property
     def failure(self) -> LocalError | None:
-        """The error that caused lines of the file to be lost or delayed; None if there is none.
+        """The error that caused lines of the file to be lost or delayed, or None if there was none.
 
         The run continues, and exits with the error's code. After `finish`, the value covers all records so far. For
         later records, it is complete when the log is closed."""
         return self._listener.failure
 
     def flush(self) -> None:
-        """Wait until all records so far are written, but at most a few seconds."""
+        """Wait until all records so far are written, but only for a few seconds."""
         self._listener.flush(_FLUSH)
 
     def finish(self, within: float = _FLUSH) -> None:
         """Write all records at the end of the run. Set `failure` if lines were lost or cannot be written now.
 
-        within: the seconds for all waits for the file's lock from now until the log is closed."""
+        within: the seconds from now after which no write waits for the file's lock any longer."""
         self._listener.finish(within)
 
 
@@ -114,11 +114,11 @@ def setup(
     backups: int = 10,
     verbosity: int = NORMAL,
 ) -> Iterator[Logs]:
-    """Log records of `mirror` to `file` (from `level` on) and to `console` (depending on `verbosity`).
+    """Return a context manager that logs to `file` (from `level` on) and to `console` (depending on `verbosity`).
 
-    run: the id of the run, which every line contains. max_size: bytes.
-    As a context manager, writes all records and restores the configuration of logging when the `with` block exits.
-    Raises LocalError on entry if the file cannot be written."""
+    When the `with` block exits, all records are written, and the configuration of logging is restored. Raises
+    LocalError on entry if the file cannot be written.
+    run: the id of the run, which every line in the file contains. max_size: the file size in bytes for rotation."""
     backlog = Backlog(LogFile(file, max_size=max_size, backups=backups)) if file else None
     shown = _SHOWN.get(max(QUIET, min(DEBUG, verbosity)), logging.WARNING)
     lowest = min(LEVELS[level], shown) if file else shown
@@ -133,9 +133,9 @@ def setup(
 
 @contextmanager
 def _attach_handler(handler: logging.Handler, lowest: int) -> Iterator[None]:
-    """Send the records of `mirror` only to `handler` until the `with` block exits.
+    """Return a context manager that sends the records of `mirror` only to `handler` until the `with` block exits.
 
-    At debug level, the same applies to records of HTTP libraries. At other levels they are dropped."""
+    At debug level, the same applies to records from HTTP libraries. At other levels, those are dropped."""
     changed = [_log, logging.getLogger("urllib3"), logging.getLogger("requests")]
     before = [(logger, logger.level, logger.propagate, list(logger.handlers)) for logger in changed]
     for logger in changed:
@@ -192,9 +192,10 @@ class _FlushMarker:
 
 
 class _Listener:
-    """The thread that writes records.
+    """The thread that writes log records.
 
-    As a context manager, starts the thread, and joins it when the `with` block exits and all records are written."""
+    As a context manager, it starts the thread. When the `with` block exits, all records are written and the thread is
+    joined."""
 
     def __init__(self, backlog: Backlog | None, level: int, lines: JsonFormatter, printer: ConsolePrinter) -> None:
         self._queue: SimpleQueue[logging.LogRecord | _FlushMarker | None] = SimpleQueue()
@@ -272,7 +273,7 @@ class _Listener:
         return False
 
     def _handle(self, record: logging.LogRecord) -> None:
-        """Add a record to the lines for the file, and print it on the console."""
+        """Add a record to the buffered lines for the file, and print it on the console."""
         fields = record_fields(record)
         if self._backlog and record.levelno >= self._level:
             self._backlog.add(self._lines.encode(record, fields))
@@ -281,8 +282,9 @@ class _Listener:
     def _write(self, *, force: bool = False, last: bool = False) -> None:
         """Write the buffered lines to the file.
 
-        force: also soon after a failed write. last: whether this is the last write of the run. A lock that another
-        process holds is a failure only if lines are lost because of it, or are still buffered after the last write."""
+        force: try even if the last write has just failed. last: whether this is the last write of the run. A lock that
+        another process holds is a failure only if lines are lost because of it, or are still buffered after the last
+        write."""
         backlog = self._backlog
         if not backlog:
             return

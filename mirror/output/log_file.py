@@ -1,4 +1,4 @@
-"""The log file. ConcurrentRotatingFileHandler locks it, appends to it and rotates it.
+"""The log file, which ConcurrentRotatingFileHandler locks, appends to and rotates.
 
 Lines that cannot be written yet are buffered.
 """
@@ -25,14 +25,14 @@ from mirror.util.files import local_error
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-LOCK_TIMEOUT = 2.0  # seconds that one attempt waits for the lock of another process
+LOCK_TIMEOUT = 2.0  # seconds that one attempt waits for a lock that another process holds
 _MOMENT = 0.1  # seconds; a write by another process takes less
 _KEPT = 8 * 1024 * 1024  # characters of buffered lines; further lines are lost, and counted
 _NEW = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class LogLocked(LocalError):
-    """Another process holds the lock of the log file for longer than a write takes."""
+    """The error raised if another process holds the lock on the log file for longer than a write takes."""
 
     def __init__(self, path: Path, lock: str) -> None:
         super().__init__(
@@ -74,17 +74,17 @@ class LogFile(ConcurrentRotatingFileHandler):
             raise _log_file_error(self.path, self._error) from self._error
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
-        """Keep the error for `write` to raise."""
+        """Store the error, so that `write` raises it."""
         self._error = self._error or sys.exception()
 
     def do_open(self, mode: str | None = None) -> io.TextIOWrapper:
-        """Open the file with access for its owner only. Raises LocalError, OSError if it is a link or device now."""
+        """Open the file with access for its owner only. Raises LocalError or OSError if it is now a link or device."""
         flags = os.O_RDWR | os.O_APPEND | (os.O_TRUNC if mode == "w" else 0)
         file = _WholeWrites(_open_regular(self.path, flags), "a")
         return io.TextIOWrapper(file, encoding="ascii", write_through=True)
 
     def _lock_stream_lock(self, stream_lock: TextIO) -> None:
-        """Take the lock within a limited time. The method of the base class would wait without limit."""
+        """Take the lock within a limited time. The base class would wait indefinitely."""
         began, wait = time.monotonic(), 0.001
         while True:
             try:
@@ -102,7 +102,7 @@ class _WholeWrites(io.FileIO):
     """A file whose writes append all bytes or none."""
 
     def write(self, data: ReadableBuffer) -> int:
-        """Append `data`. If that raises OSError, the file has its old size again."""
+        """Append `data` and return its size in bytes. If this raises OSError, the file is cut to its old size."""
         size = os.fstat(self.fileno()).st_size
         whole = bytes(data)
         # A process that was killed during a write may have left a partial line.
@@ -120,7 +120,7 @@ class _WholeWrites(io.FileIO):
 
 
 def _open_regular(path: Path, flags: int) -> int:
-    """Open or create a regular file with access for its owner only. Raises OSError, LocalError."""
+    """Open or create a regular file with access for its owner only. Raises OSError or LocalError."""
     descriptor = os.open(path, flags | _NEW, 0o600)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
@@ -129,7 +129,7 @@ def _open_regular(path: Path, flags: int) -> int:
 
 
 def _log_file_error(path: Path, error: BaseException) -> LocalError:
-    """Convert the error of a failed write of the log file to a LocalError."""
+    """Convert an exception from a failed write to the log file to a LocalError."""
     if isinstance(error, LocalError):
         return error
     if isinstance(error, OSError):
@@ -138,7 +138,7 @@ def _log_file_error(path: Path, error: BaseException) -> LocalError:
 
 
 class Backlog:
-    """A limited buffer for lines that are not in the log file yet. Used by one thread."""
+    """A buffer of limited size for lines that have not been written to the log file yet. Used by one thread."""
 
     def __init__(self, file: LogFile) -> None:
         self._file = file
@@ -179,7 +179,7 @@ class Backlog:
             self._characters = 0
 
     def limit_lock_waits(self, seconds: float) -> None:
-        """Limit the waits for the file's lock by all later writes to `seconds` from now. Any thread may call this."""
+        """Let all later writes wait for the file's lock only until `seconds` from now. Any thread may call this."""
         self._file.waits_end = min(self._file.waits_end, time.monotonic() + seconds)
 
     def close(self) -> None:

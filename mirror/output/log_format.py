@@ -26,7 +26,7 @@ _DIFFERENT = 200  # the maximum number of different warnings and errors that are
 
 
 def record_fields(record: logging.LogRecord) -> dict[str, object]:
-    """Return the record's fields beyond the standard attributes, as plain printable values."""
+    """Return the record's fields, without the standard attributes, as plain printable values."""
     found = {key: _plain_value(value) for key, value in record.__dict__.items() if key not in _STANDARD}
     if not _EVENT.fullmatch(str(record.msg)):
         found.setdefault("text", _plain_value(str(record.msg)))
@@ -34,7 +34,7 @@ def record_fields(record: logging.LogRecord) -> dict[str, object]:
 
 
 def _plain_value(value: object) -> object:
-    """Return `value` as plain JSON data, with long texts cut and control characters escaped."""
+    """Return `value` as plain JSON data, with long strings cut and control characters escaped."""
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):
@@ -48,7 +48,7 @@ def _plain_value(value: object) -> object:
 
 
 class JsonFormatter:
-    """Formats each record as a line with a JSON object."""
+    """A formatter that writes each log record as a JSON object on one line."""
 
     def __init__(self, run: str, redact: Redactor) -> None:
         self._run = run
@@ -78,7 +78,7 @@ def _timestamp(created: float) -> str:
 
 
 def _redact_value(value: object, redact: Redactor) -> object:
-    """Return `value` with every text in it redacted."""
+    """Return `value` with secrets removed from every string in it."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, dict):
@@ -89,9 +89,9 @@ def _redact_value(value: object, redact: Redactor) -> object:
 
 
 class ConsolePrinter:
-    """Prints records on the console. A warning or error that repeats an earlier line is counted instead.
+    """Prints log records on the console. A warning or error that repeats an earlier line is only counted.
 
-    shown: the lowest level to print. in_file: whether the log file contains all warnings, too."""
+    shown: the lowest level to print. in_file: whether the log file contains all warnings as well."""
 
     def __init__(self, console: Console, shown: int, redact: Redactor, *, in_file: bool) -> None:
         self._console = console
@@ -119,7 +119,7 @@ class ConsolePrinter:
         self.print_line(record.levelname.lower(), str(text))
 
     def print_line(self, level: str, text: str) -> None:
-        """Print one line. Repeated warnings and errors are counted instead."""
+        """Print one line. If it is a repeated warning or error, only count it."""
         line = (level, text)
         if level in ("warning", "error"):
             if line in self._printed or len(self._printed) >= _DIFFERENT:
@@ -130,7 +130,7 @@ class ConsolePrinter:
         self._console.write_line(self._redact(f"mirror: {prefix}{text}"))
 
     def close(self, lost: int) -> None:
-        """Print how many lines were suppressed, and how many lines of the log file were lost."""
+        """Print how many lines were suppressed on the console, and how many lines of the log file were lost."""
         if self._suppressed:
             what = " and ".join(f"{level}s" for level in ("warning", "error") if self._suppressed[level])
             where = "; the log file contains them" if self._in_file else ""

@@ -39,8 +39,8 @@ class Snapshot(Struct, frozen=True):
 class Progress(AbstractContextManager["Progress"]):
     """The progress counters of a run, which any thread may increase.
 
-    As a context manager, shows them on the console until the `with` block exits. gauges: returns further numbers to
-    show, by name (`active`, `waiting`)."""
+    As a context manager, it shows them on the console until the `with` block exits. gauges: a function that returns
+    further numbers to show, by name (`active`, `waiting`)."""
 
     def __init__(
         self,
@@ -70,13 +70,13 @@ class Progress(AbstractContextManager["Progress"]):
             self._images += images
 
     def count_image(self, *, failed: bool = False) -> None:
-        """Count one image as done."""
+        """Count one image as done. failed: whether it failed."""
         with self._lock:
             self._done += 1
             self._failed += failed
 
     def add_bytes(self, count: int) -> None:
-        """Add to the number of bytes that were read or sent. Can serve as the `progress` of a `Work`."""
+        """Add `count` to the number of bytes that were read or sent. This method can be the `progress` of a `Work`."""
         with self._lock:
             self._bytes += count
 
@@ -161,9 +161,9 @@ def _bytes_per_second(before: Snapshot, now: Snapshot) -> float:
 
 
 def _seconds_left(before: Snapshot, now: Snapshot) -> float | None:
-    """Return the estimated seconds to the end: the remaining images take as long as those that are done.
+    """Estimate the seconds until the end of the run, if each remaining image takes the average time so far.
 
-    None if fewer than five images are done, or if nothing has changed between the snapshots."""
+    Return None if fewer than five images are done, if all are done, or if nothing has changed between the snapshots."""
     if now.done < 5 or now.done >= now.images or (now.done, now.bytes) == (before.done, before.bytes):
         return None
     return now.seconds / now.done * (now.images - now.done)
@@ -175,7 +175,7 @@ def _print_above(screen: RichConsole, line: str) -> None:
 
 
 class _ConsoleStream(io.TextIOBase):
-    """The console as a stream for the display library. Output that the terminal does not accept at once is dropped."""
+    """The console as a stream for the display library. Output that the terminal does not accept in time is dropped."""
 
     encoding = "utf-8"
 
@@ -188,5 +188,5 @@ class _ConsoleStream(io.TextIOBase):
         return len(text)
 
     def isatty(self) -> bool:
-        """Return True: the display is only shown on a terminal."""
+        """Return True, because the display is only shown on a terminal."""
         return True

@@ -1,6 +1,7 @@
-"""Removes secrets from texts: known secrets by their value, and others by their pattern.
+"""Removes secrets from text: known secrets by their values, and other secrets by patterns.
 
-All logs, reports and messages are redacted here. This is a second line of defense: callers should not pass secrets.
+All logs, reports and messages pass through this module. It is a second line of defense: callers should not pass
+secrets.
 The rules are in docs/trust.md, "Secrets in output".
 """
 
@@ -42,17 +43,17 @@ _SUSPICIOUS = ("://", "?", "auth", "cookie", "token", "passw", "secret", "bearer
 
 
 class Redactor:
-    """A callable that removes secrets from a text. Thread-safe; a call takes no lock."""
+    """A callable that removes secrets from a text. It is thread-safe, and a call takes no lock."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._forms: Mapping[str, tuple[str, ...]] = {}  # by their first _KEY characters
 
     def add(self, secret: str, user: str | None = None) -> None:
-        """Hide `secret` from now on, in all encodings: plain, percent-encoded, escaped as in JSON and by `printable`,
-        HTML, and base64, alone or after `user:`.
+        """Hide `secret` from now on, in all usual encodings.
 
-        A secret that is shorter than SHORTEST is hidden only in base64 after `user:`."""
+        They are: plain, percent-encoded, escaped for JSON, for HTML or by `printable`, and base64, alone or after
+        `user:`. A secret that is shorter than SHORTEST is hidden only in base64 after `user:`."""
         forms = _encodings(secret, user)
         with self._lock:
             table = dict(self._forms)
@@ -64,7 +65,7 @@ class Redactor:
             self._forms = dict(sorted(table.items(), key=lambda item: -len(item[0])))
 
     def __call__(self, text: str) -> str:
-        """Return `text` without secrets. A text that cannot contain one is returned unchanged."""
+        """Return `text` without secrets. If it cannot contain any, it is returned unchanged."""
         return self._hide_patterns(self._hide_known_secrets(text)) if self.may_contain_secret(text) else text
 
     def may_contain_secret(self, text: str) -> bool:
@@ -76,7 +77,7 @@ class Redactor:
         return any(word in folded for word in _SUSPICIOUS)
 
     def _hide_known_secrets(self, text: str) -> str:
-        """Replace all secrets that were added."""
+        """Replace all secrets that were passed to `add`."""
         for key, forms in self._forms.items():
             start = text.find(key)
             while start >= 0:
@@ -89,7 +90,7 @@ class Redactor:
 
     @staticmethod
     def _hide_patterns(text: str) -> str:
-        """Replace texts that look like secrets: values of headers, tokens, passwords, parts of URLs."""
+        """Replace strings that look like secrets: values of headers, tokens, passwords, and parts of URLs."""
         text = _HEADER.sub(lambda found: f"{found[1]}{found[2]}{found[3] or ''}{HIDDEN}", text)
         text = _SCHEME.sub(rf"\1\2{HIDDEN}", text)
         text = _JSON.sub(lambda found: f"{found[1]}{found[2]}{found[1]}{found[3]}{found[4]}{HIDDEN}", text)
@@ -99,7 +100,7 @@ class Redactor:
 
 
 def _encodings(secret: str, user: str | None) -> set[str]:
-    """Return the encodings in which a secret may appear in a text. user: encode `user:secret`, too."""
+    """Return the encodings in which a secret may appear in a text. If `user` is given, also encode `user:secret`."""
     forms = set()
     if user:
         forms |= _base64(f"{user}:{secret}")
@@ -112,14 +113,14 @@ def _encodings(secret: str, user: str | None) -> set[str]:
 
 
 def _base64(text: str) -> set[str]:
-    """Return `text` in base64, standard and URL-safe, with and without padding."""
+    """Return the base64 encodings of `text`: standard and URL-safe, each with and without padding."""
     raw = text.encode("utf-8", "surrogatepass")
     padded = {base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode()}
     return padded | {form.rstrip("=") for form in padded}
 
 
 def _html_encodings(text: str) -> set[str]:
-    """Return `text` escaped for HTML and XML, in the variants of Go, Python and others, and in Go's JSON for HTML."""
+    """Return `text` as Go, Python and other languages escape it for HTML and XML, and as Go escapes it in JSON."""
     forms = set()
     for quotes, apostrophe in (("&#34;", "&#39;"), ("&quot;", "&#x27;"), ("&quot;", "&apos;"), ("&quot;", "&#39;")):
         named = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -131,7 +132,7 @@ def _html_encodings(text: str) -> set[str]:
 def _secret_end(text: str, start: int, forms: tuple[str, ...]) -> int:
     """Return the end of the secret that begins at `start`. Return `start` if there is none.
 
-    forms: the encodings of secrets to look for. A secret may be cut off by `printable`."""
+    forms: the encodings of secrets to look for. If `printable` cut the text, it may end in the middle of a secret."""
     for form in forms:
         if text.startswith(form, start):
             return start + len(form)

@@ -1,1 +1,1 @@
-"""What earlier runs learned, in one SQLite file: hints that change what a run costs, not its result."""
+"""What earlier runs learned, in one SQLite file: hints that change the cost of a run, but not its result."""

@@ -25,7 +25,7 @@ VERSION = 2
 # `member` means that the repository contained all blobs of the image `root`, and that `digest` is one of them; `root`
 # itself has a row, too. The repository is a target, or a source on the host of a target. Pruning needs `root`: it
 # deletes the rows of a root without a tag. `seen` orders repositories by a counter, since a clock may be wrong. The
-# statements are spelled as SQLite returns them, so that they can be compared with those of a file.
+# statements are spelled as SQLite returns them, so that they can be compared with those in a file.
 SCHEMA = {
     "repository": "CREATE TABLE repository(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, seen INTEGER NOT NULL)",
     "digest": "CREATE TABLE digest(id INTEGER PRIMARY KEY, value BLOB NOT NULL UNIQUE)",
@@ -45,7 +45,8 @@ _TAG = """SELECT t.digest FROM repository r JOIN tag t ON t.repository = r.id
           WHERE r.name = ? AND t.side = ? AND t.name = ?"""
 _HELD = """SELECT 1 FROM repository r JOIN digest d JOIN member m ON m.digest = d.id AND m.repository = r.id
            WHERE r.name = ? AND d.value = ? LIMIT 1"""
-# Jumps from repository to repository in the index. Reading all rows would be slow: a base layer may have 100,000.
+# This query jumps from repository to repository in the index. Reading all rows of a base layer, which may be 100,000,
+# would be slow.
 _HOLDERS = """WITH RECURSIVE held(d, r) AS (
                 SELECT id, (SELECT max(repository) FROM member WHERE digest = id) FROM digest WHERE value = ?
                 UNION ALL
@@ -76,7 +77,7 @@ _ERRORS = (sqlite3.Error, UnicodeError)
 
 @contextmanager
 def _database_errors() -> Iterator[None]:
-    """As a context manager, raise errors of SQLite in the `with` block as DatabaseError."""
+    """Return a context manager that converts SQLite errors raised in the `with` block to DatabaseError."""
     try:
         yield
     except _ERRORS as error:
@@ -87,9 +88,9 @@ class Database:
     """One connection to the state file. Used by one thread at a time."""
 
     def __init__(self, path: Path, *, write: bool) -> None:
-        """Open the file. Raises DatabaseError, also if it does not exist."""
+        """Open an existing file. Raises DatabaseError, also if the file does not exist."""
         self._ids: dict[str, int] = {}  # of repositories, by name; used only for writing
-        self._outdated: set[int] = set()  # repositories where a tag moved
+        self._outdated: set[int] = set()  # repositories in which a tag was changed or deleted
         with _database_errors():
             uri = _uri(path, "rw" if write else "ro")
             self._db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=5.0)
@@ -113,7 +114,7 @@ class Database:
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def tag(self, side: int, repository: str, tag: str) -> Digest | None:
-        """Return the digest that is stored for a tag, or None. side: SOURCE or TARGET."""
+        """Return the digest that is stored for a tag, or None if there is none. side: SOURCE or TARGET."""
         found = self._query(_TAG, (repository, side, tag))
         return digest_from_bytes(found[0][0]) if found else None
 
@@ -130,7 +131,7 @@ class Database:
         return [name for (name,) in found if isinstance(name, str)]
 
     def transform_digest(self, identity: str) -> Digest | None:
-        """Return the digest of the last result of a conversion, or None. identity: `Transform.identity`."""
+        """Return the digest of a conversion's last result, or None if it is unknown. identity: `Transform.identity`."""
         found = self._query("SELECT digest FROM transform WHERE identity = ?", (identity,))
         return digest_from_bytes(found[0][0]) if found else None
 
@@ -145,12 +146,12 @@ class Database:
         return bool(self._query("SELECT 1 FROM answered_by_v2 WHERE name = ?", (repository,)))
 
     def writers_mark(self) -> str | None:
-        """Return the run mark (`run_marks`) under which the tags of targets were stored; None if there is none."""
+        """Return the run mark (`run_marks`) under which the tags of targets were stored, or None if there is none."""
         found = [] if self._lacks("writers") else self._query("SELECT mark FROM writers", ())
         return str(found[0][0]) if found else None
 
     def _lacks(self, table: str) -> bool:
-        """Return whether the file lacks the table, since it has an earlier version and was opened for reading."""
+        """Return whether the file lacks the table, because it has an earlier version and has not been upgraded."""
         ((version,),) = self._query("PRAGMA user_version", ())
         return table in ADDED.get(int(version), ())
 
@@ -171,7 +172,7 @@ class Database:
     def apply(self, actions: Iterable[Callable[[Database], None]]) -> None:
         """Run `actions` in one transaction, which is on disk when this returns.
 
-        Raises DatabaseError; then nothing has changed."""
+        If this raises DatabaseError, nothing has changed."""
         with _database_errors():
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -199,7 +200,7 @@ class Database:
             self.apply([add_tables])
 
     def note_tag(self, side: int, repository: str, tag: str, digest: Digest | None) -> None:
-        """Store the digest of a tag. If it is None, delete the stored digest."""
+        """Store the digest of a tag. If `digest` is None, delete the stored digest."""
         key = (self._repository(repository), side, tag)
         known = self._db.execute("SELECT digest FROM tag WHERE (repository, side, name) = (?, ?, ?)", key).fetchone()
         value = digest_to_bytes(digest) if digest is not None else None
@@ -232,7 +233,7 @@ class Database:
         self._db.execute("INSERT OR IGNORE INTO unfinished VALUES (?)", (repository,))
 
     def remove_mark(self, repository: str) -> None:
-        """Remove the mark of a repository."""
+        """Remove the mark `unfinished` from a repository."""
         self._db.execute("DELETE FROM unfinished WHERE name = ?", (repository,))
 
     def note_v2_response(self, repository: str) -> None:
@@ -240,7 +241,7 @@ class Database:
         self._db.execute("INSERT OR IGNORE INTO answered_by_v2 VALUES (?)", (repository,))
 
     def reset_target_tags(self, mark: str) -> None:
-        """Delete the stored tags of all targets, and store the run mark for the tags that follow."""
+        """Delete the stored tags of all targets, and store the run mark that applies to later ones."""
         self._db.execute("DELETE FROM tag WHERE side = ?", (TARGET,))
         self._db.execute("DELETE FROM writers")
         self._db.execute("INSERT INTO writers VALUES (?)", (mark,))
@@ -250,7 +251,7 @@ class Database:
         self._db.execute("INSERT OR REPLACE INTO transform VALUES (?, ?)", (identity, digest_to_bytes(digest)))
 
     def do_nothing(self) -> None:
-        """Do nothing. This is an action for callers that wait until all earlier actions are on disk."""
+        """Do nothing. Callers queue this action to wait until all earlier actions are on disk."""
 
     def check_integrity(self) -> None:
         """Check the whole file. Raises DatabaseError if it is damaged."""
@@ -275,7 +276,7 @@ class Database:
         self._db.executemany(unused, orphans)
 
     def _repository(self, name: str) -> int:
-        """Return the id of a repository; insert it if it is missing."""
+        """Return the id of a repository. If the repository is missing, insert it."""
         known = self._ids.get(name)
         if known is None:
             self._db.execute("INSERT OR IGNORE INTO repository(name, seen) VALUES (?, 0)", (name,))
@@ -284,7 +285,7 @@ class Database:
         return int(known)
 
     def _digest(self, digest: Digest) -> int:
-        """Return the id of a digest; insert it if it is missing."""
+        """Return the id of a digest. If the digest is missing, insert it."""
         value = (digest_to_bytes(digest),)
         found = self._db.execute("SELECT id FROM digest WHERE value = ?", value).fetchone()
         if found:
@@ -305,7 +306,7 @@ def create_schema(path: Path) -> None:
 
 
 def _decode_text(raw: bytes) -> str:
-    """Decode text from the file; invalid bytes are replaced."""
+    """Decode text from the file, and replace invalid bytes."""
     return raw.decode("utf-8", "replace")
 
 

@@ -74,7 +74,7 @@ def state_error(path: Path, error: DatabaseError) -> LocalError:
 
 
 def find_fault(path: Path) -> str | None:
-    """Return why this version cannot use the file, as the end of a sentence; None if it is valid, missing or empty.
+    """Return why this version cannot use the file, as the end of a sentence, or None if it is valid, missing or empty.
 
     Does not write. Raises LocalError if the file cannot be read, is a link, or is not a regular file."""
     try:
@@ -100,7 +100,7 @@ def _version(header: bytes) -> int:
 
 
 def _header_fault(header: bytes) -> str | None:
-    """Return why the file header is not valid, as the end of a sentence; None if it is valid."""
+    """Return why the file header is not valid, as the end of a sentence, or None if it is valid."""
     if len(header) < _HEADER or not header.startswith(_MAGIC):
         return "is not a database"
     if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
@@ -111,7 +111,7 @@ def _header_fault(header: bytes) -> str | None:
 
 
 def _content_fault(path: Path, version: int) -> str | None:
-    """Return why the content of the file is not valid, as the end of a sentence; None if it is valid."""
+    """Return why the content of the file is not valid, as the end of a sentence, or None if it is valid."""
     expected = {name: sql for name, sql in SCHEMA.items() if name not in ADDED.get(version, ())}
     try:
         database = Database(path, write=False)
@@ -125,7 +125,7 @@ def _content_fault(path: Path, version: int) -> str | None:
 
 
 def _set_aside(path: Path) -> Path:
-    """Rename the file, and those side files of SQLite that have content. Return the new path. Raises OSError."""
+    """Rename the file, and those side files of SQLite that contain data. Return the new path. Raises OSError."""
     stamp = f"{path.name}.bad-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     names = (path.with_name(f"{stamp}{suffix}") for suffix in ("", *(f".{n}" for n in range(2, 100))))
     aside = next((name for name in names if not os.path.lexists(name)), None)
@@ -138,7 +138,7 @@ def _set_aside(path: Path) -> Path:
             if suffix != "-shm" and beside.stat().st_size:
                 beside.rename(aside.with_name(aside.name + suffix))
             else:
-                beside.unlink()  # it has no data: opening the file for the check created it
+                beside.unlink()  # it has no data, because it was created when the file was opened for the check
     return aside
 
 

@@ -41,12 +41,12 @@ class State(AbstractContextManager["State"]):
     def open(
         cls, directory: Path, warn: Callable[[str], None], *, read_only: bool = False, writers: str | None = None
     ) -> State:
-        """Open the state in `directory`; create it if it is missing.
+        """Open the state in `directory`. If it is missing, create it, unless `read_only` is set.
 
         A file that is damaged, or has another program's format or an unknown version, is set aside with a warning.
         read_only: for commands that do not hold the lock. The file is only read, and nothing is recorded.
         writers: the run mark of this run (`run_marks`). Tags of targets that were recorded under another mark are
-        ignored. If it is None, none are ignored.
+        ignored. If `writers` is None, no tags are ignored.
         Raises LocalError if the file cannot be written or, with `read_only`, cannot be read."""
         path = directory / FILE_NAME
         if read_only:
@@ -94,7 +94,7 @@ class State(AbstractContextManager["State"]):
 
     @property
     def failure(self) -> MirrorError | None:
-        """The error that prevented hints from being saved; None if there is none.
+        """The error that prevented hints from being saved, or None if there was none.
 
         The run continues, and exits with the error's code."""
         return self._writer.failure if self._writer else None
@@ -102,20 +102,20 @@ class State(AbstractContextManager["State"]):
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def target_tag(self, repository: str, tag: str) -> Digest | None:
-        """Return the digest that `tag` had when a run last wrote or read it on the target repository."""
+        """Return the digest of `tag` when a run last read or wrote it in the target repository, or None if unknown."""
         return self._noted_tag("target", repository, tag) if self._knows_targets else None
 
     def source_tag(self, repository: str, tag: str) -> Digest | None:
-        """Return the digest that was last recorded for `tag` of the source repository."""
+        """Return the digest that was last recorded for `tag` in the source repository, or None if it is unknown."""
         return self._noted_tag("source", repository, tag)
 
     def _noted_tag(self, side: Side, repository: str, tag: str) -> Digest | None:
-        """Return the recorded digest of a tag; None if it is unknown."""
+        """Return the recorded digest of a tag, or None if it is unknown."""
         number = _SIDES[side]
         return self._read(repository, lambda database: database.tag(number, repository, tag), None)
 
     def transform_digest(self, identity: str) -> Digest | None:
-        """Return the digest of a conversion's last result; None if it is unknown. identity: `Transform.identity`."""
+        """Return the digest of a conversion's last result, or None if it is unknown. identity: `Transform.identity`."""
         return self._read(identity, lambda database: database.transform_digest(identity), None)
 
     def was_held(self, repository: str, digest: Digest) -> bool:
@@ -133,11 +133,11 @@ class State(AbstractContextManager["State"]):
         return [path for path in paths if is_path(path)][:limit]
 
     def is_unfinished(self, repository: str) -> bool:
-        """Return whether a run started to write to the repository and did not finish. It may have blobs but no tag."""
+        """Return whether a run started to write to the repository and did not finish, so that tags may be missing."""
         return repository in self._unfinished
 
     def has_v2_answered(self, repository: str) -> bool:
-        """Return whether the source repository responded over v2 in an earlier run. True if reading the file fails."""
+        """Return whether the source repository responded over v2 in an earlier run. If reading fails, return True."""
         return self._usable and self._read("", lambda database: database.has_v2_answered(repository), True)
 
     def _read(self, repository: str, query: Callable[[Database], _T], default: _T) -> _T:
@@ -201,7 +201,7 @@ class State(AbstractContextManager["State"]):
         self._submit(lambda database: database.note_tag(number, repository, tag, digest))
 
     def withdraw_tag(self, repository: str, tag: str, *, noted: bool) -> None:
-        """Delete the recorded digest of `tag` before the tag is written on a target repository.
+        """Delete the recorded digest of `tag` before the tag is written in a target repository.
 
         The deletion is on disk when this returns. noted: whether this run has recorded a digest, which may still be
         queued. Raises LocalError."""
@@ -210,7 +210,7 @@ class State(AbstractContextManager["State"]):
             self._writer.call(lambda database: database.note_tag(TARGET, repository, tag, None))
 
     def note_graph(self, repository: str, root: Digest, blobs: Iterable[Digest]) -> None:
-        """Record that the repository contains `blobs`, all blobs of the image `root`.
+        """Record that the repository contains `blobs`, which are all blobs of the image `root`.
 
         This run must have verified this, or have read the blobs from the repository. Manifests are not recorded: they
         must be sent anyway, because registries delete untagged manifests while tags keep their digests."""
@@ -226,7 +226,7 @@ class State(AbstractContextManager["State"]):
         self._submit(lambda database: database.note_v2_response(repository))
 
     def forget(self, repository: str) -> None:
-        """Delete the hints of a repository, except its mark and the fact that it has responded over v2.
+        """Delete the hints about a repository, except its mark `unfinished` and whether it has responded over v2.
 
         What this run records about the repository is used only by the next run."""
         with self._lock:
@@ -234,7 +234,9 @@ class State(AbstractContextManager["State"]):
         self._submit(lambda database: database.forget(repository))
 
     def mark_unfinished(self, repository: str) -> None:
-        """Mark a repository before the first write to it. The mark is on disk when this returns. Raises LocalError."""
+        """Mark a repository as unfinished before the first write to it.
+
+        The mark is on disk when this returns. Raises LocalError."""
         with self._lock:
             marked = repository in self._unfinished
         if marked:
@@ -246,7 +248,7 @@ class State(AbstractContextManager["State"]):
             self._unfinished.add(repository)
 
     def mark_finished(self, repository: str) -> None:
-        """Remove the mark: this run has done all its work in the repository."""
+        """Remove the mark `unfinished` from a repository in which this run has done all its work."""
         with self._lock:
             marked = repository in self._unfinished
             self._unfinished.discard(repository)
@@ -254,7 +256,7 @@ class State(AbstractContextManager["State"]):
             self._submit(lambda database: database.remove_mark(repository))
 
     def _submit(self, action: Callable[[Database], None]) -> None:
-        """Queue a change of the database, unless the state is read-only."""
+        """Queue a change to the database, unless the state is read-only."""
         if self._writer:
             self._writer.submit(action)
 
@@ -264,7 +266,7 @@ class State(AbstractContextManager["State"]):
             self._writer.call(Database.do_nothing)
 
     def close(self) -> None:
-        """Write everything that was recorded, delete useless hints, and close the file. Later reads return defaults."""
+        """Write everything that was recorded, prune outdated hints, and close the file. Later reads return defaults."""
         self._usable = False
         self._close_idle()
         if self._writer:

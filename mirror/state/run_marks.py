@@ -22,7 +22,7 @@ _WAIT = 10.0  # seconds to wait for other runs that are starting
 
 
 def partition_of_shards(count: int, config_hash: str) -> str:
-    """Return the name of the partition of a run with `--shard`.
+    """Return the name of the partition for a run with `--shard`.
 
     It includes the hash of the configuration: after a change, a target may belong to another source, and thus to
     another shard."""
@@ -30,13 +30,13 @@ def partition_of_shards(count: int, config_hash: str) -> str:
 
 
 def current_mark(directory: Path) -> str:
-    """Return the current mark of a state directory, for commands that only read; empty if there is none."""
+    """Return the current mark of a state directory, or "" if there is none. For commands that only read."""
     return _read(directory / "writers")[0]
 
 
 @contextmanager
 def join_partition(directory: Path, partition: str, stop: Sleeper) -> Iterator[str]:
-    """Yield the mark for the state of this run.
+    """Return a context manager that yields the mark for the state of this run.
 
     Enter the `with` block before the first write to a target, and leave it after the last one. While runs of several
     partitions write at the same time, each of them gets a mark of its own.
@@ -59,9 +59,9 @@ def join_partition(directory: Path, partition: str, stop: Sleeper) -> Iterator[s
 
 
 def _choose_mark(path: Path, partition: str, descriptor: int) -> str:
-    """Return the mark of a run that starts now. Write a new mark to the file if the partition has changed.
+    """Return the mark for a run that starts now. If the partition has changed, write a new mark to the file.
 
-    descriptor: of `writers.lock`, on which this takes a shared lock."""
+    descriptor: the open file `writers.lock`, on which this takes a shared lock."""
     alone = True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -80,7 +80,7 @@ def _choose_mark(path: Path, partition: str, descriptor: int) -> str:
 
 
 def _read(path: Path) -> tuple[str, str]:
-    """Return the mark and the partition in the file `writers`; empty texts if it is missing or invalid."""
+    """Return the mark and the partition in the file `writers`, or empty strings if it is missing or invalid."""
     try:
         with path.open("rb") as file:
             text = file.read(1000).decode("ascii", "replace")

@@ -1,4 +1,4 @@
-"""The thread that writes the state, the only one that does. It collects changes and commits them in batches."""
+"""The only thread that writes the state. It collects changes and commits them in batches."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from mirror.state.file import replace_file, state_error
 Change = Callable[[Database], None]
 
 _GATHER = 1.0  # seconds to wait for further changes before a commit
-_BATCH = 2000  # changes in one transaction, at most
-_PRUNE = 1.0  # seconds for pruning at the end of a run, at most
+_BATCH = 2000  # the maximum number of changes in one transaction
+_PRUNE = 1.0  # the maximum number of seconds for pruning at the end of a run
 _COMMIT_TIMEOUT = 60.0  # seconds after which a commit that has not ended is an error
 
 
@@ -35,12 +35,12 @@ class _QueuedWrite:
 
 
 class Writer:
-    """The writing thread and its connection. Any thread may call `submit` and `call`; `close` is called once.
+    """The writing thread and its connection. Any thread may call `submit` and `call`. `close` is called once.
 
-    A change that cannot be written is lost. The first such error sets `failure`, and is the only one with a warning. A
-    damaged file is set aside and replaced by a new one with the marks of unfinished repositories. `generation` is then
+    A change that cannot be written is lost. Only the first such error sets `failure` and causes a warning. A damaged
+    file is set aside and replaced by a new one with the marks of unfinished repositories. `generation` is then
     incremented: connections from an earlier generation read the old file.
-    marks: returns the names of unfinished repositories."""
+    marks: a function that returns the names of unfinished repositories."""
 
     def __init__(self, path: Path, database: Database, marks: Callable[[], list[str]], warn: Callable[[str], None]):
         self.generation = 0
@@ -55,7 +55,7 @@ class Writer:
         self._thread.start()
 
     def submit(self, action: Change) -> None:
-        """Queue a change of the database. Does not wait for it."""
+        """Queue a change to the database, and return without waiting for it."""
         self._queue.put(_QueuedWrite(action))
 
     def call(self, action: Change) -> None:
@@ -83,7 +83,7 @@ class Writer:
         self._thread.join()
 
     def check_file(self) -> None:
-        """Queue a check of the file, for a reader that found it damaged. A damaged file is then replaced."""
+        """Queue a check of the file, which a reader found damaged. If the check confirms this, the file is replaced."""
         self.submit(Database.check_integrity)
 
     def _run(self) -> None:
@@ -105,7 +105,7 @@ class Writer:
             self._database.close()
 
     def _take_batch(self, first: _QueuedWrite | None) -> tuple[list[_QueuedWrite], bool]:
-        """Take changes from the queue, at most _BATCH. Return them in order, and whether `close` was called.
+        """Take at most _BATCH changes from the queue. Return them in order, and whether `close` was called.
 
         first: a change that was taken already; None if `close` was called."""
         jobs: list[_QueuedWrite] = []
@@ -155,7 +155,7 @@ class Writer:
         self._database.apply(partial(Database.mark_unfinished, repository=name) for name in self._marks())
 
     def _prune(self) -> None:
-        """Delete the rows of images whose tags were changed by this run, within _PRUNE seconds."""
+        """Delete the rows of untagged images in repositories where this run changed a tag, within _PRUNE seconds."""
         deadline = time.monotonic() + _PRUNE
         for repository in self._database.outdated_repositories():
             if time.monotonic() > deadline:

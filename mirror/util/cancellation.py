@@ -13,9 +13,9 @@ _LONGEST_CALL = 2.0  # seconds that a `callback_on_stop` block waits, when it ex
 
 
 class Stop:
-    """A cancellation request that can also interrupt blocked sockets. Any thread may make it; it is permanent.
+    """A cancellation request that can also interrupt blocked sockets. It is permanent, and any thread may make it.
 
-    A stop of the parent also stops its children. Callbacks run once, on the requesting thread, without a lock. They
+    A stop of a parent also stops its children. Callbacks run once, on the requesting thread, without a lock. They
     must be short and must not raise. Do not call `request` in a signal handler: the interrupted code may hold the
     lock."""
 
@@ -73,9 +73,9 @@ class Stop:
         self.raise_if_requested()
 
     def callback_on_stop(self, callback: Callable[[], None]) -> AbstractContextManager[None]:
-        """As a context manager, run `callback` if a stop is requested before the `with` block exits.
+        """Return a context manager that runs `callback` if a stop is requested before the `with` block exits.
 
-        If it was requested before the block, the callback runs immediately. It does not run after the block."""
+        If the stop was requested before the block, the callback runs on entry. It does not run after the block."""
         return _Registration(self, callback)
 
     def _add(self, callback: Callable[[], None]) -> Callable[[], None]:
@@ -102,7 +102,7 @@ class Stop:
         return leave
 
     def close(self) -> None:
-        """Detach from the parent: a stop of the parent no longer reaches this one."""
+        """Detach from the parent, so that its stop no longer affects this object."""
         self._leave()
 
 
@@ -144,9 +144,9 @@ class Work(Struct, frozen=True):
 
     @contextmanager
     def with_grace_period(self, seconds: float) -> Iterator[Work]:
-        """As a context manager, yield a copy whose stop is requested `seconds` after the stop of this object.
+        """Return a context manager that yields a copy that is stopped `seconds` after this object is stopped.
 
-        It serves to receive a response that should not be lost. Raises Cancelled if the stop was already requested."""
+        It is used to receive responses that must not be lost. Raises Cancelled if the stop was already requested."""
         self.stop.raise_if_requested()
         stop = Stop()
         timers: list[threading.Timer] = []

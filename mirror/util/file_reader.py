@@ -9,13 +9,13 @@ from types import TracebackType
 from mirror.errors import LocalError, Refused
 from mirror.util.files import local_error
 
-_PIECE = 1 << 20  # bytes of one read, at most
+_PIECE = 1 << 20  # the maximum number of bytes in one read
 
 
 class FileReader:
-    """Reads a blob from a regular file, from an offset to the end. Implements BlobReader. Used by one thread.
+    """A BlobReader that reads a regular file from an offset to its end. Used by one thread.
 
-    size: the size of the whole file in bytes. `fileno` and `position` let the kernel send the file (sendfile)."""
+    size: the size of the whole file in bytes. With `fileno` and `position`, the kernel can send the file (sendfile)."""
 
     def __init__(self, descriptor: int, path: Path, offset: int = 0, *, written: int | None = None) -> None:
         """Take ownership of `descriptor`. path: the file's name in messages.
@@ -32,7 +32,7 @@ class FileReader:
         return self._descriptor
 
     def readinto(self, buffer: memoryview) -> int:
-        """Read at most `len(buffer)` bytes into `buffer`. Return their number; 0 at the end of the file.
+        """Read at most `len(buffer)` bytes into `buffer`. Return the number of bytes read, or 0 at the end of the file.
 
         Raises LocalError, or Refused (size_mismatch) if a file that this run did not write has become shorter."""
         left = (self.size or 0) - self.position

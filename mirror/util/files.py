@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_BUFFER = 256 * 1024  # bytes that are collected before a write
+_BUFFER = 256 * 1024  # the number of bytes that are collected before a write
 _POLL = 0.2  # seconds between two attempts to take a busy lock
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 _HOLDER = re.compile(rb"pid ([1-9][0-9]{0,9}) since (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)\n")
@@ -64,7 +64,7 @@ _HINTS = {
 
 
 def _find_non_directory(path: Path) -> Path | None:
-    """Return the first of the parents of `path` and `path` itself that is not a directory; None if there is none."""
+    """Return the outermost existing part of `path` that is not a directory, or None if there is none."""
     for part in (*reversed(path.parents), path):
         with suppress(OSError):
             if not stat.S_ISDIR(part.stat().st_mode):
@@ -75,7 +75,7 @@ def _find_non_directory(path: Path) -> Path | None:
 class NewFile(io.FileIO):
     """A file that is being written under a temporary name.
 
-    path: its final path, which is named in errors. `write` writes all bytes or raises LocalError."""
+    path: its final path, which error messages name. `write` writes all bytes or raises LocalError."""
 
     def __init__(self, descriptor: int, path: Path) -> None:
         super().__init__(descriptor, "wb")
@@ -95,9 +95,9 @@ class NewFile(io.FileIO):
 
 @contextmanager
 def atomic_write(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
-    """As a context manager, yield a file that replaces `path` when the `with` block exits.
+    """Return a context manager that yields a new file. The file replaces `path` when the `with` block exits.
 
-    Its content is on disk then. If the block raises, the old content stays. The umask can only reduce `mode`. A
+    The content is on disk then. If the block raises, the old content stays. The umask can only reduce `mode`. A
     symbolic link at `path` is replaced, not followed. Anything else that is not a regular file is an error. Raises
     LocalError (local_full, local_io)."""
     path = Path(path)
@@ -125,11 +125,11 @@ def atomic_write(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
 
 @contextmanager
 def new_file(directory: int, path: Path, *, into: int | None = None, mode: int = 0o600) -> Iterator[NewFile]:
-    """As a context manager, yield a new file, and rename it to the name of `path` when the `with` block exits.
+    """Return a context manager that yields a new file, and renames it to the name of `path` when its block exits.
 
-    directory: a descriptor of the directory for its temporary name. into: one of the directory for its final name, on
-    the same file system; by default the same. All bytes are on disk before the rename. If the block raises, the file is
-    deleted. To make the new names durable, the caller calls `sync_directory` once. Raises LocalError."""
+    directory: an open directory for the temporary file. into: an open directory on the same file system for the renamed
+    file; by default, `directory`. All bytes are on disk before the rename. If the block raises, the file is deleted. To
+    make the new names durable, the caller calls `sync_directory` once. Raises LocalError."""
     temporary = f".{path.name}.{os.urandom(8).hex()}.tmp"
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -160,9 +160,9 @@ def sync_directory(directory: int, path: Path) -> None:
 
 
 def rename_into_place(temporary: Path, path: Path) -> None:
-    """Rename `temporary`, a complete file in the same directory, to `path`. Its content and name are on disk then.
+    """Rename the complete file `temporary` to `path`, in the same directory, and make its content and name durable.
 
-    Raises LocalError; then `path` is unchanged."""
+    Raises LocalError. The file at `path` is then either the old or the new one."""
     try:
         _check_replaceable(path)
         file = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -181,7 +181,7 @@ def rename_into_place(temporary: Path, path: Path) -> None:
 
 
 def delete_leftovers(directory: Path) -> int:
-    """Delete files that killed runs of `atomic_write` left in `directory`, and return their number.
+    """Delete files that killed runs of `atomic_write` left in `directory`. Return the number of deleted files.
 
     The caller must hold the directory's lock."""
     deleted = 0
@@ -209,8 +209,8 @@ def _check_replaceable(path: Path) -> None:
 def private_directory(path: Path) -> Path:
     """Return `path` as an existing directory that only this user can write to.
 
-    Missing directories are created with mode 0700, whatever the umask. Raises LocalError for a symbolic link, another
-    owner, a directory that others can write to, or another kind of file. Links in parent directories are followed."""
+    Missing directories get the mode 0700, regardless of the umask. Raises LocalError if `path` is not a directory, is a
+    symbolic link, or can be written by others or belongs to them. Links in parent directories are followed."""
     path = Path(os.path.abspath(path))  # noqa: PTH100 (Path.absolute keeps `..`)
     try:
         _create_directories(path)
@@ -254,14 +254,14 @@ class Sleeper(Protocol):
     """An object with an interruptible sleep, such as a `Stop`."""
 
     def sleep(self, seconds: float) -> None:
-        """Sleep for `seconds`. Raises if the sleep is interrupted."""
+        """Sleep for `seconds`. Raises an exception if the sleep is interrupted."""
         ...
 
 
 class Lock(AbstractContextManager["Lock"]):
     """An exclusive lock on a file that serves no other purpose. It is released even if its process is killed.
 
-    Not reentrant. The same thread acquires and releases it. The content of the file is only used in messages."""
+    It is not reentrant. The same thread must acquire and release it. The file's content is only used in messages."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -270,7 +270,7 @@ class Lock(AbstractContextManager["Lock"]):
     def acquire(self, wait: float, stop: Sleeper) -> Lock:
         """Take the lock. While another process holds it, try again for at most `wait` seconds.
 
-        Raises LockBusy, LocalError, and the errors of `stop.sleep`."""
+        Raises LockBusy, LocalError, and the exceptions of `stop.sleep`."""
         deadline = time.monotonic() + wait
         while not self._try_acquire():
             left = deadline - time.monotonic()
@@ -280,7 +280,7 @@ class Lock(AbstractContextManager["Lock"]):
         return self
 
     def _try_acquire(self) -> bool:
-        """Try to take the lock once. Return whether that succeeded. Raises LocalError."""
+        """Try to take the lock once. Return whether this succeeded. Raises LocalError."""
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             descriptor = os.open(self.path, flags, 0o600)
@@ -318,13 +318,13 @@ class Lock(AbstractContextManager["Lock"]):
     @staticmethod
     def _write_holder(descriptor: int) -> None:
         """Write the process id and the time to the lock file, for messages of other runs."""
-        # The lock works on a full disk, too. Messages then lack its holder.
+        # The lock also works on a full disk, but messages then do not name its holder.
         with suppress(OSError):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"pid {os.getpid()} since {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}\n".encode(), 0)
 
     def _read_holder(self) -> str:
-        """Describe the process that holds the lock, for messages. Return an empty text if it is unknown."""
+        """Describe the process that holds the lock, for messages. Return an empty string if it is unknown."""
         with suppress(OSError):
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
             try:

@@ -32,7 +32,7 @@ class SystemClock:
 
 
 class Policy(Struct, frozen=True):
-    """The limits of retries.
+    """The limits for retries.
 
     attempts: the maximum number of attempts, including the first one. budget: the maximum sum of all waits, which the
     caller measures. max_retry_after: the longest `Retry-After` that is honored."""
@@ -54,8 +54,8 @@ class Policy(Struct, frozen=True):
 
         attempt: the number of the attempt that failed with `error`, from 1. waited: the sum of all waits so far, in
         seconds. draw: returns a random number between 0 and 1. A `Retry-After` can lengthen the backoff, but never
-        shortens it (`Retry-After: 0`, a date in the past). It does not count against the budget, since the number of
-        attempts limits it."""
+        shortens it, even if its value is 0 or a date in the past. The budget does not limit waits for `Retry-After`,
+        because the number of attempts limits them."""
         if not error.retryable or attempt >= self.attempts:
             return None
         wait = draw() * min(self.cap, self.base * 2.0 ** (attempt - 1))

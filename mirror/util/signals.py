@@ -1,4 +1,4 @@
-"""Handles SIGINT and SIGTERM. The first one ends the run in an orderly way, the second one kills the process."""
+"""Handles SIGINT and SIGTERM. The first signal ends the run in an orderly way, and the second one kills the process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _do_nothing() -> None:
 
 
 class Signals:
-    """Catches SIGINT and SIGTERM in the main thread until the `with` block exits.
+    """A context manager that catches SIGINT and SIGTERM in the main thread until the `with` block exits.
 
     A pipe wakes the main thread. A handler that took a lock could deadlock with the code that it interrupted. The
     interpreter writes to the pipe, too (`set_wakeup_fd`). It runs handlers only when the main thread is awake, and a
@@ -79,13 +79,13 @@ class Signals:
         self._loop = loop
 
     def wake(self) -> None:
-        """Make `wait` return. Any thread."""
+        """Make `wait` return. Any thread may call this."""
         if self._pipe is not None:
             with suppress(BlockingIOError):  # the pipe is full, so the main thread wakes anyway
                 os.write(self._pipe[1], b"!")
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait for a signal or a `wake`. Return False if neither came within `seconds`. Main thread only."""
+        """Wait for a signal or a `wake`. Return False if neither came within `seconds`. For the main thread only."""
         if self._pipe is None:
             raise RuntimeError("the pipe is closed: an event loop handles signals")
         ready, _, _ = select.select([self._pipe[0]], [], [], seconds)
@@ -94,9 +94,9 @@ class Signals:
         return bool(ready)
 
     def exit_if_hung(self, code: int) -> int:
-        """Return `code`, the exit code of the process.
+        """If threads hang, end the process with the exit code `code`. Otherwise, return `code`.
 
-        If threads hang, end the process here instead, since the interpreter would wait for them."""
+        A normal exit would wait for threads that hang."""
         if self.has_hung_threads:
             os._exit(code)
         return code
@@ -107,12 +107,12 @@ class Signals:
 
     @property
     def name(self) -> str:
-        """The name of the first signal, such as `SIGINT`; empty if there is none."""
+        """The name of the first signal, such as `SIGINT`, or an empty string if there was none."""
         return signal.Signals(self.number).name if self.number is not None else ""
 
 
 class InterruptibleSleep:
-    """A Sleeper (`util.files`) that a signal interrupts. It is used to wait for a lock."""
+    """A Sleeper (`util.files`) that a signal interrupts. It is used while waiting for a lock."""
 
     def __init__(self, signals: Signals) -> None:
         self._signals = signals

@@ -1,4 +1,4 @@
-"""Single-flight calls, whose result concurrent callers share; a gate for threads; a value that is created lazily."""
+"""Single-flight calls, whose results are shared by concurrent callers; a gate for threads; a lazily created value."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class _SharedCall(Generic[T]):
             wake.set()
 
     def wait(self, stop: Stop, seconds: float | None) -> bool:
-        """Wait until the call has ended, and return True. Return False after `seconds`. Raises Cancelled."""
+        """Wait for at most `seconds`. Return whether the call has ended. Raises Cancelled if `stop` is requested."""
         wake = threading.Event()
         with self._lock:
             if self._ended:
@@ -63,13 +63,13 @@ class _SharedCall(Generic[T]):
 
 
 class SingleFlight(Generic[K, T]):
-    """Shares calls by key: callers with the same key wait for the call in progress and get its result.
+    """Calls that are shared by key: callers with the same key wait for the call in progress and get its result.
 
     Thread-safe. All waiting callers get the error of the call, except Cancelled: then one of them makes the call
     again."""
 
     def __init__(self, what: str, timeout: float | None = WAIT_LIMIT) -> None:
-        """timeout: seconds to wait for the call of another thread; None: no limit."""
+        """timeout: seconds to wait for the call of another thread. None means that there is no limit."""
         self._what = what
         self._timeout = timeout
         self._lock = threading.Lock()
@@ -78,7 +78,7 @@ class SingleFlight(Generic[K, T]):
     def share(self, key: K, call: Callable[[], T], stop: Stop) -> T:
         """Make the call, or wait for a call with the same key that another thread is making. Return its result.
 
-        Raises the error of the call, Cancelled, or NetworkError (timeout) if the other thread's call does not end."""
+        Raises the error of the call, Cancelled, or NetworkError (timeout) if the other thread's call takes too long."""
         while True:
             with self._lock:
                 shared = self._calls.get(key)
@@ -111,7 +111,7 @@ class SingleFlight(Generic[K, T]):
 
 
 class Gate:
-    """Lets one thread pass at a time, until it is opened permanently. Thread-safe.
+    """A gate that lets one thread pass at a time, until it is opened permanently. Thread-safe.
 
     The thread that passed is the holder, and may enter again. If it neither leaves nor enters within HAND_OVER seconds
     of `clock`, the next thread may pass, so that a blocked holder does not block all other threads."""
@@ -185,7 +185,7 @@ class LazyValue(Generic[T]):
         self._error: MirrorError | None = None
 
     def get(self, work: Work) -> T:
-        """Return the value. Create it if it does not exist. Raises the error of its creation, or Cancelled."""
+        """Return the value, and create it if it does not exist. Raises the error from its creation, or Cancelled."""
         while not self._created:
             if self._error is not None:
                 raise copy_error(self._error)

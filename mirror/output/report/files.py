@@ -36,10 +36,10 @@ _LISTED = 20  # failures that the summary lists
 
 
 class Report(AbstractContextManager["Report"]):
-    """Collects one entry for each reference and target. Any thread may call `add`; one thread calls `finish`, once.
+    """The report of a run, which collects one entry for each reference and target.
 
-    Entries are written to an unnamed file in the directory of the report. Memory holds the totals, and the references
-    of failed images."""
+    Any thread may call `add`. One thread calls `finish` once. Entries are written to an unnamed file in the directory
+    of the report. Memory holds the totals and the references of failed images."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Report(AbstractContextManager["Report"]):
     ) -> None:
         """directory: the state directory. copy_to: a second path for report.json.
 
-        Raises LocalError if the directory or this path is not writable."""
+        Raises LocalError if the directory or `copy_to` is not writable."""
         self.path = directory / REPORT_NAME
         self.failed_path = directory / FAILED_NAME
         self.totals = Totals()
@@ -101,7 +101,7 @@ class Report(AbstractContextManager["Report"]):
             raise errors[0]
 
     def _head(self, exit_code: int, ended: datetime, cost: RunCost) -> dict[str, object]:
-        """Return report.json without its entries."""
+        """Return the content of report.json without its entries."""
         totals = self.totals
         head: dict[str, object] = {
             "schema": SCHEMA,
@@ -151,7 +151,7 @@ class _EntryFile:
         self._full: list[bytes | tuple[int, int]] = []  # a chunk in memory, or the offset and length of one in the file
 
     def add(self, line: bytes) -> None:
-        """Append a line."""
+        """Append a line. If it completes a chunk, write the chunk to the file."""
         with self._lock:
             self._open.append(line)
             self._size += len(line)
@@ -167,7 +167,7 @@ class _EntryFile:
                 self._full[number] = (offset, len(chunk))
 
     def _write_chunk(self, chunk: bytes, offset: int) -> bool:
-        """Write a chunk to the file. Return False if that fails."""
+        """Write a chunk to the file. Return whether this succeeded."""
         rest = memoryview(chunk)
         with suppress(OSError, ValueError):  # no space, or the file is closed: the chunk stays in memory
             while rest:
@@ -209,9 +209,9 @@ def _timestamp(moment: datetime) -> str:
 
 
 def _resolve_copy_path(path: Path) -> Path:
-    """Return the path with symbolic links resolved. Raises LocalError if the report cannot be written to it.
+    """Return the path with symbolic links resolved. Raises LocalError if the report cannot be written there.
 
-    This check comes before the run, so that a long run does not lose its report."""
+    It is called before the run starts, so that a long run does not lose its report."""
     real = Path(os.path.realpath(path))
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # /dev/stdout, for example
@@ -231,7 +231,7 @@ def _resolve_copy_path(path: Path) -> Path:
 def check_report_path(path: Path, *, state: Path, used: Iterable[Path]) -> None:
     """Raise ConfigError if a copy of the report would replace a file that the run uses.
 
-    state: the state directory, including those of all shards. used: files outside the state directory."""
+    state: the state directory, which contains the directories of all shards. used: files outside this directory."""
     if str(path) == "-":
         raise ConfigError("--report - is not a file", hint="name a file; the summary is printed to standard output")
     real = Path(os.path.realpath(path))
@@ -250,9 +250,9 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def read_references_file(path: Path) -> list[str]:
-    """Read the references or patterns in a file for `--only-from`, such as failed.txt.
+    """Return the references or patterns in a file for `--only-from`, such as failed.txt.
 
-    The file has one per line. Lines that begin with `#` are comments. Raises ConfigError if it cannot be read."""
+    Each is on its own line. Lines that begin with `#` are comments. Raises ConfigError if the file cannot be read."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The result of each image and the cost of a run: plain values, and their form in report.json."""
+"""The result for each image and the cost of a run: plain values, and their form in report.json."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ BYTE_COUNTS = ("read", "sent", "mounted")  # counts of bytes
 class Failure(Struct, frozen=True):
     """The error that made an image fail.
 
-    code: one of docs/operations.md, "Error codes". status: the HTTP status. retryable: whether a later run may succeed
-    without any change."""
+    code: one of the error codes in docs/operations.md. status: the HTTP status, if there was a response. retryable:
+    whether a later run may succeed without any change."""
 
     code: str
     message: str
@@ -29,16 +29,16 @@ class Failure(Struct, frozen=True):
 
     @classmethod
     def from_error(cls, error: MirrorError) -> Failure:
-        """Create a Failure from an exception."""
+        """Convert an exception to a Failure."""
         return cls(error.code, error.what, error.hint, error.status, error.is_transient)
 
 
 class ImageEntry(Struct, frozen=True):
-    """The result of one reference on one target. If a listing failed, source and target are repositories.
+    """The result for one reference on one target. If a listing failed, source and target are repositories.
 
     digest: the image's digest on the target. source_digest, v1_id: its digest and v1 id on the source, if they differ.
-    blobs: the number of blobs by outcome (OUTCOMES). bytes: the bytes of blobs by BYTE_COUNTS. seconds: the duration.
-    attempts: the number for the image or, if that is larger, the largest number for one of its blobs."""
+    blobs: the number of blobs by outcome (OUTCOMES). bytes: the bytes of blobs by kind (BYTE_COUNTS). seconds: the
+    duration. attempts: the number of attempts for the image or, if it is larger, the largest number for one blob."""
 
     source: str
     target: str
@@ -57,9 +57,9 @@ class ImageEntry(Struct, frozen=True):
 class RunCost(Struct, frozen=True):
     """The cost of a run.
 
-    requests: their number, by host, then by method and kind. seconds: the duration, by a monotonic clock. waited: the
-    sum of all waits before retries, in seconds, also of parallel ones. longest_wait: the longest of these waits.
-    retry_after: the longest wait, in seconds, that a server asked for but that the run did not make."""
+    requests: the number of requests, by host and then by method and kind. seconds: the duration, measured with a
+    monotonic clock. waited: the sum of all waits before retries, in seconds, including parallel ones. longest_wait: the
+    longest of these waits. retry_after: the longest wait, in seconds, that a server asked for but the run skipped."""
 
     requests: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     retries: int = 0
@@ -70,7 +70,7 @@ class RunCost(Struct, frozen=True):
 
 
 class FailedImage(Struct, frozen=True):
-    """A failed or conflicting image that the summary lists."""
+    """A failed or conflicting image for the list in the summary."""
 
     source: str
     target: str
@@ -80,9 +80,9 @@ class FailedImage(Struct, frozen=True):
 
 
 class Totals(Struct):
-    """Sums over the entries of a report so far.
+    """The totals of the entries that were added to a report so far.
 
-    sources: the hashes of the source references, to count different ones. hosts: the hosts of targets."""
+    sources: the hashes of the source references, to count each reference once. hosts: the hosts of the targets."""
 
     images: Counter[str] = field(default_factory=Counter)
     blobs: Counter[str] = field(default_factory=Counter)
@@ -91,7 +91,7 @@ class Totals(Struct):
     hosts: set[str] = field(default_factory=set)
 
     def add(self, entry: ImageEntry) -> None:
-        """Add an entry to the sums."""
+        """Add an entry to the totals."""
         self.images[entry.result] += 1
         for sums, counts in ((self.blobs, entry.blobs), (self.bytes, entry.bytes)):
             for name, count in counts.items():

@@ -1,4 +1,4 @@
-"""The summary of a run in a few lines: what was done, what failed, what to do next."""
+"""The summary of a run in a few lines: what was done, what failed, and what to do next."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _BLOBS = {
 
 
 def summary(report: Report, cost: RunCost, exit_code: int, *, config: Path, parts: bool = True) -> list[str]:
-    """Return the lines for standard output. If everything was already up to date, this is one line.
+    """Return the lines of the summary. If everything was already up to date, there is only one.
 
-    config: the configuration file. parts: whether the summary may suggest to copy only the failed references. This is
+    config: the configuration file. parts: whether the summary may suggest a run for only the failed references. This is
     False if a target is a bundle."""
     totals = report.totals
     requests = format_count(sum(sum(kinds.values()) for kinds in cost.requests.values()), "request")
@@ -62,7 +62,7 @@ def _bytes_text(totals: Totals) -> str:
 
 
 def _failure_lines(report: Report, cost: RunCost) -> list[str]:
-    """Return the lines about failed images."""
+    """Return the lines for failed images, and for a pause that a registry asked for."""
     lines: list[str] = []
     last_hint = ""
     for image in report.failed_images:
@@ -79,18 +79,18 @@ def _failure_lines(report: Report, cost: RunCost) -> list[str]:
 
 
 def _failure_line(image: FailedImage) -> str:
-    """Return the line about one failed image."""
+    """Return the line for one failed image."""
     word = "conflict" if image.result == "conflict" else "failed"
     return f"{word}: {printable(image.source)} -> {printable(image.target)}: {image.message}"
 
 
 def _counts_text(counts: Mapping[str, int], words: Mapping[str, str]) -> str:
-    """Format counts that are not zero, such as `2 copied, 1 failed`. words: the word for each key."""
+    """Format all counts that are not zero, such as `2 copied, 1 failed`. words: the word for each key of `counts`."""
     return ", ".join(f"{counts[key]} {word}" for key, word in words.items() if counts.get(key)) or "none"
 
 
 def format_count(number: int, one: str, more: str = "") -> str:
-    """Format a number with a noun: `1 image`, `2 images`. one: the singular. more: the plural, if it is irregular."""
+    """Format a number with a noun, such as `2 images`. one: the singular. more: the plural, if it is irregular."""
     return f"{number} {one if number == 1 else more or one + 's'}"
 
 
@@ -104,7 +104,7 @@ def format_size(count: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Format a duration in human-readable form, such as `1.2 s`, `3 min 4 s` or `2 h 5 min`. seconds: its length."""
+    """Format a number of seconds in human-readable form, such as `1.2 s`, `3 min 4 s` or `2 h 5 min`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
