@@ -14,7 +14,7 @@ from mirror.layout.verify import verify_layout
 def verify(path: Path) -> CommandOutput:
     """Verify the bundle or layout at `path`. Return a line for each problem, and a summary.
 
-    Raises Refused if it is neither a bundle nor a layout, LocalError, Cancelled."""
+    Raises Refused if `path` is neither a bundle nor a layout, LocalError, Cancelled."""
     found = run_with_signals(
         lambda work: verify_layout(path, work.stop) if path.is_dir() else verify_bundle(path, work.stop)
     )

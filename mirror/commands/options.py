@@ -56,7 +56,8 @@ class Options(Struct, frozen=True):
 class ReferenceFilter:
     """A filter that selects references by shell patterns (`--only`), and repositories by shard. Thread-safe.
 
-    Patterns match `host/repo:tag` (or `@digest`) or `host/repo`. If `patterns` is None, all references match."""
+    A pattern matches references (`host/repo:tag`, `host/repo@digest`) or whole repositories (`host/repo`). If
+    `patterns` is None, all references match."""
 
     def __init__(self, patterns: Sequence[str] | None, shard: Shard | None = None) -> None:
         self._patterns = patterns
@@ -105,7 +106,7 @@ class ReferenceFilter:
     def unused_patterns(self) -> list[str]:
         """Return the patterns that matched nothing and cannot match in another shard.
 
-        Call this after all sources are listed. Each of these patterns is returned in one shard only."""
+        Call this after all sources have been listed. Each of these patterns is returned in only one shard."""
         idle = sorted(self._unmatched - self._in_other_shards)
         return [one for one in idle if self._shard is None or self._shard.contains(repository_of(one))]
 

@@ -60,8 +60,8 @@ class Stores:
     Opening them sends no requests. Raises ConfigError, also for an invalid Docker configuration.
     registries: the target stores by host name.
     spool: the directory for data from conversions and pipes. base: an inventory to use instead of those in the
-    configuration. writes: if it is False, converted layers are only measured, not stored. repair: recreate bundles that
-    are damaged. memory: which repositories responded over v2 in earlier runs."""
+    configuration. writes: if it is False, converted layers are only measured, not stored. repair: whether to recreate
+    damaged bundles. memory: which repositories responded over v2 in earlier runs."""
 
     def __init__(
         self,

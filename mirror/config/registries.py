@@ -39,7 +39,7 @@ class Hosts(Struct, frozen=True):
 def build(section: Section, *, secrets: bool) -> Hosts:
     """Build the settings for all registries. Add problems to the document.
 
-    secrets: whether a missing TLS file is a problem; otherwise it is a warning."""
+    secrets: whether a missing TLS file is a problem. Otherwise, it is a warning."""
     names: dict[str, str] = {}
     for key in section.keys():  # noqa: SIM118 (a Section is not a dict)
         try:
@@ -95,7 +95,7 @@ def _is_loopback(host: str) -> bool:
 def check_presence(hosts: Hosts, used: set[str], document: Document, warnings: list[str] | None) -> None:
     """Report missing passwords for the registries in `used`.
 
-    They are added to `warnings`. If `warnings` is None, they are added to `document` as problems."""
+    The reports are added to `warnings`. If `warnings` is None, they are added to `document` as problems."""
     for host in sorted(used & hosts.settings.keys()):
         password, path = hosts.settings[host].password, (*hosts.paths[host], "password")
         missing = password.problem() if password and document.is_valid(path) else None

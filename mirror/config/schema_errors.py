@@ -41,7 +41,7 @@ def check(document: Document, data: Any) -> None:
 
 
 def _report(document: Document, path: KeyPath, error: Any) -> None:
-    """Add the problems that one error from jsonschema stands for to the document."""
+    """Add the problems for one error from jsonschema to the document."""
     keyword, part, value = error.validator, resolve_reference(error.schema), error.instance
     if keyword == NOT_YET:
         document.add(path, _not_yet_message(part, value))

@@ -20,7 +20,7 @@ class Scalar(Struct):
     """A scalar in the tree.
 
     line, column: its position, counted from 0. text: as written in the file. value: as read from YAML, a str, bool,
-    int, None or MisreadScalar. size, height: always 1, as opposed to collections."""
+    int, None or MisreadScalar. size, height: always 1, unlike in collections."""
 
     line: int
     column: int

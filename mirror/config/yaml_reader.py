@@ -1,7 +1,7 @@
 """Reads YAML into a tree, within limits (docs/configuration.md, "The file").
 
 Scalars that YAML 1.1 or 1.2 reads as a number, a date or null keep their text: the tag 1.10 is an error, not the tag
-1.1. Duplicate keys and explicit tags are collected as problems. Any other error ends the reading.
+1.1. Duplicate keys and explicit tags are collected as problems. Reading stops at any other error.
 """
 
 from __future__ import annotations

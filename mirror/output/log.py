@@ -98,7 +98,7 @@ class Logs:
     def finish(self, within: float = _FLUSH) -> None:
         """Write all records at the end of the run. Set `failure` if lines were lost or cannot be written now.
 
-        within: the seconds from now after which no write waits for the file's lock any longer."""
+        within: the number of seconds from now after which writes wait only briefly for the file's lock."""
         self._listener.finish(within)
 
 
@@ -118,7 +118,7 @@ def setup(
 
     When the `with` block exits, all records are written, and the configuration of logging is restored. Raises
     LocalError on entry if the file cannot be written.
-    run: the id of the run, which every line in the file contains. max_size: the file size in bytes for rotation."""
+    run: the id of the run, which every line in the file contains. max_size: the size in bytes for rotation."""
     backlog = Backlog(LogFile(file, max_size=max_size, backups=backups)) if file else None
     shown = _SHOWN.get(max(QUIET, min(DEBUG, verbosity)), logging.WARNING)
     lowest = min(LEVELS[level], shown) if file else shown

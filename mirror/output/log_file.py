@@ -179,7 +179,7 @@ class Backlog:
             self._characters = 0
 
     def limit_lock_waits(self, seconds: float) -> None:
-        """Let all later writes wait for the file's lock only until `seconds` from now. Any thread may call this."""
+        """Let writes wait only briefly for the file's lock after `seconds` from now. Any thread may call this."""
         self._file.waits_end = min(self._file.waits_end, time.monotonic() + seconds)
 
     def close(self) -> None:

@@ -52,8 +52,8 @@ class Redactor:
     def add(self, secret: str, user: str | None = None) -> None:
         """Hide `secret` from now on, in all usual encodings.
 
-        They are: plain, percent-encoded, escaped for JSON, for HTML or by `printable`, and base64, alone or after
-        `user:`. A secret that is shorter than SHORTEST is hidden only in base64 after `user:`."""
+        These are plain text, percent-encoding, escaping for JSON, for HTML and by `printable`, and base64, either alone
+        or after `user:`. A secret that is shorter than SHORTEST is hidden only in base64 after `user:`."""
         forms = _encodings(secret, user)
         with self._lock:
             table = dict(self._forms)

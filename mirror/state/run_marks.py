@@ -40,7 +40,7 @@ def join_partition(directory: Path, partition: str, stop: Sleeper) -> Iterator[s
 
     Enter the `with` block before the first write to a target, and leave it after the last one. While runs of several
     partitions write at the same time, each of them gets a mark of its own.
-    Raises LockBusy, LocalError, and the errors of `stop.sleep`."""
+    Raises LockBusy, LocalError, and the exceptions of `stop.sleep`."""
     path = directory / "writers.lock"
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

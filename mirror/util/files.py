@@ -209,8 +209,8 @@ def _check_replaceable(path: Path) -> None:
 def private_directory(path: Path) -> Path:
     """Return `path` as an existing directory that only this user can write to.
 
-    Missing directories get the mode 0700, regardless of the umask. Raises LocalError if `path` is not a directory, is a
-    symbolic link, or can be written by others or belongs to them. Links in parent directories are followed."""
+    Missing directories get mode 0700, regardless of the umask. Raises LocalError if `path` is a symbolic link or not a
+    directory, belongs to another user, or can be written by others. Links in parent directories are followed."""
     path = Path(os.path.abspath(path))  # noqa: PTH100 (Path.absolute keeps `..`)
     try:
         _create_directories(path)

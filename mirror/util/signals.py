@@ -26,12 +26,12 @@ def _do_nothing() -> None:
 class Signals:
     """A context manager that catches SIGINT and SIGTERM in the main thread until the `with` block exits.
 
-    A pipe wakes the main thread. A handler that took a lock could deadlock with the code that it interrupted. The
-    interpreter writes to the pipe, too (`set_wakeup_fd`). It runs handlers only when the main thread is awake, and a
-    signal does not wake that thread if another thread received it, or if it came just before the thread started to
-    wait. An event loop has its own pipe for this (`free_pipe`, `wake_loop`).
+    A pipe wakes the main thread, because a handler that took a lock could deadlock with the code that it interrupted.
+    The interpreter also writes to the pipe (`set_wakeup_fd`), because it runs handlers only when the main thread is
+    awake. A signal does not wake that thread if another thread received it, or if it came just before the thread
+    started to wait. An event loop has its own pipe for this purpose (`free_pipe`, `wake_loop`).
 
-    on_signal: a callback, which the event loop calls after the first signal."""
+    on_signal: a callback that the event loop calls after the first signal."""
 
     def __init__(self) -> None:
         self.number: int | None = None

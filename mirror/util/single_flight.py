@@ -65,7 +65,7 @@ class _SharedCall(Generic[T]):
 class SingleFlight(Generic[K, T]):
     """Calls that are shared by key: callers with the same key wait for the call in progress and get its result.
 
-    Thread-safe. All waiting callers get the error of the call, except Cancelled: then one of them makes the call
+    Thread-safe. If the call fails, all waiting callers get its error. If it was cancelled, one of them makes the call
     again."""
 
     def __init__(self, what: str, timeout: float | None = WAIT_LIMIT) -> None:

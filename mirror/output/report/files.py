@@ -84,7 +84,7 @@ class Report(AbstractContextManager["Report"]):
     def finish(self, exit_code: int, *, ended: datetime, cost: RunCost) -> None:
         """Write report.json, its copy and failed.txt, each completely or not at all.
 
-        If one cannot be written, still writes the other two, and then raises LocalError."""
+        If one of them cannot be written, this still writes the others, and then raises LocalError."""
         with self._lock:
             head = self._head(exit_code, ended, cost)
             failed = "".join(f"{printable(reference, 2000)}\n" for reference in self._failed)
