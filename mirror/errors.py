@@ -29,8 +29,8 @@ TRANSIENT = frozenset(
 )
 TRANSIENT_IF_RETRYABLE = frozenset({"bad_response", "bundle_incomplete"})
 
-# C0 and C1 controls, DEL, bidirectional overrides and isolates, line separators, lone surrogates, BOM:
-# text from a server must not move the cursor, forge a line of output or reorder what a person reads.
+# C0 and C1 controls, DEL, bidirectional overrides and isolates, line separators, lone surrogates, and BOM. Text from a
+# server must not move the cursor, forge a line of output or reorder what a person reads.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 

@@ -41,7 +41,7 @@ class Availability:
         self._exhausted: dict[str, _Outage] = {}  # by kind of request
 
     def mark_down(self, error: MirrorError) -> bool:
-        """Mark the host as down after `error`, which persisted through all retries of a request.
+        """Mark the host as down because `error` persisted through all retries of a request.
 
         Return True if the host was not marked as down before."""
         with self._guard:
@@ -218,11 +218,11 @@ class Limits:
             self.longest_wait = max(self.longest_wait, waited)
 
     def add_queued(self, seconds: float) -> None:
-        """Add to the time for which this thread has waited because a host was paused or its rate was used up."""
+        """Add `seconds` to the time that this thread has waited because a host was paused or its rate was used up."""
         self._queued.seconds = self.queued_seconds() + seconds
 
     def queued_seconds(self) -> float:
-        """Return for how many seconds this thread has waited for hosts. They do not count against retry budgets."""
+        """Return how many seconds this thread has waited for hosts. This time does not count against retry budgets."""
         seconds: float = getattr(self._queued, "seconds", 0.0)
         return seconds
 

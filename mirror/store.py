@@ -62,7 +62,7 @@ class Transform(Protocol):
     """Converts an image that targets do not accept as it is. Runs when the image is copied, never during planning.
 
     identity: identifies the image and the kind of conversion; the same in all runs. The state stores the digest of the
-    result under this key. The methods run on threads, with a permit of the source's host. `make` may run on several
+    result under this key. The methods run on threads, with a permit for the source's host. `make` may run on several
     threads at once."""
 
     identity: str
@@ -227,7 +227,7 @@ class Target(Source, Protocol):
     on_disk: bool
 
     def begin(self, images: Sequence[ExpectedImage], work: Work, *, missing: Collection[str] = ()) -> None:
-        """Prepare the store for the writes of a run.
+        """Prepare the store before a run writes to it.
 
         images: all images that will be written, if the store needs them; otherwise empty.
         missing: the references that were selected but cannot be fetched.
@@ -235,7 +235,7 @@ class Target(Source, Protocol):
         ...
 
     def finish(self, *, whole: bool, work: Work) -> None:
-        """Finish the writes of a run.
+        """Finish writing to the store at the end of a run.
 
         whole: whether every image was written. Only then does a store that needs all images publish them."""
         ...
@@ -245,7 +245,7 @@ class Target(Source, Protocol):
         ...
 
     def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | UploadSession:
-        """Mount a blob from another repository of the same host.
+        """Mount a blob from another repository on the same host.
 
         If the registry opens an upload session instead, return it: the caller must use or close it.
         Raises errors that a retry may resolve. Other failures to mount the blob are returned as a Mount."""

@@ -41,7 +41,7 @@ class BundleBases:
         self._targets = targets
 
     def allow_mounts(self, repositories: Iterable[Repository]) -> None:
-        """Allow blobs of these repositories to be mounted into other repositories of the same host."""
+        """Allow blobs to be mounted from these repositories into other repositories on the same host."""
         self._locations.allow_mounts_from(repositories)
 
     async def find_missing(self, plan_entries: Sequence[PlanEntry]) -> dict[PlanEntry, MirrorError]:

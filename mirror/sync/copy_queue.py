@@ -137,7 +137,7 @@ class CopyQueue:
         self._halt_after(error)
 
     def record_invalid_name(self, entry: MirrorEntry, error: MirrorError) -> None:
-        """Record an invalid tag or repository name. A bundle is complete without it: no store can contain the name."""
+        """Record an invalid tag or repository name. A bundle is complete without it, as no store can contain it."""
         self._recorder.record_listing_failure(entry, error)
 
     def note_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
@@ -164,7 +164,9 @@ class CopyQueue:
         group.append(plan_entry)
 
     async def _copy_deferred(self) -> None:
-        """Run the checks that need the complete plan, then queue the deferred images. If halted, skip them instead."""
+        """Run the checks that need the complete plan, then queue the deferred images.
+
+        If the queue was halted, record the images as skipped instead."""
         if self._halt_reason:
             for plan_entry in list(self._deferred):
                 self._end_deferred(plan_entry, partial(self._record_skipped, plan_entry))
@@ -172,7 +174,8 @@ class CopyQueue:
         for group in self._from_partial.values():
             self._enqueue_deferred(group, await self._run_check(self._bases.find_missing(group), group))
         for host, group in self._for_bundles.items():
-            # Equal tags are not enough if the bundle may lack blobs (another base) or images (another selection).
+            # Equal tags are not enough if the bundle may lack blobs because it was written with a different base, or
+            # images because it was written for a different selection.
             store = self._targets[host]
             completable = store.incomplete and not self._lifecycle.missing_images(host)
             must_rewrite = self._deep or store.partial or completable
@@ -329,7 +332,7 @@ class CopyQueue:
         self._without_result.pop(plan_entry, None)
         entry, tag = plan_entry.reference.entry, plan_entry.reference.tag
         if entry.rules.is_immutable(tag) and isinstance(error, Refused):
-            # Remove the record that the tag was equal, so that later runs without --deep also find the conflict.
+            # Remove the record that the tag was equal, so that later runs find the conflict even without --deep.
             self._notes.note_tag("source", equality_key(entry, plan_entry.target.repository), tag, None)
         self._recorder.record_failure(plan_entry, error, counts)
         self._halt_after(error)

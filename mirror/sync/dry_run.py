@@ -74,12 +74,12 @@ class DryRun:
         self._bases = bases
         self._from_partial: defaultdict[str, list[PlanEntry]] = defaultdict(list)  # by source host
         self._tasks: asyncio.TaskGroup
-        # What has been counted already, by host.
+        # What has already been counted, by host.
         self._blobs_read: set[tuple[str, Digest]] = set()
         self._blobs_sent: set[tuple[str, Digest]] = set()
         self._manifests_read: set[tuple[str, Digest]] = set()
         self._bundles: set[str] = set()
-        self._bundles_without_blobs: set[str] = set()  # with blobs that neither they nor their base contain
+        self._bundles_without_blobs: set[str] = set()  # lack blobs that their base lacks, too
         self._failed_hosts: set[str] = set()
 
     async def run(self, plan: Coro[None]) -> None:
@@ -128,7 +128,9 @@ class DryRun:
     # ---- summing up
 
     async def _measure_partial_source(self, source: str, plan_entries: Sequence[PlanEntry]) -> None:
-        """Read the images of a partial source. If the targets lack its base, record only that: a sync copies none."""
+        """Read the images of a partial source, or record one failure if the targets lack its base.
+
+        In the latter case, a sync copies none of the images."""
         try:
             errors = await self._bases.find_missing(plan_entries)
         except MirrorError as error:
@@ -155,7 +157,7 @@ class DryRun:
                 self.summary.bundles_to_rebuild.append(host)
 
     async def _check_bundle_blobs(self, plan_entry: PlanEntry) -> None:
-        """Check that each blob of an image is in a differential bundle or in its base. If not, record the bundle."""
+        """Check whether each blob of an image is in a differential bundle or its base. If not, record the bundle."""
         target = plan_entry.target
         try:
             graph = await self._manifests.read_graph(target.store, target.repository.path, plan_entry.reference.tag)

@@ -34,7 +34,7 @@ def _hint(rules: TagRules) -> str:
 
 
 class WildcardSelection:
-    """Sums up what the rules of one wildcard mirror select in all its repositories. Not thread-safe."""
+    """Tracks whether the rules of a wildcard mirror select any tag in any of its repositories. Not thread-safe."""
 
     def __init__(self, entry: MirrorEntry) -> None:
         self._entry = entry
@@ -42,7 +42,7 @@ class WildcardSelection:
         self._may_be_nonempty = False  # a tag was selected, or a repository could not be listed
 
     def add(self, selection: Selection) -> None:
-        """Add the selection of one repository."""
+        """Add the selection from one repository."""
         self._rejected.update(selection.rejected)
         self._may_be_nonempty = self._may_be_nonempty or bool(selection.selected)
 

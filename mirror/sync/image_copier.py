@@ -178,7 +178,7 @@ class ImageCopier:
         try:
             if not self._repair:
                 return any(await run_group(copy(request) for request in requests))
-            # Try all blobs, so that one run names everything that the registry's operator has to delete.
+            # Try all blobs, so that a single run names everything that the registry's operator has to delete.
             results = await gather_results(copy(request) for request in requests)
             for result in results:
                 if isinstance(result, MirrorError):
@@ -294,13 +294,17 @@ class ImageCopier:
         self._recorder.record_manifest(request, BlobResult(BlobOutcome.EXISTS))
 
     def _can_mount_from_source(self, plan_entry: PlanEntry, graph: ManifestGraph) -> bool:
-        """Return whether blobs can be mounted from the source, as it is on a target registry and needs no transform."""
+        """Return whether blobs can be mounted from the source.
+
+        It must be a repository of a target registry, and the image must need no transform."""
         target = self._targets.get(graph.blob_source.store.host)
         version = plan_entry.reference.version
         return target is not None and not target.on_disk and isinstance(version, Version) and version.transform is None
 
     def _note_copied(self, repository: Repository, plan_entry: PlanEntry, graph: ManifestGraph) -> None:
-        """Record for later runs what the target contains after a copy. If mounts can use it, also record the source."""
+        """Record for later runs what the target contains after a copy.
+
+        Also record what the source contains, if blobs can be mounted from it."""
         entry, root, tag = plan_entry.reference.entry, graph.root.digest, plan_entry.reference.tag
         blobs = [blob.digest for blob in graph.blobs]
         self._notes.note_graph(str(repository), root, blobs)

@@ -60,7 +60,7 @@ class ImageReader:
         return self._graphs.get(reference) or await self._reads.run(reference, lambda: self._read(reference))
 
     async def read_graphs(self, references: Sequence[SourceReference]) -> list[ManifestGraph | MirrorError]:
-        """Return the graph of each reference, or its error if it cannot be read."""
+        """Return the graph of each reference, or the error if the graph cannot be read."""
         return await gather_results(self.read_graph(reference) for reference in references)
 
     def release(self, reference: SourceReference) -> None:

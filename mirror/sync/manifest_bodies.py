@@ -16,7 +16,7 @@ from mirror.transfer.spool import translate_os_errors
 from mirror.util.structs import replace
 
 MEMORY = 32 << 20  # bytes of bodies that are kept in memory
-_MIN_FILES_TO_SWEEP = 64  # with fewer files, no search for unneeded ones is made
+_MIN_FILES_TO_SWEEP = 64  # with fewer files, unneeded files are not searched for
 
 
 class _StoredBody:
@@ -30,7 +30,7 @@ class _StoredBody:
         self.size = size
 
     def read(self) -> bytes:
-        """Return the body. Raises LocalError if its file cannot be read or was changed."""
+        """Return the body. Raises LocalError if its file cannot be read or has been changed."""
         return self._bodies.read(self.key)
 
 
@@ -76,7 +76,7 @@ class ManifestBodies:
         return replace(manifest, content=stored)
 
     def read(self, key: Digest) -> bytes:
-        """Return a body by the digest of its bytes. Raises LocalError if its file cannot be read or was changed."""
+        """Return the body whose bytes have the digest `key`. Raises LocalError if its file is unreadable or changed."""
         with self._lock:
             body = self._memory.get(key) or self._being_written.get(key)
             path = self._files.get(key)

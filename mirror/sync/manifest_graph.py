@@ -60,7 +60,7 @@ class ManifestGraph(Struct, frozen=True):
 
 
 class ManifestCache:
-    """Caches the manifests of a run, so that each is read once from each host. Thread-safe.
+    """Caches the manifests of a run, so that each is read only once from each host. Thread-safe.
 
     limit: the total size of the cached manifests, in bytes.
     by_repository: read each manifest once from each repository, because one repository may lack what another one on

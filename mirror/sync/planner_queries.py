@@ -41,7 +41,7 @@ async def call_store(calls: Calls, store: Source, run: Callable[[Work], T]) -> T
 
 
 def list_repositories(entry: MirrorEntry, work: Work) -> tuple[list[str], list[MirrorError]]:
-    """Return the repositories that a wildcard matches, sorted, and an error for each invalid name.
+    """Return the sorted repositories that a wildcard matches, and an error for each invalid name.
 
     Raises the same errors as `Source.repositories`."""
     prefix = f"{entry.repository}/" if entry.repository else ""
@@ -49,7 +49,7 @@ def list_repositories(entry: MirrorEntry, work: Work) -> tuple[list[str], list[M
 
 
 def list_source_tags(entry: MirrorEntry, work: Work) -> tuple[list[str], list[MirrorError]]:
-    """Return the tags of a source repository, sorted, and an error for each invalid name.
+    """Return the sorted tags of a source repository, and an error for each invalid name.
 
     Raises the same errors as `Source.tags`, with a hint added to NotFound."""
     try:
@@ -86,7 +86,7 @@ def list_target_tags(store: Source, repository: str, work: Work) -> set[str] | N
 
 
 def _sort_names(names: Iterable[str | MirrorError]) -> tuple[list[str], list[MirrorError]]:
-    """Return the valid names, sorted, and the errors for invalid names."""
+    """Return the valid names in sorted order, and the errors for invalid names."""
     valid, errors = [], []
     for name in names:
         if isinstance(name, MirrorError):

@@ -25,7 +25,7 @@ _log = logging.getLogger("mirror")
 
 
 class BlobCounts(Struct):
-    """Counts the blobs of one image by outcome, and the bytes and attempts that they needed.
+    """Counts the blobs of one image by outcome, and the bytes and attempts that copying them took.
 
     blobs: the number of blobs by outcome (copied, mounted, exists, failed, interrupted), each counted once. A blob is
     interrupted by a signal, or because another blob of the image failed.
@@ -101,7 +101,7 @@ class ResultRecorder:
         _log.error("trouble", extra={"code": error.code, "text": str(error)})
 
     def record_bug(self, error: BaseException) -> None:
-        """Record an exception that only a bug can raise, outside the copy of an image."""
+        """Record an exception that shows a bug and that was not raised while an image was being copied."""
         _log.error("internal_error", exc_info=error, extra={"text": f"internal error: {type(error).__name__}: {error}"})
         with self._lock:
             self._codes.add(FAILED)

@@ -101,11 +101,11 @@ class RepairTarget:
     # ---- writing
 
     def begin(self, images: Sequence[ExpectedImage], work: Work, *, missing: Collection[str] = ()) -> None:
-        """Prepare the target for the writes of the run."""
+        """Prepare the target before the run writes to it."""
         self._target.begin(images, work, missing=missing)
 
     def finish(self, *, whole: bool, work: Work) -> None:
-        """Finish the writes of the run."""
+        """Finish writing to the target at the end of the run."""
         self._target.finish(whole=whole, work=work)
 
     def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:

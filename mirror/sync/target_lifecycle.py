@@ -34,7 +34,7 @@ class NotReplacedError(RemoteError):
 
 
 class TargetLifecycle:
-    """Opens and closes the targets of a run, by host.
+    """Opens and closes the targets of a run. Targets are identified by their hosts.
 
     must_copy_to: returns whether a mirror in the configuration must copy something to a repository (host, path)."""
 
@@ -51,8 +51,9 @@ class TargetLifecycle:
         self._targets = targets
         self._open_hosts: set[str] = set()
         self._openings: SharedTasks[str, None] = SharedTasks(calls.tasks)
-        # For bundles, by host: the missing images and repositories, by name; the names that were missing already when
-        # the bundle was opened; and the images that will be written.
+        # For bundles, by host: `_missing` has the missing images and repositories by name, `_missing_at_begin` has the
+        # names that were already missing when the bundle was opened, and `_expected` has the images that will be
+        # written.
         self._missing: defaultdict[str, dict[str, MirrorError]] = defaultdict(dict)
         self._missing_at_begin: dict[str, set[str]] = {}
         self._expected: defaultdict[str, dict[PlanEntry, ExpectedImage]] = defaultdict(dict)
@@ -80,7 +81,7 @@ class TargetLifecycle:
         def run(work: Work) -> None:
             """Open the target, and record that it must be closed. Runs on a worker thread."""
             self._targets[host].begin(images, work, missing=missing)
-            self._open_hosts.add(host)  # on the thread, which a stop does not interrupt
+            self._open_hosts.add(host)  # set on this thread, because a stop does not interrupt it
 
         self._missing_at_begin[host] = set(missing)
         await self._calls.call(run, needs=(host_permit(host),), policy=ONCE)
@@ -113,7 +114,7 @@ class TargetLifecycle:
         return errors
 
     async def _note_vanished_repositories(self, host: str, planned: Collection[str]) -> None:
-        """Record each repository of an existing bundle as missing if a mirror must copy to it, but no image is planned.
+        """Mark repositories of an existing bundle as missing if mirrors must copy to them but no image is planned.
 
         planned: the repositories with planned images. A repository may have none because the source returned an empty
         tag list, or a catalog that does not contain it."""
@@ -126,7 +127,7 @@ class TargetLifecycle:
     # ---- the end
 
     async def finish(self, written: Collection[PlanEntry], *, incomplete: bool) -> dict[str, MirrorError]:
-        """Close all open targets. Return an error, by host, for each target that was not closed or not replaced.
+        """Close all open targets. Return the errors for targets that were not closed or not replaced, by host.
 
         written: the images that were written to bundles.
         incomplete: whether an incomplete bundle may be published if no bundle exists yet."""
@@ -146,7 +147,7 @@ class TargetLifecycle:
 
         def run(work: Work) -> MirrorError | None:
             """Finish the target. Return an error if it is a bundle that is not published. Runs on a worker thread."""
-            self._open_hosts.discard(host)  # on the thread: if this does not run, `close` closes the target
+            self._open_hosts.discard(host)  # on this thread: if the call never runs, `close` closes the target
             if not missing:
                 self._targets[host].finish(whole=True, work=work)
                 return None

@@ -131,7 +131,7 @@ class TargetPlanner:
             self._receiver.add_plan_entry(plan_entry)
 
     def _skip_known_equal(self, target: TargetEntry, target_tags: TargetTags, batch: Batch) -> list[SourceReference]:
-        """Add plan entries that skip the references whose source and target are known to be equal. Return the others.
+        """Skip the references that are known to be equal at the source and on the target. Return the other references.
 
         An immutable tag that was equal in an earlier run is assumed to be still equal, unless the target does not list
         it."""

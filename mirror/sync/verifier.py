@@ -102,7 +102,7 @@ class Verifier:
         """Do nothing: a verification does not write to the state."""
 
     def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
-        """Do nothing: the result contains no selection."""
+        """Do nothing: the result of a verification does not include the number of selected tags."""
 
     # ---- checking
 

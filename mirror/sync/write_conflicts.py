@@ -1,4 +1,4 @@
-"""Finds write conflicts: two mirrors that would write the same tag of the same target repository.
+"""Finds write conflicts: two mirrors that would write the same tag to the same target repository.
 
 Conflicts between mirrors without wildcards are configuration errors. With a wildcard, they can be found only after the
 catalog of the source has been read.
@@ -73,7 +73,7 @@ class WriteConflicts:
         return replace(entry, targets=tuple(target for target, error in errors if error is None)), conflicts
 
     def _find_conflict(self, entry: MirrorEntry, repository: Repository) -> Refused | None:
-        """Return an error if another entry, or `entry` a second time, may write the same tags of `repository`."""
+        """Return an error if another entry, or another target of `entry`, may write the same tags to `repository`."""
         writers = self._writers.get(repository, ())
         others = [writer for writer in writers if writer is not entry]
         if len(writers) - len(others) > 1:

@@ -63,7 +63,7 @@ class BlobCopier:
         self._recorder = recorder
         self._sources = BlobSources()
         self._copies: SharedTasks[tuple[Repository, Digest, int | None], BlobResult] = SharedTasks(calls.tasks)
-        # Held by the leader. Weak references: a lock is deleted when no copy holds it or waits for it.
+        # Held by the leader. The references are weak, so a lock is deleted when no copy holds it or waits for it.
         self._leader_locks: WeakValueDictionary[tuple[str, Digest], asyncio.Lock] = WeakValueDictionary()
         self._idle = IdleSessions(calls)
         self._mounts = Mounts(calls, locations, routes, self._idle, before_write)
@@ -79,7 +79,7 @@ class BlobCopier:
         )
 
     async def copy(self, request: BlobRequest) -> BlobResult:
-        """Copy the blob. If the same blob is being copied to the same repository already, wait for that copy instead.
+        """Copy the blob. If the same blob is already being copied to the same repository, wait for that copy instead.
 
         Raises the errors that the stores raise."""
         key = (request.repository, request.blob.digest, request.blob.size)
@@ -126,7 +126,7 @@ class BlobCopier:
                 return
             may_exist = False
         if not self._mounts.are_worthwhile(repository.host) or self._locations.is_distrusted(repository):
-            # In a distrusted repository an earlier mount may have been reported without being done: send the bytes.
+            # A distrusted repository may have reported an earlier mount without performing it, so send the bytes.
             await self._look_up_or_upload(request, result, may_exist=may_exist)
             return
         if not self._locations.find_holder(repository, digest):

@@ -14,7 +14,7 @@ from mirror.store import Mount
 from mirror.util.structs import Struct
 
 MAX_CANDIDATES = 2  # maximum number of repositories that are tried for mounting one blob
-# Mounts are no longer tried on a host after this many failures and no success.
+# Mounts are no longer tried on a host after this many failures without a success.
 MAX_FAILED_MOUNTS = 4
 
 
@@ -71,8 +71,8 @@ class BlobLocations:
         self._expected: defaultdict[Repository, set[Digest]] = defaultdict(set)
         self._distrusted: set[Repository] = set()
         self._sizes: dict[Digest, int] = {}
-        self._refused_pairs: set[tuple[Repository, str]] = set()  # targets, paths they refuse to mount from
-        self._failed_pairs: set[tuple[Repository, str]] = set()  # targets, paths for which all retries failed
+        self._refused_pairs: set[tuple[Repository, str]] = set()  # target, path from which it refuses to mount
+        self._failed_pairs: set[tuple[Repository, str]] = set()  # target, path for which all retries failed
         self._mounted: defaultdict[str, int] = defaultdict(int)  # number by host
         self._failed_mounts: defaultdict[str, int] = defaultdict(int)  # number by host
 
@@ -90,7 +90,7 @@ class BlobLocations:
             )
 
     def add_size(self, blob: Descriptor) -> None:
-        """Record the size of a blob, after its bytes or a target have confirmed it. Raises the same as `check_size`."""
+        """Record the size of a blob that its bytes or a target confirmed. Raises the same errors as `check_size`."""
         self.check_size(blob)
         if blob.size is not None:
             self._sizes[blob.digest] = blob.size
@@ -173,7 +173,7 @@ class BlobLocations:
         ][:MAX_CANDIDATES]
 
     def _allows_mounts_from(self, host: str, path: str) -> bool:
-        """Return whether the configuration names the repository, or has a pattern that matches it."""
+        """Return whether mounts from the repository are allowed: the configuration names it or matches it."""
         return path in self._mountable[host] or any(
             path.startswith(before) and path.endswith(after) and len(path) > len(before) + len(after)
             for before, after in self._wildcards.get(host, ())

@@ -39,7 +39,7 @@ class BlobRecorder:
         self._record(request, result, error)
 
     def record_manifest(self, request: BlobRequest, result: BlobResult, error: MirrorError | None = None) -> None:
-        """Record that a manifest was written or existed, or why it could not be written.
+        """Record that a manifest was written or already existed, or why it could not be written.
 
         One manifest may be recorded several times, under several references."""
         if self._is_new(request, result.outcome, error, success_is_final=True):

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from mirror.oci.digest import Digest
 from mirror.transfer.blob_request import BlobRequest, BlobSource
 
-MAX_OTHERS = 8  # maximum number of sources of other requests that are tried
+MAX_OTHERS = 8  # maximum number of sources from other requests that are tried
 
 
 class BlobSources:
-    """Tracks the sources of the requests in progress, by blob.
+    """Tracks, for each blob, the sources of the copy requests in progress.
 
     A digest identifies the same bytes everywhere, so a blob that one source lacks can be read from another one."""
 
@@ -22,7 +22,8 @@ class BlobSources:
 
     @contextmanager
     def register(self, request: BlobRequest) -> Iterator[None]:
-        """Return a context manager. Until its `with` block exits, other requests may read the blob from this source."""
+        """Return a context manager. Until its `with` block exits, other requests may read the blob from this request's
+        source."""
         digest = request.blob.digest
         self._sources.setdefault(digest, Counter())[request.source] += 1
         try:

@@ -29,7 +29,7 @@ from mirror.util.cancellation import Work
 from mirror.util.structs import Struct
 
 SMALL_BLOB = 64 << 10  # bytes up to which a blob is read into memory before its upload starts
-MAX_BUFFERED = 4 << 20  # bytes of such blobs in memory at a time; further ones are streamed
+MAX_BUFFERED = 4 << 20  # bytes of small blobs in memory at a time; further small blobs are streamed
 
 _log = logging.getLogger("mirror.transfer")
 
@@ -94,7 +94,8 @@ class BlobUploader:
         session: an open upload session, which is used for the sources on the first host, or closed.
         result: where bytes and attempts are counted.
 
-        Raises the errors of the target. If no source can be read, raises the error of the request's own source."""
+        Raises the errors that the target raises. If the blob cannot be read from any source, raises the error for the
+        request's own source."""
         tried: set[BlobSource] = set()
         failure: MirrorError | None = None
         while sources := self._next_sources(request, tried):
@@ -166,7 +167,9 @@ class BlobUploader:
             upload_try.read_error = download.error
 
     async def _upload_from_memory(self, upload_try: UploadTry, download: BlobDownload, size: int) -> None:
-        """Read a small blob into memory, then send it. No permit for one host is held while waiting for the other."""
+        """Read a small blob into memory, then send it.
+
+        No permit for one host is held while the upload waits for a permit for the other host."""
         self._buffered += size
         try:
             read = partial(BufferedBlob.read_from, download, size)
@@ -202,7 +205,7 @@ class BlobUploader:
                 raise
 
     def _create_upload(self, upload_try: UploadTry, body: BlobBody) -> BlobUpload:
-        """Return the BlobUpload for `upload_try`. It takes over the upload session, if there is one."""
+        """Return the BlobUpload for `upload_try`. The BlobUpload takes over the upload session, if there is one."""
         request, session = upload_try.request, upload_try.session
         if session is not None:
             self._idle.take(session)
@@ -212,7 +215,9 @@ class BlobUploader:
         return upload
 
     async def _send(self, upload_try: UploadTry, upload: BlobUpload, *permits: str) -> None:
-        """Run an upload with retries. Each attempt needs a permit for the target host, UPLOADS, and `permits`."""
+        """Run an upload with retries.
+
+        Each attempt needs an upload permit, a permit for the target host, and `permits`."""
 
         def attempt(work: Work) -> None:
             """Count and make one attempt. Runs on a worker thread."""

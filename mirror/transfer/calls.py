@@ -204,7 +204,7 @@ class Calls:
             attempt.waiter.set_result(None)
 
     def _collect_error(self, attempt: _CallAttempt[T]) -> None:
-        """Add the error of an attempt that no task awaits to `tasks.bugs`, unless it is a MirrorError."""
+        """Add the error from an attempt that no task awaits to `tasks.bugs`, unless it is a MirrorError."""
         error, attempt.error = attempt.error, None
         if error is not None and not isinstance(error, MirrorError):
             self.tasks.bugs.append(error)
@@ -274,7 +274,7 @@ class _CallAttempt(Generic[T]):
         self.seconds = 0.0
 
     def run(self) -> None:
-        """Make the call, and measure its duration. Raises nothing: an error is stored in `error`."""
+        """Make the call, and measure its duration. If it raises an error, store the error in `error`."""
         clock, limits = self._limits.clock, self._limits
         started = clock.now() - limits.queued_seconds()
         self.value, self.error = call_and_catch(self._make_call)
@@ -287,7 +287,7 @@ class _CallAttempt(Generic[T]):
         return self._call(Work(self.stop, self._count_bytes, self._once))
 
     def _count_bytes(self, count: int) -> None:
-        """Count bytes that the call moved."""
+        """Count bytes that the call transferred."""
         self.bytes_moved += count
 
 

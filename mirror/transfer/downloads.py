@@ -25,7 +25,7 @@ _SKIP_BUFFER = 1 << 18  # bytes
 
 
 class BlobDownload:
-    """Reads a blob from the first of its sources that has it, as the body of an upload. Verifies size and digest.
+    """Reads a blob, as the body of an upload, from the first source that has it. Verifies its size and digest.
 
     bytes_read: the number of bytes read in all attempts. error: why the last read failed, if it did.
     position: the number of bytes that have been hashed.
@@ -69,10 +69,10 @@ class BlobDownload:
         self._hasher, self._is_verified = self._checkpoints[self.position].copy(), False
 
     def open_source(self, work: Work) -> BlobReader:
-        """Open the blob in a store, at the current position.
+        """Open the blob at the current position, in the first source that can provide it.
 
-        Continues with the next source if the blob is missing, denied or damaged. Raises the first error if no source is
-        left."""
+        Continues with the next source if the blob is missing or damaged, or if access to it is denied. Raises the first
+        error if no source is left."""
         while True:
             source = self._sources[0]
             error = self._failures.find(source, self._blob)

@@ -75,7 +75,7 @@ class Mounts:
             return None  # the call may have waited long for its permit; the upload opens its own session
         self._before_write(request.repository)
         mounted = request.target.mount_blob(request.repository.path, request.blob, from_path, work)
-        # The copy may be cancelled before the call that uses the session.
+        # The copy may be cancelled before another call uses the session.
         if not isinstance(mounted, Mount) and not self._idle.keep(mounted, work.stop):
             mounted.__exit__(None, None, None)
             work.stop.raise_if_requested()

@@ -57,7 +57,7 @@ class Permits:
         self._ready_at = ready_at
         self._permits: dict[str, _Permit] = {}
         self._groups: dict[tuple[str, ...], _CallGroup] = {}
-        self._count = 0  # number of waiters and grants so far, for comparing their order
+        self._count = 0  # number of waiters and grants so far, used to compare their order
         self._closed: MirrorError | None = None
 
     async def acquire(self, needs: Sequence[str]) -> None:
@@ -240,7 +240,7 @@ class _CallGroup:
     def __init__(self, needs: list[tuple[_Permit, int]]) -> None:
         self.queue = needs[0][0].queue
         self.own_units = needs[0][1]  # of the queue's own permit
-        self.needs = needs[::-1]  # permits of the whole run first: the queues compete for their units
+        self.needs = needs[::-1]  # permits that limit the whole run come first, because queues compete for them
         self.waiters: OrderedDict[_Waiter, int] = OrderedDict()  # with the arrival number of each
 
     def arrival(self) -> int:

@@ -15,7 +15,7 @@ from mirror.util.retry_policy import Policy
 
 T = TypeVar("T")
 
-# Waits that a server asks for still apply: they concern the host, not one caller.
+# Waits that a server asks for still apply, because they concern the host and not a single caller.
 SINGLE_ATTEMPT = Policy(budget=0.0)
 
 

@@ -36,5 +36,5 @@ class Routes:
         return not self.can_stream(source, target)
 
     def can_stream(self, source: str, target: str) -> bool:
-        """Return whether a direct stream can get its permits. It needs a permit for each host at the same time."""
+        """Return whether a direct stream can hold the permits for both hosts at the same time."""
         return source != target or self._parallel.get(target, _PARALLEL) >= 2

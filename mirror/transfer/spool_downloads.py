@@ -33,7 +33,7 @@ class SpoolDownloads:
     async def join(
         self, file: SpoolFile, sources: Sequence[BlobSource], result: BlobResult, on_start: Callable[[], None]
     ) -> AsyncIterator[asyncio.Task[None]]:
-        """Return a context manager that yields the task of the download into `file`. If none is in progress, start it.
+        """Return a context manager that yields the task that downloads into `file`. If none is in progress, start one.
 
         Await the task with `result_of`. It is cancelled when the last caller leaves the `with` block.
         sources: where a new download reads the blob; all are on one host.

@@ -14,7 +14,9 @@ MAX_STREAMS = 2  # blobs that are streamed to one host at a time
 
 
 class SpoolRoom:
-    """Assigns spool files to copies, by target host. Times are in seconds of the event loop's clock."""
+    """Assigns spool files to copies, and counts those in use for each target host.
+
+    Times are in seconds of the event loop's clock."""
 
     def __init__(self, spool: Spool, calls: Calls) -> None:
         self._spool = spool

@@ -38,7 +38,7 @@ class Tasks:
         self.start(coroutine).add_done_callback(self.collect)
 
     def collect(self, task: asyncio.Task[Any]) -> None:
-        """Add the error of an ended task that nobody awaits to `bugs`, unless it is a MirrorError."""
+        """Add the error from an ended task that nobody awaits to `bugs`, unless it is a MirrorError."""
         if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, MirrorError):
             self.bugs.append(error)
 
@@ -111,7 +111,7 @@ async def run_and_catch(coroutine: Coro[T]) -> T | BaseException:
 
 
 def _first_error(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the first error in a group that is not a MirrorError and so shows a bug, otherwise the first error."""
+    """Return the first error in a group that is not a MirrorError. If there is none, return the first MirrorError."""
     errors = [_first_error(one) if isinstance(one, BaseExceptionGroup) else one for one in failures.exceptions]
     return next((error for error in errors if not isinstance(error, MirrorError)), errors[0])
 
@@ -124,7 +124,7 @@ def strip_traceback(error: BaseException) -> BaseException:
 
 
 def call_and_catch(call: Callable[[], T]) -> tuple[T | None, BaseException | None]:
-    """Call `call`. Return its result and None or, if it raised an error, None and the error for another thread."""
+    """Call `call`, and return a pair: its result and None, or None and the error that it raised."""
     try:
         return call(), None
     except BaseException as error:  # noqa: BLE001 (the other thread raises it)
