@@ -27,7 +27,7 @@ from mirror.util.cancellation import Stop, Work
 
 CHUNK_AFTER = 64 << 20  # bytes; an upload that fails after this many is repeated in chunks
 MAX_CHUNK = 32 << 20  # bytes
-MIN_CHUNK = 4 << 20  # bytes; the largest chunk that one popular host accepts (docs/compatibility.md)
+MIN_CHUNK = 4 << 20  # bytes; ghcr.io rejects larger chunks: https://github.com/oras-project/rust-oci-client/pull/37
 DELETE_TIMEOUT = 2.0  # seconds; the time limit for deleting an uncommitted session
 _DELETED = frozenset({200, 202, 204, 404})
 _RANGE = re.compile(r"(?:bytes=)?0-(\d{1,19})")
