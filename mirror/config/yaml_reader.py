@@ -233,7 +233,7 @@ class _Composer:
         return self._anchors[event.anchor]
 
     def _is_in_secret(self) -> bool:
-        """Return whether the current value belongs to a secret, which may look like a tag or an alias."""
+        """Return whether the current value is in a secret, which may begin with `!` or `*` like a YAML tag or alias."""
         return any(level.key is not None and level.key.text in SECRET_KEYS for level in self._open)
 
     def _add(self, node: Node, mark: yaml.Mark, anchor: str | None) -> None:

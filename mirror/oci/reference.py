@@ -53,7 +53,7 @@ def parse_host(text: str) -> str:
     if "@" in text:
         raise _invalid_error(text, "a reference must not contain credentials")
     if not text.isascii():  # before lower(), which turns the Kelvin sign into an ASCII k
-        raise _invalid_error(text, "write an international host name as punycode (xn--…)")
+        raise _invalid_error(text, "write an internationalized host name in punycode (xn--…)")
     if len(text) > _LONGEST_NAME:
         raise _invalid_error(text, f"it is longer than {_LONGEST_NAME} characters")
     host, colon, port = _split_ipv6(text) if text.startswith("[") else _split_name(text)

@@ -91,7 +91,7 @@ class Verifier:
             self._tasks.create_task(self._check_image(plan_entry))
 
     def record_listing_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
-        """Record that a mirror cannot be planned."""
+        """Record that a mirror cannot be verified because its repositories or tags could not be listed."""
         self._add_problem(entry.name, error)
 
     def record_invalid_name(self, entry: MirrorEntry, error: MirrorError) -> None:

@@ -114,7 +114,7 @@ class BlobLocations:
         return digest in self._manifests[repository]
 
     def is_expected(self, repository: Repository, digest: Digest) -> bool:
-        """Return whether the repository had the blob in an earlier run, so that a lookup should be tried first."""
+        """Return whether the repository had the blob in an earlier run. If so, look it up before copying it."""
         return digest in self._expected[repository]
 
     def read_hints(self, repository: Repository, digests: Iterable[Digest]) -> list[BlobHint]:

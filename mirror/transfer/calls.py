@@ -225,7 +225,7 @@ class Calls:
         return waiter
 
     def _fail_waiters(self) -> None:
-        """End every wait with Cancelled, after a stop."""
+        """Raise Cancelled in every waiting coroutine. Called when the run is stopped."""
         error = Cancelled(self._stop.reason or "cancelled")
         self.permits.close(error)
         for waiter in self._waiters:

@@ -58,7 +58,7 @@ class Mounts:
         except RemoteError as error:
             if isinstance(error, RateLimited):
                 raise
-            text = f"{digest} could not be mounted from {from_path}, uploading it to {repository}: {error.what}"
+            text = f"{digest} could not be mounted from {from_path}: {error.what}; uploading it to {repository}"
             _log.info("mount_failed", extra={"target": str(repository), "code": error.code, "text": text})
             self._locations.note_mount(repository, from_path, digest, None)
             return Mount.ABSENT

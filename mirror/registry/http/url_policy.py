@@ -226,7 +226,7 @@ class UrlPolicy:
             self._check_kind(destination, ip_addresses.address_kind(destination.origin.host))
 
     def _check_kind(self, destination: Destination, kind: AddressKind) -> None:
-        """Raise Refused if `destination`, which a server named, must not have an address of this kind."""
+        """Raise Refused if `destination` has an address of a kind that URLs from a server must not lead to."""
         origin = destination.origin
         if kind is AddressKind.PUBLIC or origin.host in self._allow_hosts or _is_listed(origin, self._allow_hosts):
             return
