@@ -218,7 +218,7 @@ class Limits:
             self.longest_wait = max(self.longest_wait, waited)
 
     def add_queued(self, seconds: float) -> None:
-        """Add `seconds` to the time that this thread has waited because a host was paused or its rate was used up."""
+        """Add `seconds` to the time that this thread has waited for the pause or the rate limit of a host."""
         self._queued.seconds = self.queued_seconds() + seconds
 
     def queued_seconds(self) -> float:

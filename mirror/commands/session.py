@@ -234,7 +234,7 @@ def _check_sources(config: Config) -> None:
         try:
             Path(host.removeprefix("oci:")).stat()
         except (FileNotFoundError, NotADirectoryError):
-            hint = f"it is a source of {config.path}: copy it to this machine, or correct its path"
+            hint = f"{config.path} uses it as a source: copy it to this machine, or correct its path"
             raise ConfigError(f"{host} does not exist", hint=hint) from None
         except OSError:
             continue  # opening it raises a better error

@@ -48,7 +48,7 @@ def duration(text: str, least: float, most: float) -> float:
 
 
 def size(text: str) -> int:
-    """Parse a size of at least one byte, such as `50 MiB`. Return bytes."""
+    """Parse a size, such as `50 MiB`. Return the number of bytes, which is at least 1."""
     count = _amount(text, _BYTES)
     if not 1 <= count < 1 << 63:
         raise ConfigError(f"expected more than 0 bytes and less than 8 EiB, got {printable(text, 80)}")

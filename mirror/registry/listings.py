@@ -169,7 +169,7 @@ class _ListReader:
         return self._get_page(destination)
 
     def _get_unlinked_page(self, names: Sequence[str]) -> Response | None:
-        """Request the page that follows a page without a Link.
+        """Request the page that follows `names`, whose response had no Link header.
 
         Return None if the list is complete, or if the registry cannot continue it."""
         paging, count = self._paging, len(names)

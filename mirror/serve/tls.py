@@ -43,7 +43,7 @@ def server_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext
         why = "do not match" if mismatch else "cannot be used"
         raise ConfigError(
             f"{printable(certificate)} and {printable(key)} {why}",
-            hint="give PEM files: a certificate with its chain, and its key without encryption",
+            hint="specify PEM files: a certificate with its chain, and its unencrypted private key",
         ) from error
     return context
 

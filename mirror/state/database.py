@@ -146,7 +146,7 @@ class Database:
         return bool(self._query("SELECT 1 FROM answered_by_v2 WHERE name = ?", (repository,)))
 
     def writers_mark(self) -> str | None:
-        """Return the run mark (`run_marks`) under which the tags of targets were stored, or None if there is none."""
+        """Return the mark of the runs that stored the tags of targets (see `run_marks`), or None if there is none."""
         found = [] if self._lacks("writers") else self._query("SELECT mark FROM writers", ())
         return str(found[0][0]) if found else None
 

@@ -90,7 +90,7 @@ class BlobLocations:
             )
 
     def add_size(self, blob: Descriptor) -> None:
-        """Record the size of a blob that its bytes or a target confirmed. Raises the same errors as `check_size`."""
+        """Record the size of a blob once its bytes or a target have shown it. Raises as `check_size` does."""
         self.check_size(blob)
         if blob.size is not None:
             self._sizes[blob.digest] = blob.size

@@ -207,7 +207,7 @@ def _check_replaceable(path: Path) -> None:
 
 
 def private_directory(path: Path) -> Path:
-    """Return `path` as an existing directory that only this user can write to.
+    """Create the directory `path` if it is missing, check that only this user can write to it, and return it.
 
     Missing directories get mode 0700, regardless of the umask. Raises LocalError if `path` is a symbolic link or not a
     directory, belongs to another user, or can be written by others. Links in parent directories are followed."""
