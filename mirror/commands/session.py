@@ -241,7 +241,7 @@ def _check_sources(config: Config) -> None:
 
 
 def seconds_left(signals: Signals) -> float:
-    """Return how many seconds cleanup may still take. If no signal has arrived, return LEAVING."""
+    """Return how many seconds cleanup may still take. Without a signal, that is the whole time limit."""
     return LEAVING if signals.number is None else max(LEAVING - signals.seconds_since_signal(), AT_LEAST)
 
 

@@ -162,7 +162,7 @@ def _check_wildcard(mirror: MirrorConfig, section: Section, hosts: Hosts) -> Non
     if mode is V1Mode.ONLY:
         section.add_problem("v1 has no list of repositories; add a mirror for each repository", below="source")
     elif mode is V1Mode.PER_TAG:
-        what = "a wildcard does not match repositories that exist only over v1; add a mirror for each"
+        what = "a wildcard does not match repositories that are available only over v1; add a mirror for each"
         section.add_warning(what, below="source")
 
 

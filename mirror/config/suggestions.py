@@ -76,7 +76,7 @@ def is_accepted(path: KeyPath, part: dict[str, Any], text: str) -> bool:
 
 
 def suggest_text(path: KeyPath, part: dict[str, Any], text: str) -> str | None:
-    """Return the string that was probably meant by the unquoted `text`: the same text, or the number with a unit.
+    """Return the string that the user probably meant by the unquoted `text`: `text` itself, or with a unit added.
 
     path, part: the key path of the value and its schema. Returns None if neither string would be valid."""
     found = (one for one in (text, *_add_units(text)) if is_accepted(path, part, one))

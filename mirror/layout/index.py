@@ -144,7 +144,7 @@ class Index:
         return names[0] if len(names) == 1 else ""
 
     def _adopted_tags(self, repository: str) -> dict[str, tuple[Root, ...]]:
-        """If tags without a repository belong to `repository`, return them with their roots. Otherwise return {}."""
+        """Return the tags that name no repository, with their roots, if they are assigned to `repository`; else {}."""
         return self._tags.get("", {}) if repository in self._adopts else {}
 
     def find(self, repository: str, tag: str) -> Root:

@@ -148,7 +148,7 @@ def _redact_url(found: re.Match[str]) -> str:
 
 
 def _redact_query(text: str, *, bare: bool) -> str:
-    """Return a query with its `?` (or a fragment with its `#`) in which only known keys keep their values.
+    """Redact the values of all keys in a query or fragment, except known safe keys. `text` begins with `?` or `#`.
 
     bare: also hide parts without `=`."""
     parts = []

@@ -97,7 +97,7 @@ class RegistryV2:
                 elif name.startswith(prefix):
                     yield name
         except NotFound as error:
-            error.hint = error.hint or "some registries do not list repositories: write one mirror for each repository"
+            error.hint = error.hint or "some registries do not list repositories: add one mirror for each repository"
             raise
 
     def tags(self, repository: str, work: Work) -> Iterable[str | MirrorError]:

@@ -42,7 +42,7 @@ MAX_PAGES = 10_000
 MAX_NAMES = 1_000_000
 _HINTS = {
     "tags": "write the tag names under `tags`: mirror then requests each tag, and does not need this list",
-    "repositories": "write one mirror for each repository, without `*`",
+    "repositories": "add one mirror for each repository, without `*`",
 }
 
 _LINK = re.compile(r"\s*<([^<>]*)>((?:\s*;\s*[^\s=;,]+\s*(?:=\s*(?:\"(?:[^\"\\]|\\.)*\"|[^\s;,\"]*))?)*)\s*(?:,|$)")

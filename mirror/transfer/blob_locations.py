@@ -90,7 +90,7 @@ class BlobLocations:
             )
 
     def add_size(self, blob: Descriptor) -> None:
-        """Record the size of a blob once its bytes or a target have shown it. Raises as `check_size` does."""
+        """Record the verified size of a blob, from its bytes or from a target. Raises as `check_size` does."""
         self.check_size(blob)
         if blob.size is not None:
             self._sizes[blob.digest] = blob.size

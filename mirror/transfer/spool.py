@@ -108,7 +108,7 @@ class SpoolFile:
                 if self._written > offset or self.complete:
                     return self._written - offset
                 if not self._writing:
-                    raise DownloadBroken(f"the download of {self.blob.digest} failed during its upload")
+                    raise DownloadBroken(f"the download of {self.blob.digest} failed while the blob was being uploaded")
                 self._changed.wait(STOP_CHECK_INTERVAL)
 
 

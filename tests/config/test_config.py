@@ -462,7 +462,8 @@ def test_repositories_that_only_v1_has_are_not_found_by_a_wildcard(
     warnings = load_text(tmp_path, text).warnings
     assert warned == bool(warnings)
     assert (
-        not warned or "mirrors[0].source: a wildcard does not match repositories that exist only over v1" in warnings[0]
+        not warned
+        or "mirrors[0].source: a wildcard does not match repositories that are available only over v1" in warnings[0]
     )
 
 

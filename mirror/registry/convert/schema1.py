@@ -27,7 +27,7 @@ BUFFER = 256 << 10  # bytes
 
 
 class Schema1Source:
-    """A Source that wraps another Source, and adds a conversion to schema 2 to the versions of schema 1 tags."""
+    """A Source that wraps another one. The version of a schema 1 manifest has a transform that converts it."""
 
     def __init__(self, source: Source, cache: LayerCache[None]) -> None:
         self.host = source.host

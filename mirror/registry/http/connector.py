@@ -161,7 +161,7 @@ class _ConnectionAttempt:
         return self._make_abortable(sock)
 
     def _addresses(self, host: str, port: int) -> Sequence[AddressInfo]:
-        """Look up and return the addresses of a host. Raises Unreachable if the lookup fails, and Cancelled."""
+        """Look up and return the addresses of a host. Raises Unreachable if the lookup fails, or Cancelled."""
         try:
             return self._connector.lookups.addresses(host, port, deadline=self._deadline, stop=self._stop)
         except (OSError, UnicodeError) as error:

@@ -43,7 +43,7 @@ class FallbackSource:
         """List the repositories over v2. With `v1: only`, raises RemoteError, since v1 cannot list them."""
         if self._mode is V1Mode.ONLY:
             what = f"{self.host}: the v1 protocol cannot list repositories"
-            raise RemoteError(what, hint="write one mirror for each repository", protocol="v1")
+            raise RemoteError(what, hint="add one mirror for each repository", protocol="v1")
         return self._v2.repositories(prefix, work)
 
     def tags(self, repository: str, work: Work) -> Iterator[str | MirrorError]:

@@ -31,7 +31,7 @@ from mirror.util.structs import Struct, field
 
 _log = logging.getLogger("mirror.protocol")
 
-PER_TAG = "with `v1: per-tag`, tags that exist only over v1 are found too"
+PER_TAG = "with `v1: per-tag`, tags that are available only over v1 are found too"
 
 
 class NotV1Registry(RemoteError):
