@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 from collections.abc import Iterator
@@ -42,18 +43,15 @@ def write_to_pipe(descriptor: int, data: memoryview, stop: Stop) -> None:
 
 
 def read_chunks(descriptor: int, offset: int, size: int, stop: Stop) -> Iterator[memoryview]:
-    """Yield `size` bytes of an open file in chunks, starting at byte `offset`.
+    """Iterate over the bytes of a range of an open file, in chunks. The range is given in bytes.
 
-    Each chunk is valid only until the next one is requested. If the file is too short or cannot be read, the iteration
-    ends early, without an error. Raises Cancelled."""
+    Raises OSError if a read fails or the file ends inside the range, and Cancelled."""
     buffer = memoryview(bytearray(min(CHUNK, size)))
-    while size:
+    done = 0
+    while done < size:
         stop.raise_if_requested()
-        try:
-            count = os.preadv(descriptor, [buffer[: min(size, len(buffer))]], offset)
-        except OSError:
-            return
+        count = os.preadv(descriptor, [buffer[: min(size - done, len(buffer))]], offset + done)
         if not count:
-            return
+            raise OSError(errno.EIO, f"only {done} of {size} bytes could be read")
         yield buffer[:count]
-        offset, size = offset + count, size - count
+        done += count

@@ -11,7 +11,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from mirror.errors import LocalError, Refused
@@ -183,8 +183,9 @@ class BundleWriter:
     def _is_intact(self, entry: JournalEntry, stop: Stop) -> bool:
         """Return whether the bytes in the file match the digest of a journal entry."""
         hasher = entry.digest.hasher()
-        for chunk in read_chunks(self._descriptor, entry.offset, entry.size, stop):
-            hasher.update(chunk)
+        with suppress(OSError):  # the digest of a part differs
+            for chunk in read_chunks(self._descriptor, entry.offset, entry.size, stop):
+                hasher.update(chunk)
         return hasher.hexdigest() == entry.digest.hex
 
     def _copy_from_bundle(self, previous_bundle: BundleReader, stop: Stop) -> None:
@@ -205,10 +206,11 @@ class BundleWriter:
             if position is None or position.size != size or digest in self._written:
                 continue
             hasher, offset = digest.hasher(), position.offset
-            for chunk in read_chunks(descriptor, start, size, stop):
-                hasher.update(chunk)
-                self._write_at(chunk, offset)
-                offset += len(chunk)
+            with suppress(OSError):  # the digest of a part differs
+                for chunk in read_chunks(descriptor, start, size, stop):
+                    hasher.update(chunk)
+                    self._write_at(chunk, offset)
+                    offset += len(chunk)
             if offset == position.offset + size and hasher.hexdigest() == digest.hex:
                 self._record(digest, position)
 
@@ -306,15 +308,11 @@ class BundleWriter:
 
         Raises Refused (bundle_incomplete) if a blob is missing, LocalError, Cancelled."""
         self._require_complete()
-        count, total = 0, self.tar_map.total
-        for chunk in read_chunks(self._descriptor, 0, total, work.stop):
-            write_to_pipe(descriptor, chunk, work.stop)
-            count += len(chunk)
-        if count < total:
-            raise LocalError(
-                f"only {count} of {total} bytes could be read from {self.partial_path}; the output is truncated",
-                hint="check the disk for errors, and export again",
-            )
+        try:
+            for chunk in read_chunks(self._descriptor, 0, self.tar_map.total, work.stop):
+                write_to_pipe(descriptor, chunk, work.stop)
+        except OSError as error:
+            raise local_error("read", self.partial_path, error) from error
         self.partial_path.unlink()
         self._sibling_path("journal").unlink(missing_ok=True)
 
