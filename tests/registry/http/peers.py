@@ -152,7 +152,7 @@ class Peer:
         self._listener = socket.create_server((address, 0))
         self.address = address
         self.port: int = self._listener.getsockname()[1]
-        self._accepted = self._ended = 0
+        self._ended = 0
         self._accepting = threading.Thread(target=self._accept, name="peer-accept")
 
     @property
@@ -170,7 +170,7 @@ class Peer:
 
     def wait_for_scripts(self) -> None:
         """Wait until the scripts of all connections so far have ended, and closed them."""
-        assert self.wait_for(lambda: self._ended == self._accepted)
+        assert self.wait_for(lambda: self._ended == self.connections)
 
     def targets(self) -> list[str]:
         return [f"{request.method} {request.target}" for request in self.requests]
@@ -199,7 +199,6 @@ class Peer:
             except OSError:
                 return
             self._sockets.append(sock)
-            self._accepted += 1
             self.connections += 1
             thread = threading.Thread(target=self._serve, args=(sock,), name="peer-serve")
             thread.start()
