@@ -17,11 +17,9 @@ from mirror.sync.image_reader import ImageReader
 from mirror.sync.plan_model import PlanEntry
 from mirror.transfer.blob_locations import BlobLocations
 from mirror.transfer.calls import Calls
-from mirror.transfer.permits import host_permit
 from mirror.transfer.shared_tasks import SharedTasks
 from mirror.transfer.tasks import run_group
 from mirror.util.cancellation import Work
-from mirror.util.retry_policy import ONCE
 
 _MOST_DIGESTS = 4  # maximum number of missing blobs that a message names
 
@@ -111,5 +109,5 @@ class BundleBases:
 
         return await self._requests.run(
             (repository, blob.digest),
-            lambda: self._calls.call(ask, needs=(host_permit(repository.host),), policy=ONCE),
+            lambda: self._calls.call_host(repository.host, ask),
         )

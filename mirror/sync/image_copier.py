@@ -27,7 +27,6 @@ from mirror.transfer.blob_locations import BlobLocations
 from mirror.transfer.blob_recorder import BlobRecorder
 from mirror.transfer.blob_request import BlobOutcome, BlobRequest, BlobResult
 from mirror.transfer.calls import RESULT_NOT_NEEDED, Calls
-from mirror.transfer.permits import host_permit
 from mirror.transfer.shared_tasks import SharedTasks
 from mirror.transfer.tasks import gather_results, run_group
 from mirror.util.cancellation import Work
@@ -204,7 +203,7 @@ class ImageCopier:
             """Look up the manifests of the level. Runs on a worker thread."""
             return list(store.resolve(repository.path, [child.digest for child in level], work))
 
-        versions = await self._calls.call(resolve, needs=(host_permit(repository.host),), policy=ONCE)
+        versions = await self._calls.call_host(repository.host, resolve)
         pairs = list(zip(level, versions, strict=True))
         missing = [child for child, version in pairs if not isinstance(version, Version)]
         return missing, [child for child, version in pairs if may_be_damaged(version)]
@@ -236,7 +235,7 @@ class ImageCopier:
             )
 
         try:
-            await self._calls.call(read_back, needs=(host_permit(repository.host),), policy=ONCE)
+            await self._calls.call_host(repository.host, read_back)
         except MirrorError as error:
             self._recorder.record_blob(request, BlobResult(), error)  # a second record, after the one for the PUT
             raise
@@ -249,7 +248,7 @@ class ImageCopier:
             (version,) = store.resolve(repository.path, [tag], work)
             return isinstance(version, Version) and version.digest == root.digest
 
-        return await self._calls.call(resolve, needs=(host_permit(repository.host),), policy=ONCE)
+        return await self._calls.call_host(repository.host, resolve)
 
     def _withdraw_tag(self, plan_entry: PlanEntry) -> None:
         """Durably remove the recorded digest of the tag before the tag is written.

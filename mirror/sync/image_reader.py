@@ -34,10 +34,8 @@ class TransformNotes(Protocol):
 async def read_version(calls: Calls, reference: SourceReference) -> Version:
     """Return what a reference refers to at the source now. Raises the same errors as `Source.read`."""
     entry = reference.entry
-    return await calls.call(
-        lambda work: entry.source.read(entry.repository, reference.identifier, work),
-        needs=(host_permit(entry.source.host),),
-        policy=ONCE,
+    return await calls.call_host(
+        entry.source.host, lambda work: entry.source.read(entry.repository, reference.identifier, work)
     )
 
 

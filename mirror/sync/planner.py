@@ -21,7 +21,7 @@ from mirror.sync.plan_model import (
     SourceReference,
     listed_version,
 )
-from mirror.sync.planner_queries import KeepManifest, call_store, list_repositories, list_source_tags
+from mirror.sync.planner_queries import KeepManifest, list_repositories, list_source_tags
 from mirror.sync.target_planner import TargetPlanner, make_batches
 from mirror.sync.write_conflicts import WriteConflicts, find_possible_conflicts
 from mirror.transfer.calls import Calls
@@ -161,13 +161,13 @@ class Planner:
         await run_group(self.plan_mirror(each, selection) for each in selected)
         if selection.is_empty:
             others = sorted({each.repository for each in expanded} - {each.repository for each in selected})
-            error = await call_store(self._calls, entry.source, partial(selection.find_error, others))
+            error = await self._calls.call_host(entry.source.host, partial(selection.find_error, others))
             if error is not None:
                 raise error
 
     async def _expand_wildcard(self, entry: MirrorEntry) -> list[MirrorEntry]:
         """Return an entry for each repository that a wildcard matches. Record an error for each invalid name."""
-        names, errors = await call_store(self._calls, entry.source, partial(list_repositories, entry))
+        names, errors = await self._calls.call_host(entry.source.host, partial(list_repositories, entry))
         self._record_invalid_names(entry, errors)
         return [entry.expand_wildcard(name) for name in names]
 
@@ -212,6 +212,6 @@ class Planner:
             tags, errors = list_source_tags(entry, work)
             return select(entry.rules, tags), errors
 
-        selection, errors = await call_store(self._calls, entry.source, run)
+        selection, errors = await self._calls.call_host(entry.source.host, run)
         self._record_invalid_names(entry, errors)
         return selection

@@ -1,13 +1,13 @@
 """The planner's requests to stores, and the hints that make some of these requests unnecessary.
 
-Functions that query a store or the state block. `call_store` runs them on worker threads.
+Functions that query a store or the state block; they run on worker threads.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeAlias, TypeGuard, TypeVar
+from typing import TypeAlias, TypeGuard
 
 from mirror.errors import AuthError, Cancelled, MirrorError, NotFound, RateLimited, Refused, RemoteError
 from mirror.oci.digest import Digest
@@ -15,10 +15,7 @@ from mirror.oci.manifest import Manifest
 from mirror.oci.reference import Repository
 from mirror.store import DAMAGED, Source, Version
 from mirror.sync.plan_model import MirrorEntry, PlanHints, SourceReference, TargetEntry
-from mirror.transfer.calls import Calls
-from mirror.transfer.permits import host_permit
 from mirror.util.cancellation import Work
-from mirror.util.retry_policy import ONCE
 from mirror.util.structs import replace
 
 _log = logging.getLogger("mirror.plan")
@@ -28,16 +25,6 @@ KeepManifest: TypeAlias = Callable[[Source, str, Manifest], object]
 
 DigestOrError: TypeAlias = Digest | MirrorError | None
 """The digest of a tag on a target, None if the tag does not exist or may be overwritten, or the error of the lookup."""
-
-
-T = TypeVar("T")
-
-
-async def call_store(calls: Calls, store: Source, run: Callable[[Work], T]) -> T:
-    """Run a blocking function on a worker thread, with a permit for the store's host. Return its result.
-
-    The function is called only once, because it retries its own requests."""
-    return await calls.call(run, needs=(host_permit(store.host),), policy=ONCE)
 
 
 def list_repositories(entry: MirrorEntry, work: Work) -> tuple[list[str], list[MirrorError]]:

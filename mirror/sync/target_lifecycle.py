@@ -19,10 +19,8 @@ from mirror.sync.image_reader import ImageReader
 from mirror.sync.manifest_graph import ManifestGraph
 from mirror.sync.plan_model import PlanEntry, reference_suffix
 from mirror.transfer.calls import Calls
-from mirror.transfer.permits import host_permit
 from mirror.transfer.shared_tasks import SharedTasks
 from mirror.util.cancellation import Stop, Work
-from mirror.util.retry_policy import ONCE
 
 _MOST_NAMES = 4  # maximum number of missing images that a message names
 
@@ -84,7 +82,7 @@ class TargetLifecycle:
             self._open_hosts.add(host)  # set on this thread, because a stop does not interrupt it
 
         self._missing_at_begin[host] = set(missing)
-        await self._calls.call(run, needs=(host_permit(host),), policy=ONCE)
+        await self._calls.call_host(host, run)
 
     async def begin_with_images(self, host: str, plan_entries: Sequence[PlanEntry]) -> dict[PlanEntry, MirrorError]:
         """Read the graphs of all images for a bundle, then open the bundle for writing these images.
@@ -119,7 +117,7 @@ class TargetLifecycle:
         planned: the repositories with planned images. A repository may have none because the source returned an empty
         tag list, or a catalog that does not contain it."""
         run = partial(_list_repositories, self._targets[host])
-        for name in await self._calls.call(run, needs=(host_permit(host),), policy=ONCE) or ():
+        for name in await self._calls.call_host(host, run) or ():
             if isinstance(name, str) and name not in planned and self._must_copy_to(host, name):
                 what = f"it contains {name}, but no tag of {name} is selected any more"
                 self.note_missing(host, name, RemoteError(what, code="nothing_selected"))
@@ -154,7 +152,7 @@ class TargetLifecycle:
             return self._finish_incomplete(host, missing, images, work)
 
         try:
-            return await self._calls.call(run, needs=(host_permit(host),), policy=ONCE)
+            return await self._calls.call_host(host, run)
         except MirrorError as error:
             return error
 

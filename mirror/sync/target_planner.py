@@ -21,7 +21,6 @@ from mirror.sync.planner_queries import (
     DigestOrError,
     KeepManifest,
     add_transform_result,
-    call_store,
     digest_or_error,
     may_be_damaged,
     resolve_all,
@@ -199,8 +198,8 @@ class TargetPlanner:
         """Return what each tag refers to on the target, or an error for each tag that cannot be resolved."""
         if not tags:
             return []
-        return await call_store(
-            self._calls, target.store, lambda work: resolve_all(target.store, target.repository.path, tags, work)
+        return await self._calls.call_host(
+            target.store.host, lambda work: resolve_all(target.store, target.repository.path, tags, work)
         )
 
     async def _resolve_at_source(self, batch: Batch, references: Sequence[SourceReference]) -> None:
@@ -219,5 +218,5 @@ class TargetPlanner:
                     return versions
                 return [add_transform_result(self._hints, version) for version in versions]
 
-            for reference, version in zip(unresolved, await call_store(self._calls, entry.source, run), strict=True):
+            for reference, version in zip(unresolved, await self._calls.call_host(entry.source.host, run), strict=True):
                 reference.version = version

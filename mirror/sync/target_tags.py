@@ -10,7 +10,6 @@ from mirror.oci.reference import ListedTag, Repository
 from mirror.sync.plan_model import MirrorEntry, PlanHints, SourceReference, TargetEntry
 from mirror.sync.planner_queries import list_target_tags, read_equal_tags, read_target_tags
 from mirror.transfer.calls import Calls
-from mirror.transfer.permits import host_permit
 from mirror.transfer.shared_tasks import SharedTasks
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
@@ -102,7 +101,7 @@ class TargetTagReader:
     async def _list_tags(self, target: TargetEntry) -> TargetTags:
         """List the tags of a target on a worker thread, with a permit for its host."""
         run = partial(self._read_tags, target)
-        return await self._calls.call(run, needs=(host_permit(target.store.host),), policy=ONCE)
+        return await self._calls.call_host(target.store.host, run)
 
     def _read_tags(self, target: TargetEntry, work: Work) -> TargetTags:
         """List the tags of a target. Blocks, so it runs on a worker thread."""

@@ -24,7 +24,6 @@ from mirror.transfer.permits import DOWNLOADS, host_permit
 from mirror.transfer.shared_tasks import SharedTasks
 from mirror.transfer.tasks import Coro, gather_results, task_group
 from mirror.util.cancellation import Work
-from mirror.util.retry_policy import ONCE
 from mirror.util.structs import Struct, field, replace
 
 BUFFER = 256 << 10  # bytes
@@ -150,10 +149,9 @@ class Verifier:
             raise _add_remedy(error) from error
         entry, version = reference.entry, reference.version
         if version is None:
-            (version,) = await self._calls.call(
+            (version,) = await self._calls.call_host(
+                entry.source.host,
                 lambda work: list(entry.source.resolve(entry.repository, [reference.identifier], work)),
-                needs=(host_permit(entry.source.host),),
-                policy=ONCE,
             )
         if isinstance(version, MirrorError):
             raise version.with_text(f"is not on the target, and cannot be fetched: {version.what}")
@@ -211,7 +209,7 @@ class Verifier:
             run = partial(_hash_blob, blob, BlobSource(target.store, repository.path))
             self.result.bytes += await self._calls.call(run, needs=(host_permit(repository.host), DOWNLOADS))
         else:
-            await self._calls.call(ask, needs=(host_permit(repository.host),), policy=ONCE)
+            await self._calls.call_host(repository.host, ask)
 
 
 def _hash_blob(blob: Descriptor, blob_source: BlobSource, work: Work) -> int:

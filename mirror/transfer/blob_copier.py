@@ -31,12 +31,10 @@ from mirror.transfer.blob_uploader import BlobUploader
 from mirror.transfer.calls import CLOSE_TIMEOUT, RESULT_NOT_NEEDED, Calls
 from mirror.transfer.idle_sessions import IdleSessions
 from mirror.transfer.mounts import Mounts
-from mirror.transfer.permits import host_permit
 from mirror.transfer.routes import Routes
 from mirror.transfer.shared_tasks import SharedTasks
 from mirror.transfer.spool import Spool
 from mirror.util.cancellation import Work
-from mirror.util.retry_policy import ONCE
 
 _log = logging.getLogger("mirror.transfer")
 
@@ -191,4 +189,4 @@ class BlobCopier:
                 )
                 return False
 
-        return await self._calls.call(look_up, needs=(host_permit(request.repository.host),), policy=ONCE)
+        return await self._calls.call_host(request.repository.host, look_up)

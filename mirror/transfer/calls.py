@@ -21,10 +21,20 @@ from typing import Generic, TypeVar, cast
 
 from mirror.errors import Cancelled, LocalError, MirrorError
 from mirror.limits import Limits
-from mirror.transfer.permits import DOWNLOADS, HOST, LARGE, LOCAL, UPLOADS, Permits, TooFewPermits, fail_future
+from mirror.transfer.permits import (
+    DOWNLOADS,
+    HOST,
+    LARGE,
+    LOCAL,
+    UPLOADS,
+    Permits,
+    TooFewPermits,
+    fail_future,
+    host_permit,
+)
 from mirror.transfer.tasks import Tasks, call_and_catch
 from mirror.util.cancellation import Stop, Work
-from mirror.util.retry_policy import Policy
+from mirror.util.retry_policy import ONCE, Policy
 
 T = TypeVar("T")
 
@@ -117,6 +127,13 @@ class Calls:
             self._limits.note_retry(wait)
             waited += wait if error.retry_after is None else 0.0
             await self.sleep(wait)
+
+    async def call_host(self, host: str, run: Callable[[Work], T]) -> T:
+        """Call `run` on a thread, with one permit for `host`, and return its result.
+
+        It is called only once, because the store retries the requests of `run` itself. Raises the same errors as
+        `run`, and Cancelled after a stop."""
+        return await self.call(run, needs=(host_permit(host),), policy=ONCE)
 
     async def sleep(self, seconds: float) -> None:
         """Sleep for `seconds`. Raises Cancelled as soon as a stop is requested."""
