@@ -79,9 +79,8 @@ class CopyQueue:
         self._for_bundles: defaultdict[str, list[PlanEntry]] = defaultdict(list)
         self._from_partial: defaultdict[str, list[PlanEntry]] = defaultdict(list)
         self._deferred: dict[PlanEntry, None] = {}
-        self._written: dict[
-            PlanEntry, tuple[Digest, BlobCounts]
-        ] = {}  # to bundles; their results are recorded at the end
+        # Images that were written to bundles; `_finish` records their results.
+        self._written: dict[PlanEntry, tuple[Digest, BlobCounts]] = {}
         self._without_result: dict[PlanEntry, None] = {}
         self._halt_reason = ""
 
