@@ -10,7 +10,6 @@ import pytest
 
 from tests.conftest import RegistryFactory, ScriptedFactory
 from tests.registries.exchange import Reply, Request, error_reply
-from tests.registries.process import eventually
 from tests.registries.real import RealRegistry
 from tests.registries.wires import Pipe
 from tests.support.images import OCI_INDEX, OCI_LAYER, Graph, oddly
@@ -21,7 +20,6 @@ from tests_real.conftest import Starter
 from tests_real.installed import Crane, Distribution, InstalledRegistry, OciRegistry
 
 MIB = 1 << 20
-RATE = 80.0 * MIB  # bytes per second, for connections that are to break in the middle
 SIZES = (0, 1, 70_000, 12 * MIB)
 USERS = {"acme": "secret-of-acme"}
 
@@ -43,11 +41,6 @@ def reject_put(status: int, code: str, *, above: int = 0) -> Callable[[Request],
         return error_reply(status, code) if request.kind == "PUT upload" and large else None
 
     return hook
-
-
-def wait_for_bytes(pipe: Pipe, count: int) -> bool:
-    """Wait until this many bytes have passed."""
-    return eventually(lambda: pipe.moved > count, within=60)
 
 
 def configure(tool: MirrorTool, source: Any, target: Any, **keys: Any) -> None:
@@ -98,15 +91,10 @@ def test_a_large_upload_survives_two_broken_connections(
     """The first break is in the single PUT, the second within a chunk, where the upload resumes if the registry
     supports it."""
     push(source, "app", blobs(150 * MIB))
-    with Pipe(target_registry.front.port, rate=RATE) as pipe:
+    with Pipe(target_registry.front.port, cuts=(80 * MIB, 80 * MIB + 50 * MIB)) as pipe:
         mirrors = [{"source": f"{source.host}/app", "targets": [f"{pipe.host}/app"]}]
         mirror_run.config(mirrors, source, pipe)
-        process = mirror_run.start("sync", mirror_run.config_file)
-        for most in (80 * MIB, 80 * MIB + 50 * MIB):
-            assert wait_for_bytes(pipe, most)
-            pipe.cut_connections()
-        ran = mirror_run.finish(process)
-    assert 0 == ran.code, ran
+        mirror_run.sync()
     assert_equal(source, "app", target_registry)
     asked = [entry for entry in target_registry.journal.entries if entry.kind in ("GET upload", "POST upload")]
     assert [400 if target_registry.forgets_uploads else 204] == [
@@ -121,14 +109,10 @@ def test_an_interrupted_download_is_resumed(
 ) -> None:
     source = start(maker, "giver")
     push(source, "app", blobs(60 * MIB))
-    with Pipe(source.front.port, rate=RATE) as pipe:
+    with Pipe(source.front.port, cuts=[30 * MIB]) as pipe:
         mirrors = [{"source": f"{pipe.host}/app", "targets": [f"{target.host}/app"]}]
         mirror_run.config(mirrors, pipe, target)
-        process = mirror_run.start("sync", mirror_run.config_file)
-        assert wait_for_bytes(pipe, 30 * MIB)
-        pipe.cut_connections()
-        ran = mirror_run.finish(process)
-    assert 0 == ran.code, ran
+        mirror_run.sync()
     assert_equal(source, "app", target)
     assert 1 == source.journal.counts(status=206)["GET blob"]
 

@@ -57,6 +57,18 @@ def test_a_frozen_pipe_continues_after_thaw(source: RealRegistry) -> None:
         assert connection.recv(100).startswith(b"HTTP/1.1 200 OK")
 
 
+def test_a_pipe_breaks_the_connection_that_moves_more_bytes_than_a_cut_and_no_later_one(source: RealRegistry) -> None:
+    request = b"GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with Pipe(source.port, cuts=[len(request)]) as pipe:
+        with connect(pipe.host) as broken:
+            broken.sendall(request)
+            with pytest.raises(ConnectionResetError):
+                _until_end(broken)
+        with connect(pipe.host) as whole:
+            whole.sendall(request)
+            assert whole.recv(100).startswith(b"HTTP/1.1 200 OK")
+
+
 def test_a_pipe_closes_if_its_registry_is_gone_and_aborts_when_it_stops(source: RealRegistry) -> None:
     with Pipe(source.port) as pipe:
         with connect(pipe.host) as idle:

@@ -6,7 +6,8 @@ import http.client
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Self
 
@@ -27,14 +28,22 @@ class Pipe:
 
     rate: bytes per second, of all connections and both directions together; None: unlimited. first: the first bytes of
     each connection; b"" if there were none. tls: the authority of the registry behind it, for config files; bytes are
-    forwarded unchanged."""
+    forwarded unchanged. cuts: numbers of bytes, in ascending order: the connection with which `moved` exceeds one of
+    them is broken."""
 
     def __init__(
-        self, port: int, *, rate: float | None = None, address: str = "127.0.0.1", tls: Authority | None = None
+        self,
+        port: int,
+        *,
+        rate: float | None = None,
+        address: str = "127.0.0.1",
+        tls: Authority | None = None,
+        cuts: Iterable[int] = (),
     ) -> None:
         self.upstream, self.rate, self.tls = port, rate, tls
         self.first: list[bytes] = []
         self.moved = 0  # bytes, both directions
+        self._cuts = deque(cuts)
         self._lock, self._next = threading.Lock(), 0.0
         self._flowing = threading.Event()
         self._flowing.set()
@@ -102,13 +111,16 @@ class Pipe:
             abort(end)
 
     def _may_move(self, size: int) -> bool:
-        """Wait for permission to forward; return False if the relay stops."""
+        """Wait for permission to forward; return False if the relay stops or breaks this connection."""
         stopping = self._listener.stopping
         while not self._flowing.wait(_TICK):
             if stopping.is_set():
                 return False
         with self._lock:
             self.moved += size
+            if self._cuts and self.moved > self._cuts[0]:
+                self._cuts.popleft()
+                return False
             now = time.monotonic()
             turn = max(now, self._next)
             self._next = turn + size / self.rate if self.rate else turn
