@@ -128,7 +128,7 @@ class HostAuthorizer:
             self._leave_gates(state)
 
     def has_sent_credentials(self, repository: str, work: Work) -> bool:
-        """Return whether reads of `repository` carry credentials: the registry demands them, and they were found."""
+        """Return whether reads of `repository` use credentials: the registry requires them, and they were found."""
         state = self._states.get(pull_scopes(repository))
         scheme = self._scheme if state is None else state.scheme or self._scheme
         return scheme is not None and self._credentials.find(self._host, repository, stop=work.stop) is not None
@@ -266,7 +266,7 @@ class HostAuthorizer:
         elif schemes:
             why = f"requires an unsupported authentication scheme: {printable(', '.join(schemes), 80)}"
         else:
-            why = "responds with 401 without a valid challenge"
+            why = "responds with 401 but without a valid challenge"
         return AuthError(f"{self._subject(state)}: {self._host} {why}", status=401)
 
     def _record_error(self, state: ScopeState, error: MirrorError) -> None:
@@ -334,7 +334,7 @@ class HostAuthorizer:
                 state.grant = None
 
     def _use_wider_grant(self, state: ScopeState, now: float) -> bool:
-        """Reuse a valid token for the repository that allows at least these actions. Return whether there is one."""
+        """Reuse a valid token that allows at least the actions of `state`. Return whether there is such a token."""
         if len(state.scopes) != 1 or state.refusals:
             return False
         wanted = set(state.scopes[0].actions)

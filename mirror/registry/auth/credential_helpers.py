@@ -81,7 +81,8 @@ def ask_helper(
     if code != 0:
         if output.decode("utf-8", "replace").strip().lower().startswith(_NOT_FOUND):
             return None
-        raise AuthError(f"{program} failed for {server}: exit code {code}", hint=f"run `{program} get` by hand")
+        hint = f"run `{program} get` by hand to see its error"
+        raise AuthError(f"{program} failed for {server}: exit code {code}", hint=hint)
     return _parse_response(program, server, output, port)
 
 
@@ -176,7 +177,7 @@ def _read_output(process: subprocess.Popen[bytes], name: str, deadline: float, s
                     return bytes(read)
                 read += chunk
                 if len(read) > MAX_BYTES:
-                    raise AuthError(f"{name} wrote more than {MAX_BYTES} bytes")
+                    raise AuthError(f"{name} wrote more than {MAX_BYTES} bytes of output")
 
 
 def _wait_for_exit(process: subprocess.Popen[bytes], name: str, deadline: float, stop: Stop) -> int:
@@ -204,7 +205,7 @@ def _parse_response(program: str, server: str, output: bytes, port: int) -> Help
     try:
         response = json.loads(output.decode("utf-8"))
     except (ValueError, RecursionError):
-        raise AuthError(f"the output of {program} for {server} is not JSON") from None
+        raise AuthError(f"the output of {program} for {server} is not valid JSON") from None
     fields = response if isinstance(response, dict) else {}
     username, secret = fields.get("Username"), fields.get("Secret")
     for key, text in (("Username", username), ("Secret", secret)):
@@ -216,5 +217,5 @@ def _parse_response(program: str, server: str, output: bytes, port: int) -> Help
     return HelperResponse(str(username), str(secret))
 
 
-_HINT = "check credHelpers and credsStore in docker's configuration"
+_HINT = "check credHelpers and credsStore in Docker's configuration"
 _PATH_HINT = "entries of PATH that are empty, relative or world-writable are not searched"

@@ -92,7 +92,7 @@ class CredentialSource:
     def searched_files(self) -> str:
         """The paths of Docker's configuration files that are searched, as a string for messages."""
         names = [display_path(path, self._environ) for path in self._files]
-        return " or ".join(names) if names else "a docker configuration (there is no home directory)"
+        return " or ".join(names) if names else "Docker's configuration (no home directory is known)"
 
     def check_docker_files(self, hosts: Iterable[str]) -> None:
         """Read Docker's configuration now, unless mirror's own configuration has credentials for all `hosts`.

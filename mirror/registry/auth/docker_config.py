@@ -72,9 +72,9 @@ def normalize_host(text: str, port: int = 443) -> str:
 
 
 class Login(RedactedStruct, frozen=True):
-    """The credentials in an entry of `auths`. They apply to the repository `path` and all repositories below it.
+    """The credentials in an entry of `auths` in Docker's configuration.
 
-    If `path` is empty, they apply to all repositories of the host."""
+    They apply to the repository `path` and all repositories below it, or to the whole host if `path` is empty."""
 
     HIDDEN = ("password", "identity_token", "registry_token")
 
@@ -115,7 +115,7 @@ class DockerConfig:
             document = json.loads(data.decode("utf-8"))
         except (ValueError, RecursionError):
             # The parser's message and the cause are omitted, because they may quote the file.
-            raise AuthError(f"{name} is not JSON", hint=_HINT) from None
+            raise AuthError(f"{name} is not valid JSON", hint=_HINT) from None
         if not isinstance(document, dict):
             raise AuthError(f"{name} is not a JSON object", hint=_HINT)
         return cls(name, document)
@@ -132,14 +132,15 @@ class DockerConfig:
         return self._store or None
 
     def login(self, host: str, repository: str, port: int) -> Login | None:
-        """Return the entry of `auths` with the longest path that contains the repository, or None if there is none.
+        """Return the credentials for a repository from `auths`, or None if there are none.
 
-        If several entries have this path, one whose key has the usual form is preferred (`host/path`, or Docker's own
-        key for Docker Hub). Otherwise, the first entry is used. Entries without credentials are skipped."""
+        The entry with the longest path that contains the repository is used. If several entries have this path, one
+        whose key has the usual form is preferred (`host/path`, or Docker's own key for Docker Hub). Otherwise, the
+        first entry is used. Entries without credentials are skipped."""
         found: list[tuple[int, bool, Login]] = []
         for key, entry in self._auths.items():
             path = _key_path(key)
-            if normalize_host(key, port) != host or not _contains(path, repository):
+            if normalize_host(key, port) != host or not _covers_repository(path, repository):
                 continue
             login = self._parse_login(key, path, entry)
             if login is not None:
@@ -150,10 +151,10 @@ class DockerConfig:
     def _parse_login(self, key: str, path: str, entry: object) -> Login | None:
         """Parse one entry of `auths`. Return None if it has no credentials. Raises AuthError if it is malformed."""
         if not isinstance(entry, dict):
-            raise self._invalid_error(f"the entry {printable(key, 80)!r} is not an object")
+            raise self._invalid_error(f"the entry {printable(key, 80)!r} of auths is not an object")
         texts = {name: entry.get(name) or "" for name in _FIELDS}
         if not all(isinstance(text, str) for text in texts.values()):
-            raise self._invalid_error(f"the entry {printable(key, 80)!r} has a field that is not a string")
+            raise self._invalid_error(f"the entry {printable(key, 80)!r} of auths has a field that is not a string")
         username, password = texts["username"], texts["password"]
         if texts["auth"]:
             username, password = self._decode_auth(key, texts["auth"])
@@ -199,6 +200,6 @@ def _key_path(key: str) -> str:
     return "" if path in _API_PATHS else path
 
 
-def _contains(path: str, repository: str) -> bool:
+def _covers_repository(path: str, repository: str) -> bool:
     """Return whether `repository` is `path` or a repository below it. An empty path contains every repository."""
     return not path or repository == path or repository.startswith(f"{path}/")

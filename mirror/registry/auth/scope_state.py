@@ -11,7 +11,7 @@ from mirror.util.single_flight import Gate
 
 
 class ScopeState:
-    """The state of the authorization for one set of scopes: the scheme, the grant and the refusals.
+    """The state of authorization for one set of scopes: the authentication scheme, the grant and the refusals.
 
     Attributes that belong together are written under the authorizer's lock. Single attributes are read without it."""
 

@@ -52,9 +52,9 @@ NO_GRANT = Grant()
 class GrantRequest(Struct, frozen=True):
     """The parameters of a request for a new grant.
 
-    `subject` is the subject of error messages, and `scopes` are sent to the token service. If a grant was refused,
-    `suspect_credential` is a tuple with its credential, which is looked up again. The item is None if the grant had no
-    credential."""
+    Error messages start with `subject`. `scopes` are sent to the token service. If the previous grant was refused,
+    `suspect_credential` is a tuple that contains the credential of that grant, or None if the grant had no credential.
+    That credential is looked up again, in case it has changed."""
 
     subject: str
     repository: str
@@ -102,7 +102,7 @@ class TokenIssuer:
             return AuthError(
                 f"{subject}: no credentials for {self._host}: "
                 f"neither in the configuration nor in {self._credentials.searched_files}",
-                hint=f"set {registry_key(self._host, 'username')} and password, or log in with docker; "
+                hint=f"set {registry_key(self._host, 'username')} and password, or run `docker login`; "
                 "some registries require credentials for a repository that does not exist",
                 status=status,
                 code=code,

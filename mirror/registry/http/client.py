@@ -39,7 +39,7 @@ class StreamedBody(Struct, frozen=True):
 
 
 class Request(RedactedStruct, frozen=True):
-    """An HTTP request. `kind` is the noun under which the request is counted, such as `manifest`."""
+    """An HTTP request. Statistics count requests by method and by `kind`, such as `manifest` or `blob`."""
 
     HIDDEN = ("headers", "body")
 
@@ -58,7 +58,7 @@ class Request(RedactedStruct, frozen=True):
 
 
 class Response(Struct, frozen=True):
-    """A complete HTTP response. `destination` is the URL that returned it, after any redirects."""
+    """A complete HTTP response. `destination` is the URL from which it was received, after any redirects."""
 
     status: int
     headers: Headers
@@ -155,7 +155,7 @@ A = TypeVar("A", Response, ResponseStream)
 
 
 class HttpClient:
-    """The HTTP client for one registry and for the hosts to which it refers. Thread-safe."""
+    """The HTTP client for one registry and for other hosts to which that registry refers. Thread-safe."""
 
     def __init__(
         self,
@@ -196,9 +196,9 @@ class HttpClient:
         return self.run_within_limits(request, work, lambda: self._send_with_retry(request, work, streamed))
 
     def run_within_limits(self, request: Request, work: Work, run: Callable[[], A]) -> A:
-        """Wait until the limits of the host allow the request, call `run`, and record and log the outcome.
+        """Wait until the limits of the host allow `request`, send it by calling `run`, and record and log the outcome.
 
-        Returns the result of `run`. Raises the errors of `run`, and Cancelled. While requests to the host are
+        Returns the response from `run`. Raises the errors of `run`, and Cancelled. While requests to the host are
         suspended, the error that caused the suspension is raised at once."""
         destination = request.destination
         limits = self.limits_of(destination)
@@ -237,7 +237,7 @@ class HttpClient:
         self._pool.close()
 
     def _send_with_retry(self, request: Request, work: Work, streamed: bool) -> ResponseStream:
-        """Send a request. If the peer has closed the idle connection, send a GET or HEAD again on a new one."""
+        """Send a request. If it fails because the peer had closed an idle connection, send a GET or HEAD once more."""
         connection = self._pool.acquire(request.destination, work.stop)
         try:
             return self._send_on_connection(connection, request, work, streamed)
@@ -264,7 +264,7 @@ class HttpClient:
             head = read_head(connection, parser)
             work.stop.raise_if_requested()
             if not request_complete and head.status < 300:
-                text = f"{request}: status {head.status} was received before the whole body was sent"
+                text = f"{request}: status {head.status} was received before the whole request body was sent"
                 raise RemoteError(text, retryable=True)
             if streamed:
                 connection.set_timeouts(Timeouts(self._idle_timeout))

@@ -79,7 +79,8 @@ class Connection:
         self._poll.register(sock, select.POLLIN)
 
     def start_exchange(self, stop: Stop, timeouts: Timeouts, subject: object) -> None:
-        """Prepare for an exchange: set the stop, the time limits and the subject of error messages."""
+        """Prepare to send a request and receive its response. `stop` can cancel this exchange, `timeouts` limit its
+        duration, and its error messages start with `subject`."""
         self._stop, self._timeouts, self.subject, self.received_any = stop, timeouts, subject, False
 
     def set_timeouts(self, timeouts: Timeouts) -> None:
@@ -87,7 +88,7 @@ class Connection:
         self._timeouts = timeouts
 
     def end_exchange(self) -> None:
-        """End an exchange, so that the connection can be reused for another one."""
+        """Record that the exchange is complete, so that the connection can be reused for another request."""
         self._stop, self._timeouts = _NO_STOP, _NO_TIMEOUTS
         self.reused = True
 
@@ -111,7 +112,7 @@ class Connection:
         """Do nothing. A TLS connection overrides this method to send a close_notify alert."""
 
     def is_stale(self) -> bool:
-        """Return whether an idle connection is unusable, because the peer closed it or sent unsolicited bytes."""
+        """Return whether an idle connection must not be reused: the peer has closed it or sent unsolicited bytes."""
         return self.is_readable()
 
     def is_readable(self) -> bool:
@@ -150,7 +151,7 @@ class Connection:
         return self._buffer[: self.receive_into(self._buffer)]
 
     def send(self, data: bytes) -> None:
-        """Send a small message completely, within the time limits."""
+        """Send all of `data`, such as request headers, within the time limits."""
         sent = 0
         try:
             while sent < len(data):
@@ -176,7 +177,7 @@ class Connection:
                 events = self._blocking_events(error)
                 if not events:
                     self._raise_error(error)
-            if self._wait(events) & ~select.POLLOUT and events & select.POLLOUT:
+            if self._wait_for_events(events) & ~select.POLLOUT and events & select.POLLOUT:
                 return 0
         if self._stop.is_requested:
             self._stop.raise_if_requested()
@@ -196,7 +197,7 @@ class Connection:
         self.received_any = self.received_any or count > 0
         return self._buffer[:count]
 
-    def _wait(self, events: int) -> int:
+    def _wait_for_events(self, events: int) -> int:
         """Wait for one of the poll `events` or a socket error.
 
         Return the events that occurred, or 0 if none occurred but time remains for another wait."""
@@ -252,5 +253,6 @@ class Connection:
     def _too_slow_error(self) -> NetworkError:
         """Return the error for a transfer below MIN_RATE, or for a response that was not complete at the deadline."""
         if self._timeouts.deadline is None:
-            return NetworkError(f"{self.subject}: less than 1 KiB/s over {self._timeouts.idle:g} s", code="too_slow")
-        return NetworkError(f"{self.subject}: the response was not complete in time", code="too_slow")
+            text = f"{self.subject}: transferred less than 1 KiB/s over {self._timeouts.idle:g} s"
+            return NetworkError(text, code="too_slow")
+        return NetworkError(f"{self.subject}: the response was not complete at the deadline", code="too_slow")

@@ -118,7 +118,7 @@ class _ConnectionAttempt:
 
     @property
     def _proxy_name(self) -> str:
-        """The text that names the proxy in errors."""
+        """The name of the proxy in error messages."""
         return f"the proxy for {self.name}"
 
     def _connect_through_tls(self, proxy: Proxy, context: ssl.SSLContext | None) -> Connection:
@@ -150,7 +150,7 @@ class _ConnectionAttempt:
     def _connect_tcp(self, host: str, port: int) -> socket.socket:
         """Return a socket that is connected to one of the host's addresses. Raises Unreachable, Refused, Cancelled."""
         addresses = self._addresses(host, port)
-        dialer = Dialer(self.sockets, self._check, deadline=self._deadline, stop=self._stop)
+        dialer = Dialer(self.sockets, self._check_address, deadline=self._deadline, stop=self._stop)
         try:
             sock, peer = dialer.connect(addresses)
         except OSError as error:
@@ -183,7 +183,7 @@ class _ConnectionAttempt:
             raise
         return sock
 
-    def _check(self, address: str) -> None:
+    def _check_address(self, address: str) -> None:
         """Raise Refused if the URL policy forbids the IP address `address` for the destination."""
         self._connector.check(self.destination, address)
 

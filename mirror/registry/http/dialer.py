@@ -25,7 +25,7 @@ RESOURCE_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 def interleave(addresses: Sequence[AddressInfo]) -> list[AddressInfo]:
-    """Return the addresses in an order that alternates IPv6 and IPv4, with the first one first. Source: RFC 8305, 4."""
+    """Return the addresses, reordered so that IPv6 and IPv4 alternate. The first stays first. Source: RFC 8305, 4."""
     families: dict[int, list[AddressInfo]] = {}
     for address in addresses:
         families.setdefault(address[0], []).append(address)
@@ -66,9 +66,9 @@ class AbortableSockets:
 
 
 class Dialer:
-    """An attempt to connect to a host. It tries the addresses of the host until one accepts a connection.
+    """An object that connects to a host once. It tries the addresses of the host until one accepts a connection.
 
-    Each instance can be used only once. `check` is called with each address before a connection attempt, and with the
+    `check` is called with each address before a connection attempt, and with the
     address of the connected peer. It raises Refused if the address is not allowed."""
 
     def __init__(self, sockets: AbortableSockets, check: Callable[[str], None], *, deadline: float, stop: Stop) -> None:
@@ -97,10 +97,10 @@ class Dialer:
                 if now >= self._deadline:
                     raise self._refusal or TimeoutError
                 if waiting and not self._refusal and now >= self._next_start:
-                    self._start(waiting.pop(0))
+                    self._start_attempt(waiting.pop(0))
                 elif not self._pending:
                     raise self._refusal or self._error or OSError(0, "it has no address")
-                elif (connected := self._wait(self._wait_end(waiting) - now)) is not None:
+                elif (connected := self._wait_for_attempt(self._wait_end(waiting) - now)) is not None:
                     return connected
         finally:
             for sock in self._pending.values():
@@ -111,7 +111,7 @@ class Dialer:
         """Return the time on the monotonic clock at which the next wait for pending attempts must end."""
         return self._deadline if self._refusal or not waiting else min(self._deadline, self._next_start)
 
-    def _start(self, info: AddressInfo) -> None:
+    def _start_attempt(self, info: AddressInfo) -> None:
         """Start a non-blocking connection attempt to one address."""
         family, kind, protocol, _, address = info
         try:
@@ -141,7 +141,7 @@ class Dialer:
         self._poll.register(sock, select.POLLOUT)
         self._stop.raise_if_requested()  # a stop after `add` shuts the socket down
 
-    def _wait(self, seconds: float) -> tuple[socket.socket, str] | None:
+    def _wait_for_attempt(self, seconds: float) -> tuple[socket.socket, str] | None:
         """Wait at most `seconds` for a pending attempt to succeed. Return the socket and the peer's address, or None.
 
         Raises Refused, Cancelled, and an OSError for a lack of resources."""

@@ -86,7 +86,7 @@ class ResponseBody:
 
 
 def read_small(body: ResponseBody, head: ResponseHead, limit: int, subject: object) -> bytes:
-    """Read and return the whole body, decompressed if its content coding is gzip.
+    """Read and return the whole body of a small response, decompressed if its content coding is gzip.
 
     Raises TooBig if the body has more than `limit` bytes before or after decompression. Raises RemoteError,
     NetworkError, Cancelled."""

@@ -25,7 +25,7 @@ class Secret(RedactedStruct, frozen=True):
     plain: str | None = None
 
     def problem(self) -> str | None:
-        """Return why the secret cannot be used, or None if no problem is found. Does not read the file."""
+        """Return the reason why the secret cannot be used, or None if no problem is found. Does not read the file."""
         if self.env is not None and not os.environ.get(self.env):
             return f"the environment variable {self.env} is not set or empty"
         if self.file is not None:
@@ -44,7 +44,7 @@ class Secret(RedactedStruct, frozen=True):
             return self.plain
         problem = self.problem()
         if problem:
-            raise AuthError(problem, hint="it must contain the password that the configuration refers to")
+            raise AuthError(problem, hint="the configuration uses this variable or file as the password for a registry")
         if self.env is not None:
             return os.environ[self.env]
         assert self.file is not None  # noqa: S101 - one of the three is set; config/registries.py ensures it

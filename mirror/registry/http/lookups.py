@@ -58,10 +58,10 @@ class HostLookups:
                 return lookup
             lookup = self._running[host, port] = Future()
         # A daemon thread, because a lookup that hangs must not prevent the process from exiting.
-        threading.Thread(target=self._run, args=(host, port, lookup), name="lookup", daemon=True).start()
+        threading.Thread(target=self._run_lookup, args=(host, port, lookup), name="lookup", daemon=True).start()
         return lookup
 
-    def _run(self, host: str, port: int, lookup: Future[Sequence[AddressInfo]]) -> None:
+    def _run_lookup(self, host: str, port: int, lookup: Future[Sequence[AddressInfo]]) -> None:
         """Resolve a host, and set the addresses or the error as the outcome of `lookup`."""
         try:
             addresses = self._resolve(host, port)

@@ -1,8 +1,8 @@
-"""A client for single requests to other services, mainly token services, on top of the library `requests`.
+"""A client for single requests to services other than the registry itself, such as token services.
 
-`requests` writes the requests, reads the responses and pools the connections. `Connector` opens the connections, checks
-addresses and applies the TLS settings. Every wait ends on a stop request or at a deadline. Importing `requests` takes
-0.1 s, so this module is imported only when it is needed.
+The library `requests` writes the requests, reads the responses and pools the connections. `Connector` opens the
+connections, checks addresses and applies the TLS settings. Every wait ends on a stop request or at a deadline.
+Importing `requests` takes 0.1 s, so this module is imported only when it is needed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MAX_REDIRECTS = 5
 
 
 class OneOffClient:
-    """A client for single requests that a registry's session sends, mainly to token services. Thread-safe.
+    """A client for the single requests that a registry's session sends to token services. Thread-safe.
 
     It must be closed after use."""
 
@@ -103,7 +103,7 @@ class OneOffClient:
         form: Mapping[str, str] | None,
         basic: tuple[str, str] | None,
     ) -> requests.PreparedRequest:
-        """Convert a request for `requests`, and add the credentials for a forward proxy if there is one."""
+        """Convert `request` for the library `requests`. Add the credentials for a forward proxy, if there is one."""
         origin = request.destination.origin
         proxy = self._connector.proxies.forward_proxy_for(origin)
         headers = {"Host": origin.netloc, **dict(request.headers)}
@@ -159,7 +159,7 @@ def _read_response(response: requests.Response, request: Request) -> Response:
     status, raw = response.status_code, response.raw
     headers = Headers(raw.headers.iteritems())
     if not raw.chunked and raw.length_remaining is None and "close" not in headers.tokens("connection"):
-        raise RemoteError(f"{request}: the response has no length")
+        raise RemoteError(f"{request}: the response has no Content-Length and is not chunked")
     body = bytearray()
     for piece in response.iter_content(_MAX_BODY + 1):
         body += piece

@@ -135,19 +135,20 @@ class ResponseParser:
                 self._has_surplus = True
         elif self.head is None:
             if self._framing_bytes > MAX_HEAD:
-                raise self._bad_response(f"the response head has more than {MAX_HEAD} bytes")
+                raise self._bad_response(f"the response headers are larger than {MAX_HEAD} bytes")
         elif self.framing is BodyFraming.CHUNKED and self._framing_bytes > _MAX_CHUNK_FRAMING:
-            raise self._bad_response("malformed chunks", retryable=True)
+            raise self._bad_response("the response body has malformed chunks", retryable=True)
 
     def feed_end(self) -> None:
         """Process the end of the connection. Raises NetworkError (truncated) if the response is not complete."""
         if self.complete:
             return
         if self.head is None:
-            raise self._truncated("inside the head" if self._framing_bytes or self._names else "before the response")
+            started = self._framing_bytes or self._names
+            raise self._truncated_error("inside the response headers" if started else "before a response was received")
         if self.framing is not BodyFraming.CLOSE:
-            raise self._truncated(
-                f"{self._remaining} bytes before the end of the body" if self._remaining else "inside a chunk"
+            raise self._truncated_error(
+                f"{self._remaining} bytes before the end of the body" if self._remaining else "inside a chunked body"
             )
         self.complete = True
         self._parser = None
@@ -160,7 +161,9 @@ class ResponseParser:
                 self._parser = None
 
     def copy_body(self, view: memoryview) -> int:
-        """Move received body bytes to `view`. Return the number of bytes moved, or 0 if there are none."""
+        """Copy received body bytes to `view` and drop them from the buffer of the parser.
+
+        Returns the number of bytes copied, or 0 if the buffer is empty."""
         if not self._body_parts:
             return 0
         part = self._body_parts[0]
@@ -248,7 +251,7 @@ class ResponseParser:
         elif (lower_names := _parse_names(names)) is None or values.count(b"\n") != count - 1:
             self._set_error("the response has a malformed header line")
         elif b"\0" in values:
-            self._set_error("the response head contains a NUL")
+            self._set_error("a response header contains a NUL")
         else:
             texts = [text.strip(WHITE_SPACE) for text in values.decode("latin-1").split("\n")]
             return Headers.from_lists(lower_names, texts)
@@ -278,7 +281,7 @@ class ResponseParser:
             self.framing = BodyFraming.CLOSE
             self._keep_alive = False
             if self._small and head.minor >= 1 and "close" not in options:
-                self._set_error("the response has no length")
+                self._set_error("the response has no Content-Length and is not chunked")
 
     def _count_body_bytes(self, received: int) -> None:
         """Subtract received bytes from the remaining bytes of a body with a Content-Length."""
@@ -310,15 +313,15 @@ class ResponseParser:
         """Return the RemoteError for an error from llhttp."""
         why = printable(str(error).lower(), 80)
         if self.head is not None:
-            return self._bad_response(f"malformed chunks: {why}", retryable=True)
+            return self._bad_response(f"the response body has malformed chunks: {why}", retryable=True)
         started = bool(self._reason or self._names)
-        return self._bad_response(f"the response has a malformed head: {why}", retryable=not started)
+        return self._bad_response(f"the response has a malformed status line or header: {why}", retryable=not started)
 
     def _bad_response(self, why: str, *, retryable: bool = False) -> RemoteError:
         """Return a RemoteError (bad_response) that names the request and the reason `why`."""
         return RemoteError(f"{self._subject}: {why}", retryable=retryable)
 
-    def _truncated(self, where: str) -> NetworkError:
+    def _truncated_error(self, where: str) -> NetworkError:
         """Return a NetworkError (truncated). `where` says where in the response the connection ended."""
         return NetworkError(f"{self._subject}: the connection ended {where}", code="truncated")
 

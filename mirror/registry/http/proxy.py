@@ -17,10 +17,10 @@ _PORTS = {"http": 3128, "https": 443, "socks5h": 1080}
 
 
 class Proxy:
-    """The proxy for a registry, parsed from its URL. `key` is the registry's name in the configuration.
+    """The proxy through which a registry is contacted. `key` is the registry's name in the configuration.
 
     `authorization` is the value of the Proxy-Authorization header, which is sent only to the proxy. It is empty if the
-    URL contains no user name."""
+    URL of the proxy contains no user name."""
 
     def __init__(self, text: str, key: str) -> None:
         """Parse `text`, a URL of the form `SCHEME://[user:password@]host[:port]`.
@@ -33,7 +33,8 @@ class Proxy:
             port = 0
         if parts.scheme not in _PORTS or not parts.hostname or not port:
             schemes = ", ".join(f"{scheme}://HOST:PORT" for scheme in _PORTS)
-            raise ConfigError(f"the proxy must be one of {schemes}", hint=f"see {registry_key(key, 'proxy')}")
+            text = f"the URL of the proxy must have one of these forms: {schemes}"
+            raise ConfigError(text, hint=f"see {registry_key(key, 'proxy')}")
         self.key = key
         self.host = parts.hostname
         self.port = port
@@ -78,16 +79,16 @@ class Proxy:
 
 
 class Proxies:
-    """The proxy for one registry, and the hosts that are contacted without it."""
+    """The proxy settings of one registry: its proxy, if there is one, and the hosts that are contacted directly."""
 
     def __init__(self, settings: HostSettings) -> None:
-        """Read the proxy and its exceptions from the settings. Raises ConfigError if the URL is invalid."""
+        """Read the proxy and the `no-proxy` hosts from `settings`. Raises ConfigError if the proxy URL is invalid."""
         self._proxy = Proxy(settings.proxy, settings.host) if settings.proxy else None
         self._direct = [_split_host(host) for host in settings.no_proxy]
 
     def proxy_for(self, origin: Origin) -> Proxy | None:
         """Return the proxy through which `origin` is contacted, or None if it is contacted directly."""
-        return None if any(_applies_to(host, port, origin) for host, port in self._direct) else self._proxy
+        return None if any(_no_proxy_applies(host, port, origin) for host, port in self._direct) else self._proxy
 
     def forward_proxy_for(self, origin: Origin) -> Proxy | None:
         """Return the proxy that forwards plain http requests to `origin`, or None if there is none.
@@ -98,12 +99,12 @@ class Proxies:
 
 
 def _split_host(text: str) -> tuple[str, int | None]:
-    """Split `host[:port]` into the lowercase host and the port. The port is None if the text has none."""
+    """Split `host[:port]` into the lowercase host and the port. Return None as the port if it is missing."""
     parts = urlsplit(f"//{text}")
     return (parts.hostname or "").lower(), parts.port
 
 
-def _applies_to(host: str, port: int | None, origin: Origin) -> bool:
+def _no_proxy_applies(host: str, port: int | None, origin: Origin) -> bool:
     """Return whether a `no-proxy` entry for `host` applies to `origin`. It applies to the host and its subdomains."""
     if port is not None and port != origin.port:
         return False

@@ -1,4 +1,7 @@
-"""A transport adapter for the library `requests`, whose import takes 0.1 s. It uses connections from `Connector`."""
+"""A transport adapter for the library `requests` that sends over connections from `Connector`.
+
+Importing `requests` takes 0.1 s, so this module is imported only when it is needed.
+"""
 
 from __future__ import annotations
 
@@ -101,7 +104,7 @@ def _current_call() -> OneOffCall:
     """Return the current call of this thread. Raises RuntimeError if there is none."""
     call = _thread_local.call
     if call is None:
-        raise RuntimeError("a connection was used outside a call")
+        raise RuntimeError("a connection for `requests` was used outside an `activate` block")
     return call
 
 
@@ -209,7 +212,7 @@ class _ResponseBytes(io.RawIOBase):
         self._head: bytearray | None = bytearray()  # received bytes of the head; None once it is complete
 
     def readable(self) -> bool:
-        """Return True."""
+        """Return True, because the stream can be read."""
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
@@ -227,10 +230,10 @@ class _ResponseBytes(io.RawIOBase):
                 self._head = None
             elif not count:
                 raise NetworkError(
-                    f"{self._connection.subject}: the connection ended inside the head", code="truncated"
+                    f"{self._connection.subject}: the connection ended inside the response headers", code="truncated"
                 )
             elif len(self._head) > MAX_HEAD:
-                raise RemoteError(f"{self._connection.subject}: the response head has more than {MAX_HEAD} bytes")
+                raise RemoteError(f"{self._connection.subject}: the response headers are larger than {MAX_HEAD} bytes")
         return count
 
     def close(self) -> None:

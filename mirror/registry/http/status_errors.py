@@ -25,7 +25,7 @@ _ERRORS: dict[int, tuple[type[MirrorError], str, str]] = {
     401: (AuthError, "auth_failed", ""),
     403: (AuthError, "auth_denied", ""),
     404: (NotFound, "not_found", ""),
-    407: (AuthError, "auth_failed", "the proxy requires a login: set it in the URL of the proxy"),
+    407: (AuthError, "auth_failed", "set the user name and password in the URL of the proxy"),
 }
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _TAG = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.IGNORECASE | re.DOTALL)
@@ -59,14 +59,14 @@ def error_document(body: bytes, *, objects: bool = False) -> tuple[str, str]:
     first = errors[0] if isinstance(errors, list) and errors else None
     if not isinstance(first, dict):
         return "", ""
-    code, texts = first.get("code"), (first.get("message"), _detail(first.get("detail"), objects=objects))
+    code, texts = first.get("code"), (first.get("message"), _detail_text(first.get("detail"), objects=objects))
     return (
         code if isinstance(code, str) and _CODE.fullmatch(code) else "",
         ": ".join(dict.fromkeys(text for text in texts if isinstance(text, str) and text)),
     )
 
 
-def _detail(detail: strictjson.Value, *, objects: bool) -> str:
+def _detail_text(detail: strictjson.Value, *, objects: bool) -> str:
     """Return the `detail` of an error as text for the message, or an empty string if it is not used."""
     if isinstance(detail, str):
         return detail
@@ -98,14 +98,14 @@ def error_for(
     if wait is not None:
         error.retry_after = wait
         if wait > longest_wait:
-            text = f"{text}; the server requests a wait of {wait:.0f} s"
+            text = f"{text}; the server asks clients to wait {wait:.0f} s"
             error = RateLimited(text, retryable=False, retry_after=wait)
     error.status, error.registry_code, error.host = status, code, host
     return error
 
 
 def _classify_status(text: str, status: int, body: bytes, writes: bool) -> MirrorError:
-    """Return the error for a status, regardless of rate limits. `text` is the message."""
+    """Return the error for a response status other than 429. `text` is the message. See `error_for`."""
     if writes and (status == 507 or (status >= 400 and _NO_SPACE.search(body[:4096].decode("latin-1")))):
         hint = "free space on the registry, or have its quota raised"
         return RemoteError(text, code="target_full", retryable=True, hint=hint)
@@ -164,7 +164,7 @@ def _status_text(status: int) -> str:
 
 
 def _body_text(status: int, code: str, message: str, body: bytes) -> str:
-    """Return a colon and the text of an error body, or an empty string if the body only repeats the status."""
+    """Return the text of an error body after a colon, or an empty string if the body only repeats the status."""
     if code or message:
         return ": " + ": ".join(filter(None, (code, message)))
     text = " ".join(_TAG.sub(" ", body[:4096].decode("utf-8", "replace")).split())
@@ -181,7 +181,7 @@ def is_token_expired(status: int, body: bytes) -> bool:
 
 
 def redact_body(body: bytes, headers: Sequence[tuple[str, str]], target: str = "") -> bytes:
-    """Remove the secrets of a request from the body of the error response, in which some servers repeat them.
+    """Return the body of an error response without the secrets of the request, which some servers repeat in it.
 
     `headers` are the request headers, of which Authorization and Cookie contain secrets. `target` is the path and query
     of the request; the query may contain a signature."""

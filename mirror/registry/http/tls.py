@@ -19,7 +19,8 @@ from mirror.util.tls_socket import TlsSocket
 # Files with the system's certificate authorities. They are used if OpenSSL's default paths contain none, because this
 # OpenSSL was built for a different system.
 _CA_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
-_VALIDITY_ERRORS = {9: "not valid yet", 10: "expired"}  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
+# X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED
+_VALIDITY_ERRORS = {9: "is not valid yet", 10: "has expired"}
 
 
 class TlsClient:
@@ -265,7 +266,7 @@ def _connection_error(subject: object, error: ssl.SSLError) -> MirrorError:
         return Refused(
             f"{subject}: the server rejected the client certificate: {reason}",
             code="tls_error",
-            hint="set `tls.cert` and `tls.key` of that registry",
+            hint="set `tls.cert` and `tls.key` for this registry to a certificate that the server accepts",
         )
     return NetworkError(f"{subject}: the TLS connection failed: {reason or error}")
 
@@ -276,12 +277,13 @@ def _handshake_error(error: OSError, host: str, key: str) -> MirrorError:
         why = _VALIDITY_ERRORS.get(error.verify_code)
         if why:
             return Refused(
-                f"{host}: its certificate is {why}",
+                f"{host}: the server's certificate {why}",
                 code="tls_error",
                 hint="check the clock of this machine; if it is correct, renew the certificate of the host",
             )
         hint = f"if the certificate was issued by your own authority, set {registry_key(key, 'tls', 'ca')}"
-        return Refused(f"{host}: its certificate is not trusted: {error.verify_message}", code="tls_error", hint=hint)
+        text = f"{host}: the server's certificate is not trusted: {error.verify_message}"
+        return Refused(text, code="tls_error", hint=hint)
     if isinstance(error, TimeoutError):
         return NetworkError(f"{host}: the TLS handshake timed out", code="timeout", host=host)
     if isinstance(error, ssl.SSLError) and not isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):

@@ -37,7 +37,7 @@ _DOCKER_HUB = Origin("https", "registry-1.docker.io", 443)
 
 
 class Destination(Struct, frozen=True):
-    """A URL that has passed the checks, so that a request may be sent to it.
+    """A URL that has passed the checks of the URL policy, so that a request may be sent to it.
 
     `target` is the path and query exactly as sent. `credentials` says whether the registry's credentials may be sent.
     If `named_by_server` is true, the host's address is checked when a connection is opened or reused. `named_by` is the
@@ -77,12 +77,12 @@ class UrlPolicy:
         self._host = settings.host
         self._token_realms = frozenset(host.lower() for host in settings.token_realms)
         self._allow_hosts = frozenset(host.lower() for host in settings.allow_hosts)
-        self.api = self._api(settings)
+        self.api = self._api_origin(settings)
         self.endpoints: set[Origin] = set()  # accepted by `check_endpoint`; they may receive the registry's tokens
         self._kinds: dict[Origin, AddressKind] = {}  # the kind of the last accepted address of each origin
 
     @staticmethod
-    def _api(settings: HostSettings) -> Origin:
+    def _api_origin(settings: HostSettings) -> Origin:
         """Return the origin of the registry's API."""
         if settings.host == DOCKER_HUB:
             return _DOCKER_HUB
@@ -122,9 +122,10 @@ class UrlPolicy:
         The link must lead to the same list on the same origin. Raises Refused (unsafe_link)."""
         origin, target = _join_location(location, base, "unsafe_link", "link to the next page")
         if origin != base.origin:
-            raise _policy_error("unsafe_link", "link to the next page", base, f"leads to another origin, {origin}")
+            why = f"it points to a different origin, {origin}"
+            raise _policy_error("unsafe_link", "link to the next page", base, why)
         if not unquote(target.partition("?")[0]).endswith(unquote(base.path)):
-            raise _policy_error("unsafe_link", "link to the next page", base, "leads to another list")
+            raise _policy_error("unsafe_link", "link to the next page", base, "it points to a different list")
         return replace(base, target=target)
 
     def check_realm(self, location: str) -> Destination:
@@ -145,14 +146,14 @@ class UrlPolicy:
             return realm
         if origin.scheme == "https" and origin.port in (443, self.api.port) and _is_same_domain(origin, self.api):
             realm = replace(realm, named_by_server=True)
-            self._check_literal(realm)
+            self._check_literal_address(realm)
             return realm
         raise _policy_error(
             "unsafe_realm",
             "token service",
             base,
             f"{origin} is not in the registry's domain",
-            hint="if it may receive this registry's credentials, "
+            hint="if this token service may receive this registry's credentials, "
             f'add "{origin.netloc}" to {registry_key(self._host, "token-realms")}',
         )
 
@@ -168,7 +169,8 @@ class UrlPolicy:
             raise _policy_error("unsafe_location", "endpoint", base, str(error)) from None
         if origin != self.api:
             if not (_is_listed(origin, self._token_realms) or _is_listed(origin, self._allow_hosts)):
-                hint = f'if it has the images, add "{origin.netloc}" to {registry_key(self._host, "allow-hosts")}'
+                key = registry_key(self._host, "allow-hosts")
+                hint = f'if this host stores the images of the index, add "{origin.netloc}" to {key}'
                 why = f"{origin} is not the host of the index"
                 raise _policy_error("unsafe_location", "endpoint", base, why, hint=hint)
             self.endpoints.add(origin)
@@ -181,7 +183,7 @@ class UrlPolicy:
         origin, target = _join_location(location, base, "unsafe_realm", "redirect of the token service")
         if origin != base.origin:
             raise _policy_error(
-                "unsafe_realm", "redirect of the token service", base, f"leads to another origin, {origin}"
+                "unsafe_realm", "redirect of the token service", base, f"it points to a different origin, {origin}"
             )
         return replace(base, target=target)
 
@@ -194,7 +196,7 @@ class UrlPolicy:
         except ValueError:
             kind = AddressKind.UNUSABLE
         if destination.named_by_server:
-            self._check_kind(destination, kind)
+            self._check_address_kind(destination, kind)
         self._kinds[destination.origin] = kind
 
     def _check_location(self, location: str, base: Destination, *, code: str, what: str) -> Destination:
@@ -211,21 +213,21 @@ class UrlPolicy:
         if origin == self.api:
             return Destination(origin, target, credentials=True)
         if origin.scheme == "http" and base.origin.scheme == "https":
-            raise _policy_error(code, what, base, f"leads from https to {origin}")
+            raise _policy_error(code, what, base, f"it points from https to {origin}")
         if origin == base.origin:
             return replace(base, target=target, refusal_code=code)
         destination = Destination(origin, target, named_by_server=True, named_by=base.origin, refusal_code=code)
-        self._check_literal(destination)
+        self._check_literal_address(destination)
         return destination
 
-    def _check_literal(self, destination: Destination) -> None:
+    def _check_literal_address(self, destination: Destination) -> None:
         """If the host of `destination` is an IP address, check it. Raises Refused.
 
         Behind a proxy, this is the only check of the destination's address."""
         if ip_addresses.is_ip_address(destination.origin.host):
-            self._check_kind(destination, ip_addresses.address_kind(destination.origin.host))
+            self._check_address_kind(destination, ip_addresses.address_kind(destination.origin.host))
 
-    def _check_kind(self, destination: Destination, kind: AddressKind) -> None:
+    def _check_address_kind(self, destination: Destination, kind: AddressKind) -> None:
         """Raise Refused if `destination` has an address of a kind that URLs from a server must not lead to."""
         origin = destination.origin
         if kind is AddressKind.PUBLIC or origin.host in self._allow_hosts or _is_listed(origin, self._allow_hosts):
@@ -233,9 +235,10 @@ class UrlPolicy:
         namer = destination.named_by
         if kind is not AddressKind.UNUSABLE and namer is not None and self._known_kind(namer) is kind:
             return
+        key = registry_key(self._host, "allow-hosts")
         raise Refused(
-            f"{namer or self.api} leads to {origin}, whose address is {kind.value}",
-            hint=f'if this is correct, add "{origin.netloc}" to {registry_key(self._host, "allow-hosts")}',
+            f"{namer or self.api} refers to {origin}, whose address is {kind.value}",
+            hint=f'if requests may be sent to this host, add "{origin.netloc}" to {key}',
             code=destination.refusal_code,
         )
 

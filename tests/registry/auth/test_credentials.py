@@ -63,10 +63,10 @@ def test_without_a_file_there_are_no_credentials(docker: Callable[..., Credentia
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (b"", "not JSON"),
-        (b"{", "not JSON"),
-        (b"\xff\xfe{}", "not JSON"),
-        (b"[" * 100_000, "not JSON"),
+        (b"", "not valid JSON"),
+        (b"{", "not valid JSON"),
+        (b"\xff\xfe{}", "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
         (b"[]", "not a JSON object"),
         (b"{}" + b" " * MAX_BYTES, "larger than"),
         (b'{"auths": []}', "auths is not an object"),
