@@ -302,7 +302,7 @@ REGISTRIES = (
         "password-unset",
         _registry("username: joe, password: {env: MIRROR_NOPE}"),
         "3:44",
-        ("MIRROR_NOPE is not set",),
+        ("MIRROR_NOPE is unset",),
         secrets=True,
     ),
     Case(

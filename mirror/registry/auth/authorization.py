@@ -152,7 +152,7 @@ class HostAuthorizer:
                 state.gate = Gate(self._clock)
 
     def known_secrets(self) -> frozenset[str]:
-        """Return all secrets that have been used so far, in the form in which they were sent.
+        """Return all secrets that have been used so far, both plain and as sent in the `Authorization` header.
 
         Of the expired tokens, only the most recent ones are included."""
         with self._lock:

@@ -130,7 +130,7 @@ class CredentialSource:
             return frozenset(self._secrets)
 
     def _look_up(self, host: str, repository: str, fresh: bool, stop: Stop) -> Credential | None:
-        """Find a credential without recording its secrets."""
+        """Find a credential, as `find` does, but without recording its secrets."""
         login = self._configured_login(host)
         if login is not None:
             return self._configured_credential(host, *login, fresh)

@@ -27,7 +27,7 @@ class ScopeState:
         self.scheme: AuthScheme | None = None  # from a challenge for these scopes; if None, the host's is used
         self.grant: Grant | None = None
         self.is_authorized = False  # a response other than 401 was received
-        self.refusals = 0  # 401s since the last other response
+        self.refusals = 0  # 401s since the last response with a different status
         self.refused_header: str | None = None  # the last header that led to a 401
         self.suspect_credential: tuple[Credential | None] | None = None  # the credential in `refused_header`
         self.error: MirrorError | None = None  # all later requests fail with it

@@ -118,7 +118,7 @@ class TokenClient:
             raise self._refusal_error(reply, credential)
         what = f"the token service of {self._host}"
         if len(reply.body) > MAX_BYTES:
-            raise AuthError(f"{what} sent more than {MAX_BYTES} bytes")
+            raise AuthError(f"{what} sent a response of more than {MAX_BYTES} bytes")
         try:
             response = strictjson.parse(reply.body, what=f"the response from {what}")
         except Refused as error:

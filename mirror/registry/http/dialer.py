@@ -1,4 +1,4 @@
-"""Connects to the first address of a host that accepts a connection. Source: RFC 8305 ("Happy Eyeballs")."""
+"""Connects to a host over TCP: tries its addresses until one accepts. Source: RFC 8305 ("Happy Eyeballs")."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ class AbortableSockets:
 
 
 class Dialer:
-    """An object that connects to a host once. It tries the addresses of the host until one accepts a connection.
+    """A dialer for one TCP connection to a host. It tries the addresses of the host until one accepts the connection.
 
-    `check` is called with each address before a connection attempt, and with the
+    Each instance can be used only once. `check` is called with each address before a connection attempt, and with the
     address of the connected peer. It raises Refused if the address is not allowed."""
 
     def __init__(self, sockets: AbortableSockets, check: Callable[[str], None], *, deadline: float, stop: Stop) -> None:

@@ -97,7 +97,7 @@ def read_small(body: ResponseBody, head: ResponseHead, limit: int, subject: obje
     if not data or not coding or coding == ["identity"]:
         return data
     if coding not in (["gzip"], ["x-gzip"]):
-        text = f"{subject}: unsupported content coding {printable(', '.join(coding), 80)}"
+        text = f"{subject}: the response has an unsupported content coding: {printable(', '.join(coding), 80)}"
         raise RemoteError(text, status=head.status)
     return _decompress(data, limit, subject, head.status)
 

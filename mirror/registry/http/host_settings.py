@@ -27,7 +27,7 @@ class Secret(RedactedStruct, frozen=True):
     def problem(self) -> str | None:
         """Return the reason why the secret cannot be used, or None if no problem is found. Does not read the file."""
         if self.env is not None and not os.environ.get(self.env):
-            return f"the environment variable {self.env} is not set or empty"
+            return f"the environment variable {self.env} is unset or empty"
         if self.file is not None:
             try:
                 if self.file.stat().st_size == 0:

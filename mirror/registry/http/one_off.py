@@ -1,4 +1,4 @@
-"""A client for single requests to services other than the registry itself, such as token services.
+"""A client for one-off requests to services other than the registry itself, such as token services.
 
 The library `requests` writes the requests, reads the responses and pools the connections. `Connector` opens the
 connections, checks addresses and applies the TLS settings. Every wait ends on a stop request or at a deadline.
@@ -31,7 +31,7 @@ _MAX_REDIRECTS = 5
 
 
 class OneOffClient:
-    """A client for the single requests that a registry's session sends to token services. Thread-safe.
+    """A client for the one-off requests that a registry's session sends to token services. Thread-safe.
 
     It must be closed after use."""
 
@@ -87,9 +87,8 @@ class OneOffClient:
                 return _request_as_sent(request, prepared), response
             location = response.headers.single("location")
             if request.method != "GET" or not location:
-                raise RemoteError(
-                    f"{request}: the redirect with status {response.status} cannot be followed", status=response.status
-                )
+                text = f"{request}: cannot follow the redirect with status {response.status}"
+                raise RemoteError(f"{text}: it needs a GET request and a Location header", status=response.status)
             request, params = (
                 request.with_destination(self._url_policy.check_token_redirect(location, response.destination)),
                 (),

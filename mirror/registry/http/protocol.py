@@ -200,11 +200,11 @@ class ResponseParser:
         self._framing_bytes = 0
         minor = _MINOR_VERSIONS.get(self._parser.get_http_version())
         if minor is None:
-            self._set_error("not an HTTP/1.1 response", retryable=True)
+            self._set_error("the response is not HTTP/1.1", retryable=True)
         elif not 100 <= status < 600:
             self._set_error(f"the response has the invalid status {status:03}", retryable=True)
         elif status == 101:
-            self._set_error("the response switches to another protocol (101)")
+            self._set_error("the server switches to a different protocol (status 101)")
         elif status >= 200 and self.head is None and self._pending_error is None:
             self.head = ResponseHead(minor, status, reason, headers)
             self._decide_framing(self.head)
@@ -267,7 +267,7 @@ class ResponseParser:
             self.complete = True
         elif codings:
             if codings != ["chunked"]:
-                self._set_error(f"unsupported transfer coding {printable(', '.join(codings), 80)}")
+                self._set_error(f"the response has an unsupported transfer coding: {printable(', '.join(codings), 80)}")
             self.framing = BodyFraming.CHUNKED
             # If there is also a Content-Length, or with HTTP/1.0, the framing may be wrong: RFC 9112, 6.1 and 6.3.
             self._keep_alive = self._keep_alive and length is None and head.minor >= 1

@@ -48,7 +48,7 @@ class Proxy:
 
     def login_error(self, name: str) -> AuthError:
         """Return the error for a login that the proxy rejected. `name` is the host to connect to through the proxy."""
-        hint = f"set user and password in {registry_key(self.key, 'proxy')}"
+        hint = f"set the user name and password in {registry_key(self.key, 'proxy')}"
         return AuthError(f"{name}: the proxy requires a valid login", code="auth_failed", status=407, hint=hint)
 
     def connect_socks(self, address: tuple[Any, ...], family: int, origin: Origin, seconds: float) -> socket.socket:

@@ -114,7 +114,7 @@ def _classify_status(text: str, status: int, body: bytes, writes: bool) -> Mirro
         kind, kind_code, hint = known
         return kind(text, code=kind_code, hint=hint)
     if status == 400 and _UPLOADING.search(body[:4096]):
-        hint = "a push of this image is not complete; if this persists, push it again or exclude the tag"
+        hint = "an earlier push of this image is incomplete; if the error persists, push it again or exclude the tag"
         return RemoteError(text, retryable=True, hint=hint)
     if status in REDIRECTS:
         return RemoteError(f"{text}: redirects of this request are not followed")
@@ -127,7 +127,7 @@ def _rate_limit_error(text: str, code: str, message: str, wait: float | None) ->
     Docker Hub has a pull quota, which may be used up for hours, and an abuse limit, which lasts about a minute."""
     quota = code == "TOOMANYREQUESTS" and "pull rate limit" in message.lower()
     if quota and wait is None:
-        hint = "the pull quota is used up; it is larger with credentials, and it is renewed over time"
+        hint = "the pull quota is used up: wait until it is renewed, or set credentials, for which it may be larger"
         return RateLimited(text, retryable=False, hint=hint)
     return RateLimited(text, hint="lower `parallel` or set `rate` for this host")
 

@@ -191,7 +191,7 @@ class TlsConnection(Connection):
         return super().is_readable() or self._ssl_socket.pending() > 0
 
     def send_some(self, view: memoryview) -> int:
-        """Send at most MAX_WRITE bytes of `view` with `Connection.send_some`, and return its result."""
+        """Send at most MAX_WRITE bytes of `view`. Return their number, or 0 if received bytes must be read first."""
         return super().send_some(view[:MAX_WRITE])
 
     def _blocking_events(self, error: OSError) -> int:
@@ -204,7 +204,7 @@ class TlsConnection(Connection):
         """Return the MirrorError for a socket error, or for a TLS alert from the peer."""
         error = self._read_alert() or error
         if isinstance(error, ssl.SSLEOFError):
-            return NetworkError(f"{self.subject}: the connection ended without close_notify", code="truncated")
+            return NetworkError(f"{self.subject}: the TLS connection ended without close_notify", code="truncated")
         return _connection_error(self.subject, error) if isinstance(error, ssl.SSLError) else super()._translate(error)
 
     def _read_alert(self) -> ssl.SSLError | None:
@@ -281,7 +281,7 @@ def _handshake_error(error: OSError, host: str, key: str) -> MirrorError:
                 code="tls_error",
                 hint="check the clock of this machine; if it is correct, renew the certificate of the host",
             )
-        hint = f"if the certificate was issued by your own authority, set {registry_key(key, 'tls', 'ca')}"
+        hint = f"if the certificate was issued by a private authority, set {registry_key(key, 'tls', 'ca')}"
         text = f"{host}: the server's certificate is not trusted: {error.verify_message}"
         return Refused(text, code="tls_error", hint=hint)
     if isinstance(error, TimeoutError):

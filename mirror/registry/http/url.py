@@ -40,7 +40,7 @@ class Origin(Struct, frozen=True):
         """Parse `https://host[:port]` or `http://host[:port]`. Raises BadUrl."""
         origin, target = split(text)
         if target not in ("", "/"):
-            raise BadUrl("an origin has no path")
+            raise BadUrl("it must not have a path")
         return origin
 
     @property

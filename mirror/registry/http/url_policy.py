@@ -52,7 +52,7 @@ class Destination(Struct, frozen=True):
 
     @property
     def path(self) -> str:
-        """The path without the query, which may contain a signature."""
+        """The path. The query is left out, because it may contain a signature."""
         return self.target.partition("?")[0]
 
     def __str__(self) -> str:
@@ -93,7 +93,7 @@ class UrlPolicy:
 
         Raises Refused (unsafe_path) if the path contains forbidden characters."""
         if not target.startswith("/") or not target.isascii() or not target.isprintable() or " " in target:
-            raise Refused(f"not a valid path: {printable(target, 80)}", code="unsafe_path")
+            raise Refused(f"the path of a request is not valid: {printable(target, 80)}", code="unsafe_path")
         return Destination(self.api, target, credentials=True)
 
     def check_redirect(self, location: str, base: Destination) -> Destination:
@@ -141,7 +141,7 @@ class UrlPolicy:
         if origin == self.api:
             return realm
         if origin.scheme == "http" and self.api.scheme == "https":
-            raise _policy_error("unsafe_realm", "token service", base, f"{origin} is not encrypted")
+            raise _policy_error("unsafe_realm", "token service", base, f"{origin} does not use https")
         if _is_listed(origin, self._token_realms):
             return realm
         if origin.scheme == "https" and origin.port in (443, self.api.port) and _is_same_domain(origin, self.api):
@@ -158,7 +158,7 @@ class UrlPolicy:
         )
 
     def check_endpoint(self, host: str) -> Destination:
-        """Check a host that a v1 index names for its images (X-Docker-Endpoints), and return its root URL.
+        """Check a host that a v1 index names as the store of its images (X-Docker-Endpoints). Return its root URL.
 
         The host receives tokens from the index, so it must be the index itself, or be listed in `token-realms` or
         `allow-hosts`. It is contacted with the scheme of the index. Raises Refused (unsafe_location)."""
@@ -228,7 +228,7 @@ class UrlPolicy:
             self._check_address_kind(destination, ip_addresses.address_kind(destination.origin.host))
 
     def _check_address_kind(self, destination: Destination, kind: AddressKind) -> None:
-        """Raise Refused if `destination` has an address of a kind that URLs from a server must not lead to."""
+        """Raise Refused if `kind`, the kind of the address of `destination`, is not allowed for a URL from a server."""
         origin = destination.origin
         if kind is AddressKind.PUBLIC or origin.host in self._allow_hosts or _is_listed(origin, self._allow_hosts):
             return
