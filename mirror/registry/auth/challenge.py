@@ -60,7 +60,7 @@ def choose_challenge(challenges: Iterable[Challenge]) -> Challenge | None:
 
 
 def _parse_field(text: str, limit: int) -> list[Challenge]:
-    """Return the challenges in one field, up to a maximum of `limit`."""
+    """Return at most `limit` challenges from the value of one `WWW-Authenticate` field."""
     found: list[Challenge] = []
     params: dict[str, str] | None = None  # of the last challenge; None before the first one
     position = _match_end(_SKIP, text, 0)

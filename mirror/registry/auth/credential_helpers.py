@@ -47,7 +47,7 @@ _PASSED_VARIABLES = re.compile(
 
 
 class HelperResponse(RedactedStruct, frozen=True):
-    """The credentials that a helper returned."""
+    """The user name and the secret that a credential helper returned."""
 
     HIDDEN = ("secret",)
 

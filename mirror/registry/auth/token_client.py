@@ -34,17 +34,17 @@ class Reply(Protocol):
 
     @property
     def status(self) -> int:
-        """The HTTP status."""
+        """The HTTP status of the response."""
         ...
 
     @property
     def body(self) -> bytes:
-        """The whole body."""
+        """The whole response body."""
         ...
 
 
 class OneOffSender(Protocol):
-    """A callable that sends a small request to a token service, and retries it if necessary.
+    """A callable that sends a one-off request to a token service, and retries it if necessary.
 
     A response with an error status such as 403 is returned, not raised. Raises a MirrorError if all attempts fail."""
 

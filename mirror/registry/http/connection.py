@@ -41,7 +41,7 @@ class Timeouts:
         return min(self.idle, self.deadline - now)
 
     def record_progress(self, seconds: float, count: int) -> bool:
-        """Record a wait of `seconds` that transferred `count` bytes. Return whether the average rate is too low."""
+        """Record a wait of `seconds`, in which `count` bytes were transferred. Return whether the rate is too low."""
         if self.deadline is not None:
             return False
         self._waited += seconds

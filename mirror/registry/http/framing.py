@@ -65,7 +65,7 @@ class ResponseBody:
 
     @property
     def is_reusable(self) -> bool:
-        """Whether the connection can be used for another request."""
+        """Whether the connection can be used for another request after this response."""
         return self._parser.is_reusable
 
     def readinto(self, view: memoryview) -> int:

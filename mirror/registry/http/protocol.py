@@ -89,7 +89,7 @@ class ResponseParser:
 
     @property
     def is_reusable(self) -> bool:
-        """Whether the connection can be used for another request."""
+        """Whether the connection can be used for another request after this response."""
         return self.is_finished and self._keep_alive and not self._has_surplus
 
     @property
@@ -289,7 +289,7 @@ class ResponseParser:
         self.complete = self._remaining == 0
 
     def _check_start(self, data: bytes | memoryview) -> None:
-        """Check that a response starts like HTTP/1 and has no white space before its first field.
+        """Check that a response starts with `HTTP/1.` and has no white space before its first header field.
 
         A response in a different protocol is thus rejected at once, not after a timeout. Source: RFC 9112, 2.2."""
         start = self._first_bytes

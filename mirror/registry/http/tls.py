@@ -125,7 +125,7 @@ def _load_ca(context: ssl.SSLContext, ca: Path) -> None:
     try:
         context.load_verify_locations(cafile=ca)
     except OSError as error:  # includes SSLError
-        raise LocalError(f"{ca} is not usable: {_reason(error)}", hint="`tls.ca` must be a PEM file") from error
+        raise LocalError(f"{ca} is not usable: {_error_reason(error)}", hint="`tls.ca` must be a PEM file") from error
 
 
 def _load_client_certificate(context: ssl.SSLContext, cert: Path, key: Path | None) -> None:
@@ -136,10 +136,10 @@ def _load_client_certificate(context: ssl.SSLContext, cert: Path, key: Path | No
         context.load_cert_chain(cert, key, password="")  # an encrypted key is an error, without a prompt on a terminal
     except OSError as error:
         hint = "`tls.cert` and `tls.key` must be PEM files, and the key must not be encrypted"
-        raise LocalError(f"{key or cert} is not usable: {_reason(error)}", hint=hint) from error
+        raise LocalError(f"{key or cert} is not usable: {_error_reason(error)}", hint=hint) from error
 
 
-def _reason(error: OSError) -> str:
+def _error_reason(error: OSError) -> str:
     """Return a short description of the cause of a file error or a TLS error."""
     if isinstance(error, ssl.SSLError):
         return printable((error.reason or str(error)).lower().replace("_", " "), 120)
@@ -288,12 +288,12 @@ def _handshake_error(error: OSError, host: str, key: str) -> MirrorError:
         return NetworkError(f"{host}: the TLS handshake timed out", code="timeout", host=host)
     if isinstance(error, ssl.SSLError) and not isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
         return _ssl_error(error, host, key)
-    return NetworkError(f"{host}: the connection ended during the TLS handshake: {_reason(error)}", host=host)
+    return NetworkError(f"{host}: the connection ended during the TLS handshake: {_error_reason(error)}", host=host)
 
 
 def _ssl_error(error: ssl.SSLError, host: str, key: str) -> MirrorError:
     """Return the MirrorError for a TLS error during the handshake, with a hint for a likely cause."""
-    reason = _reason(error)
+    reason = _error_reason(error)
     hint = ""
     if any(word in reason for word in ("wrong version number", "http request", "packet length", "record layer")):
         hint = f"if the host uses plain http, set {registry_key(key, 'plain-http')}"

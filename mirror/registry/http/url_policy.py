@@ -243,7 +243,7 @@ class UrlPolicy:
         )
 
     def _known_kind(self, origin: Origin) -> AddressKind | None:
-        """Return the kind of an origin's address, or None if it is not known."""
+        """Return the kind of the IP address of `origin`, or None if the address is not known."""
         if origin in self._kinds:
             return self._kinds[origin]
         return ip_addresses.address_kind(origin.host) if ip_addresses.is_ip_address(origin.host) else None
