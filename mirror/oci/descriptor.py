@@ -22,7 +22,7 @@ _FOREIGN = (
 
 
 class Platform(Struct, frozen=True):
-    """The platform of a child manifest, as stated by the index. The values are not validated."""
+    """The platform of a child manifest, as stated in the index. The values are not validated."""
 
     os: str = ""
     architecture: str = ""
@@ -52,14 +52,15 @@ class Descriptor(Struct, frozen=True):
 
 
 def unique_descriptors(descriptors: Iterable[Descriptor], what: str) -> tuple[Descriptor, ...]:
-    """Return one descriptor per digest, in order of first appearance. Non-foreign descriptors take precedence.
+    """Return one descriptor per digest, in order of first appearance.
 
+    If a digest has foreign and other descriptors, one that is not foreign is returned (see `Descriptor.foreign`).
     what: the name of the document in error messages. Raises Refused (manifest_invalid) if a digest has two sizes."""
     found: dict[Digest, Descriptor] = {}
     for descriptor in descriptors:
         known = found.setdefault(descriptor.digest, descriptor)
         if known.size != descriptor.size and None not in (known.size, descriptor.size):
-            raise Refused(f"{what}: {descriptor.digest} appears with two sizes", code="manifest_invalid")
+            raise Refused(f"{what}: {descriptor.digest} appears with two different sizes", code="manifest_invalid")
         if known.foreign:
             found[descriptor.digest] = descriptor
     return tuple(found.values())
@@ -99,7 +100,7 @@ def _check_data(data: Value, digest: Digest, size: int, where: str) -> None:
     except ValueError:
         content = None
     if content is None:
-        raise _invalid_error(f"{where}.data", "not base64")
+        raise _invalid_error(f"{where}.data", "not valid base64")
     if len(content) != size or Digest.of(content, digest.algorithm) != digest:
         raise _invalid_error(f"{where}.data", "the decoded content does not match the digest and size")
 
@@ -111,7 +112,7 @@ def _platform(value: Object) -> Platform | None:
         return None
 
     def text(key: str) -> str:
-        """Return the string at `key` in printable form, or an empty string if there is none."""
+        """Return the string at `key` of the platform in printable form, or an empty string if there is none."""
         part = platform.get(key)
         return printable(part, 64) if isinstance(part, str) else ""
 
@@ -129,5 +130,5 @@ def _urls(value: Object, where: str) -> tuple[str, ...]:
 
 
 def _invalid_error(where: str, why: str) -> Refused:
-    """Return the error for an invalid descriptor."""
+    """Return the error for an invalid descriptor. where: its position in the document. why: the reason."""
     return Refused(f"{where}: {why}", code="manifest_invalid")

@@ -20,7 +20,7 @@ class Hasher(Protocol):
     """The interface of hashlib's hash objects."""
 
     def update(self, data: bytes | bytearray | memoryview, /) -> None:
-        """Add `data` to the bytes to hash."""
+        """Hash `data` after the bytes that were passed earlier."""
         ...
 
     def hexdigest(self) -> str:
@@ -33,7 +33,7 @@ class Hasher(Protocol):
 
 
 class Digest(str):
-    """A digest with a supported algorithm, such as `sha256:…`. Use `parse` for untrusted text."""
+    """A digest with a supported algorithm, such as `sha256:…`. Untrusted text must be converted with `parse`."""
 
     __slots__ = ()
 
@@ -58,7 +58,7 @@ class Digest(str):
 
     @classmethod
     def of(cls, data: bytes, algorithm: str = "sha256") -> Digest:
-        """Return the digest of `data`."""
+        """Return the digest of `data`. algorithm: `sha256` or `sha512`."""
         return cls(f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}")
 
     @property

@@ -1,6 +1,6 @@
 """Manifests and indexes: their exact bytes, and the objects that they refer to.
 
-A manifest is never serialized again: `body` has the bytes that were received. Sources: OCI image-spec v1.1
+A manifest is never serialized again: `body` is exactly the bytes that were received. Sources: OCI image-spec v1.1
 (manifest.md, image-index.md), Docker's manifest v2 schema 1 and schema 2.
 """
 
@@ -70,7 +70,7 @@ _GENERIC_TYPES = {"", "application/json", "application/octet-stream", "text/plai
 
 
 class StoredContent(Protocol):
-    """The bytes of a manifest, which are stored on disk and read when needed."""
+    """A manifest's bytes that are stored on disk and read only when they are needed."""
 
     @property
     def size(self) -> int:
@@ -108,12 +108,12 @@ class Manifest(Struct, frozen=True):
 
 
 def is_manifest_type(media_type: str) -> bool:
-    """Return whether this is the media type of a manifest or index that can be copied."""
+    """Return whether `media_type` is that of a manifest or index that this program can copy."""
     return media_type in _KINDS
 
 
 def manifest_too_big_error(what: str, size: int | None = None) -> Refused:
-    """Return the error for a manifest that is larger than MAX_BYTES. size: its size in bytes, if known."""
+    """Return the error for a manifest larger than MAX_BYTES. what: its name. size: its size in bytes, if known."""
     has = f"has {size} bytes" if size is not None else "is too large"
     hint = "push a smaller one (an index can be split), or exclude the tag with `tags.exclude`"
     return Refused(f"{what} {has}; a manifest may have at most {MAX_BYTES} bytes", hint=hint, code="manifest_too_big")
@@ -127,7 +127,7 @@ def plain_type(content_type: str) -> str:
 def parse_manifest(
     body: bytes, content_type: str = "", *, expected: Digest | None = None, what: str = "manifest"
 ) -> Manifest:
-    """Parse the manifest in `body`.
+    """Parse the manifest or index in `body`, and verify its digest.
 
     content_type: the Content-Type of the response. expected: the requested digest, if any. what: the name of the
     manifest in error messages. Raises RemoteError (bad_response) for an HTML page, and Refused (manifest_too_big,
@@ -149,10 +149,10 @@ def parse_manifest(
         raise Refused(f"{what} is not a JSON object", code="manifest_invalid")
     media_type = _media_type(document, declared, what)
     kind = _KINDS[media_type]
-    foreign_keys = sorted(_EXCLUSIVE_KEYS.intersection(document) - _KEYS[kind])
-    if foreign_keys:
+    extra = sorted(_EXCLUSIVE_KEYS.intersection(document) - _KEYS[kind])
+    if extra:
         raise Refused(
-            f"{what} is ambiguous: its media type is {media_type}, but it contains {', '.join(foreign_keys)}",
+            f"{what} is ambiguous: its media type is {media_type}, but it has keys of another type: {', '.join(extra)}",
             code="manifest_ambiguous",
         )
     strictjson.refuse_look_alikes(document, _DOCUMENT_KEYS, where=what)
@@ -194,7 +194,8 @@ def _check_digest(actual: Digest, expected: Digest, body: bytes, what: str) -> N
 def _media_type(document: Object, declared: str, what: str) -> str:
     """Return the media type of a manifest.
 
-    declared: the media type of the response. Raises Refused if the document's type is unknown or contradicts it."""
+    declared: the media type in the response. Raises Refused if the document's type is unknown or contradicts
+    `declared`."""
     named = document.get("mediaType", "")
     if not isinstance(named, str):
         raise Refused(f"{what}: mediaType is not a string", code="manifest_invalid")
@@ -309,13 +310,13 @@ def _subject(document: Object, kind: Kind, what: str) -> Descriptor | None:
 def schema1_digest(body: bytes, document: Object, what: str) -> Digest:
     """Return the digest of a schema 1 manifest: the sha256 of its payload, which excludes the signatures.
 
-    The `protected` header of each signature describes the payload. Raises Refused if that is invalid. Source: Docker's
-    manifest v2 schema 1, "Signed manifests" (JSON web signature, pretty form)."""
+    The `protected` header of each signature describes the payload. Raises Refused if a header is invalid. Source:
+    Docker's manifest v2 schema 1, "Signed manifests" (JSON web signature, pretty form)."""
     signatures = document.get("signatures")
     if signatures is None:
         return Digest.of(body)
     if not isinstance(signatures, list) or not signatures:
-        raise Refused(f"{what}: signatures is not a list of signatures", code="manifest_invalid")
+        raise Refused(f"{what}: signatures is not a non-empty list", code="manifest_invalid")
     payloads = {_payload(body, signature, what) for signature in signatures}
     if len(payloads) != 1:
         raise Refused(f"{what}: its signatures cover different payloads", code="manifest_invalid")
@@ -323,7 +324,7 @@ def schema1_digest(body: bytes, document: Object, what: str) -> Digest:
 
 
 def _payload(body: bytes, signature: Value, what: str) -> bytes:
-    """Return the payload that a signature covers. Raises Refused if the signature describes it incorrectly."""
+    """Return the payload that a signature covers. Raises Refused if the signature's description of it is invalid."""
     protected = signature.get("protected") if isinstance(signature, dict) else None
     head = strictjson.parse(_decode_base64url(protected, what), what=f"{what}: signatures[].protected")
     length = head.get("formatLength") if isinstance(head, dict) else None

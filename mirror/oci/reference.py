@@ -25,7 +25,7 @@ _LONGEST_TEXT = 1024
 
 
 class ListedTag(str):
-    """A tag from a tag list that also states the digest to which the tag refers."""
+    """A tag from a tag list that also contains digests. digest: the digest to which the tag refers."""
 
     __slots__ = ("digest",)
     digest: Digest
@@ -91,7 +91,7 @@ def _split_name(text: str) -> tuple[str, str, str]:
 
 
 def _is_ipv6(text: str) -> bool:
-    """Return whether the text is an IPv6 address without a zone."""
+    """Return whether `text` is an IPv6 address without a zone."""
     if "%" in text:
         return False
     try:
@@ -102,10 +102,10 @@ def _is_ipv6(text: str) -> bool:
 
 
 class Repository(Struct, frozen=True, order=True):
-    """A repository of a registry or of a store on disk.
+    """A repository in a registry or in a store on disk.
 
-    host: the registry in the canonical form of `parse_host`; for stores on disk, a path or `-`. path: the name of the
-    repository without the host, and with `library/` where Docker implies it."""
+    host: the host of the registry in the canonical form of `parse_host`; for stores on disk, a path or `-`.
+    path: the name of the repository without the host, and with `library/` where Docker implies it."""
 
     host: str
     path: str
@@ -152,7 +152,7 @@ class Reference(Struct, frozen=True, order=True):
                 raise _invalid_error(text, str(error)) from None
         host, path = _split_host(rest)
         if not ("." in host or ":" in host or host == "localhost"):
-            raise _invalid_error(text, "a host contains a dot or a port, or is localhost")  # `app.`, for example
+            raise _invalid_error(text, "a host must contain a dot or a port, or be localhost")  # `app.`, for example
         path, colon, tag = path.partition(":")
         if colon and not is_tag(tag):
             raise _invalid_error(text, tag_hint(tag))
@@ -166,7 +166,7 @@ class Reference(Struct, frozen=True, order=True):
 
     @property
     def name(self) -> str:
-        """The part of a request URL that names the manifest: the digest if there is one, otherwise the tag."""
+        """The digest if there is one, otherwise the tag. In a request URL, it follows `/manifests/`."""
         return self.digest or self.tag or ""
 
     def __str__(self) -> str:
@@ -211,7 +211,7 @@ def _path_hint(path: str) -> str:
 
 
 def _invalid_error(text: str, hint: str) -> ConfigError:
-    """Return the error for an invalid reference."""
+    """Return the error for the invalid reference `text`. hint: why it is invalid."""
     return ConfigError(f"not a valid reference: '{printable_reference(text)}'", hint=hint, code="ref_invalid")
 
 

@@ -22,11 +22,12 @@ MAX_NODES = 1_000_000
 def parse(
     data: bytes, *, what: str, code: str = "manifest_invalid", fold: bool = True, nodes: int = MAX_NODES
 ) -> Value:
-    """Parse a JSON document. Raises Refused if it is invalid, ambiguous or too large.
+    """Parse a JSON document strictly. Raises Refused if it is invalid, ambiguous or too large.
 
-    what: the name of the document in error messages. code: the error code. fold: whether keys that differ only in case
-    count as duplicates; False for objects whose keys are names, such as tags. nodes: the maximum number of values and
-    keys."""
+    what: the name of the document in error messages.
+    code: the error code.
+    fold: whether keys that differ only in case are treated as duplicates. False if keys are names, such as tags.
+    nodes: the maximum number of values and keys."""
 
     def refuse(why: str) -> NoReturn:
         """Raise Refused for this document."""
@@ -37,8 +38,8 @@ def parse(
         found = dict(items)
         if len(found) != len(items) or (fold and len({key.casefold() for key in found}) != len(items)):
             keys = [key.casefold() if fold else key for key, _ in items]
-            again = next(items[i][0] for i, key in enumerate(keys) if key in keys[:i])
-            refuse(f"duplicate key {printable(again, 80)!r}")
+            repeated = next(items[i][0] for i, key in enumerate(keys) if key in keys[:i])
+            refuse(f"duplicate key {printable(repeated, 80)!r}")
         return found
 
     def refuse_constant(name: str) -> NoReturn:
@@ -100,5 +101,5 @@ def _check_limits(value: Value, refuse: Callable[[str], NoReturn], max_nodes: in
 
 
 def _has_surrogate(text: str) -> bool:
-    """Return whether the text contains a lone surrogate."""
+    """Return whether `text` contains a lone surrogate."""
     return any("\ud800" <= character <= "\udfff" for character in text)

@@ -1,1 +1,1 @@
-"""What earlier runs learned, in one SQLite file: hints that change the cost of a run, but not its result."""
+"""The state: hints from earlier runs, stored in one SQLite file. They change the cost of a run, but not its result."""

@@ -1,7 +1,6 @@
-"""The schema of the state and all SQL statements.
+"""The schema of the state file, and all SQL statements that read or write the file.
 
-Only this module uses sqlite3; its errors are raised as `DatabaseError`. A `Database` is one connection, for one thread
-at a time.
+Only this module uses sqlite3. It converts all sqlite3 errors to `DatabaseError`.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ APPLICATION_ID = 0x4D495252  # "MIRR"
 VERSION = 2
 
 # Names and digests are stored once and referred to by number. A digest is stored as its 32 or 64 bytes. A row of
-# `member` means that the repository contained all blobs of the image `root`, and that `digest` is one of them; `root`
-# itself has a row, too. The repository is a target, or a source on the host of a target. Pruning needs `root`: it
-# deletes the rows of a root without a tag. `seen` orders repositories by a counter, since a clock may be wrong. The
-# statements are spelled as SQLite returns them, so that they can be compared with those in a file.
+# `member` means that the repository contained all blobs of the image `root`, and that `digest` is one of these blobs.
+# There is also a row whose digest is `root` itself. The repository is a target, or a source on the host of a target.
+# Pruning deletes the rows of each `root` that no longer has a tag. `seen` is a counter that orders the repositories, as
+# a clock may be wrong. The statements are spelled as SQLite returns them, so they can be compared with those in a file.
 SCHEMA = {
     "repository": "CREATE TABLE repository(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, seen INTEGER NOT NULL)",
     "digest": "CREATE TABLE digest(id INTEGER PRIMARY KEY, value BLOB NOT NULL UNIQUE)",
@@ -60,7 +59,8 @@ _STALE = """FROM member WHERE repository = ?1 AND root NOT IN (
 class DatabaseError(Exception):
     """An error that SQLite reported.
 
-    corrupt: the file is damaged, and must be replaced. full: the disk is full. busy: another program has locked it."""
+    corrupt: whether the file is damaged and must be replaced. full: whether the disk is full.
+    busy: whether another program has locked the file."""
 
     def __init__(self, error: sqlite3.Error | UnicodeError | str) -> None:
         super().__init__(printable(error))
@@ -88,7 +88,7 @@ class Database:
     """One connection to the state file. Used by one thread at a time."""
 
     def __init__(self, path: Path, *, write: bool) -> None:
-        """Open an existing file. Raises DatabaseError, also if the file does not exist."""
+        """Open the existing file at `path`. Raises DatabaseError if the file is missing or cannot be opened."""
         self._ids: dict[str, int] = {}  # of repositories, by name; used only for writing
         self._outdated: set[int] = set()  # repositories in which a tag was changed or deleted
         with _database_errors():
@@ -114,49 +114,53 @@ class Database:
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def tag(self, side: int, repository: str, tag: str) -> Digest | None:
-        """Return the digest that is stored for a tag, or None if there is none. side: SOURCE or TARGET."""
+        """Return the digest that is stored for a tag, or None if there is none.
+
+        side: whether the tag was recorded for the repository as a SOURCE or as a TARGET."""
         found = self._query(_TAG, (repository, side, tag))
         return digest_from_bytes(found[0][0]) if found else None
 
     def was_held(self, repository: str, digest: Digest) -> bool:
-        """Return whether a row of `member` says that the repository contained the digest."""
+        """Return whether the file records that the repository contained the blob or root manifest `digest`."""
         return bool(self._query(_HELD, (repository, digest_to_bytes(digest))))
 
     def holders(self, host: str, digest: Digest, limit: int) -> list[str]:
-        """Return the names (`host/path`) of at most `limit` repositories on `host` that contained the digest.
+        """Return the names (`host/path`) of at most `limit` repositories on `host` that contained `digest`.
 
-        The most recently written one comes first. The names are not validated."""
+        The most recently recorded repository comes first. The names are not validated."""
         prefix = f"{host}/"
         found = self._query(_HOLDERS, (digest_to_bytes(digest), len(prefix), prefix, limit))
         return [name for (name,) in found if isinstance(name, str)]
 
     def transform_digest(self, identity: str) -> Digest | None:
-        """Return the digest of a conversion's last result, or None if it is unknown. identity: `Transform.identity`."""
+        """Return the digest of the last result of a manifest conversion, or None if it is unknown.
+
+        identity: the `Transform.identity` of the conversion."""
         found = self._query("SELECT digest FROM transform WHERE identity = ?", (identity,))
         return digest_from_bytes(found[0][0]) if found else None
 
     def unfinished_repositories(self) -> set[str]:
-        """Return the names of repositories that are marked as unfinished."""
+        """Return the names of the repositories that are marked as unfinished (see `mark_unfinished`)."""
         return {name for (name,) in self._query("SELECT name FROM unfinished", ()) if isinstance(name, str)}
 
     def has_v2_answered(self, repository: str) -> bool:
-        """Return whether the source repository has ever responded over v2."""
+        """Return whether the registry has ever responded to a v2 request for this source repository."""
         if self._lacks("answered_by_v2"):
             return False
         return bool(self._query("SELECT 1 FROM answered_by_v2 WHERE name = ?", (repository,)))
 
     def writers_mark(self) -> str | None:
-        """Return the mark of the runs that stored the tags of targets (see `run_marks`), or None if there is none."""
+        """Return the run mark (see `run_marks`) under which target tags are stored in this file, or None if unset."""
         found = [] if self._lacks("writers") else self._query("SELECT mark FROM writers", ())
         return str(found[0][0]) if found else None
 
     def _lacks(self, table: str) -> bool:
-        """Return whether the file lacks the table, because it has an earlier version and has not been upgraded."""
+        """Return whether the file lacks the table, because its version is older and it has not been upgraded yet."""
         ((version,),) = self._query("PRAGMA user_version", ())
         return table in ADDED.get(int(version), ())
 
     def tables(self) -> dict[str, str]:
-        """Return the tables and indexes of the file with their SQL statements."""
+        """Return the SQL statements that define the tables and indexes of the file, by name."""
         found = self._query("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL", ())
         return {str(name): str(sql) for name, sql in found}
 
@@ -170,9 +174,9 @@ class Database:
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def apply(self, actions: Iterable[Callable[[Database], None]]) -> None:
-        """Run `actions` in one transaction, which is on disk when this returns.
+        """Run all `actions` in one transaction. When this returns, the changes are on disk.
 
-        If this raises DatabaseError, nothing has changed."""
+        If this raises DatabaseError, the file has not changed."""
         with _database_errors():
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -200,7 +204,7 @@ class Database:
             self.apply([add_tables])
 
     def note_tag(self, side: int, repository: str, tag: str, digest: Digest | None) -> None:
-        """Store the digest of a tag. If `digest` is None, delete the stored digest."""
+        """Write the digest of a tag to the file. If `digest` is None, delete the stored digest."""
         key = (self._repository(repository), side, tag)
         known = self._db.execute("SELECT digest FROM tag WHERE (repository, side, name) = (?, ?, ?)", key).fetchone()
         value = digest_to_bytes(digest) if digest is not None else None
@@ -214,7 +218,7 @@ class Database:
             self._db.execute("INSERT OR REPLACE INTO tag VALUES (?, ?, ?, ?)", (*key, value))
 
     def note_graph(self, repository: str, root: Digest, blobs: Iterable[Digest]) -> None:
-        """Store that the repository contains `blobs`, which are all blobs of the image `root`."""
+        """Write to the file that the repository contains `blobs`, which are all blobs of the image `root`."""
         where, top = self._repository(repository), self._digest(root)
         rows = [(self._digest(digest), where, top) for digest in blobs]
         self._db.execute("DELETE FROM member WHERE repository = ? AND root = ?", (where, top))
@@ -223,60 +227,60 @@ class Database:
         self._seen += 1
 
     def forget(self, repository: str) -> None:
-        """Delete the tags of a repository and all rows about its blobs."""
+        """Delete all rows about the tags and blobs of a repository."""
         where = self._repository(repository)
         self._db.execute("DELETE FROM tag WHERE repository = ?", (where,))
         self._delete_stale(where)
 
     def mark_unfinished(self, repository: str) -> None:
-        """Mark a repository as unfinished."""
+        """Mark a repository as unfinished: a run has started to write to it, and has not finished."""
         self._db.execute("INSERT OR IGNORE INTO unfinished VALUES (?)", (repository,))
 
     def remove_mark(self, repository: str) -> None:
-        """Remove the mark `unfinished` from a repository."""
+        """Remove the unfinished mark of a repository."""
         self._db.execute("DELETE FROM unfinished WHERE name = ?", (repository,))
 
     def note_v2_response(self, repository: str) -> None:
-        """Store that the source repository has responded over v2."""
+        """Write to the file that the registry has responded to a v2 request for this source repository."""
         self._db.execute("INSERT OR IGNORE INTO answered_by_v2 VALUES (?)", (repository,))
 
     def reset_target_tags(self, mark: str) -> None:
-        """Delete the stored tags of all targets, and store the run mark that applies to later ones."""
+        """Delete the stored tags of all targets, and store `mark` as the run mark for tags that are stored later."""
         self._db.execute("DELETE FROM tag WHERE side = ?", (TARGET,))
         self._db.execute("DELETE FROM writers")
         self._db.execute("INSERT INTO writers VALUES (?)", (mark,))
 
     def note_transform_digest(self, identity: str, digest: Digest) -> None:
-        """Store the digest of the result of a conversion. identity: `Transform.identity`."""
+        """Write the digest of a conversion's result to the file. identity: the conversion's `Transform.identity`."""
         self._db.execute("INSERT OR REPLACE INTO transform VALUES (?, ?)", (identity, digest_to_bytes(digest)))
 
     def do_nothing(self) -> None:
         """Do nothing. Callers queue this action to wait until all earlier actions are on disk."""
 
     def check_integrity(self) -> None:
-        """Check the whole file. Raises DatabaseError if it is damaged."""
+        """Check the whole file for damage. Raises DatabaseError if the file is damaged."""
         ((verdict,),) = self._query("PRAGMA quick_check(1)", ())
         if verdict != "ok":
             raise DatabaseError(str(verdict))
 
     def outdated_repositories(self) -> list[int]:
-        """Return the ids of the repositories in which this connection has changed a tag, for `prune`."""
+        """Return the ids of the repositories to `prune`: those in which this connection changed or deleted a tag."""
         return sorted(self._outdated)
 
     def prune(self, repository: int) -> None:
-        """Delete the rows of all roots that no tag of the repository refers to."""
+        """Delete the blob rows of all images to which no tag of the repository refers. repository: its id."""
         self._outdated.discard(repository)
         self._delete_stale(repository)
 
     def _delete_stale(self, repository: int) -> None:
-        """Delete the rows of roots without a tag, and digests that are no longer used."""
+        """Delete the blob rows of images without a tag, and the digests that are no longer used."""
         orphans = self._db.execute(f"SELECT DISTINCT digest {_STALE}", (repository,)).fetchall()
         self._db.execute(f"DELETE {_STALE}", (repository,))
         unused = "DELETE FROM digest WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM member WHERE digest = ?1)"
         self._db.executemany(unused, orphans)
 
     def _repository(self, name: str) -> int:
-        """Return the id of a repository. If the repository is missing, insert it."""
+        """Return the id of a repository. If the repository has no row yet, insert one."""
         known = self._ids.get(name)
         if known is None:
             self._db.execute("INSERT OR IGNORE INTO repository(name, seen) VALUES (?, 0)", (name,))
@@ -285,7 +289,7 @@ class Database:
         return int(known)
 
     def _digest(self, digest: Digest) -> int:
-        """Return the id of a digest. If the digest is missing, insert it."""
+        """Return the id of a digest. If the digest has no row yet, insert one."""
         value = (digest_to_bytes(digest),)
         found = self._db.execute("SELECT id FROM digest WHERE value = ?", value).fetchone()
         if found:
@@ -311,17 +315,17 @@ def _decode_text(raw: bytes) -> str:
 
 
 def _uri(path: Path, mode: str) -> str:
-    """Return the URI for sqlite3. mode: `ro` or `rw`."""
+    """Return the URI of the file for sqlite3. mode: `ro` or `rw`."""
     return f"file:{quote(os.fsencode(path))}?mode={mode}"
 
 
 def digest_to_bytes(digest: Digest) -> bytes:
-    """Return the bytes that the file stores for a digest."""
+    """Convert a digest to the 32 or 64 bytes that are stored in the file."""
     return bytes.fromhex(digest.hex)
 
 
 def digest_from_bytes(value: object) -> Digest | None:
-    """Return the digest for a value from the file, or None if it is not valid."""
+    """Convert a digest stored in the file (32 or 64 bytes) to a Digest, or return None if it is not valid."""
     if not isinstance(value, bytes):
         return None
     try:

@@ -1,6 +1,6 @@
-"""Opens, checks and creates the state file. An invalid file is set aside: it is renamed, and a new one is created.
+"""Opens, checks and creates the state file. An invalid file is set aside: it is renamed, and a new file is created.
 
-Checks only read, so a file that is set aside keeps its content byte for byte.
+Checks do not modify the file, so a file that is set aside keeps its content byte for byte.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _SIDE_FILES = ("-wal", "-shm", "-journal")
 def open_database(path: Path, warn: Callable[[str], None]) -> Database:
     """Open the state file for writing.
 
-    An invalid file is set aside with a warning, a missing one is created (mode 0600), and one of an earlier version is
-    upgraded. Raises LocalError."""
+    If the file is invalid, it is set aside with a warning. If there is no file, one is created (mode 0600). If the file
+    has an earlier version, it is upgraded. Raises LocalError."""
     fault = find_fault(path)
     if fault:
         replace_file(path, fault, warn)
@@ -47,9 +47,9 @@ def open_database(path: Path, warn: Callable[[str], None]) -> Database:
 
 
 def replace_file(path: Path, fault: str, warn: Callable[[str], None]) -> None:
-    """Set an invalid file aside, create a new one, and warn. Raises LocalError.
+    """Set an invalid state file aside, create a new one, and warn. Raises LocalError.
 
-    fault: what is wrong with the file, as the end of a sentence."""
+    fault: what is wrong with the file, for the warning, such as `is not a database`."""
     try:
         aside = _set_aside(path)
         _create(path)
@@ -63,18 +63,18 @@ def replace_file(path: Path, fault: str, warn: Callable[[str], None]) -> None:
 
 
 def state_error(path: Path, error: DatabaseError) -> LocalError:
-    """Convert a DatabaseError to a LocalError with a hint."""
+    """Convert a DatabaseError to a LocalError that names the state file and has a hint."""
     if error.full:
         return LocalError(f"cannot write {path}: {error}", hint="free some space there", code="local_full")
     if error.busy:
-        hint = "another program (a backup, a database viewer) has locked it: end it, or use a separate `state`"
+        hint = "another program has locked the file: end that program, or set `state` to another directory"
         return LocalError(f"cannot write {path}: {error}", hint=hint)
     hint = "check that this user may write to the directory, and check the disk for errors"
     return LocalError(f"cannot write {path}: {error}", hint=hint)
 
 
 def find_fault(path: Path) -> str | None:
-    """Return why this version cannot use the file, as the end of a sentence, or None if it is valid, missing or empty.
+    """Return what is wrong with the file, such as `is not a database`, or None if it is valid, missing or empty.
 
     Does not write. Raises LocalError if the file cannot be read, is a link, or is not a regular file."""
     try:
@@ -100,7 +100,7 @@ def _version(header: bytes) -> int:
 
 
 def _header_fault(header: bytes) -> str | None:
-    """Return why the file header is not valid, as the end of a sentence, or None if it is valid."""
+    """Return what is wrong with the file header, such as `is not a database`, or None if it is valid."""
     if len(header) < _HEADER or not header.startswith(_MAGIC):
         return "is not a database"
     if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
@@ -111,7 +111,7 @@ def _header_fault(header: bytes) -> str | None:
 
 
 def _content_fault(path: Path, version: int) -> str | None:
-    """Return why the content of the file is not valid, as the end of a sentence, or None if it is valid."""
+    """Return what is wrong with the content of the file, such as `cannot be read`, or None if it is valid."""
     expected = {name: sql for name, sql in SCHEMA.items() if name not in ADDED.get(version, ())}
     try:
         database = Database(path, write=False)
@@ -125,7 +125,9 @@ def _content_fault(path: Path, version: int) -> str | None:
 
 
 def _set_aside(path: Path) -> Path:
-    """Rename the file, and those side files of SQLite that contain data. Return the new path. Raises OSError."""
+    """Rename the state file, and SQLite's `-wal` and `-journal` files unless they are empty. Return the new path.
+
+    Raises OSError."""
     stamp = f"{path.name}.bad-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     names = (path.with_name(f"{stamp}{suffix}") for suffix in ("", *(f".{n}" for n in range(2, 100))))
     aside = next((name for name in names if not os.path.lexists(name)), None)
@@ -143,7 +145,7 @@ def _set_aside(path: Path) -> Path:
 
 
 def _create(path: Path) -> None:
-    """Create the file under another name and rename it, so that it always has the complete schema.
+    """Create a state file under a temporary name, then rename it, so that `path` always has the complete schema.
 
     Raises OSError, DatabaseError."""
     new = path.with_name(f".{path.name}.new")

@@ -1,8 +1,10 @@
-"""The state: what earlier runs learned, in one SQLite file. Hints change the cost of a run, not its result.
+"""The state: hints from earlier runs, stored in one SQLite file. They change the cost of a run, but not its result.
 
-Three kinds of rows are more than hints: the mark of a repository in which a run has not finished, the fact that a
-source repository has responded over v2, and the tags of targets that the operator declared `exclusive` or `immutable`
-(docs/operations.md, "State and lock").
+Three kinds of records are more than hints (docs/operations.md, "State and lock"):
+
+* the mark of a repository in which a run has not finished,
+* whether the registry has responded to a v2 request for a source repository,
+* the tags of targets that the operator declared `exclusive` or `immutable`.
 """
 
 from __future__ import annotations
@@ -30,22 +32,23 @@ _T = TypeVar("_T")
 
 
 class State(AbstractContextManager["State"]):
-    """The state of a run: hints by repository (`host/path`). Thread-safe.
+    """Reads and writes the hints in the state file. Repositories are named `host/path`. Thread-safe.
 
     A read costs one or two index lookups. A method that records something only queues a write, and the new value can be
-    read about a second later, or after `flush`. `forget`, `withdraw_tag` and marks take effect immediately. Each
-    reading thread uses its own connection, and one thread writes, so no lock is held during SQLite's I/O. The file may
-    be wrong or damaged, so a digest or path that a read returns may be wrong, but it is always well-formed."""
+    read about a second later, or after `flush`. `forget`, `withdraw_tag` and the methods for marks take effect
+    immediately. Each reading thread uses its own connection, and a single thread writes, so no lock is held during
+    SQLite's I/O. The file may be outdated or damaged, so a digest or path that a read returns may be wrong, but it is
+    always well-formed."""
 
     @classmethod
     def open(
         cls, directory: Path, warn: Callable[[str], None], *, read_only: bool = False, writers: str | None = None
     ) -> State:
-        """Open the state in `directory`. If it is missing, create it, unless `read_only` is set.
+        """Open the state file in `directory`. If there is no file, create one, unless `read_only` is set.
 
         A file that is damaged, or has another program's format or an unknown version, is set aside with a warning.
-        read_only: for commands that do not hold the lock. The file is only read, and nothing is recorded.
-        writers: the run mark of this run (`run_marks`). Tags of targets that were recorded under another mark are
+        read_only: for commands that do not hold the run lock. The file is only read, and nothing is recorded.
+        writers: the mark of this run (see `run_marks`). Tags of targets that were recorded under another mark are
         ignored. If `writers` is None, no tags are ignored.
         Raises LocalError if the file cannot be written or, with `read_only`, cannot be read."""
         path = directory / FILE_NAME
@@ -102,7 +105,7 @@ class State(AbstractContextManager["State"]):
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def target_tag(self, repository: str, tag: str) -> Digest | None:
-        """Return the digest of `tag` when a run last read or wrote it in the target repository, or None if unknown."""
+        """Return the digest that was last recorded for `tag` in the target repository, or None if it is unknown."""
         return self._noted_tag("target", repository, tag) if self._knows_targets else None
 
     def source_tag(self, repository: str, tag: str) -> Digest | None:
@@ -110,12 +113,14 @@ class State(AbstractContextManager["State"]):
         return self._noted_tag("source", repository, tag)
 
     def _noted_tag(self, side: Side, repository: str, tag: str) -> Digest | None:
-        """Return the recorded digest of a tag, or None if it is unknown."""
+        """Return the digest that was last recorded for a tag, or None if it is unknown."""
         number = _SIDES[side]
         return self._read(repository, lambda database: database.tag(number, repository, tag), None)
 
     def transform_digest(self, identity: str) -> Digest | None:
-        """Return the digest of a conversion's last result, or None if it is unknown. identity: `Transform.identity`."""
+        """Return the digest of the last result of a manifest conversion, or None if it is unknown.
+
+        identity: the `Transform.identity` of the conversion."""
         return self._read(identity, lambda database: database.transform_digest(identity), None)
 
     def was_held(self, repository: str, digest: Digest) -> bool:
@@ -125,7 +130,9 @@ class State(AbstractContextManager["State"]):
         return self._read(repository, lambda database: database.was_held(repository, digest), False)
 
     def holders(self, host: str, digest: Digest, limit: int = 4) -> list[str]:
-        """Return paths of repositories on `host` that contained `digest`, the most recently written first."""
+        """Return the paths of at most `limit` repositories on `host` that contained the blob `digest`.
+
+        The most recently recorded repository comes first."""
         more = limit + len(self._forgotten)
         none: list[str] = []
         names = self._read("", lambda database: database.holders(host, digest, more), none)
@@ -133,11 +140,13 @@ class State(AbstractContextManager["State"]):
         return [path for path in paths if is_path(path)][:limit]
 
     def is_unfinished(self, repository: str) -> bool:
-        """Return whether a run started to write to the repository and did not finish, so that tags may be missing."""
+        """Return whether a run started to write to the repository but did not finish, so that tags may be missing."""
         return repository in self._unfinished
 
     def has_v2_answered(self, repository: str) -> bool:
-        """Return whether the source repository responded over v2 in an earlier run. If reading fails, return True."""
+        """Return whether the registry responded to a v2 request for this source repository in an earlier run.
+
+        If the state file cannot be read, return True."""
         return self._usable and self._read("", lambda database: database.has_v2_answered(repository), True)
 
     def _read(self, repository: str, query: Callable[[Database], _T], default: _T) -> _T:
@@ -156,7 +165,7 @@ class State(AbstractContextManager["State"]):
             return default
 
     def _take_connection(self, generation: int) -> Database:
-        """Return an idle connection of this generation, or a new one."""
+        """Return an idle connection to the current file, or open a new one. generation: see `Writer.generation`."""
         while self._idle:
             try:
                 made_for, database = self._idle.pop()
@@ -168,7 +177,7 @@ class State(AbstractContextManager["State"]):
         return Database(self._path, write=False)
 
     def _return_connection(self, generation: int, database: Database) -> None:
-        """Make a connection available to other threads."""
+        """Return a connection that `_take_connection` provided, so that other threads can use it."""
         self._idle.append((generation, database))
         if not self._usable:  # the state was closed meanwhile
             self._close_idle()
@@ -183,7 +192,7 @@ class State(AbstractContextManager["State"]):
             database.close()
 
     def _report_read_error(self, failure: DatabaseError) -> None:
-        """Handle the first failed read of the run: check the file if it may be damaged, otherwise warn."""
+        """After the first failed read of the run, warn, or have the file checked if it may be damaged."""
         with self._lock:
             first, self._reported = not self._reported, True
         if not first:
@@ -196,15 +205,15 @@ class State(AbstractContextManager["State"]):
     # -- noting -------------------------------------------------------------------------------------------------------
 
     def note_tag(self, side: Side, repository: str, tag: str, digest: Digest | None) -> None:
-        """Record that `tag` has `digest` in the repository now. None means that the tag does not exist."""
+        """Record the current digest of `tag` in the repository. `digest` is None if the tag does not exist."""
         number = _SIDES[side]
         self._submit(lambda database: database.note_tag(number, repository, tag, digest))
 
     def withdraw_tag(self, repository: str, tag: str, *, noted: bool) -> None:
         """Delete the recorded digest of `tag` before the tag is written in a target repository.
 
-        The deletion is on disk when this returns. noted: whether this run has recorded a digest, which may still be
-        queued. Raises LocalError."""
+        The deletion is on disk when this returns. noted: whether this run has already recorded a digest for the tag,
+        since that write may still be queued. Raises LocalError."""
         known = self._read(repository, lambda database: database.tag(TARGET, repository, tag) is not None, True)
         if (known or noted) and self._writer:
             self._writer.call(lambda database: database.note_tag(TARGET, repository, tag, None))
@@ -212,29 +221,32 @@ class State(AbstractContextManager["State"]):
     def note_graph(self, repository: str, root: Digest, blobs: Iterable[Digest]) -> None:
         """Record that the repository contains `blobs`, which are all blobs of the image `root`.
 
-        This run must have verified this, or have read the blobs from the repository. Manifests are not recorded: they
-        must be sent anyway, because registries delete untagged manifests while tags keep their digests."""
+        This run must have verified that the blobs exist, or have read them from the repository. Child manifests are not
+        recorded: they must be sent anyway, because registries delete untagged manifests while tags keep their
+        digests."""
         kept = tuple(blobs)
         self._submit(lambda database: database.note_graph(repository, root, kept))
 
     def note_transform_digest(self, identity: str, digest: Digest) -> None:
-        """Record the digest of the result of a conversion. identity: `Transform.identity`."""
+        """Record the digest of the result of a manifest conversion.
+
+        identity: the `Transform.identity` of the conversion."""
         self._submit(lambda database: database.note_transform_digest(identity, digest))
 
     def note_v2_response(self, repository: str) -> None:
-        """Record that the source repository responded over v2."""
+        """Record that the registry responded to a v2 request for this source repository."""
         self._submit(lambda database: database.note_v2_response(repository))
 
     def forget(self, repository: str) -> None:
-        """Delete the hints about a repository, except its mark `unfinished` and whether it has responded over v2.
+        """Delete the recorded tags and blobs of a repository, but keep its unfinished mark and `has_v2_answered`.
 
-        What this run records about the repository is used only by the next run."""
+        Hints that this run records about the repository afterwards are used only by the next run."""
         with self._lock:
             self._forgotten.add(repository)
         self._submit(lambda database: database.forget(repository))
 
     def mark_unfinished(self, repository: str) -> None:
-        """Mark a repository as unfinished before the first write to it.
+        """Mark a repository as unfinished. Call this before the first write to the repository.
 
         The mark is on disk when this returns. Raises LocalError."""
         with self._lock:
@@ -242,13 +254,13 @@ class State(AbstractContextManager["State"]):
         if marked:
             return
         if not self._writer:
-            raise LocalError(f"cannot write {self._path}: it was opened for reading")
+            raise LocalError(f"cannot write {self._path}: it was opened read-only")
         self._writer.call(lambda database: database.mark_unfinished(repository))
         with self._lock:
             self._unfinished.add(repository)
 
     def mark_finished(self, repository: str) -> None:
-        """Remove the mark `unfinished` from a repository in which this run has done all its work."""
+        """Remove the unfinished mark of a repository, because this run has finished all its work there."""
         with self._lock:
             marked = repository in self._unfinished
             self._unfinished.discard(repository)
@@ -266,7 +278,9 @@ class State(AbstractContextManager["State"]):
             self._writer.call(Database.do_nothing)
 
     def close(self) -> None:
-        """Write everything that was recorded, prune outdated hints, and close the file. Later reads return defaults."""
+        """Write everything that was recorded, delete outdated hints, and close the file.
+
+        Later reads return None, False or an empty list."""
         self._usable = False
         self._close_idle()
         if self._writer:

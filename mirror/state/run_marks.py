@@ -1,9 +1,12 @@
-"""Detects runs with different states that write to the same targets.
+"""Detects whether runs that use different state files have written to the same targets.
 
-A state knows the tags of targets only as long as no run with another state writes to these targets. Runs without
---shard, and each shard, have separate states in one state directory. The file `writers` in this directory contains the
-partition of the last runs that wrote, and a random mark, which is replaced when the partition changes. Each state
-stores the mark under which it recorded the tags of targets. It ignores these tags if the current mark is different.
+The target tags in a state file are valid only as long as no run with another state file writes to these targets. Runs
+without --shard, and the runs of each shard, use separate state files in one state directory. The *partition* of a run
+says how the targets are divided among such runs: not at all, or among a number of shards.
+
+The file `writers` in the state directory contains the partition of the last runs that wrote, and a random *mark*, which
+is replaced when the partition changes. Each state file stores the mark under which it recorded the tags of targets. A
+run ignores these tags if the current mark is different.
 """
 
 from __future__ import annotations
@@ -22,25 +25,24 @@ _WAIT = 10.0  # seconds to wait for other runs that are starting
 
 
 def partition_of_shards(count: int, config_hash: str) -> str:
-    """Return the name of the partition for a run with `--shard`.
+    """Return the name of the partition of a run with `--shard`: the number of shards and the configuration's hash.
 
-    It includes the hash of the configuration: after a change, a target may belong to another source, and thus to
-    another shard."""
+    The hash is included because a target may belong to another shard after a change of the configuration."""
     return f"{count} {config_hash}"
 
 
 def current_mark(directory: Path) -> str:
-    """Return the current mark of a state directory, or "" if there is none. For commands that only read."""
+    """Return the current run mark of a state directory, or "" if there is none. For commands that only read."""
     return _read(directory / "writers")[0]
 
 
 @contextmanager
 def join_partition(directory: Path, partition: str, stop: Sleeper) -> Iterator[str]:
-    """Return a context manager that yields the mark for the state of this run.
+    """Return a context manager that registers this run as a writer of `partition` and yields its run mark.
 
     Enter the `with` block before the first write to a target, and leave it after the last one. While runs of several
-    partitions write at the same time, each of them gets a mark of its own.
-    Raises LockBusy, LocalError, and the exceptions of `stop.sleep`."""
+    partitions write at the same time, each run gets a mark of its own.
+    Raises LockBusy, LocalError, and any exception that `stop.sleep` raises."""
     path = directory / "writers.lock"
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -61,7 +63,7 @@ def join_partition(directory: Path, partition: str, stop: Sleeper) -> Iterator[s
 def _choose_mark(path: Path, partition: str, descriptor: int) -> str:
     """Return the mark for a run that starts now. If the partition has changed, write a new mark to the file.
 
-    descriptor: the open file `writers.lock`, on which this takes a shared lock."""
+    path: the file `writers`. descriptor: the open file `writers.lock`, on which this function takes a shared lock."""
     alone = True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

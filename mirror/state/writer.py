@@ -1,4 +1,4 @@
-"""The only thread that writes the state. It collects changes and commits them in batches."""
+"""The thread that makes all changes to the state file. It collects changes and commits them in batches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ _COMMIT_TIMEOUT = 60.0  # seconds after which a commit that has not ended is an 
 class _QueuedWrite:
     """A change in the queue of the writing thread.
 
-    done: set when the change is on disk or has failed; None if no caller waits for it. error: why it failed."""
+    done: set when the change is on disk or has failed; None if no caller waits for the change.
+    error: the error, if the change failed."""
 
     __slots__ = ("action", "done", "error")
 
@@ -35,12 +36,14 @@ class _QueuedWrite:
 
 
 class Writer:
-    """The writing thread and its connection. Any thread may call `submit` and `call`. `close` is called once.
+    """Writes changes to the state file on a thread of its own. Any thread may call `submit` and `call`.
 
-    A change that cannot be written is lost. Only the first such error sets `failure` and causes a warning. A damaged
-    file is set aside and replaced by a new one with the marks of unfinished repositories. `generation` is then
-    incremented: connections from an earlier generation read the old file.
-    marks: a function that returns the names of unfinished repositories."""
+    If changes cannot be written, they are lost. The first such error is stored in `failure` and causes a warning. A
+    damaged file is set aside and replaced by a new one with the marks of unfinished repositories. `generation` is then
+    incremented, because older connections still read the old file.
+    marks: a function that returns the names of unfinished repositories.
+
+    `close` must be called once."""
 
     def __init__(self, path: Path, database: Database, marks: Callable[[], list[str]], warn: Callable[[str], None]):
         self.generation = 0
@@ -66,24 +69,24 @@ class Writer:
         self._wait_for(job)
 
     def _wait_for(self, job: _QueuedWrite) -> None:
-        """Wait until a change is on disk. Raises LocalError if it failed, or takes longer than _COMMIT_TIMEOUT."""
+        """Wait until a change is on disk. Raises LocalError if the change fails or takes more than _COMMIT_TIMEOUT."""
         deadline = time.monotonic() + _COMMIT_TIMEOUT
         while job.done and not job.done.wait(0.5 if self._thread.is_alive() else 0.0):
             if not self._thread.is_alive() and not job.done.is_set():
-                raise LocalError(f"cannot write {self._path}: it is closed")
+                raise LocalError(f"cannot write {self._path}: the file has been closed")
             if time.monotonic() > deadline:
                 raise LocalError(f"cannot write {self._path}: the disk did not respond within {_COMMIT_TIMEOUT:g} s")
         if job.error:
             raise job.error
 
     def close(self) -> None:
-        """Write the queued changes, prune, and end the thread."""
+        """Write the queued changes, delete outdated rows, and end the thread."""
         self._queue.put(None)
         self._urgent.set()
         self._thread.join()
 
     def check_file(self) -> None:
-        """Queue a check of the file, which a reader found damaged. If the check confirms this, the file is replaced."""
+        """Queue a check of the file, because a reader found damage. If the check confirms it, replace the file."""
         self.submit(Database.check_integrity)
 
     def _run(self) -> None:
@@ -107,7 +110,7 @@ class Writer:
     def _take_batch(self, first: _QueuedWrite | None) -> tuple[list[_QueuedWrite], bool]:
         """Take at most _BATCH changes from the queue. Return them in order, and whether `close` was called.
 
-        first: a change that was taken already; None if `close` was called."""
+        first: a change that was already taken from the queue, or None if `close` was called."""
         jobs: list[_QueuedWrite] = []
         job = first
         while job is not None:
@@ -130,14 +133,14 @@ class Writer:
                 error = failed
         if error and self.failure is None:
             self.failure = error
-            self._warn(f"{error}; this run's hints are not saved, so that the next run sends more requests")
+            self._warn(f"{error}; this run's hints are not saved, so the next run will send more requests")
         for job in jobs:
             job.error = error
             if job.done:
                 job.done.set()
 
     def _apply(self, actions: list[Change]) -> None:
-        """Run the changes in one transaction. If the file is damaged, replace it and try again once."""
+        """Make the changes in one transaction. If the file is damaged, replace the file and try once more."""
         try:
             self._database.apply(actions)
         except DatabaseError as failure:
@@ -147,7 +150,7 @@ class Writer:
             self._database.apply(actions)
 
     def _replace_file(self, reason: str) -> None:
-        """Replace the damaged file with a new one that has the marks of unfinished repositories."""
+        """Replace the damaged file with a new one that keeps the marks of unfinished repositories."""
         self._database.close()
         replace_file(self._path, f"is damaged ({reason})", self._warn)
         self._database = Database(self._path, write=True)
@@ -155,7 +158,7 @@ class Writer:
         self._database.apply(partial(Database.mark_unfinished, repository=name) for name in self._marks())
 
     def _prune(self) -> None:
-        """Delete the rows of untagged images in repositories where this run changed a tag, within _PRUNE seconds."""
+        """Delete the rows of untagged images in repositories where this run changed a tag. Stops after _PRUNE s."""
         deadline = time.monotonic() + _PRUNE
         for repository in self._database.outdated_repositories():
             if time.monotonic() > deadline:

@@ -1,15 +1,15 @@
-"""Copies each blob to each repository once, for all images that need it, in the cheapest way that works.
+"""Copies each blob at most once to each repository, for all images that need it, in the cheapest way that works.
 
-For each blob and repository, the copier takes the first of these steps that applies and works:
+For each blob and repository, the copier tries these steps in order until one succeeds:
 
-1. If this run has verified that the repository has the blob, send no request.
-2. If an earlier run saw the blob in the repository, look it up with HEAD.
-3. If another repository on the host has the blob, mount it from there.
-4. If the repository may have the blob, look it up with HEAD.
+1. If this run has already verified that the repository has the blob, send no request.
+2. If an earlier run saw the blob in the repository, look up the blob with HEAD.
+3. If another repository on the same host has the blob, mount the blob from that repository.
+4. If the repository may have the blob, and step 2 did not apply, look up the blob with HEAD.
 5. Upload the blob.
 
-If several repositories on a host need a blob, the first copy is the leader. The other copies wait until the leader has
-finished, then mount the blob.
+If several repositories on one host need the same blob, the first copy to that host is the leader. The other copies wait
+until the leader has finished, then mount the blob.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class BlobCopier:
         before_write: Callable[[Repository], None],
     ) -> None:
         """recorder: records the result of each copy.
-        count_bytes: called with the number of bytes after each send, on a thread.
-        before_write: called with a repository before each write to it, on a thread."""
+        count_bytes: called on a worker thread after each send, with the number of bytes sent.
+        before_write: called on a worker thread before each write to a repository, with the repository."""
         self._calls = calls
         self._locations = locations
         self._recorder = recorder
@@ -77,15 +77,16 @@ class BlobCopier:
         )
 
     async def copy(self, request: BlobRequest) -> BlobResult:
-        """Copy the blob. If the same blob is already being copied to the same repository, wait for that copy instead.
+        """Copy the requested blob, and return the result.
 
-        Raises the errors that the stores raise."""
+        If the same blob is already being copied to the same repository, wait for that copy instead. Raises the
+        errors that the stores raise."""
         key = (request.repository, request.blob.digest, request.blob.size)
         with self._sources.register(request):
             return await self._copies.run(key, lambda: self._copy_and_record(request))
 
     def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
-        """Close the upload sessions that no call is using. Calls that are still running close their own sessions.
+        """Close all idle upload sessions. Calls that are still running close their own sessions.
 
         Blocks. Call this after a stop. Raises LocalError if it takes longer than `timeout` seconds."""
         self._idle.close(timeout)
@@ -136,7 +137,7 @@ class BlobCopier:
         await self._mount_or_upload(request, result, may_exist=may_exist)
 
     async def _mount_or_upload(self, request: BlobRequest, result: BlobResult, *, may_exist: bool) -> None:
-        """Mount the blob from one of the mount candidates. If none works, upload it unless the repository has it."""
+        """Mount the blob from a mount candidate. If no mount succeeds, upload the blob unless the repository has it."""
         source, repository = request.source, request.repository
         also = [source.repository] if source.store.host == repository.host else []
         session: UploadSession | None = None
@@ -157,8 +158,9 @@ class BlobCopier:
     ) -> None:
         """Upload the blob unless the repository already has it.
 
-        may_exist: the repository may have the blob, and it has not been looked up yet.
-        session: an upload session that the registry opened instead of mounting the blob. It is used or closed."""
+        may_exist: whether the repository may have the blob, which has not been looked up yet.
+        session: an upload session that the registry opened instead of mounting the blob. This method uses or closes
+        the session."""
         unused = session
         try:
             if may_exist and await self._exists(request):
@@ -174,7 +176,7 @@ class BlobCopier:
     async def _exists(self, request: BlobRequest) -> bool:
         """Return whether the repository has the blob.
 
-        Return False if the registry still fails to look it up after all retries, so that the blob is uploaded."""
+        If the lookup still fails after all retries, log a warning and return False, so that the blob is uploaded."""
 
         def look_up(work: Work) -> bool:
             """Look up the blob. Runs on a worker thread."""
@@ -183,7 +185,7 @@ class BlobCopier:
             except RemoteError as error:
                 if not is_failed_lookup(error):
                     raise
-                text = f"{request.repository}: could not look up {request.blob.digest}, uploading it: {error.what}"
+                text = f"could not look up {request.blob.digest} in {request.repository}: {error.what}; uploading it"
                 _log.warning(
                     "blob_lookup_failed", extra={"target": str(request.repository), "code": error.code, "text": text}
                 )

@@ -19,7 +19,7 @@ MAX_FAILED_MOUNTS = 4
 
 
 class LocationHints(Protocol):
-    """Provides what earlier runs learned about the locations of blobs. Any of these hints may be wrong."""
+    """Provides hints from earlier runs about which repositories contain which blobs. Any hint may be wrong."""
 
     def was_held(self, repository: str, digest: Digest) -> bool:
         """Return whether the repository had the blob in an earlier run."""
@@ -37,7 +37,7 @@ class LocationHints(Protocol):
 class BlobHint(Struct, frozen=True):
     """A hint from earlier runs about one blob and one repository.
 
-    was_held: the repository had the blob. holders: paths of repositories on its host that had it."""
+    was_held: whether the repository had the blob. holders: paths of repositories on the same host that had the blob."""
 
     digest: Digest
     was_held: bool
@@ -56,8 +56,8 @@ class BlobLocations:
         mountable: Mapping[str, Collection[str]],
         wildcards: Mapping[str, Collection[tuple[str, str]]] | None = None,
     ) -> None:
-        """mountable: the paths that the configuration names as a source or target, by host.
-        wildcards: the text before and after the `*` of the patterns in the configuration, by host.
+        """mountable: by host, the paths of the repositories that the configuration names as a source or target.
+        wildcards: by host, the text before and after the `*` of each repository pattern in the configuration.
 
         Blobs are not mounted from any other repository, because some users who can read the target may not be allowed
         to read that repository."""
@@ -90,13 +90,13 @@ class BlobLocations:
             )
 
     def add_size(self, blob: Descriptor) -> None:
-        """Record the verified size of a blob, from its bytes or from a target. Raises as `check_size` does."""
+        """Remember the size of a blob, which was verified. Raises Refused (size_mismatch) if another size is known."""
         self.check_size(blob)
         if blob.size is not None:
             self._sizes[blob.digest] = blob.size
 
     def add_blob(self, repository: Repository, digest: Digest) -> None:
-        """Record that this run has verified that the repository has the blob."""
+        """Remember that this run has verified that the repository has the blob."""
         if digest not in self._blobs[repository]:
             self._blobs[repository].add(digest)
             self._holders[repository.host, digest].insert(0, repository.path)
@@ -106,7 +106,7 @@ class BlobLocations:
         return digest in self._blobs[repository]
 
     def add_manifest(self, repository: Repository, digest: Digest) -> None:
-        """Record that this run wrote the manifest to the repository."""
+        """Remember that this run wrote the manifest to the repository."""
         self._manifests[repository].add(digest)
 
     def has_manifest(self, repository: Repository, digest: Digest) -> bool:
@@ -114,11 +114,13 @@ class BlobLocations:
         return digest in self._manifests[repository]
 
     def is_expected(self, repository: Repository, digest: Digest) -> bool:
-        """Return whether the repository had the blob in an earlier run. If so, look it up before copying it."""
+        """Return whether the repository had the blob in an earlier run, so that a lookup should be tried first."""
         return digest in self._expected[repository]
 
     def read_hints(self, repository: Repository, digests: Iterable[Digest]) -> list[BlobHint]:
-        """Read the hints about blobs, which are then passed to `note_hints`. Blocks. May be called on any thread."""
+        """Read and return the hints about these blobs in `repository`, to be passed to `note_hints`.
+
+        Blocks. May be called on any thread."""
         return [
             BlobHint(
                 digest, self._hints.was_held(str(repository), digest), self._hints.holders(repository.host, digest)
@@ -127,7 +129,7 @@ class BlobLocations:
         ]
 
     def note_hints(self, repository: Repository, hints: Iterable[BlobHint]) -> None:
-        """Store hints about blobs, so that `is_expected` and `mount_candidates` can use them."""
+        """Keep hints about blobs in memory, so that `is_expected` and `mount_candidates` can use them."""
         for hint in hints:
             if hint.was_held:
                 self._expected[repository].add(hint.digest)
@@ -135,12 +137,14 @@ class BlobLocations:
                 self._suggested[repository.host, hint.digest].update(dict.fromkeys(hint.holders))
 
     def suggest_mounts(self, repository: Repository, digests: Iterable[Digest]) -> None:
-        """Suggest that these blobs be mounted from a repository that has a manifest referring to them."""
+        """Make `repository` a mount candidate for these blobs, because it has a manifest that refers to them."""
         for digest in digests:
             self._suggested[repository.host, digest][repository.path] = None
 
     def distrust(self, repository: Repository) -> None:
-        """Forget everything about a repository, including hints, because it lacks an object that it should have."""
+        """Mark a repository as distrusted, because it lacks an object that it should have.
+
+        Forget the blobs and manifests that it is known to have, and all hints about it."""
         self._distrusted.add(repository)
         self._blobs.pop(repository, None)
         self._manifests.pop(repository, None)
@@ -155,7 +159,7 @@ class BlobLocations:
         return repository in self._distrusted
 
     def mount_candidates(self, repository: Repository, digest: Digest, extra: Iterable[str] = ()) -> list[str]:
-        """Return the paths of the repositories from which the blob should be mounted, the best one first.
+        """Return the paths of the repositories from which mounting the blob should be tried, in order of preference.
 
         Repositories where this run verified the blob come first, then the paths in `extra`, then suggested ones."""
         verified = self._holders.get((repository.host, digest), ())
@@ -173,25 +177,26 @@ class BlobLocations:
         ][:MAX_CANDIDATES]
 
     def _allows_mounts_from(self, host: str, path: str) -> bool:
-        """Return whether mounts from the repository are allowed: the configuration names it or matches it."""
+        """Return whether mounts from a repository are allowed: the configuration must name it or match it."""
         return path in self._mountable[host] or any(
             path.startswith(before) and path.endswith(after) and len(path) > len(before) + len(after)
             for before, after in self._wildcards.get(host, ())
         )
 
     def find_holder(self, repository: Repository, digest: Digest) -> str | None:
-        """Return the path of another repository on the host in which this run verified the blob, or None."""
+        """Return the path of another repository on the same host that has the blob (verified in this run), or None."""
         return next((path for path in self._holders[repository.host, digest] if path != repository.path), None)
 
     def sibling_repositories(self, repository: Repository) -> list[Repository]:
-        """Return the other repositories on the host from which blobs may be mounted."""
+        """Return the other repositories on the same host as `repository` that blobs may be mounted from."""
         paths = self._mountable[repository.host] - {repository.path}
         return [Repository(repository.host, path) for path in sorted(paths)]
 
     def note_mount(self, repository: Repository, from_path: str, digest: Digest, outcome: Mount | None) -> None:
-        """Record the outcome of a mount. outcome: None if the mount still failed after all retries.
+        """Remember the outcome of an attempt to mount the blob from the repository `from_path` into `repository`.
 
-        Only REFUSED prevents other blobs from being mounted between the two repositories."""
+        outcome: None if the mount still failed after all retries. Only REFUSED prevents other blobs from being mounted
+        between the two repositories."""
         pair = (repository, from_path)
         if outcome is Mount.MOUNTED:
             self._mounted[repository.host] += 1
@@ -205,9 +210,11 @@ class BlobLocations:
             self._failed_mounts[repository.host] += 1
 
     def has_failed_mount(self, repository: Repository, from_path: str) -> bool:
-        """Return whether the last mount between the two repositories failed after all retries."""
+        """Return whether a mount from `from_path` into `repository` failed after all retries, with no success since."""
         return (repository, from_path) in self._failed_pairs
 
     def is_mount_worthwhile(self, host: str) -> bool:
-        """Return whether mounts are likely to succeed on `host`. May be called on any thread."""
+        """Return whether mounts on `host` are worth trying: one has succeeded, or only few have failed.
+
+        May be called on any thread."""
         return self._mounted.get(host, 0) > 0 or self._failed_mounts.get(host, 0) < MAX_FAILED_MOUNTS

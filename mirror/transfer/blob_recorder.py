@@ -15,13 +15,13 @@ BlobCallback: TypeAlias = Callable[[BlobRequest, BlobResult, "MirrorError | None
 
 
 class BlobRecorder:
-    """Calls `record` with the result of each copy, once for each repository and digest. Thread-safe.
+    """Passes the result of each copy to a callback, once for each repository and digest. Thread-safe.
 
-    `record` is called a second time only if a copy succeeds after a failed one, or if a blob that existed had to be
-    copied after all."""
+    The callback is called again for the same repository and digest only if a copy succeeds after a failed one, or if a
+    blob that was reported to exist had to be copied after all."""
 
     def __init__(self, record: BlobCallback) -> None:
-        """record: called with the request, the result, and the error if the copy failed."""
+        """record: the callback. It is called with the request, the result and, if the copy failed, the error."""
         self._record = record
         self._lock = threading.Lock()
         self._outcomes: dict[tuple[Repository, Digest], BlobOutcome | None] = {}  # None if the copy failed
@@ -29,8 +29,8 @@ class BlobRecorder:
         self._interrupted: dict[tuple[Repository, Digest], tuple[BlobRequest, Cancelled]] = {}
 
     def record_blob(self, request: BlobRequest, result: BlobResult, error: MirrorError | None = None) -> None:
-        """Record the result of copying a blob. error: the reason if the copy failed."""
-        if not self._is_new(request, result.outcome, error, success_is_final=False):
+        """Record the result of copying a blob. error: the error that made the copy fail, if it failed."""
+        if not self._store_outcome(request, result.outcome, error, success_is_final=False):
             result.counted = True  # the report counts the first result
             return
         if error is not None:
@@ -39,23 +39,25 @@ class BlobRecorder:
         self._record(request, result, error)
 
     def record_manifest(self, request: BlobRequest, result: BlobResult, error: MirrorError | None = None) -> None:
-        """Record that a manifest was written or already existed, or why it could not be written.
+        """Record that a manifest was written or already existed, or with which error writing it failed.
 
-        One manifest may be recorded several times, under several references."""
-        if self._is_new(request, result.outcome, error, success_is_final=True):
+        This may be called several times for one manifest that has several references."""
+        if self._store_outcome(request, result.outcome, error, success_is_final=True):
             self._record(request, result, error)
 
     def take_failed(self, request: BlobRequest) -> BlobResult:
-        """Return the result of a failed copy on the first call and an empty one later, so that one image counts it."""
+        """Return the result of the failed copy for `request` on the first call, and an empty result on later calls.
+
+        If several images need the blob, only the first caller adds the failed copy to the counters of its image."""
         with self._lock:
             return self._failed.pop((request.repository, request.blob.digest), None) or BlobResult()
 
-    def _is_new(
+    def _store_outcome(
         self, request: BlobRequest, outcome: BlobOutcome | None, error: MirrorError | None, *, success_is_final: bool
     ) -> bool:
-        """Store the outcome of a copy, and return whether `record` has to be called.
+        """Store the outcome of a copy, and return whether the callback must be called with it.
 
-        success_is_final: whether all later results are ignored after a success."""
+        success_is_final: whether all results after a success are ignored."""
         key = (request.repository, request.blob.digest)
         with self._lock:
             if isinstance(error, Cancelled):
@@ -73,7 +75,7 @@ class BlobRecorder:
             return True
 
     def close(self) -> None:
-        """Record the copies that were cancelled. Call this after the last copy of the run."""
+        """Record the cancelled copies that no later copy replaced. Call this after the last copy of the run."""
         with self._lock:
             interrupted, self._interrupted = self._interrupted, {}
         for request, error in interrupted.values():

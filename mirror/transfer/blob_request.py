@@ -22,7 +22,7 @@ class BlobSource(Struct, frozen=True):
 
 
 class BlobOutcome(Enum):
-    """The ways in which a copy can make a blob available in a repository."""
+    """How a blob became available in the target repository: copied, mounted, or it already existed."""
 
     COPIED = "copied"
     MOUNTED = "mounted"
@@ -33,9 +33,9 @@ class BlobRequest(Struct, frozen=True):
     """A request to copy a blob or manifest to a repository of a target.
 
     source: the source that is tried first.
-    image: the image that requested it first, for the log.
-    may_have: the repository may have the blob already, so a lookup is worth a request.
-    lookup_first: look the blob up in the repository before anything else is tried.
+    image: the image that needs the blob, for log messages.
+    may_have: whether the repository may already have the blob, so that a lookup is worth a request.
+    lookup_first: whether to look up the blob in the repository before anything else is tried.
     is_root: whether `blob` is the root manifest of the image."""
 
     blob: Descriptor
@@ -52,10 +52,10 @@ class BlobResult(Struct, eq=False):
     """The cost and the outcome of a copy. The counters increase while the copy runs.
 
     outcome: None if the copy failed.
-    mounted_from: the path of the repository that the blob was mounted from.
+    mounted_from: the path of the repository from which the blob was mounted, or None if it was not mounted.
     bytes_read, bytes_sent, attempts: the totals, including failed attempts. seconds: the duration of the copy.
     size_verified: whether the bytes or the target confirmed the size in the descriptor.
-    counted: whether an image has counted the result already (`take_outcome`)."""
+    counted: whether the counters of an image already include this result (`take_outcome`)."""
 
     outcome: BlobOutcome | None = None
     mounted_from: str | None = None
@@ -70,7 +70,7 @@ class BlobResult(Struct, eq=False):
     def end(
         self, outcome: BlobOutcome | None = None, mounted_from: str | None = None, *, size_verified: bool = True
     ) -> BlobResult:
-        """Set the outcome and the duration, and return the result."""
+        """Set the outcome and the duration, and return this object."""
         self.outcome, self.mounted_from, self.size_verified = outcome, mounted_from, size_verified
         self.seconds = time.monotonic() - self.started
         return self

@@ -1,4 +1,4 @@
-"""Tracks the sources from which a blob can be read: the sources of all requests for it that are in progress."""
+"""Tracks the sources from which a blob can be read: those of all copy requests in progress for the blob."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ class BlobSources:
 
     @contextmanager
     def register(self, request: BlobRequest) -> Iterator[None]:
-        """Return a context manager. Until its `with` block exits, other requests may read the blob from this request's
-        source."""
+        """Return a context manager that lets other requests read the blob from this request's source.
+
+        This ends when the `with` block exits."""
         digest = request.blob.digest
         self._sources.setdefault(digest, Counter())[request.source] += 1
         try:

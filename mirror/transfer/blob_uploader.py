@@ -37,9 +37,10 @@ _log = logging.getLogger("mirror.transfer")
 class UploadTry(Struct, eq=False):
     """The state of one upload of a blob from the sources on one host, including its retries.
 
-    session: an open upload session to use, if there is one. result: where bytes and attempts are counted.
-    read_error: the error if the upload failed because the bytes could not be read.
-    is_shared: the bytes were read by the download of another upload, perhaps from different sources."""
+    session: an open upload session to use, or None.
+    result: where bytes and attempts are counted.
+    read_error: the error from the source, if the upload failed because the blob could not be read.
+    is_shared: whether another upload started the download that provides the bytes, perhaps from different sources."""
 
     request: BlobRequest
     sources: list[BlobSource]
@@ -89,9 +90,9 @@ class BlobUploader:
         self._buffered = 0  # bytes of small blobs in memory, or about to be read
 
     async def upload(self, request: BlobRequest, result: BlobResult, session: UploadSession | None) -> None:
-        """Upload the blob. If it cannot be read from one host, try the sources on the next host.
+        """Upload the blob. If the blob cannot be read from one source host, try the sources on the next host.
 
-        session: an open upload session, which is used for the sources on the first host, or closed.
+        session: an open upload session, or None. The attempt with the first source host uses or closes the session.
         result: where bytes and attempts are counted.
 
         Raises the errors that the target raises. If the blob cannot be read from any source, raises the error for the
@@ -120,8 +121,8 @@ class BlobUploader:
     def _next_sources(self, request: BlobRequest, tried: Collection[BlobSource]) -> list[BlobSource]:
         """Return the sources to try next, all on one host. Return an empty list if all sources have been tried.
 
-        If a repository on the target's host has the blob, but the blob could not be mounted, this repository comes
-        first. The request's own source comes next, then the sources of other requests."""
+        If another repository on the target's host has the blob, that repository comes first. The request's own source
+        comes next, then the sources of other requests."""
         path = self._locations.find_holder(request.repository, request.blob.digest)
         sibling = BlobSource(request.target, path) if path else None
         if sibling is not None and sibling not in tried:
@@ -129,7 +130,7 @@ class BlobUploader:
         return self._sources.next_untried(request, tried)
 
     async def _try_upload(self, upload_try: UploadTry) -> None:
-        """Upload the blob through the spool or directly. Close the upload session afterwards if it is still open."""
+        """Upload the blob through the spool or directly. If the upload session is still open afterwards, close it."""
         source, target, request = upload_try.source_host, upload_try.target_host, upload_try.request
         try:
             if not self._routes.needs_spool(source, target, mounts_work=self._locations.is_mount_worthwhile(target)):
@@ -153,7 +154,7 @@ class BlobUploader:
                 self._idle.discard(session, target)
 
     async def _upload_directly(self, upload_try: UploadTry) -> None:
-        """Upload without the spool. Other uploads of the blob cannot use the bytes."""
+        """Upload the blob without the spool, so that no other upload of the blob can use the bytes."""
         blob = upload_try.request.blob
         download = BlobDownload(blob, upload_try.sources, self._failures)
         try:
@@ -179,7 +180,9 @@ class BlobUploader:
             self._buffered -= size
 
     async def _upload_from_spool(self, upload_try: UploadTry, file: SpoolFile) -> None:
-        """Upload from a spool file while it is written. If the download breaks, upload again once it is complete."""
+        """Upload the blob from a spool file, even while the download is still writing the file.
+
+        If the download breaks, upload the blob again once the file is complete."""
         upload = self._create_upload(upload_try, file)
         upload_try.is_shared = True
 
@@ -205,7 +208,7 @@ class BlobUploader:
                 raise
 
     def _create_upload(self, upload_try: UploadTry, body: BlobBody) -> BlobUpload:
-        """Return the BlobUpload for `upload_try`. The BlobUpload takes over the upload session, if there is one."""
+        """Return a new BlobUpload for `upload_try`, which takes over the open upload session, if there is one."""
         request, session = upload_try.request, upload_try.session
         if session is not None:
             self._idle.take(session)
@@ -215,9 +218,9 @@ class BlobUploader:
         return upload
 
     async def _send(self, upload_try: UploadTry, upload: BlobUpload, *permits: str) -> None:
-        """Run an upload with retries.
+        """Run the upload with retries.
 
-        Each attempt needs an upload permit, a permit for the target host, and `permits`."""
+        Each attempt needs an upload permit, a permit for the target host, and the additional `permits`."""
 
         def attempt(work: Work) -> None:
             """Count and make one attempt. Runs on a worker thread."""

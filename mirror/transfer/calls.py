@@ -54,7 +54,7 @@ def new_loop() -> asyncio.AbstractEventLoop:
 class Calls:
     """Runs blocking calls on a bounded pool of threads. Its coroutines run on one event loop.
 
-    Times are in seconds of the event loop's clock, which must also be the clock of `limits`."""
+    All times are in seconds on the event loop's clock. `limits` must use the same clock."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Calls:
         policy: Policy = DEFAULT_POLICY,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        """stop: when it is requested, all waits end, all calls are stopped, and no further call starts.
+        """stop: after this stop is requested, all waits end, running calls are stopped, and no further call starts.
         downloads, uploads: the numbers of download and upload permits.
         policy: the retry policy for calls that do not set one.
         draw: see `Policy.wait_before_next`."""
@@ -96,14 +96,14 @@ class Calls:
                 raise
 
     def now(self) -> float:
-        """Return the current time of the event loop's clock, in seconds."""
+        """Return the current time on the event loop's clock, in seconds."""
         return self._loop.time()
 
     async def call(self, run: Callable[[Work], T], *, needs: Sequence[str] = (), policy: Policy | None = None) -> T:
-        """Call `run` on a thread, with the permits `needs` (see `Permits.acquire`), and return its result.
+        """Acquire the permits `needs` (see `Permits.acquire`), call `run` on a thread, and return its result.
 
-        After a retryable error `run` is called again according to `policy`. No permit and no thread is held during the
-        wait. Raises the same errors as `run`, Cancelled after a stop, and TooFewPermits if `needs` exceeds the
+        After a retryable error, `run` is called again according to `policy`. No permit or thread is held between the
+        attempts. Raises the same errors as `run`, Cancelled after a stop, and TooFewPermits if `needs` exceeds the
         capacity."""
         needs, policy = needs or (LOCAL,), policy or self._policy
         attempts, waited = 0, 0.0
@@ -131,8 +131,8 @@ class Calls:
     async def call_host(self, host: str, run: Callable[[Work], T]) -> T:
         """Call `run` on a thread, with one permit for `host`, and return its result.
 
-        It is called only once, because the store retries the requests of `run` itself. Raises the same errors as
-        `run`, and Cancelled after a stop."""
+        `run` is called only once, because the store already retries the requests that `run` sends. Raises the same
+        errors as `run`, and Cancelled after a stop."""
         return await self.call(run, needs=(host_permit(host),), policy=ONCE)
 
     async def sleep(self, seconds: float) -> None:
@@ -151,8 +151,8 @@ class Calls:
 
         Must not be called on the event loop.
 
-        Raises LocalError if threads have not ended after `timeout` seconds; later calls do not wait for them. Also
-        raises an error that a task raised if nobody awaited the task and the error shows a bug."""
+        Raises LocalError if threads have not ended after `timeout` seconds; later calls of `close` do not wait for
+        these threads. Otherwise raises the first error in `tasks.bugs`, if there is one."""
         deadline = time.monotonic() + timeout
         self._stop.request("closed")
         if not self._loop.is_closed():
@@ -209,10 +209,10 @@ class Calls:
     def _run_on_thread(self, attempt: _CallAttempt[T]) -> None:
         """Run an attempt, then notify the event loop."""
         attempt.run()
-        self.post(partial(self._note_end, attempt))
+        self.post(partial(self._handle_end, attempt))
 
-    def _note_end(self, attempt: _CallAttempt[T]) -> None:
-        """Record that an attempt has ended. Wake the task that waits for it, or collect its error if no task waits."""
+    def _handle_end(self, attempt: _CallAttempt[T]) -> None:
+        """Mark an attempt as ended. Wake the task that waits for the attempt, or collect its error if no task waits."""
         attempt.ended = True
         attempt.forget()
         if attempt.waiter.done():
@@ -221,7 +221,7 @@ class Calls:
             attempt.waiter.set_result(None)
 
     def _collect_error(self, attempt: _CallAttempt[T]) -> None:
-        """Add the error from an attempt that no task awaits to `tasks.bugs`, unless it is a MirrorError."""
+        """Move the error from an attempt that no task awaits to `tasks.bugs`. If it is a MirrorError, discard it."""
         error, attempt.error = attempt.error, None
         if error is not None and not isinstance(error, MirrorError):
             self.tasks.bugs.append(error)
@@ -259,9 +259,9 @@ class Calls:
         return capacity
 
     def _hold_until(self, permit: str) -> float:
-        """Return the time until which a permit is on hold. If it is for a host, also subscribe to the host's holds.
+        """Return the time until which a permit is on hold. If the permit is for a host, also subscribe to its holds.
 
-        A host that is paused, or that has used up its rate limit later, then puts the permit on hold."""
+        From then on, the permit is put on hold whenever the host is paused or has used up its rate limit."""
         if not permit.startswith(HOST):
             return 0.0
         host = self._limits.host(permit.removeprefix(HOST))
@@ -270,11 +270,12 @@ class Calls:
 
 
 class _CallAttempt(Generic[T]):
-    """One attempt of a call. Its thread sets `value`, `error`, `bytes_moved` and `seconds` before it ends.
+    """One attempt of a call. Its thread sets `value`, `error`, `bytes_moved` and `seconds` before the attempt ends.
 
     seconds: the duration without the waits for a paused or rate-limited host.
     once: whether this is the only attempt.
-    waiter: the future on which the task waits. forget: removes the thread from those that `close` waits for."""
+    waiter: the future on which the task waits.
+    forget: removes the attempt's thread from the set of threads that `Calls.close` waits for."""
 
     waiter: asyncio.Future[None]
     forget: Callable[[], None]
@@ -299,7 +300,7 @@ class _CallAttempt(Generic[T]):
         self.seconds = max(0.0, clock.now() - limits.queued_seconds() - started)
 
     def _make_call(self) -> T:
-        """Make the call unless a stop was requested. If it has only one attempt, it retries its own requests."""
+        """Make the call. If this is its only attempt, let it retry its requests. Raises Cancelled after a stop."""
         self.stop.raise_if_requested()
         return self._call(Work(self.stop, self._count_bytes, self._once))
 

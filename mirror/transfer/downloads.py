@@ -1,4 +1,4 @@
-"""Reads blobs and verifies their size and digest, even if a broken connection is resumed.
+"""Reads blobs and verifies their size and digest, even if a broken download is resumed.
 
 No HEAD is sent before the GET, because the response to the GET contains the size.
 """
@@ -25,15 +25,16 @@ _SKIP_BUFFER = 1 << 18  # bytes
 
 
 class BlobDownload:
-    """Reads a blob, as the body of an upload, from the first source that has it. Verifies its size and digest.
+    """Reads a blob from the first source that has it, and verifies its size and digest. Implements `BlobBody`.
 
-    bytes_read: the number of bytes read in all attempts. error: why the last read failed, if it did.
+    bytes_read: the number of bytes read in all attempts. error: the error of the last read, or None if it succeeded.
     position: the number of bytes that have been hashed.
 
     Used by one thread at a time."""
 
     def __init__(self, blob: Descriptor, sources: Sequence[BlobSource], failures: ReadFailures | None = None) -> None:
-        """sources: in order of preference. failures: earlier failed reads; those of this download are added."""
+        """sources: in order of preference.
+        failures: the failed reads of this run. Sources that failed earlier are skipped; new failures are added."""
         self._blob = blob
         self._sources = list(sources)  # the first one is read
         self._failures = failures or ReadFailures()
@@ -64,7 +65,7 @@ class BlobDownload:
         return reader
 
     def _rewind(self, offset: int) -> None:
-        """Go back to the last checkpoint at or before `offset`."""
+        """Reset the position and the hash to the last checkpoint at or before `offset`."""
         self.position = max(position for position in self._checkpoints if position <= offset)
         self._hasher, self._is_verified = self._checkpoints[self.position].copy(), False
 
@@ -97,24 +98,26 @@ class BlobDownload:
             del self._sources[0]
 
     def note_error(self, error: MirrorError) -> None:
-        """Record that reading from the current source failed."""
+        """Remember that reading from the current source failed with `error`."""
         self.error = error
         self._failures.add(self._sources[0], self._blob, error)
 
     def verify(self, data: memoryview) -> None:
-        """Hash the next bytes of the blob. Raises Refused (size_mismatch) if they exceed the size in the descriptor."""
+        """Add the next bytes of the blob to its hash. Check that the blob is not longer than its descriptor says.
+
+        Raises Refused (size_mismatch) if it is longer."""
         self.bytes_read += len(data)
         self._hasher.update(data)
         self.position += len(data)
         if self._blob.size is not None and self.position > self._blob.size:
             raise Refused(
-                f"{self._name} is longer than the {self._blob.size} bytes in its descriptor", code="size_mismatch"
+                f"{self._name} is longer than its descriptor says ({self._blob.size} bytes)", code="size_mismatch"
             )
         if self.position % CHECKPOINT_INTERVAL == 0:
             self._checkpoints[self.position] = self._hasher.copy()
 
     def verify_end(self) -> None:
-        """Compare the size and digest of the whole blob with its descriptor.
+        """At the end of the blob, check that its size and digest match the descriptor.
 
         Raises Refused (size_mismatch, digest_mismatch) if they differ."""
         if self._is_verified:
@@ -126,7 +129,7 @@ class BlobDownload:
             raise Refused(
                 f"{self._name}: received {self.position} bytes, but their digest is "
                 f"{self._blob.digest.algorithm}:{actual}",
-                hint=f"check the storage of {self._sources[0].store.host} and any proxy in between for damage",
+                hint=f"check whether the storage of {self._sources[0].store.host}, or a proxy, damages the content",
                 code="digest_mismatch",
             )
         self._is_verified = True
@@ -159,7 +162,7 @@ class VerifyingReader:
         return count
 
     def _read(self, buffer: memoryview) -> int:
-        """Read from the store. Resume the download if the connection breaks after it has made progress."""
+        """Read from the store. If the connection breaks, resume the download if it has made enough progress."""
         while True:
             try:
                 return self._reader.readinto(buffer)
@@ -173,7 +176,7 @@ class VerifyingReader:
             self._reader = self._download.open_source(self._work)
 
     def skip(self, count: int) -> None:
-        """Read and hash `count` bytes, then drop them, because the caller does not need them."""
+        """Read and hash the next `count` bytes without returning them to a caller."""
         buffer = memoryview(bytearray(min(count, _SKIP_BUFFER)))
         while count:
             skipped = self.readinto(buffer[: min(len(buffer), count)])
@@ -182,7 +185,7 @@ class VerifyingReader:
             count -= skipped
 
     def close(self) -> None:
-        """Close the reader that the store returned."""
+        """Close the underlying reader, which the store returned."""
         self._reader.__exit__(None, None, None)
 
     def __enter__(self) -> VerifyingReader:

@@ -15,7 +15,7 @@ CLOSE_THREADS = 32  # maximum number of sessions that `close` closes at the same
 
 
 class IdleSessions:
-    """Owns idle upload sessions until a call takes them. `close` closes the remaining ones. Thread-safe."""
+    """Owns idle upload sessions until a call takes them. `close` closes all remaining sessions. Thread-safe."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
@@ -23,7 +23,9 @@ class IdleSessions:
         self._sessions: dict[UploadSession, None] = {}
 
     def keep(self, session: UploadSession, stop: Stop | None = None) -> bool:
-        """Keep a session for a later call, and return True. After a stop, return False: the caller has to close it."""
+        """Store a session for a later call, and return True.
+
+        If `stop` was requested, return False without storing the session: the caller must close the session."""
         with self._lock:
             if stop is not None and stop.is_requested:  # checked under the lock: `close` is called after the stop
                 return False
@@ -31,7 +33,7 @@ class IdleSessions:
             return True
 
     def take(self, session: UploadSession) -> bool:
-        """Remove a session, and return whether it was among the idle sessions. If it was, the caller now owns it."""
+        """Remove a session from the idle sessions, and return whether it was one of them. If so, the caller owns it."""
         with self._lock:
             return self._sessions.pop(session, self) is None
 
@@ -47,7 +49,7 @@ class IdleSessions:
         self._calls.tasks.detach(self._calls.call(run, needs=(host_permit(host),)))
 
     def close(self, timeout: float) -> None:
-        """Close the remaining sessions after a stop. Blocks.
+        """Close all idle sessions after a stop. Blocks.
 
         Raises LocalError if some of them are still open after `timeout` seconds."""
         with self._lock:

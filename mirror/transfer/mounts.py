@@ -1,4 +1,4 @@
-"""Mounts blobs from other repositories of the same host. A failed mount falls back to an upload."""
+"""Mounts blobs from other repositories on the same host. If a mount fails, the caller uploads the blob."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _log = logging.getLogger("mirror.transfer")
 
 
 class Mounts:
-    """Mounts blobs, and remembers for which hosts and repositories this has failed."""
+    """Mounts blobs, and remembers the hosts and repositories for which mounts have failed."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Mounts:
         before_write: Callable[[Repository], None],
     ) -> None:
         """idle: keeps the upload sessions that registries open instead of mounting a blob.
-        before_write: called with the repository before each mount request, on a thread."""
+        before_write: called on a worker thread before each mount request, with the repository."""
         self._calls = calls
         self._locations = locations
         self._routes = routes
@@ -47,8 +47,8 @@ class Mounts:
     async def mount(self, request: BlobRequest, from_path: str) -> Mount | UploadSession | None:
         """Mount the blob from the repository `from_path`, with retries.
 
-        Return an upload session if the registry opened one instead; it is kept among the idle sessions. Return None if
-        no request was sent, because mounts on this host turned out not to work. Raises RateLimited and Cancelled."""
+        If the registry opened an upload session instead, return the session, which `IdleSessions` keeps. If no request
+        was sent because mounts on this host do not work, return None. Raises RateLimited and Cancelled."""
         repository, digest = request.repository, request.blob.digest
         # If all retries failed for one blob, each further blob gets one attempt.
         policy = ONCE if self._locations.has_failed_mount(repository, from_path) else None
@@ -68,9 +68,9 @@ class Mounts:
         return mounted
 
     def _mount(self, request: BlobRequest, from_path: str, work: Work) -> Mount | UploadSession | None:
-        """Send the mount request. If mounts on the host have meanwhile turned out not to work, return None instead.
+        """Send the mount request and return its outcome. Runs on a worker thread.
 
-        Runs on a worker thread."""
+        Return None, without sending a request, if mounts on the host have meanwhile turned out not to work."""
         if not self.are_worthwhile(request.repository.host):
             return None  # the call may have waited long for its permit; the upload opens its own session
         self._before_write(request.repository)

@@ -1,19 +1,19 @@
-"""Permits: how many calls may run at a time, for each host and for the whole run.
+"""Permits limit how many calls run at the same time, for each host and for the whole run.
 
-A call needs one or more permits (`host quay.io`, `downloads`) and gets all of them together or none. Calls wait in the
-queue of the permit that they name first. A call that uses two hosts names the one that is written to first, so that a
-target without free permits delays only its own queue. The rules:
+A call needs one or more permits (such as `host quay.io` and `downloads`). It is granted all of them together or none.
+Each permit has a queue. A call waits in the queue of the first permit in its list. A call that uses two hosts lists the
+target host first, so that a target without free permits delays only its own queue. The rules:
 
-* Within a queue, calls start in the order of their arrival. A call that lacks *another* permit is overtaken by calls
-  that do not need that permit. Then one unit of the queue's own permit, if it has several, is reserved for the oldest
-  call that was overtaken. A call that uses two hosts therefore does not starve behind a stream of calls that use one.
-* A freed unit of a permit goes to the queue whose calls hold the fewest units of it; among equals, to the queue that
-  was served least recently. A queue of slow calls therefore does not end up with all units.
-* If the next call of a queue needs several units of the queue's own permit, freed units are reserved until there are
-  enough.
+* Calls in a queue start in order of arrival, with one exception. If a call waits for a permit other than the queue's
+  own, later calls that do not need that permit may overtake it. One unit of the queue's own permit, if it has several,
+  is then reserved for the oldest overtaken call. This keeps calls that use two hosts from starving.
+* A freed unit of a permit goes to the queue whose calls hold the fewest units of the permit. If several queues hold
+  equally few, the least recently served queue gets the unit. This keeps slow calls in one queue from taking all units.
+* If the next call in a queue needs several units of the queue's own permit, freed units are reserved until enough units
+  are free.
 
-Everything is decided in one synchronous step after each event (a request, a release, the end of a hold). All methods
-must be called on the event loop.
+After each event (a request, a release, the end of a hold), all permits that can be granted are granted in one
+synchronous step. All methods must be called on the event loop.
 """
 
 from __future__ import annotations
@@ -44,12 +44,13 @@ class TooFewPermits(MirrorError, ValueError):
 
 
 class Permits:
-    """Grants permits to calls. Times are in seconds of the event loop's clock."""
+    """Grants permits to calls. All times are in seconds on the event loop's clock."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, capacity: Callable[[str], int], ready_at: Callable[[str], float]
     ) -> None:
-        """capacity: returns the number of units of a permit. ready_at: returns the time until which it is on hold.
+        """capacity: returns the total number of units of the named permit.
+        ready_at: returns the time until which the named permit is on hold.
 
         Both are called once for each permit, before its first use."""
         self._loop = loop
@@ -61,9 +62,10 @@ class Permits:
         self._closed: MirrorError | None = None
 
     async def acquire(self, needs: Sequence[str]) -> None:
-        """Wait for all permits in `needs`, in the queue of the first one. A repeated name requests several units.
+        """Wait until all permits in `needs` are granted, in the queue of the first one.
 
-        Raises TooFewPermits if `needs` exceeds the capacity, and the error that was passed to `close`."""
+        A name that is repeated in `needs` requests several units. Raises TooFewPermits if `needs` exceeds the capacity.
+        After `close`, raises the error that was passed to `close`."""
         if self._closed is not None:
             raise self._closed.with_text(self._closed.what)
         group = self._group(tuple(needs))
@@ -82,7 +84,7 @@ class Permits:
             raise
 
     def release(self, needs: Sequence[str]) -> None:
-        """Give back the permits that `acquire` granted."""
+        """Give back the permits that `acquire` granted for the same `needs`."""
         group = self._groups[tuple(needs)]
         for permit, units in group.needs:
             permit.used -= units
@@ -114,7 +116,7 @@ class Permits:
                     fail_future(waiter, error.with_text(error.what))
 
     def used_units(self, name: str) -> int:
-        """Return the number of units of a permit that are currently granted."""
+        """Return how many units of the permit `name` are currently granted."""
         return self._permit(name).used
 
     def waiting_calls(self) -> int:
@@ -130,24 +132,26 @@ class Permits:
         return permit
 
     def _group(self, needs: tuple[str, ...]) -> _CallGroup:
-        """Return the group of the calls that need these permits. Raises TooFewPermits if a permit has too few units."""
+        """Return the group of calls that need exactly these permits.
+
+        Raises TooFewPermits if a permit has too few units."""
         group = self._groups.get(needs)
         if group is None:
             group = _CallGroup([(self._permit(name), units) for name, units in Counter(needs).items()])
             for name, units in Counter(needs).items():
                 if units > self._permits[name].capacity:
                     capacity = self._permits[name].capacity
-                    raise TooFewPermits(f"a call needs {units} units of {name!r}, but there are only {capacity}")
+                    raise TooFewPermits(f"a call needs {units} units of permit {name!r}, but only {capacity} exist")
             self._groups[needs] = group
         return group
 
     def _end_hold(self, permit: _Permit) -> None:
-        """End a hold, and start the calls that can start now."""
+        """End the hold of a permit, and start the waiting calls that can now start."""
         permit.timer = None
         self._grant_free((permit,))
 
     def _enter(self, waiter: _Waiter, group: _CallGroup) -> None:
-        """Add a waiter to its queue. Grant its permits at once if it can overtake the older waiters."""
+        """Add a waiter to the queue of its group. If it can overtake all older waiters, grant its permits at once."""
         self._count += 1
         group.waiters[waiter] = self._count
         if len(group.waiters) == 1:  # otherwise it waits behind others that need the same permits
@@ -186,7 +190,7 @@ class Permits:
             waiter.set_result(None)
 
     def _grant_free(self, permits: Iterable[_Permit]) -> None:
-        """Start the calls that can start now that units of `permits` may be free. The queues take turns."""
+        """Grant the free units of `permits` to waiting calls. The queue with the lowest rank is served first."""
         for permit in permits:
             permit.is_reserved = False
             queues = list(permit.queues)
@@ -218,7 +222,7 @@ class _Permit:
         self.used = 0
         self.held_until = 0.0
         self.timer: asyncio.TimerHandle | None = None  # while it is on hold
-        self.is_reserved = False  # free units are for the oldest call of its own queue, which needs several
+        self.is_reserved = False  # whether free units are reserved for the oldest call of its own queue
         self.queue = _CallQueue(self)
         self.queues: Counter[_CallQueue] = Counter()  # the number of groups that need it, by queue
 
@@ -233,7 +237,7 @@ class _Permit:
 
 
 class _CallGroup:
-    """The calls of a queue that wait for the same permits, oldest first."""
+    """The waiting calls in one queue that need the same permits, oldest first."""
 
     __slots__ = ("needs", "own_units", "queue", "waiters")
 
@@ -248,10 +252,10 @@ class _CallGroup:
         return next(iter(self.waiters.values()))
 
     def missing_permit(self, unavailable: set[_Permit]) -> _Permit | None:
-        """Return the permit that the oldest call lacks, or None if it can start.
+        """Return a permit that the oldest call lacks, or None if that call can start.
 
-        A permit on hold comes first, then one without enough free units; the queue's own permit comes last.
-        unavailable: permits that older calls of the queue wait for."""
+        If several permits are lacking, a permit on hold takes precedence. The queue's own permit comes last.
+        unavailable: permits for which older calls of the queue wait."""
         missing = None
         own = self.queue.own
         for permit, units in self.needs:
@@ -300,7 +304,7 @@ class _CallQueue:
         return oldest is not None and oldest.missing_permit(_NONE) is self.own
 
     def rank(self, permit: _Permit) -> tuple[int, int]:
-        """Return the rank for the next free unit of `permit`: the queue with the lowest rank gets it."""
+        """Return this queue's rank for the next free unit of `permit`. The queue with the lowest rank gets the unit."""
         return self.used[permit], self.last_grant
 
 
@@ -308,6 +312,6 @@ _NONE: set[_Permit] = set()
 
 
 def fail_future(future: asyncio.Future[None], error: BaseException) -> None:
-    """Make a future fail with `error`. Keep asyncio from logging the error if nobody awaits the future."""
+    """Make `future` fail with `error`, without a log message from asyncio if nobody awaits the future."""
     future.set_exception(error)
     future.exception()  # marks the error as retrieved; otherwise asyncio logs it

@@ -15,8 +15,8 @@ _WRONG_BYTES = frozenset({"digest_mismatch", "size_mismatch"})
 class ReadFailures:
     """Remembers why blobs could not be read from their sources. Thread-safe.
 
-    If the bytes of a blob are wrong, the error applies to all repositories of the store, which has one copy for each
-    digest. If the blob is missing or access is denied, the error applies to one repository."""
+    If the size or digest of a blob is wrong, the error applies to all repositories of the store, because stores usually
+    keep one copy per digest. Any other error, such as a missing blob, applies to one repository."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -31,7 +31,7 @@ class ReadFailures:
                 self._errors[source.store.host, repository, blob.digest, blob.size] = kept
 
     def find(self, source: BlobSource, blob: Descriptor) -> MirrorError | None:
-        """Return a copy of the error that was raised when `blob` could not be read from `source`, or None."""
+        """Return a copy of the error with which reading `blob` from `source` failed, or None if it has not failed."""
         with self._lock:
             for repository in (None, source.repository):
                 error = self._errors.get((source.store.host, repository, blob.digest, blob.size))

@@ -1,4 +1,4 @@
-"""Limits the retries for each blob and host: a blob that failed all its attempts is not retried for later images."""
+"""Limits the retries for each blob and host. Once all attempts have failed, later images make one attempt each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mirror.util.retry_policy import Policy
 
 T = TypeVar("T")
 
-# Waits that a server asks for still apply, because they concern the host and not a single caller.
+# A budget of 0 allows no retries, except after a `Retry-After`, which applies to the host and not to a single caller.
 SINGLE_ATTEMPT = Policy(budget=0.0)
 
 
@@ -27,10 +27,10 @@ class RetryBudgets:
         self._exhausted: set[tuple[str, Digest]] = set()
 
     async def call(self, host: str, blob: Descriptor, run: Callable[[Work], T], needs: Sequence[str]) -> T:
-        """Run a call that transfers `blob` from or to `host`, with a permit for `host` and the permits `needs`.
+        """Call `run`, which transfers `blob` from or to `host`, with a permit for `host` and the permits `needs`.
 
-        If a call has failed all its attempts, each later call for the same blob and host makes one attempt, until one
-        succeeds. Raises the same errors as `Calls.call`."""
+        Once all attempts of a call have failed, each later call for the same blob and host makes only one attempt,
+        until a call succeeds. Raises the same errors as `Calls.call`."""
         key = (host, blob.digest)
         policy = SINGLE_ATTEMPT if key in self._exhausted else None
         try:

@@ -53,7 +53,7 @@ class SharedTasks(Generic[K, T]):
                 await self._end_task(entry)
 
     async def _end_task(self, entry: _SharedTask[T]) -> None:
-        """Cancel a task without callers unless it has ended, and wait until it ends."""
+        """Cancel a task that has no callers left, unless the task has ended. Wait until it ends."""
         task = entry.task
         if not task.done():
             entry.is_cancelled = True
@@ -72,7 +72,7 @@ class SharedTasks(Generic[K, T]):
             raise cancelled
 
     def _remove_entry(self, key: K, entry: _SharedTask[T]) -> None:
-        """Remove an entry unless a new one has replaced it."""
+        """Remove the entry for `key` unless a newer entry has replaced it."""
         if self._running.get(key) is entry:
             del self._running[key]
 
@@ -85,13 +85,13 @@ class _SharedTask(Generic[T]):
     def __init__(self, task: asyncio.Task[T]) -> None:
         self.task = task
         self.callers = 0
-        self.is_cancelled = False  # the last caller left before the end
+        self.is_cancelled = False  # whether the last caller left before the task ended
 
 
 async def result_of(task: asyncio.Task[T]) -> T:
-    """Return the result of a task that other callers also await. Cancelling this call does not cancel the task.
+    """Wait for a task that other callers also await, and return its result. Raises the error that the task raises.
 
-    Raises the error that the task raises."""
+    If this coroutine is cancelled, the task continues."""
     if not task.done():
         await asyncio.wait([task])
     if not task.cancelled() and (error := task.exception()) is not None:

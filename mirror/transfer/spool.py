@@ -1,8 +1,8 @@
 """The spool: files for blobs on their way to several targets, so that each blob is read from its source once.
 
-The spool is a directory like `blobs/` of an OCI layout, except that the file names are numbered. Later runs do not use
-its files: each run deletes them when it starts. Uploads read a file while it is being written. They reach its end only
-after its digest has been verified.
+The spool has a `blobs/` directory like that of an OCI layout, except that the file names are numbered. Each run deletes
+the files of earlier runs when it starts. An upload can read a file while the file is being written, but reaches the end
+of the file only after the digest has been verified.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STOP_CHECK_INTERVAL = 1.0  # seconds between two checks for a stop while a reade
 
 
 class DownloadBroken(NetworkError):
-    """The download into a spool file failed or was restarted while the file was read.
+    """The error that an upload raises if the download into its spool file failed or was restarted.
 
     The upload starts again once the file is complete."""
 
@@ -37,10 +37,12 @@ class DownloadBroken(NetworkError):
 
 
 class SpoolFile:
-    """A file with one blob. One thread writes it, and any number of threads read it.
+    """A spool file, which holds one blob. One thread at a time writes it, and any number of threads read it.
 
-    users: the number of copies that use the file. dropped: whether the spool has dropped the file for deletion.
-    attempt: the number of the writer's attempt, from 1. complete: whether the file has the whole blob, verified."""
+    users: the number of copies that use the file.
+    dropped: whether the file has been removed from the spool and will be deleted.
+    attempt: the number of the latest attempt to write the file, starting at 1.
+    complete: whether the file contains the whole blob, verified."""
 
     def __init__(self, path: Path, blob: Descriptor) -> None:
         self.path = path
@@ -84,7 +86,7 @@ class SpoolFile:
             self._changed.notify_all()
 
     def _set_state(self, written: int, *, writing: bool, complete: bool = False) -> None:
-        """Set the state of the file and wake the readers."""
+        """Set how many bytes are written, and whether writing continues or is complete. Wake the readers."""
         with self._changed:
             self._written, self._writing, self.complete = written, writing, complete
             self._changed.notify_all()
@@ -96,15 +98,17 @@ class SpoolFile:
         return SpoolReader(self, offset, work)
 
     def wait_for_bytes(self, offset: int, attempt: int, work: Work) -> int:
-        """Wait for bytes after `offset`. Return the number of bytes available, or 0 at the end of a complete file.
+        """Wait for bytes after `offset`, and return how many are available, or 0 at the end of a complete file.
 
-        attempt: the writer's attempt that the reader started with. Raises DownloadBroken if that attempt failed, and
-        Cancelled after a stop."""
+        attempt: the attempt to write the file that was current when the reader opened it. Raises DownloadBroken if that
+        attempt failed, and Cancelled after a stop."""
         while True:
             work.stop.raise_if_requested()
             with self._changed:
                 if attempt != self.attempt:
-                    raise DownloadBroken(f"the download of {self.blob.digest} was restarted during its upload")
+                    raise DownloadBroken(
+                        f"the download of {self.blob.digest} was restarted while the blob was being uploaded"
+                    )
                 if self._written > offset or self.complete:
                     return self._written - offset
                 if not self._writing:
@@ -113,7 +117,7 @@ class SpoolFile:
 
 
 class SpoolReader:
-    """A BlobReader for a spool file, which may read the file while it is being written."""
+    """A BlobReader that reads a spool file, even while the file is being written."""
 
     def __init__(self, file: SpoolFile, offset: int, work: Work) -> None:
         self._file = file
@@ -138,7 +142,7 @@ class SpoolReader:
         self._file.wait_for_bytes(0, self._attempt, self._work)
         if not count:
             raise LocalError(
-                f"{self._file.path} is shorter than what was written to it", hint="check the disk for errors"
+                f"{self._file.path} is shorter than the data written to it", hint="check the disk for errors"
             )
         self._offset += count
         return count
@@ -183,9 +187,10 @@ class Spool:
         self._ready = True
 
     def acquire(self, blob: Descriptor) -> SpoolFile | None:
-        """Return a file for `blob`, or None if the files in use leave no room. The file is kept until `release`.
+        """Return a spool file for `blob`, or None if the files in use leave no room.
 
-        A blob that exceeds the limit gets a file if no other file is in use."""
+        The file stays in the spool at least until it is passed to `release`. A blob that exceeds the limit gets a file
+        only if no other file is in use."""
         size = blob.size or 0
         file = self._files.get(blob.digest)
         if file is not None:
@@ -219,18 +224,18 @@ class Spool:
         self._dropped.append(file.path)
 
     def take_dropped(self) -> list[Path]:
-        """Return the files that were dropped since the last call. The caller deletes them."""
+        """Return the paths of the files dropped since the last call. The caller must delete these files."""
         dropped, self._dropped = self._dropped, []
         return dropped
 
     def release(self, file: SpoolFile) -> None:
-        """Record that a copy no longer uses a file. A complete file is kept for other copies until space is needed."""
+        """Decrement the number of copies that use a file. A complete file stays in the spool until space is needed."""
         file.users -= 1
         if not file.users and not file.complete and self._files.get(file.blob.digest) is file:
             self._drop(file)
 
     def close(self) -> None:
-        """Delete all files."""
+        """Delete all spool files. Blocks."""
         if self._ready:
             shutil.rmtree(self._directory / "blobs", ignore_errors=True)
 
@@ -256,15 +261,15 @@ class translate_os_errors:  # noqa: N801 - reads as a function in `with translat
         if isinstance(error, OSError):
             is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
             raise LocalError(
-                f"{self._path}: {error.strerror}",
+                f"cannot use {self._path} for the spool: {error.strerror}",
                 hint="free some space, or set `spool` to a directory on a larger disk"
                 if is_full
-                else "check the spool directory",
+                else "check the permissions of the spool directory, and the disk for errors",
                 code="local_full" if is_full else "local_io",
             ) from error
 
 
 def _write_all(descriptor: int, data: memoryview) -> None:
-    """Write all of `data`. Raises OSError."""
+    """Write all of `data` to a file descriptor. Raises OSError."""
     while data:
         data = data[os.write(descriptor, data) :]

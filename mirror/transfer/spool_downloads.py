@@ -35,14 +35,15 @@ class SpoolDownloads:
     ) -> AsyncIterator[asyncio.Task[None]]:
         """Return a context manager that yields the task that downloads into `file`. If none is in progress, start one.
 
-        Await the task with `result_of`. It is cancelled when the last caller leaves the `with` block.
-        sources: where a new download reads the blob; all are on one host.
-        result: counts the bytes of a new download. on_start: called on a worker thread when a new download starts."""
+        Await the task with `result_of`. The task is cancelled when the last caller leaves the `with` block.
+        sources: the sources from which a new download reads the blob, all on one host.
+        result: the result to which the bytes of a new download are added.
+        on_start: called on a worker thread when a new download starts."""
         async with self._tasks.join(file, lambda: self._download(file, sources, result, on_start)) as download:
             yield download
 
     async def wait_for_progress(self, file: SpoolFile) -> None:
-        """Wait until the download has written bytes or has ended. Return at once if none is in progress."""
+        """Wait until the download into `file` has written bytes or has ended. Return at once if none is in progress."""
         if file in self._progress:
             await self._progress[file].wait()
 

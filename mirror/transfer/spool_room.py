@@ -1,4 +1,4 @@
-"""Waits for room in the spool. A blob may be streamed instead if a target that does not respond occupies the spool."""
+"""Waits for room in the spool. If a target that does not respond fills the spool, blobs may be streamed instead."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ MAX_STREAMS = 2  # blobs that are streamed to one host at a time
 
 
 class SpoolRoom:
-    """Assigns spool files to copies, and counts those in use for each target host.
+    """Assigns spool files to copies, and counts the files in use for each target host.
 
-    Times are in seconds of the event loop's clock."""
+    All times are in seconds on the event loop's clock."""
 
     def __init__(self, spool: Spool, calls: Calls) -> None:
         self._spool = spool
@@ -28,10 +28,10 @@ class SpoolRoom:
     async def acquire(self, blob: Descriptor, host: str, *, may_stream: bool) -> SpoolFile | None:
         """Wait for room in the spool, and return a file for `blob`. The caller must pass the result to `release`.
 
-        may_stream: the blob can be sent to `host` without the spool. If so, return None after WAIT_FOR_ROOM seconds
-        without room. Blobs for a host that has files in use wait longer: the host may be the one that does not respond,
-        and its streams would hold permits for the source. Raises Cancelled, and LocalError if a dropped file cannot be
-        deleted."""
+        may_stream: whether the blob can be streamed to `host` without the spool. If so, this returns None after
+        WAIT_FOR_ROOM seconds without room, unless spool files for `host` are in use: then `host` may be the target that
+        does not respond, and a stream to it would hold a permit for the source. Raises Cancelled, and LocalError if a
+        dropped file cannot be deleted."""
         since = self._calls.now()
         while (file := self._spool.acquire(blob)) is None:
             if may_stream and self._start_stream(host, since):
@@ -56,7 +56,9 @@ class SpoolRoom:
                 self._calls.tasks.detach(self._calls.call(lambda work: remove_files(dropped)))
 
     def _start_stream(self, host: str, since: float) -> bool:
-        """Return whether to stream a blob for `host` that has waited since `since`. If so, count the stream."""
+        """Return whether to stream a blob to `host` instead of waiting for room any longer. If so, count the stream.
+
+        since: the time at which the blob started to wait."""
         now = self._calls.now()
         if self._full_since is None:
             self._full_since = now

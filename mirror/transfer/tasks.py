@@ -1,4 +1,4 @@
-"""The tasks of a run on its event loop, and groups of coroutines."""
+"""Starts and tracks the asyncio tasks of a run, and runs groups of coroutines."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ class Tasks:
         self.bugs: list[BaseException] = []
 
     def start(self, coroutine: Coro[T]) -> asyncio.Task[T]:
-        """Run a coroutine as a task. The caller must await the task or pass it to `collect`."""
+        """Run a coroutine as a task, and return the task. The caller must await it or pass it to `collect`."""
         task = self._loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     def detach(self, coroutine: Coro[object]) -> None:
-        """Run a coroutine that nobody awaits. A MirrorError is ignored; any other error is kept in `bugs`."""
+        """Run a coroutine as a task that nobody awaits. Ignore a MirrorError, and add any other error to `bugs`."""
         self.start(coroutine).add_done_callback(self.collect)
 
     def collect(self, task: asyncio.Task[Any]) -> None:
-        """Add the error from an ended task that nobody awaits to `bugs`, unless it is a MirrorError."""
+        """If a task that nobody awaits has failed with an error other than a MirrorError, add the error to `bugs`."""
         if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, MirrorError):
             self.bugs.append(error)
 
     async def wait_closed(self, seconds: float) -> None:
-        """Wait until all tasks have ended. Cancel those that have not ended after `seconds`."""
+        """Wait at most `seconds` until all tasks have ended. Then cancel the tasks that are still running."""
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=seconds)
         for task in self._tasks:
@@ -55,7 +55,7 @@ class Tasks:
 async def run_group(coroutines: Iterable[Coro[T]]) -> list[T]:
     """Run coroutines concurrently and return their results in order.
 
-    If one coroutine fails, the others are cancelled, and its error is raised when they have ended."""
+    If a coroutine fails, the other coroutines are cancelled. When they have ended, the error is raised."""
     async with task_group() as group:
         tasks = [group.create_task(coroutine) for coroutine in coroutines]
     return [task.result() for task in tasks]
@@ -90,7 +90,9 @@ async def _result_or_error(coroutine: Coro[T]) -> T | MirrorError:
 
 @asynccontextmanager
 async def run_in_background(coroutines: Iterable[Coro[T]]) -> AsyncIterator[list[asyncio.Task[T]]]:
-    """Return a context manager that runs coroutines as tasks, and cancels them when its `with` block exits."""
+    """Return a context manager that runs coroutines as tasks and yields the tasks.
+
+    When its `with` block exits, the tasks are cancelled, and it waits until they have ended."""
     tasks = [asyncio.get_running_loop().create_task(coroutine) for coroutine in coroutines]
     try:
         yield tasks
@@ -101,7 +103,7 @@ async def run_in_background(coroutines: Iterable[Coro[T]]) -> AsyncIterator[list
 
 
 async def run_and_catch(coroutine: Coro[T]) -> T | BaseException:
-    """Return the result of a coroutine, or the error that it raises. Raises only CancelledError."""
+    """Await a coroutine, and return its result or the error that it raises. Only CancelledError is raised."""
     try:
         return await coroutine
     except asyncio.CancelledError:
@@ -117,7 +119,7 @@ def _first_error(failures: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 def strip_traceback(error: BaseException) -> BaseException:
-    """Remove the traceback from a MirrorError that several callers raise. Return other errors unchanged.
+    """Return `error`. If it is a MirrorError, first remove its traceback, because several callers will raise it.
 
     Each caller would add frames to the traceback, which keep their local variables alive."""
     return error.with_traceback(None) if isinstance(error, MirrorError) else error

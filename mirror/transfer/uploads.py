@@ -1,4 +1,4 @@
-"""Makes the attempts of one upload, which share an upload session if the registry lets them resume it."""
+"""Runs the attempts to upload one blob. If the registry supports it, an attempt resumes the previous one's session."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mirror.util.structs import replace
 
 
 class BlobBody(Protocol):
-    """The bytes of a blob, which can be opened repeatedly."""
+    """The content of a blob to upload. It can be opened several times."""
 
     def open(self, offset: int, work: Work) -> BlobReader:
         """Open the blob for reading from byte `offset`."""
@@ -41,8 +41,9 @@ class BlobUpload:
         before_write: Callable[[], None],
         session: UploadSession | None = None,
     ) -> None:
-        """count_bytes: called with the number of bytes after each send. before_write: called before a session opens.
-        session: an open session to use, such as one that was opened instead of a mount."""
+        """count_bytes: called after each send, with the number of bytes sent.
+        before_write: called before an upload session is opened.
+        session: an open session to use, such as one that the registry opened instead of mounting the blob."""
         self._target = target
         self._repository = repository
         self._blob = blob
@@ -81,10 +82,10 @@ class BlobUpload:
             session.send(open_body, replace(work, progress=partial(self._count_sent, work)))
 
     def _has_arrived(self, work: Work) -> bool:
-        """Return whether the target has the blob after a failed attempt.
+        """After a failed attempt, return whether the target has received the blob anyway.
 
-        If the first lookup fails with a retryable error, raises this error. If a second lookup fails, returns False:
-        the target may be unable to look up the blob, so it is uploaded again."""
+        If the first lookup fails with a retryable error, this error is raised. If a second lookup fails, this returns
+        False, so that the blob is uploaded again: the target may be unable to look up blobs."""
         try:
             return self._target.has_blob(self._repository, self._blob, work)
         except RemoteError as error:
@@ -94,7 +95,7 @@ class BlobUpload:
             return False
 
     def _count_sent(self, work: Work, count: int) -> None:
-        """Count bytes that were sent."""
+        """Add `count` to the number of bytes sent, and report the progress."""
         self.bytes_sent += count
         self._count_bytes(count)
         work.progress(count)
@@ -115,7 +116,7 @@ class BlobUpload:
         session.__exit__(None, None, None)
 
     def end_attempts(self) -> UploadSession | None:
-        """Allow no further attempt. Return the session that the caller has to close, if there is one.
+        """Allow no further attempts. If an idle upload session is left, return it; the caller must close it.
 
         A running attempt closes its own session."""
         with self._lock:

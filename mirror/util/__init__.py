@@ -1,1 +1,1 @@
-"""Small modules that do not know about registries: files, cancellation, retries, single-flight, signals."""
+"""Small modules that have nothing to do with registries: files, cancellation, retries, single-flight, signals."""

@@ -1,4 +1,4 @@
-"""Cancellation that reaches blocked calls, and the context that is passed to such calls."""
+"""Cancellation that also interrupts blocking calls, and the context that is passed to each blocking call."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from contextlib import AbstractContextManager, contextmanager
 from mirror.errors import Cancelled
 from mirror.util.structs import Struct
 
-_LONGEST_CALL = 2.0  # seconds that a `callback_on_stop` block waits, when it exits, for running callbacks
+_LONGEST_CALL = 2.0  # maximum seconds that a `callback_on_stop` block waits for running callbacks when it exits
 
 
 class Stop:
-    """A cancellation request that can also interrupt blocked sockets. It is permanent, and any thread may make it.
+    """A flag that requests cancellation, and runs callbacks that interrupt blocking calls. Thread-safe.
 
-    A stop of a parent also stops its children. Callbacks run once, on the requesting thread, without a lock. They
-    must be short and must not raise. Do not call `request` in a signal handler: the interrupted code may hold the
-    lock."""
+    A request is permanent. A request on the parent also applies to its children. Callbacks run once, on the requesting
+    thread, without a lock. They must be short and must not raise. Do not call `request` in a signal handler: the
+    interrupted code may hold the lock.
+    reason: why the stop was requested, for messages."""
 
     def __init__(self, parent: Stop | None = None) -> None:
         self._lock = threading.Lock()
@@ -31,7 +32,7 @@ class Stop:
         self._leave: Callable[[], None] = parent._add(self._parent_callback(parent)) if parent else _do_nothing
 
     def _parent_callback(self, parent: Stop) -> Callable[[], None]:
-        """Return a callback that stops this object when the parent is stopped."""
+        """Return a callback that requests this stop when the parent's stop is requested."""
         return lambda: self.request(parent.reason)
 
     @property
@@ -40,7 +41,7 @@ class Stop:
         return self._requested
 
     def request(self, reason: str) -> None:
-        """Request the stop. If this is not the first request, do nothing and keep the first reason."""
+        """Request the stop, and run the callbacks. If it was requested before, do nothing and keep the first reason."""
         with self._lock:
             if self._requested:
                 return
@@ -75,7 +76,8 @@ class Stop:
     def callback_on_stop(self, callback: Callable[[], None]) -> AbstractContextManager[None]:
         """Return a context manager that runs `callback` if a stop is requested before the `with` block exits.
 
-        If the stop was requested before the block, the callback runs on entry. It does not run after the block."""
+        If the stop was already requested, the callback runs when the block is entered. It never runs after the
+        block."""
         return _Registration(self, callback)
 
     def _add(self, callback: Callable[[], None]) -> Callable[[], None]:
@@ -102,7 +104,7 @@ class Stop:
         return leave
 
     def close(self) -> None:
-        """Detach from the parent, so that its stop no longer affects this object."""
+        """Detach this stop from its parent, so that a request on the parent no longer affects it."""
         self._leave()
 
 
@@ -135,30 +137,32 @@ def _no_progress(count: int) -> None:
 class Work(Struct, frozen=True):
     """The context of a blocking call: how it is cancelled, how it reports progress, and whether it retries requests.
 
-    retries: False inside a transfer, because the transfer is retried as a whole and holds no permit while it waits."""
+    retries: whether the call retries failed requests. False in a blob transfer, which is retried as a whole, so that no
+    permit is held during the waits."""
 
     stop: Stop
     progress: Callable[[int], None] = _no_progress  # bytes moved since the last call
     retries: bool = True
-    urgent: bool = False  # do not wait for the host's rate limit; for cleanup shortly before the process ends
+    urgent: bool = False  # whether to ignore the host's rate limit; for cleanup shortly before the process ends
 
     @contextmanager
     def with_grace_period(self, seconds: float) -> Iterator[Work]:
-        """Return a context manager that yields a copy that is stopped `seconds` after this object is stopped.
+        """Return a context manager that yields a copy of this context. The copy is stopped `seconds` after this one.
 
-        It is used to receive responses that must not be lost. Raises Cancelled if the stop was already requested."""
+        The copy is used to receive responses that must not be lost. Raises Cancelled if the stop was already
+        requested."""
         self.stop.raise_if_requested()
         stop = Stop()
         timers: list[threading.Timer] = []
 
-        def later() -> None:
-            """Request the stop of the copy after `seconds`."""
+        def start_timer() -> None:
+            """Start a timer that requests the stop of the copy after `seconds`."""
             timer = threading.Timer(seconds, stop.request, args=(self.stop.reason,))
             timers.append(timer)
             timer.start()
 
         try:
-            with self.stop.callback_on_stop(later):
+            with self.stop.callback_on_stop(start_timer):
                 yield Work(stop, self.progress, self.retries, self.urgent)
         finally:
             for timer in timers:

@@ -25,12 +25,12 @@ def format_key_path(path: KeyPath) -> str:
 
 
 def registry_key(host: str, *keys: str) -> str:
-    """Format the path of a key in the settings of the registry `host`, such as `registries.ghcr.io.rate`."""
+    """Format the path of a key in the settings of the registry `host`, such as `registries."ghcr.io".rate`."""
     return format_key_path(("registries", host, *keys))
 
 
 def quote_key(key: str) -> str:
-    """Return a key name in quotes, cut to 80 characters.
+    """Return a key in double quotes, shortened to at most 80 characters.
 
     Non-ASCII characters are escaped, and user information in a URL is hidden."""
     safe = _USERINFO.sub("***@", key)

@@ -15,10 +15,11 @@ _PIECE = 1 << 20  # the maximum number of bytes in one read
 class FileReader:
     """A BlobReader that reads a regular file from an offset to its end. Used by one thread.
 
-    size: the size of the whole file in bytes. With `fileno` and `position`, the kernel can send the file (sendfile)."""
+    size: the size of the whole file in bytes. position: the offset of the next byte to read.
+    A caller may also pass `fileno()` and `position` to sendfile."""
 
     def __init__(self, descriptor: int, path: Path, offset: int = 0, *, written: int | None = None) -> None:
-        """Take ownership of `descriptor`. path: the file's name in messages.
+        """Take ownership of the open file `descriptor`. path: the file's path, for messages.
 
         written: the number of bytes that this run wrote to the file; None if this run did not write it."""
         self._descriptor = descriptor
@@ -34,7 +35,8 @@ class FileReader:
     def readinto(self, buffer: memoryview) -> int:
         """Read at most `len(buffer)` bytes into `buffer`. Return the number of bytes read, or 0 at the end of the file.
 
-        Raises LocalError, or Refused (size_mismatch) if a file that this run did not write has become shorter."""
+        Raises LocalError if reading fails or if a file that this run wrote is too short. Raises Refused (size_mismatch)
+        if any other file has become shorter."""
         left = (self.size or 0) - self.position
         if left <= 0 or not len(buffer):
             return 0

@@ -1,7 +1,7 @@
-"""Atomic writes of files, private directories, and the lock of a run.
+"""Atomic writes of files, private directories, and lock files.
 
-All files that must survive a crash are written with these functions. No other module renames files into place
-(docs/trust.md, "Files").
+All files that must survive a crash are written with these functions (docs/trust.md, "Files"). Only the state file is
+created elsewhere (`mirror.state.file`).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _find_non_directory(path: Path) -> Path | None:
 class NewFile(io.FileIO):
     """A file that is being written under a temporary name.
 
-    path: its final path, which error messages name. `write` writes all bytes or raises LocalError."""
+    path: the final path of the file, for error messages. `write` writes all bytes or raises LocalError."""
 
     def __init__(self, descriptor: int, path: Path) -> None:
         super().__init__(descriptor, "wb")
@@ -97,9 +97,9 @@ class NewFile(io.FileIO):
 def atomic_write(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
     """Return a context manager that yields a new file. The file replaces `path` when the `with` block exits.
 
-    The content is on disk then. If the block raises, the old content stays. The umask can only reduce `mode`. A
-    symbolic link at `path` is replaced, not followed. Anything else that is not a regular file is an error. Raises
-    LocalError (local_full, local_io)."""
+    At that point, the content is on disk. If the block raises, the old file stays. The umask can only reduce `mode`. A
+    symbolic link at `path` is replaced, not followed. Raises LocalError (local_full, local_io), also if `path` is
+    neither a regular file nor a link."""
     path = Path(path)
     try:
         _check_replaceable(path)
@@ -125,7 +125,7 @@ def atomic_write(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
 
 @contextmanager
 def new_file(directory: int, path: Path, *, into: int | None = None, mode: int = 0o600) -> Iterator[NewFile]:
-    """Return a context manager that yields a new file, and renames it to the name of `path` when its block exits.
+    """Return a context manager that yields a new file. When its `with` block exits, it renames the file to `path.name`.
 
     directory: an open directory for the temporary file. into: an open directory on the same file system for the renamed
     file; by default, `directory`. All bytes are on disk before the rename. If the block raises, the file is deleted. To
@@ -152,7 +152,7 @@ def new_file(directory: int, path: Path, *, into: int | None = None, mode: int =
 
 
 def sync_directory(directory: int, path: Path) -> None:
-    """Make renames into the open directory durable. path: its name in messages. Raises LocalError."""
+    """Make renames into the open directory durable. path: its path, for error messages. Raises LocalError."""
     try:
         os.fsync(directory)
     except OSError as error:
@@ -181,7 +181,7 @@ def rename_into_place(temporary: Path, path: Path) -> None:
 
 
 def delete_leftovers(directory: Path) -> int:
-    """Delete files that killed runs of `atomic_write` left in `directory`. Return the number of deleted files.
+    """Delete the temporary files that killed runs left in `directory`. Return the number of deleted files.
 
     The caller must hold the directory's lock."""
     deleted = 0
@@ -218,7 +218,7 @@ def private_directory(path: Path) -> Path:
     except OSError as error:
         raise local_error("create the directory", path, error) from error
     if stat.S_ISLNK(found.st_mode):
-        raise LocalError(f"{path} is a symbolic link", hint="name the directory that it points to")
+        raise LocalError(f"{path} is a symbolic link", hint="use the path of the directory that it points to")
     if not stat.S_ISDIR(found.st_mode):
         raise LocalError(f"{path} is not a directory", hint="move it away, or choose another path")
     if found.st_uid != os.geteuid():
@@ -259,28 +259,28 @@ class Sleeper(Protocol):
 
 
 class Lock(AbstractContextManager["Lock"]):
-    """An exclusive lock on a file that serves no other purpose. It is released even if its process is killed.
+    """An exclusive lock on a file that serves no other purpose. The kernel releases it if the process is killed.
 
-    It is not reentrant. The same thread must acquire and release it. The file's content is only used in messages."""
+    The lock is not reentrant. The same thread must acquire and release it. Only messages use the file's content."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor: int | None = None
 
     def acquire(self, wait: float, stop: Sleeper) -> Lock:
-        """Take the lock. While another process holds it, try again for at most `wait` seconds.
+        """Take the lock, and return this object. While another process holds it, try again for at most `wait` seconds.
 
-        Raises LockBusy, LocalError, and the exceptions of `stop.sleep`."""
+        Raises LockBusy, LocalError, and any exception that `stop.sleep` raises."""
         deadline = time.monotonic() + wait
         while not self._try_acquire():
             left = deadline - time.monotonic()
             if left <= 0:
-                raise LockBusy(f"another run holds {self.path}{self._read_holder()}", hint=_busy_hint(wait))
+                raise LockBusy(f"another run holds the lock {self.path}{self._read_holder()}", hint=_busy_hint(wait))
             stop.sleep(min(_POLL, left))
         return self
 
     def _try_acquire(self) -> bool:
-        """Try to take the lock once. Return whether this succeeded. Raises LocalError."""
+        """Try once to take the lock. Return whether this run now holds the lock. Raises LocalError."""
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             descriptor = os.open(self.path, flags, 0o600)
@@ -317,7 +317,7 @@ class Lock(AbstractContextManager["Lock"]):
 
     @staticmethod
     def _write_holder(descriptor: int) -> None:
-        """Write the process id and the time to the lock file, for messages of other runs."""
+        """Write the process id and the time to the lock file, for the messages of runs that wait for the lock."""
         # The lock also works on a full disk, but messages then do not name its holder.
         with suppress(OSError):
             os.ftruncate(descriptor, 0)
@@ -346,5 +346,5 @@ class Lock(AbstractContextManager["Lock"]):
 
 
 def _busy_hint(wait: float) -> str:
-    """Return the hint for a busy lock."""
-    return f"waited {wait:g} s for it to finish" if wait > 0 else "wait for it with --lock-wait SECONDS"
+    """Return the hint for the error that another run holds the lock. wait: how many seconds this run has waited."""
+    return f"it did not finish within {wait:g} s" if wait > 0 else "use --lock-wait SECONDS to wait until it finishes"

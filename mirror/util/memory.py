@@ -1,4 +1,4 @@
-"""Settings of the C library's memory allocator."""
+"""Reduces memory use with a setting of the C library's memory allocator."""
 
 from __future__ import annotations
 

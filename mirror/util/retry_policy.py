@@ -32,10 +32,12 @@ class SystemClock:
 
 
 class Policy(Struct, frozen=True):
-    """The limits for retries.
+    """The limits for retries, and the backoff between attempts.
 
-    attempts: the maximum number of attempts, including the first one. budget: the maximum sum of all waits, which the
-    caller measures. max_retry_after: the longest `Retry-After` that is honored."""
+    attempts: the maximum number of attempts, including the first one.
+    base, cap: the parameters of the backoff (full jitter).
+    budget: the maximum sum of all waits, which the caller measures.
+    max_retry_after: the longest `Retry-After` that is honored."""
 
     attempts: int = 5
     base: float = 0.5  # seconds
@@ -50,7 +52,7 @@ class Policy(Struct, frozen=True):
         waited: float,
         draw: Callable[[], float] = random.random,
     ) -> float | None:
-        """Return the seconds to wait before the next attempt, or None if there should be none.
+        """Return the number of seconds to wait before the next attempt, or None if there should be no further attempt.
 
         attempt: the number of the attempt that failed with `error`, from 1. waited: the sum of all waits so far, in
         seconds. draw: returns a random number between 0 and 1. A `Retry-After` can lengthen the backoff, but never

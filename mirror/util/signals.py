@@ -1,4 +1,4 @@
-"""Handles SIGINT and SIGTERM. The first signal ends the run in an orderly way, and the second one kills the process."""
+"""Handles SIGINT and SIGTERM. The first signal stops the run cleanly, and the second one ends the process at once."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class Signals:
     awake. A signal does not wake that thread if another thread received it, or if it came just before the thread
     started to wait. An event loop has its own pipe for this purpose (`free_pipe`, `wake_loop`).
 
+    number: the first signal, or None if there was none.
     on_signal: a callback that the event loop calls after the first signal."""
 
     def __init__(self) -> None:
@@ -79,13 +80,13 @@ class Signals:
         self._loop = loop
 
     def wake(self) -> None:
-        """Make `wait` return. Any thread may call this."""
+        """Make a pending or later call of `wait` return. May be called on any thread."""
         if self._pipe is not None:
             with suppress(BlockingIOError):  # the pipe is full, so the main thread wakes anyway
                 os.write(self._pipe[1], b"!")
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait for a signal or a `wake`. Return False if neither came within `seconds`. For the main thread only."""
+        """Wait for a signal or a call of `wake`. Return False if neither happens within `seconds`. Main thread only."""
         if self._pipe is None:
             raise RuntimeError("the pipe is closed: an event loop handles signals")
         ready, _, _ = select.select([self._pipe[0]], [], [], seconds)
@@ -102,7 +103,7 @@ class Signals:
         return code
 
     def seconds_since_signal(self) -> float:
-        """Return the seconds since the first signal."""
+        """Return the number of seconds since the first signal."""
         return time.monotonic() - self._signal_time
 
     @property

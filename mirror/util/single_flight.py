@@ -1,4 +1,4 @@
-"""Single-flight calls, whose results are shared by concurrent callers; a gate for threads; a lazily created value."""
+"""Synchronization of threads: single-flight calls, a gate that threads pass one by one, and a lazily created value."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HAND_OVER = 5.0  # seconds after which the next thread may pass a gate even if i
 
 
 def copy_error(error: MirrorError) -> MirrorError:
-    """Return a copy of the error, to be raised in another thread.
+    """Return a copy of `error` that can be raised in another thread.
 
     If two threads raised the same exception, their tracebacks would be mixed."""
     twin = copy.copy(error)
@@ -28,7 +28,7 @@ def copy_error(error: MirrorError) -> MirrorError:
 
 
 class _SharedCall(Generic[T]):
-    """A call in progress and the threads that wait for it."""
+    """The state of a call in progress: its result or error, and the threads that wait for the call."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -38,7 +38,7 @@ class _SharedCall(Generic[T]):
         self.error: MirrorError | None = Cancelled("the call was cancelled")  # replaced when the call ends
 
     def end(self) -> None:
-        """Wake all threads that wait."""
+        """Mark the call as ended, and wake all threads that wait for it."""
         with self._lock:
             self._ended = True
             wakes, self._wakes = self._wakes, set()
@@ -46,7 +46,7 @@ class _SharedCall(Generic[T]):
             wake.set()
 
     def wait(self, stop: Stop, seconds: float | None) -> bool:
-        """Wait for at most `seconds`. Return whether the call has ended. Raises Cancelled if `stop` is requested."""
+        """Wait at most `seconds` for the call to end. Return whether it has ended. Raises Cancelled after a stop."""
         wake = threading.Event()
         with self._lock:
             if self._ended:
@@ -63,13 +63,14 @@ class _SharedCall(Generic[T]):
 
 
 class SingleFlight(Generic[K, T]):
-    """Calls that are shared by key: callers with the same key wait for the call in progress and get its result.
+    """Shares calls among threads: callers with the same key wait for the call in progress and get its result.
 
-    Thread-safe. If the call fails, all waiting callers get its error. If it was cancelled, one of them makes the call
-    again."""
+    Thread-safe. If the call fails, all waiting callers raise its error. If the call was cancelled, one of the waiting
+    callers makes the call again."""
 
     def __init__(self, what: str, timeout: float | None = WAIT_LIMIT) -> None:
-        """timeout: seconds to wait for the call of another thread. None means that there is no limit."""
+        """what: the name of the calls in error messages.
+        timeout: the maximum number of seconds to wait for another thread's call. None means that there is no limit."""
         self._what = what
         self._timeout = timeout
         self._lock = threading.Lock()
@@ -88,7 +89,9 @@ class SingleFlight(Generic[K, T]):
             if leads:
                 return self._lead(key, shared, call)
             if not shared.wait(stop, self._timeout):
-                raise NetworkError(f"{self._what}: no result within {self._timeout} s", code="timeout")
+                raise NetworkError(
+                    f"{self._what}: another thread's call did not finish within {self._timeout} s", code="timeout"
+                )
             error = shared.error
             if error is None:
                 return shared.result  # type: ignore[return-value]  # set with error = None
@@ -96,7 +99,7 @@ class SingleFlight(Generic[K, T]):
                 raise copy_error(error)
 
     def _lead(self, key: K, shared: _SharedCall[T], call: Callable[[], T]) -> T:
-        """Make the call for all threads that share it, and wake those that wait."""
+        """Make the call on behalf of all threads that share it, then wake the waiting threads."""
         try:
             result = shared.result = call()
             shared.error = None
@@ -113,8 +116,8 @@ class SingleFlight(Generic[K, T]):
 class Gate:
     """A gate that lets one thread pass at a time, until it is opened permanently. Thread-safe.
 
-    The thread that passed is the holder, and may enter again. If it neither leaves nor enters within HAND_OVER seconds
-    of `clock`, the next thread may pass, so that a blocked holder does not block all other threads."""
+    The thread that passed is the holder, and may enter again. If the holder neither leaves nor enters again within
+    HAND_OVER seconds on `clock`, the next thread may pass. A blocked holder therefore does not block all threads."""
 
     __slots__ = ("_clock", "_holder", "_lock", "_opened", "_since", "_wakes")
 
@@ -127,9 +130,10 @@ class Gate:
         self._wakes: set[threading.Event] = set()
 
     def enter(self, stop: Stop) -> bool:
-        """Return True if the thread may pass. Otherwise wait until the gate may have changed, and return False.
+        """Return True if the calling thread may pass. Otherwise wait until the gate may be free, and return False.
 
-        The caller then checks whether it still needs to pass, and calls this again. Raises Cancelled."""
+        If this returns False, the caller checks whether it still needs to pass, and calls this again if so. Raises
+        Cancelled after a stop."""
         me = threading.get_ident()
         with self._lock:
             now = self._clock.now()
@@ -149,7 +153,7 @@ class Gate:
         return False
 
     def leave(self) -> None:
-        """If this thread is the holder, let the next thread pass."""
+        """If the calling thread is the holder, let the next thread pass. Otherwise do nothing."""
         with self._lock:
             if self._holder != threading.get_ident():
                 return
@@ -185,7 +189,7 @@ class LazyValue(Generic[T]):
         self._error: MirrorError | None = None
 
     def get(self, work: Work) -> T:
-        """Return the value, and create it if it does not exist. Raises the error from its creation, or Cancelled."""
+        """Return the value. On first use, create it. Raises the error with which the creation failed, or Cancelled."""
         while not self._created:
             if self._error is not None:
                 raise copy_error(self._error)

@@ -1,7 +1,8 @@
-"""`Struct`, the base class of all value types: classes that consist of their fields.
+"""`Struct`, the base class of all value types, which consist only of their fields.
 
-Only this module imports msgspec. Defining such a class takes a twentieth of the time of a dataclass, which matters
-for a run without work. Creating, comparing and hashing values is faster, too (docs/decisions.md, decision 25).
+Only this module imports msgspec. Defining a Struct class takes a twentieth of the time that a dataclass takes, which
+matters for a run that has nothing to copy. Creating, comparing and hashing values is also faster (docs/decisions.md,
+decision 25).
 """
 
 from __future__ import annotations

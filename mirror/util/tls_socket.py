@@ -1,4 +1,4 @@
-"""A socket for ssl.SSLContext.sslsocket_class that is closed when `wrap_socket` fails."""
+"""A socket class for `ssl.SSLContext.sslsocket_class`. Its sockets are closed if `wrap_socket` fails."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 
 class TlsSocket(ssl.SSLSocket):
-    """An SSLSocket that does not stay open if the peer has reset the connection before `wrap_socket` is called.
+    """An SSLSocket that is closed if the peer has reset the connection before `wrap_socket` is called.
 
     `wrap_socket` takes the descriptor of the plain socket and asks for the peer's address. If there is no peer, it may
     raise without closing the descriptor, or return a socket without TLS."""
 
     def getpeername(self) -> Any:
-        """Return the address of the peer. Closes the socket and raises ConnectionResetError if there is none."""
+        """Return the address of the peer. If there is no peer, close the socket and raise ConnectionResetError."""
         try:
             return super().getpeername()
         except OSError as error:

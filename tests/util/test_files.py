@@ -359,7 +359,7 @@ def test_the_content_of_a_lock_file_does_not_matter(tmp_path: Path, content: byt
         path.write_bytes(content)
         with pytest.raises(LockBusy) as caught:
             Lock(path).acquire(0, Stop())
-    assert f"another run holds {path}" == caught.value.what
+    assert f"another run holds the lock {path}" == caught.value.what
 
 
 def test_hints_about_permissions_name_the_operation(tmp_path: Path) -> None:

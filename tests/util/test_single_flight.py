@@ -97,7 +97,7 @@ def test_the_wait_for_a_shared_call_is_limited() -> None:
     call = Call("late")
     with ThreadPoolExecutor(1) as pool:
         leader = start_call(pool, calls, call)
-        with pytest.raises(NetworkError, match="a token: no result") as caught:
+        with pytest.raises(NetworkError, match="a token: another thread's call did not finish") as caught:
             calls.share("key", lambda: "other", Stop())
         assert ("timeout", True) == (caught.value.code, caught.value.retryable)
         call.end.set()
