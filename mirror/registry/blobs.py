@@ -47,7 +47,7 @@ def open_blob(
 
     If the registry does not support range requests, the whole blob is requested and the first `offset` bytes are
     skipped. The caller already has these bytes, and verifies the digest of the whole blob.
-    Raises Refused (size_mismatch) if the registry's blob has a different size than its descriptor."""
+    Raises Refused (size_mismatch) if the blob's size on the registry differs from the size in its descriptor."""
     what = f"{session.settings.host}/{repository}@{blob.digest}"
     stream = (
         _request_range(session, repository, blob, scopes, work, offset) if offset and blob.size is not None else None
@@ -134,14 +134,16 @@ def _skip_bytes(stream: ResponseStream, count: int) -> None:
     while count:
         count_read = stream.readinto(buffer[: min(len(buffer), count)])
         if not count_read:
-            raise NetworkError("the blob ended before the offset at which to resume the download", code="truncated")
+            text = f"{stream.request}: the blob ended before the offset at which the download was to be resumed"
+            raise NetworkError(text, code="truncated")
         count -= count_read
 
 
 def blob_size(session: Session, repository: str, blob: Descriptor, scopes: tuple[Scope, ...], work: Work) -> int | None:
     """Return the size in bytes that the registry reports for `blob`, or None if it does not have the blob.
 
-    Sends a HEAD request and, if that does not yield the size, a GET request. Raises MirrorError if they fail."""
+    Sends a HEAD request and, if its response does not show the size, a GET request. Raises MirrorError if a request
+    fails."""
     response = session.call(
         "HEAD",
         f"/v2/{repository}/blobs/{blob.digest}",
@@ -183,7 +185,7 @@ def _get_blob_size(
 
 
 def _count_bytes(stream: ResponseStream, blob: Descriptor) -> int:
-    """Count the bytes in the response body. Stop as soon as the count exceeds the size in the descriptor."""
+    """Count the bytes in the response body. Stop as soon as the count exceeds the size in the descriptor `blob`."""
     buffer = memoryview(bytearray(_SKIP_BUFFER))
     count = 0
     while (blob.size is None or count <= blob.size) and (count_read := stream.readinto(buffer)):

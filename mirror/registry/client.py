@@ -1,4 +1,4 @@
-"""A client for registries with the v2 API, which implements `Source` and `Target`.
+"""A client for registries with the v2 API. It implements the protocols `Source` and `Target`.
 
 The client follows distribution-spec v1.1.1. Comments state where real registries deviate from it;
 docs/compatibility.md lists the tested registries.
@@ -40,8 +40,9 @@ RESPONSE_TIMEOUT = 1.0  # seconds
 class RegistryV2:
     """A client for one registry, used as a source or a target of copies. Thread-safe.
 
-    If the registry is a target (`as_target`), reads request `push` in addition to `pull`. The reason is that registries
-    that hide repositories, such as Quay, respond to `pull` alone with 401 if the repository does not exist yet."""
+    If the registry is a target (`as_target`), tokens for reading are requested with the actions `pull` and `push`. With
+    `pull` alone, registries that hide repositories (such as Quay) respond with 401 if a repository does not exist yet.
+    """
 
     partial = False
     needs_all_images = False
@@ -70,18 +71,18 @@ class RegistryV2:
         return self._session.speaks_v2
 
     def ping(self, work: Work) -> None:
-        """Send a GET request to `/v2/` to find out whether the host supports v2. Any status is accepted.
+        """Send a GET request to `/v2/` to find out whether the host supports v2. Any response status is accepted.
 
-        If the response shows that it does, `speaks_v2` is true afterwards. Raises NetworkError, Refused, Cancelled,
-        RemoteError (tls_error)."""
+        If the response states the v2 API version, `speaks_v2` is true afterwards. Raises NetworkError or RemoteError
+        (tls_error) if there is no response, and Refused if the response is unsafe."""
         with suppress(AuthError):
             self._session.call("GET", "/v2/", work, kind="ping", expect=range(100, 600))
 
     def note_exhausted(self, error: MirrorError) -> None:
-        """Record an error that persisted after all retries of a blob transfer.
+        """Mark the host as down if a blob transfer failed after all its retries because the host is unavailable.
 
-        Since the session itself does not retry blob transfers, it must be told. If the host did not respond or still
-        limits requests, it is marked as down."""
+        `error` is the last error of the transfer. The host is unavailable if it did not respond or still limits
+        requests. The caller reports the error, because the session does not retry blob transfers itself."""
         self._session.note_exhausted(error)
 
     # ---- reading
@@ -97,7 +98,7 @@ class RegistryV2:
                 elif name.startswith(prefix):
                     yield name
         except NotFound as error:
-            error.hint = error.hint or "some registries do not list repositories: add one mirror for each repository"
+            error.hint = error.hint or "the registry may have no catalog: configure one mirror for each repository"
             raise
 
     def tags(self, repository: str, work: Work) -> Iterable[str | MirrorError]:
@@ -170,7 +171,7 @@ class RegistryV2:
     def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:
         """Return whether the repository contains `blob`.
 
-        Raises Refused (size_mismatch) if its size differs from the size in `blob`."""
+        Raises Refused (size_mismatch) if the blob's size on the registry differs from the size in its descriptor."""
         size = blob_size(self._session, repository, blob, self._read_scopes(repository), work)
         if size is None or blob.size is None or size == blob.size:
             return size is not None
@@ -183,7 +184,7 @@ class RegistryV2:
     def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | RegistryUpload:
         """Mount a blob from another repository of this registry, and return the outcome.
 
-        If the registry opens an upload session instead, return the upload."""
+        If the registry opens an upload session instead, return that session as a RegistryUpload."""
         query = f"mount={quote(blob.digest, safe=':')}&from={quote(from_repository, safe='/')}"
         try:
             with work.with_grace_period(RESPONSE_TIMEOUT) as waiting:
@@ -208,7 +209,7 @@ class RegistryV2:
         return Mount.ABSENT
 
     def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> RegistryUpload:
-        """Open an upload session for a blob, and return the upload."""
+        """Open an upload session for a blob, and return it as a RegistryUpload."""
         try:
             with work.with_grace_period(RESPONSE_TIMEOUT) as waiting:
                 response = self._session.call(
@@ -221,12 +222,12 @@ class RegistryV2:
                 )
         except NotFound as error:
             if not self.speaks_v2:
-                error.hint = error.hint or "a target must support the v2 protocol"
+                error.hint = error.hint or "targets must support the v2 API, and nothing shows that this host does"
             raise
         return self._create_upload(repository, blob, response)
 
     def _create_upload(self, repository: str, blob: Descriptor, response: Response) -> RegistryUpload:
-        """Return an upload for the session that the registry opened with `response`."""
+        """Return a RegistryUpload for the upload session that the registry opened. `response` contains its URL."""
         return RegistryUpload(self._session, self._capabilities, repository, blob, push_scopes(repository), response)
 
     def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
@@ -248,14 +249,14 @@ class RegistryV2:
             )
         except RemoteError as error:
             refusal = explain_manifest_error(error, what, manifest)
-            # If the response to a PUT was lost, the PUT was repeated. If tags are immutable, the second PUT fails.
+            # If the response to a PUT is lost, the PUT is repeated. If tags are immutable, the second PUT fails.
             if may_be_stored(refusal) and self._has_manifest(repository, reference, manifest, work):
                 return
             raise refusal from error
         reported = content_digest(response)
         if reported is not None and reported.algorithm == manifest.digest.algorithm and reported != manifest.digest:
             hint = SCHEMA1_HINT if manifest.kind is Kind.SCHEMA1 else ""
-            text = f"{what} has the digest {manifest.digest}, but the target stored {reported}"
+            text = f"{what}: the pushed manifest has the digest {manifest.digest}, but the target reports {reported}"
             raise Refused(text, hint=hint, code="target_lied")
         # Some registries respond with 200 or 202 for a stored manifest. Some proxies respond with 200 to every request.
         if response.status != 201 and not self._has_manifest(repository, reference, manifest, work):
@@ -264,7 +265,7 @@ class RegistryV2:
             raise failure
 
     def _has_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> bool:
-        """Return whether `reference` refers to `manifest` on the registry. Raises errors that may be temporary."""
+        """Return whether `reference` refers to `manifest` on the registry. Raises an error if it may be temporary."""
         try:
             found = resolve_reference(self._session, repository, reference, self._read_scopes(repository), work)
         except RemoteError as error:

@@ -1,10 +1,11 @@
 """Reads paginated lists from a registry: the tags of a repository, and the repositories of the catalog.
 
 Sources: distribution-spec v1.1.1, "Listing Tags"; RFC 8288 for the Link header. Links to next pages are followed only
-on the same origin, and only up to a limit. If the links form a loop, that is an error. Some registries truncate a list
-without sending a Link ("silent" paging). Therefore, after a page that may be truncated, the names after its
-second-to-last name are requested. If the response lacks the last name, the registry does not support `last`, and the
-list may be longer.
+on the same origin, and only up to a limit. A loop of links is an error.
+
+Some registries truncate a list without sending a Link ("silent" paging). Therefore, if a page may be truncated, the
+names after its second-to-last name are requested. If the response lacks the last name, the registry does not support
+the query parameter `last`, and the list may be longer.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ MAX_PAGE_BYTES = 16 << 20
 MAX_PAGES = 10_000
 MAX_NAMES = 1_000_000
 _HINTS = {
-    "tags": "write the tag names under `tags`: mirror then requests each tag, and does not need this list",
-    "repositories": "add one mirror for each repository, without `*`",
+    "tags": "list the tag names under `tags` in the configuration: the registry's list is then not needed",
+    "repositories": "configure one mirror for each repository, without `*`",
 }
 
 _LINK = re.compile(r"\s*<([^<>]*)>((?:\s*;\s*[^\s=;,]+\s*(?:=\s*(?:\"(?:[^\"\\]|\\.)*\"|[^\s;,\"]*))?)*)\s*(?:,|$)")
@@ -72,8 +73,7 @@ class Paging:
     def may_continue(self, count: int) -> bool:
         """Return whether a page of `count` names without a Link may be truncated.
 
-        A complete list shows only that a page can have that many names. Another list of that length, or a longer one,
-        may still be truncated."""
+        If a page of N names was a complete list, a different page with N or more names may still be truncated."""
         if self.shortest_cut:
             return count >= self.min_to_continue
         if self.sends_links or self.supports_last is False:
@@ -81,7 +81,9 @@ class Paging:
         return count >= max(self.min_to_continue, self.longest_complete)
 
     def sizes_to_try(self) -> list[int | None]:
-        """Return the values of `n` to try with `last`, in order. None means a request without `n`."""
+        """Return the page sizes to try, in order, as the query parameter `n` of a request with `last`.
+
+        None means a request without `n`."""
         if self.next_size is None:
             return [None]
         return [self.next_size, *(size for size in _SMALLER_SIZES if size < self.next_size), None]
@@ -91,7 +93,8 @@ def list_names(session: Session, path: str, key: str, scope: Scope, work: Work, 
     """Yield the names of a paginated list without duplicates. The names are not validated.
 
     `key` is the JSON key of the list on each page. A tag is yielded as a ListedTag if the page also has its digest.
-    Raises NotFound, Refused (too_many, unsafe_link)."""
+    Raises NotFound if the list does not exist, and Refused if it is too long (too_many) or has an unsafe link to a next
+    page (unsafe_link)."""
     return _ListReader(session, path, key, scope, work, paging).names()
 
 
@@ -109,7 +112,7 @@ class _ListReader:
         self._seen: set[str] = set()
         self._requested: set[str] = set()  # the paths of pages, with their queries
         self._empty_pages = 0  # consecutive ones
-        self._greatest_first = False  # on an unsorted page, try its greatest name as `last` first
+        self._greatest_first = False  # for an unsorted page, choose `last` by sort order before choosing by position
 
     def names(self) -> Iterator[str]:
         """Yield the names from all pages, without duplicates."""
@@ -155,13 +158,13 @@ class _ListReader:
     def _get_linked_page(self, response: Response, names: Sequence[str], new: Sequence[str]) -> Response | None:
         """Request the next page if `response` has a link to it; otherwise return None.
 
-        Raises Refused (unsafe_link, too_many)."""
+        Raises Refused if the link is unsafe (unsafe_link) or the links form a loop (too_many)."""
         link = next_link(response.headers.get_all("link"))
         if link is None:
             return None
         destination = self._session.url_policy.check_next_link(link, response.destination)
         if destination.target.partition("?")[0] != self._path:
-            raise Refused(f"{self._what}: the link to the next page leads to another list", code="unsafe_link")
+            raise Refused(f"{self._what}: the link to the next page points to a different list", code="unsafe_link")
         self._empty_pages = 0 if names else self._empty_pages + 1
         if destination.target in self._requested or (names and not new) or self._empty_pages > MAX_EMPTY_PAGES:
             raise Refused(f"{self._what}: the links to next pages form a loop", code="too_many")
@@ -169,7 +172,7 @@ class _ListReader:
         return self._get_page(destination)
 
     def _get_unlinked_page(self, names: Sequence[str]) -> Response | None:
-        """Request the page that follows `names`, whose response had no Link header.
+        """Request the page after a page that contained `names` and had no Link header.
 
         Return None if the list is complete, or if the registry cannot continue it."""
         paging, count = self._paging, len(names)
@@ -208,7 +211,7 @@ class _ListReader:
         return None
 
     def _last_candidates(self, names: Sequence[str]) -> list[str]:
-        """Return the values of `last` to try after a page, in order.
+        """Return the values of the query parameter `last` to try, in order, for the page after `names`.
 
         Some registries continue after the position of `last`, others with the names that sort after it. On an unsorted
         page, both the second-to-last and the second-greatest name are tried. The last name itself is not used, because
@@ -219,7 +222,7 @@ class _ListReader:
         return list(dict.fromkeys(ends[::-1] if self._greatest_first else ends))
 
     def _handle_rejected_last(self, error: RemoteError, count: int, *, full: bool) -> None:
-        """Decide whether a list is complete after the registry rejected `last`. Raises `error` if it may be incomplete.
+        """Raise `error`, with which the registry rejected the query parameter `last`, if the list may be incomplete.
 
         The list may be incomplete if the page of `count` names was full, or if the registry supports `last` and a name
         follows it. Otherwise the list is taken as complete."""
@@ -246,7 +249,9 @@ class _ListReader:
         raise rejected or RemoteError(f"{self._what}: the list cannot be continued after {last!r}")
 
     def _page_destination(self, size: int | None, last: str = "") -> Destination:
-        """Return the URL of the page after the name `last`, or of the first page if `last` is empty."""
+        """Return the URL of the page after the name `last`, or of the first page if `last` is empty.
+
+        `size` is the requested number of names per page, or None to let the registry choose."""
         query = "&".join(
             part for part in (f"n={size}" if size else "", f"last={quote(last, safe='')}" if last else "") if part
         )
@@ -314,7 +319,7 @@ def _parse_names(response: Response, what: str, key: str) -> list[str]:
 
 
 def next_link(values: Sequence[str]) -> str | None:
-    """Return the URL of the first link with the relation `next` in Link headers, or None if there is none."""
+    """Return the URL of the first link with the relation `next` in the Link headers `values`, or None."""
     for value in values:
         position = 0
         while match := _LINK.match(value, position):

@@ -15,8 +15,8 @@ from mirror.registry.session import Response, Session, TooBig
 from mirror.store import Version
 from mirror.util.cancellation import Work
 
-# Larger manifests are parsed one at a time, because parsing takes several times their size in memory. If one is read
-# only for its digest, it is not kept, and is read again when it is copied.
+# Manifests larger than this are parsed one at a time, because parsing takes several times their size in memory. If such
+# a manifest is read only for its digest, it is not kept in memory, and is read again when it is copied.
 LARGE_MANIFEST = 64 << 10  # bytes
 _parse_lock = threading.Lock()
 
@@ -34,7 +34,8 @@ def resolve_reference(
 ) -> Version | MirrorError:
     """Return the version that a reference refers to, or an error that concerns only this reference.
 
-    Sends a HEAD request and, if its response has no digest, a GET request. Any other error is raised."""
+    Sends a HEAD request and, if its response has no digest, a GET request. Errors that concern the whole repository or
+    host are raised."""
     try:
         response = session.call(
             "HEAD",
@@ -50,7 +51,7 @@ def resolve_reference(
         digest = content_digest(response)
         if response.status == 200 and digest is not None:
             return Version(digest, media_type=plain_type(response.headers.get("content-type") or ""))
-        # The registry does not support HEAD, or sends no digest: compute it from the body.
+        # The registry does not support HEAD, or sends no digest: compute the digest from the body.
         manifest = read_manifest(session, repository, reference, scopes, work)
         manifest_to_keep = manifest if manifest.size <= LARGE_MANIFEST else None
         return Version(manifest.digest, manifest_to_keep, media_type=manifest.media_type)
@@ -103,7 +104,7 @@ def _get_manifest(session: Session, repository: str, reference: str, scopes: tup
         manifest = parse_manifest(response.body, content_type, expected=expected, what=what)
     reported = content_digest(response)
     if reported is not None and reported.algorithm == manifest.digest.algorithm and reported != manifest.digest:
-        text = f"{what}: the digest of the body is {manifest.digest}, but the response header has {reported}"
+        text = f"{what}: the body has the digest {manifest.digest}, but Docker-Content-Digest is {reported}"
         is_resigned = manifest.kind is Kind.SCHEMA1 and reported == Digest.of(response.body)
         hint = "this registry does not support schema 1: push the image again as schema 2" if is_resigned else ""
         raise Refused(text, hint=hint, code="digest_mismatch")

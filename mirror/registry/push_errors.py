@@ -29,7 +29,8 @@ _BLOB_CODES = frozenset(
 def classify_mount_error(error: RemoteError) -> Mount:
     """Return the outcome of a mount that failed with a permanent error.
 
-    It is REFUSED if the error concerns all mounts between the two repositories, and ABSENT if it concerns this blob."""
+    The outcome is REFUSED if the error concerns all mounts between the two repositories, and ABSENT if it concerns only
+    this blob."""
     concerns_repositories = error.status in _NO_MOUNT_STATUSES and error.registry_code not in _BLOB_CODES
     return Mount.REFUSED if concerns_repositories else Mount.ABSENT
 
@@ -38,7 +39,7 @@ def explain_manifest_error(error: RemoteError, what: str, manifest: Manifest) ->
     """Return the error to report for a rejected manifest, with a specific code and a hint."""
     if error.status in (400, 404) and error.registry_code in _MISSING_CODES:
         return RemoteError(
-            f"{what} was rejected because the target lacks a blob or manifest that it refers to: {error.what}",
+            f"{what}: the target lacks a blob or manifest that the pushed manifest refers to: {error.what}",
             code="blob_missing",
             status=error.status,
             registry_code=error.registry_code,
@@ -47,8 +48,8 @@ def explain_manifest_error(error: RemoteError, what: str, manifest: Manifest) ->
         # The right bytes were sent: docker-registry read a child manifest that was still being written
         # (docs/compatibility.md).
         return RemoteError(
-            f"{what}: the target received different bytes than were sent: {error.what}",
-            hint="if this persists, a proxy in front of the target may modify the data",
+            f"{what}: the target reports that the received bytes do not match the digest: {error.what}",
+            hint="if this error persists, a proxy in front of the target may be modifying the data",
             code=error.code,
             status=400,
             registry_code=error.registry_code,

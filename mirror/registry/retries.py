@@ -1,4 +1,4 @@
-"""Retries small requests. Depending on the error, pauses the host, marks it as down, or stops requests to it."""
+"""Retries small requests, and reacts to errors: pauses a host, marks it as down, or stops some of its requests."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Retries:
     def run(self, attempt: Callable[[], T], request: Request, work: Work) -> T:
         """Call `attempt` until it succeeds or the policy allows no further attempt. Return its result.
 
-        The policy's time budget covers the attempts and the waits between them. It does not cover waits that the server
-        requested, or waits for a paused host or a rate limit."""
+        `request` is used in log lines only. The policy's time budget covers the attempts and the waits between them. It
+        does not cover waits that the server requested, or waits for a paused host or a rate limit."""
         limits, clock = self._limits, self._limits.clock
         number, waited = 1, 0.0
         while True:
@@ -59,12 +59,12 @@ class Retries:
         """Log a retry and count it."""
         self._limits.note_retry(wait)
         extra = {"event": "retry", "host": host, "kind": request.kind, "attempt": number, "code": error.code}
-        log.info("retry in %.1f s: %s", wait, error, extra=extra)
+        log.info("retrying in %.1f s: %s", wait, error, extra=extra)
 
     def note_exhausted(self, error: MirrorError) -> None:
-        """Record an error that persisted after all retries.
+        """Mark a host as down if `error`, which persisted after all retries, shows that the host is unavailable.
 
-        If the host did not respond, or still responds with 429, mark it as down."""
+        A host is unavailable if it did not respond, or still responds with 429."""
         host = self._limits.host(error.host or self._host)
         silent = isinstance(error, Unreachable) or (isinstance(error, NetworkError) and error.code == "timeout")
         limited = isinstance(error, RateLimited) and error.retryable
@@ -73,7 +73,10 @@ class Retries:
             log.warning("%s", host.describe_outage(error), extra={"event": event, "host": host.name})
 
     def apply_to_host(self, error: MirrorError, request: Request, host: str) -> None:
-        """React to an error response from `host`: pause the host, mark it as down, or stop requests of this kind."""
+        """React to an error response from `host`: pause the host, mark it as down, or stop requests like `request`.
+
+        `error` is the error for that response. Requests with the same method and kind are stopped if the response shows
+        that a quota is used up."""
         limits, requested_wait = self._limits.host(host), error.retry_after
         if requested_wait is not None and requested_wait > self._policy.max_retry_after:
             self._limits.note_refused_wait(requested_wait)
@@ -84,4 +87,4 @@ class Retries:
             wait = max(requested_wait or 0.0, MIN_PAUSE if error.status == 429 else 0.0)
             if wait and limits.pause(wait):
                 extra = {"event": "pause", "host": host, "status": error.status}
-                log.warning("%s is paused for %.0f s: %s", host, wait, error, extra=extra)
+                log.warning("requests to %s are paused for %.0f s: %s", host, wait, error, extra=extra)

@@ -1,7 +1,7 @@
 """Sends requests to a registry, with authorization, redirects, retries and limits.
 
-There is one session per registry, which any thread may use. Each method blocks until it is done, and raises Cancelled
-when the work is stopped. All errors are MirrorErrors. A status that the caller did not expect is an error.
+There is one session per registry, and any thread may use it. Each method blocks until it is done, and raises Cancelled
+when its `work` is stopped. All errors are MirrorErrors. A response status that is not in `expect` is an error.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _REDIRECTED_METHODS = frozenset({"GET", "HEAD"})
 
 
 class Session:
-    """An HTTP session with one registry and the hosts that it redirects to. Use it in a `with` block, or close it."""
+    """An HTTP session with one registry and the hosts it redirects to. Use it in a `with` block, or call `close`."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Session:
         resolve: Resolver = system_resolve,
         cookies: CookieJar | None = None,
     ) -> None:
-        """`deadline` is the time limit for a small request, in seconds. If `cookies` is None, none are stored."""
+        """`deadline` is the time limit for a small request, in seconds. If `cookies` is None, no cookies are stored."""
         self.settings = settings
         self.url_policy = UrlPolicy(settings)
         self.host: HostLimits = limits.host(settings.host)
@@ -118,7 +118,7 @@ class Session:
         headers: Sequence[tuple[str, str]] = (),
         expect: Collection[int] = (200, 206),
     ) -> ResponseStream:
-        """Send a GET request for a large body, and return the response for use in a `with` block. Does not retry."""
+        """Send a GET request, and return the response as a stream, for use in a `with` block. Does not retry."""
         request = Request("GET", kind, self._to_destination(destination), tuple(headers))
         stream = self._send_following_redirects(request, scopes, work, expect, streamed=True)
         coding = stream.headers.tokens("content-encoding")
@@ -142,7 +142,7 @@ class Session:
         expect: Collection[int],
         limit: int = _MAX_SMALL_BODY,
     ) -> Response:
-        """Send a request with `length` bytes of `body`, or with a chunked body if `length` is None. Does not retry.
+        """Send a request with a streamed body of `length` bytes, or a chunked one if `length` is None. Does not retry.
 
         If `body` raises, the connection is closed, so that the registry does not see a complete body. No more bytes are
         sent after an early response. After a 401, raises an AuthError, which is retryable if a retry can help."""
@@ -207,7 +207,7 @@ class Session:
         return self._error_of(request, response.status, response.headers, response.body)
 
     def note_exhausted(self, error: MirrorError) -> None:
-        """Record an error that persisted after a transfer's own retries. This may mark the host as down."""
+        """Mark the host as down if `error`, the last error of a transfer, shows that the host is unavailable."""
         self._retries.note_exhausted(error)
 
     def _to_destination(self, path: str | Destination) -> Destination:
@@ -228,14 +228,14 @@ class Session:
                 stream.read_error_body()
                 location = stream.headers.single("location")
                 if not location:
-                    raise RemoteError(f"{stream.request}: the redirect has no Location", status=stream.status)
+                    raise RemoteError(f"{stream.request}: the redirect has no Location header", status=stream.status)
                 request = request.with_destination(self.url_policy.check_redirect(location, request.destination))
         raise Refused(f"{request}: more than {MAX_REDIRECTS} redirects", code="unsafe_redirect")
 
     def _send_authenticated(
         self, request: Request, scopes: tuple[Scope, ...], work: Work, streamed: bool
     ) -> ResponseStream:
-        """Send a request. After a 401, send it once more with renewed credentials; a second 401 is an error."""
+        """Send a request. After a 401 or an expired token, renew the credentials and send it once more."""
         if not self._is_registry(request.destination):
             return self._client.send(request, work, streamed=streamed)
         for may_renew in (True, False):

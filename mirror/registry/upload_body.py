@@ -32,7 +32,7 @@ class ByteCounter(Struct):
 class TrackedBody:
     """The body of an upload. It records errors from the source, to distinguish them from errors from the target.
 
-    Calling it opens the body at an offset."""
+    A TrackedBody is called with an offset to open the body there."""
 
     def __init__(self, open_at: Callable[[int], BlobReader]) -> None:
         self._open_at = open_at
@@ -78,7 +78,7 @@ class TrackedReader:
 def hold_back_end(
     reader: BlobReader, counter: ByteCounter, limit: int | None, *, must_end: bool
 ) -> Iterator[memoryview]:
-    """Yield at most `limit` bytes from `reader`, in buffers. Each buffer is yielded only after the next was read.
+    """Yield at most `limit` bytes from `reader`, in buffers. Yield each buffer only after the next one has been read.
 
     The reader verifies the digest at the end of the blob, so the last buffer is yielded only after the digest has been
     verified. If `must_end` is true, raises Refused (size_mismatch) if the blob is longer than `limit`. If `limit` is

@@ -40,7 +40,7 @@ _log = logging.getLogger("mirror.upload")
 
 
 class RegistryUpload:
-    """An upload session for one blob. At the end of its `with` block, it is deleted unless the blob was committed.
+    """An upload session for one blob. When its `with` block exits, the session is deleted unless it was committed.
 
     Not thread-safe."""
 
@@ -67,7 +67,7 @@ class RegistryUpload:
         self._what = f"{session.settings.host}/{repository}@{blob.digest}"
         locations = response.headers.get_all("location")
         if len(locations) != 1 or not locations[0]:
-            raise RemoteError(f"{self._what}: the response to the POST has no Location", retryable=True)
+            raise RemoteError(f"{self._what}: the response to the POST has no Location header", retryable=True)
         self._location = session.url_policy.check_upload_location(locations[0], response.destination)
 
     @property
@@ -112,7 +112,7 @@ class RegistryUpload:
         method can be tried.
 
         `sent` is the number of bytes sent, and `chunk` the chunk size in bytes, or 0 without chunks. `whole` is true
-        after a single PUT. Only this upload's method matters, since other uploads may have changed the capabilities."""
+        after a single PUT. The capabilities do not show this upload's method: other uploads may have changed them."""
         if error is body.error:
             self._was_busy = False
             return error
@@ -136,8 +136,8 @@ class RegistryUpload:
             return self._retry_error(error, method)
         if is_mixed:
             return Refused(
-                f"{self._what}: the target received different bytes than were sent: {error.what}",
-                hint="a proxy in front of the target may modify the data",
+                f"{self._what}: the target reports that the received bytes do not match the digest: {error.what}",
+                hint="a proxy in front of the target may be modifying the data",
                 retryable=True,
             )
         return error
@@ -159,7 +159,7 @@ class RegistryUpload:
 
     def _retry_error(self, error: RemoteError, method: str) -> MirrorError:
         """Log the method that is tried next, and return a retryable copy of `error`."""
-        text = f"{self._what}: retrying {method}"
+        text = f"{self._what}: retrying the upload {method}"
         _log.info("upload_method", extra={"digest": self._blob.digest, "code": error.code, "text": text})
         return RemoteError(error.what, hint=error.hint, code=error.code, status=error.status, retryable=True)
 
@@ -173,7 +173,7 @@ class RegistryUpload:
             size = blob_size(self._session, self._repository, self._blob, self._scopes, work)
             if size is None or (self._blob.size is not None and size != self._blob.size):
                 raise RemoteError(
-                    f"{self._what}: the target responded to the upload with {response.status}, but lacks the blob",
+                    f"{self._what}: the target responded to the upload with {response.status}, but has no such blob",
                     retryable=True,
                 )
 
@@ -227,7 +227,7 @@ class RegistryUpload:
     def _send_chunk(
         self, method: str, destination: Destination, reader: BlobReader, end: int, *, work: Work, last: bool
     ) -> Response:
-        """Send the bytes up to, but not including, offset `end`. If `last` is true, the request commits the blob."""
+        """Send one chunk, which ends before offset `end`. If `last` is true, the request also commits the blob."""
         length = end - self._acknowledged
         return self._session.upload(
             method,
@@ -245,9 +245,9 @@ class RegistryUpload:
         )
 
     def _resume(self, work: Work, size: int) -> None:
-        """Ask the registry how many bytes it has, so that the upload can continue there, even in the middle of a chunk.
+        """Ask the registry how many bytes it has, so that the upload can continue after them, even within a chunk.
 
-        Raises a retryable RemoteError if this fails. If the failure is permanent, a new session is needed."""
+        Raises a retryable RemoteError if the request fails. After a permanent error, a new session is needed."""
         try:
             response = self._session.call(
                 "GET", self._location, work.without_retries(), kind="upload", scopes=self._scopes, expect={200, 204}
@@ -339,7 +339,7 @@ def _min_chunk_length(response: Response) -> int:
 
 @contextmanager
 def _limited_work(seconds: float) -> Iterator[Work]:
-    """Return a context manager that yields a Work. It is stopped after `seconds`, but not when the run is stopped."""
+    """Return a context manager that yields a Work that is stopped after `seconds`, but not when the run is stopped."""
     stop = Stop()
     timer = threading.Timer(seconds, stop.request, args=("time limit",))
     timer.start()

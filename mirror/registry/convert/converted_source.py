@@ -22,9 +22,10 @@ N = TypeVar("N")
 def pin_layers(
     cache: LayerCache[N], keys: Sequence[Hashable], make: Callable[[Hashable], None]
 ) -> list[CachedLayer[N]]:
-    """Pin the cached layer of each key, and return these layers in the order of `keys`.
+    """Pin the layer that is cached under each key, and return these layers in the order of `keys`.
 
-    A layer that is missing or was evicted is converted by `make(key)`. If `make` raises, no layer stays pinned."""
+    Pinned layers are not evicted from the cache. A layer that is missing or was evicted is converted by `make(key)`. If
+    `make` raises, no layer stays pinned."""
     found: list[CachedLayer[N]] = []
     try:
         for key in keys:
@@ -64,7 +65,7 @@ def assemble_image(
 
 
 class LayerPins:
-    """The pins on the cached layers of one image. Thread-safe."""
+    """The pins that keep the layers of one image in the layer cache. Thread-safe."""
 
     def __init__(self, cache: LayerCache[N], keys: Sequence[Hashable]) -> None:
         self._unpin: Callable[[], None] = partial(cache.unpin, keys)
@@ -97,11 +98,11 @@ class ConvertedSource:
         self._layers = dict(layers)
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
-        """Return no repositories, since this Source is read only by digest."""
+        """Return no repositories, since the image is available only by its digest."""
         return ()
 
     def tags(self, repository: str, work: Work) -> Iterable[str | MirrorError]:
-        """Return no tags, since this Source is read only by digest."""
+        """Return no tags, since the image is available only by its digest."""
         return ()
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterable[Version | MirrorError]:

@@ -40,14 +40,14 @@ _TIME = re.compile(
 
 
 class HistoryStep(Struct, frozen=True):
-    """One history entry of an image, and the layer that it created. layer: None if the step changed no files."""
+    """One step in the history of an image, and its layer. `layer` is None if the step changed no files."""
 
     history: Object
     layer: Layer | None
 
 
 def history_entry(document: Object) -> Object:
-    """Return the history entry for a v1 image, given its JSON. Omit values that are empty or of the wrong type."""
+    """Return the history entry for a v1 image with the JSON `document`. Omit values that are empty or invalid."""
     created = document.get("created")
     entry: Object = {"created": created if _is_time(created) else _ZERO_TIME}
     for key in ("author", "comment"):
@@ -74,7 +74,8 @@ def build_image(document: Object, history: Sequence[HistoryStep], what: str) -> 
     ]
     body = _encode_json(config, what)
     if len(body) > MAX_CONFIG:
-        raise Refused(f"{what}: the config would have {len(body)} bytes, more than {MAX_CONFIG}", code="v1_invalid")
+        text = f"{what}: the converted config has {len(body)} bytes, more than the limit of {MAX_CONFIG}"
+        raise Refused(text, code="v1_invalid")
     manifest: Object = {
         "schemaVersion": 2,
         "mediaType": DOCKER_MANIFEST,
@@ -95,7 +96,7 @@ def _clean_config(document: Object, what: str) -> Object:
     for key in invalid:
         del config[key]
     if invalid:
-        text = f"{what}: removed these keys from the config, whose values are of the wrong type: {', '.join(invalid)}"
+        text = f"{what}: removed keys with invalid values from the config: {', '.join(invalid)}"
         _log.warning("convert", extra={"text": text})
     for key, default in _DEFAULTS.items():
         config[key] = config.get(key) or default
@@ -121,4 +122,4 @@ def _encode_json(document: Value, what: str) -> bytes:
     try:
         return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
     except ValueError as error:
-        raise Refused(f"{what}: {printable(error, 120)}", code="v1_invalid") from None
+        raise Refused(f"{what}: JSON encoding failed: {printable(error, 120)}", code="v1_invalid") from None

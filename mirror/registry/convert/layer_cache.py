@@ -1,8 +1,8 @@
 """A cache for the converted layers of one run, which are stored as files in the spool directory.
 
 The layers of images in progress are pinned. If the size limit is exceeded, layers that are not pinned are evicted,
-starting with the least recently used. An evicted layer is converted again when it is needed. All files
-are removed at the end of the run.
+starting with the least recently used. An evicted layer is converted again when it is needed. All files are removed at
+the end of the run.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class CachedLayer(Struct, Generic[N]):
 class LayerCache(Generic[N]):
     """A cache of converted layers in a directory. Thread-safe. The directory is created at the first write.
 
-    limit: the maximum number of bytes; None for half of the space that is free at the first write."""
+    limit: the maximum number of bytes; None for half of the disk space that is free at the first write."""
 
     def __init__(self, directory: Path, limit: int | None = None) -> None:
         self._directory = directory
@@ -64,7 +64,7 @@ class LayerCache(Generic[N]):
     def pin(self, key: Hashable) -> CachedLayer[N] | None:
         """Return the layer that is cached under `key`, and keep its file until `unpin` is called.
 
-        Return None if it is not cached or was evicted."""
+        Return None if the layer is not cached or was evicted."""
         with self._lock:
             cached = self._layers.get(key)
             if cached is None or not cached.is_present:
@@ -204,5 +204,5 @@ class _PendingLayer(Generic[N]):
 
 
 def _evicted_error() -> NotFound:
-    """Return the error for a layer that was evicted."""
-    return NotFound("a converted layer was removed from the spool to free space", hint="run `mirror` again")
+    """Return the error for a layer that is needed but was evicted from the cache."""
+    return NotFound("a converted layer was removed from the spool to free space", hint="run the command again")

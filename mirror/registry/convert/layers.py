@@ -1,9 +1,11 @@
 """Converts a stored layer to a gzip layer, in one pass.
 
-A layer that is already gzip keeps its bytes; other layers are compressed with gzip, always in the same way. The
-digest of the unpacked bytes, which the config of an image contains, is computed in the same pass. Memory use does not
-depend on the size of the layer. Sources: OCI image-spec v1.1, "Layer DiffID"; the behaviour of Docker, which detects
-the compression by the first bytes and ignores the media type.
+A layer that is already compressed with gzip is copied without changes, except that padding is removed. Other layers are
+compressed with gzip; equal layers always produce identical bytes. The digest of the unpacked bytes, which is part of
+the image's config, is computed in the same pass. Memory use does not depend on the size of the layer.
+
+Sources: OCI image-spec v1.1, "Layer DiffID"; the behaviour of Docker, which detects the compression by the first bytes
+and ignores the media type.
 """
 
 from __future__ import annotations
@@ -34,9 +36,9 @@ _MAGIC = 6  # bytes that are enough to recognize every format
 class UnpackLimits(Struct, frozen=True):
     """Size limits for a layer, in bytes, which protect against decompression bombs.
 
-    A larger layer is an error (bomb). ratio: the maximum ratio of unpacked to stored bytes, checked when more than
-    `suspicious` bytes are unpacked. stored: the maximum number of stored bytes. It limits padding
-    and empty streams, which unpack to nothing."""
+    A layer that exceeds a limit is rejected (bomb). unpacked: the maximum number of unpacked bytes. ratio: the maximum
+    ratio of unpacked to stored bytes, checked when more than `suspicious` bytes are unpacked. stored: the maximum
+    number of stored bytes, which limits padding and empty streams that unpack to nothing."""
 
     unpacked: int = 32 << 30
     suspicious: int = 1 << 30
@@ -82,8 +84,8 @@ class LayerWriter:
     """A writer that converts the stored bytes of one layer, and writes a gzip blob to `out`. Not thread-safe.
 
     Call `feed` with all stored bytes, then `finish`. Both raise Refused, with the code `code` if the bytes are not a
-    complete layer of a known format, or with the code `bomb` if the layer is too large. what: the layer's name
-    in error messages."""
+    complete layer of a known format, or with the code `bomb` if the layer is too large. what: the layer's name in
+    error messages."""
 
     def __init__(self, out: BinaryIO, *, what: str, code: str, limits: UnpackLimits = DEFAULT_LIMITS) -> None:
         self._out = out
@@ -239,7 +241,7 @@ class _Decompressor(Protocol):
 
 
 class _StreamSequence:
-    """An unpacker for a layer that consists of one or more compressed streams. Zeros after the last one are padding.
+    """An unpacker for a layer that consists of one or more compressed streams. Zeros after a stream are padding.
 
     padding: the number of zeros between two streams must be a multiple of this; 0 if none are allowed. Source: the .xz
     file format 1.1, section 2.2."""

@@ -27,7 +27,7 @@ BUFFER = 256 << 10  # bytes
 
 
 class Schema1Source:
-    """A Source that wraps another one. The version of a schema 1 manifest has a transform that converts it."""
+    """A Source that wraps another Source, and adds transforms that convert schema 1 manifests to schema 2 images."""
 
     def __init__(self, source: Source, cache: LayerCache[None]) -> None:
         self.host = source.host
@@ -48,7 +48,7 @@ class Schema1Source:
             yield str(tag) if isinstance(tag, str) else tag
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterator[Version | MirrorError]:
-        """Resolve references. The version of a schema 1 tag has a transform that converts the manifest."""
+        """Resolve references. If a tag refers to a schema 1 manifest, add a transform that converts it to schema 2."""
         results = self._source.resolve(repository, references, work)
         for reference, result in zip(references, results, strict=True):
             if not isinstance(result, Version) or ":" in reference:
@@ -63,7 +63,7 @@ class Schema1Source:
                 yield self._add_conversion(repository, result, keep=False)
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
-        """Read a reference. The version of a schema 1 tag has a transform that converts the manifest."""
+        """Read a reference. If a tag refers to a schema 1 manifest, add a transform that converts it to schema 2."""
         version = self._source.read(repository, reference, work)
         return version if ":" in reference else self._add_conversion(repository, version)
 
@@ -84,10 +84,10 @@ class Schema1Source:
         return self._source.referrers(repository, digest, work)
 
     def _add_conversion(self, repository: str, version: Version, *, keep: bool = True) -> Version:
-        """Return `version` or, if its manifest is schema 1, a version with a transform that converts it.
+        """Return `version` or, if its manifest is schema 1, a version with a transform that converts it to schema 2.
 
-        keep: whether the manifest stays in memory; otherwise the conversion reads it again. Many versions are
-        resolved, and few of them are converted."""
+        keep: whether the manifest stays in memory; otherwise the conversion reads it again. `resolve` does not keep
+        manifests, because few of the resolved versions are converted."""
         is_schema1 = (
             version.manifest.kind is Kind.SCHEMA1
             if version.manifest is not None
@@ -181,7 +181,7 @@ class Schema1Transform:
 
 
 def _check_digest(layer: Layer, digest: Digest, what: str) -> None:
-    """Raise Refused (digest_mismatch) unless the stored bytes of `layer` have this digest."""
+    """Raise Refused (digest_mismatch) unless the bytes of `layer` before the conversion have this digest."""
     if layer.stored != digest:
         raise Refused(f"{what}: the digest of the received bytes is {layer.stored}", code="digest_mismatch")
 
@@ -226,7 +226,7 @@ def _parse_image(history: Value, what: str) -> Object:
     """Parse the JSON of the image in a history entry. Raises Refused (manifest_invalid) if it is invalid."""
     text = history.get("v1Compatibility") if isinstance(history, dict) else None
     if not isinstance(text, str):
-        raise _invalid_error(what, "a history entry has no v1Compatibility text")
+        raise _invalid_error(what, "a history entry has no v1Compatibility string")
     image = strictjson.parse(text.encode(), what=f"{what}: history", fold=False)
     if not isinstance(image, dict) or not isinstance(image.get("id"), str):
         raise _invalid_error(what, "a history entry has no image id")

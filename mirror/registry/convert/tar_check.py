@@ -1,8 +1,10 @@
 """Checks that a stream of bytes is a complete tar archive. Parses the headers and skips the file contents.
 
-If a plain tar was truncated, there is no decompressor that reports it, but the tar headers show it. Sources:
-POSIX.1-2017, pax, "ustar Interchange Format" and "pax Extended Header"; GNU tar's format for base-256 sizes and for
-sparse files.
+If a compressed layer is truncated, the decompressor detects it. If an uncompressed tar is truncated, only its headers
+show it.
+
+Sources: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Extended Header"; GNU tar's format for base-256 sizes
+and for sparse files.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ _PAX_SIZE = re.compile(rb"(?:^|\n)\d+ size=(\d{1,19})\n")
 
 
 class InvalidTar(ValueError):
-    """Raised if a stream is not a complete tar archive. The text is the reason."""
+    """Raised if a stream of bytes is not a complete tar archive. The error text states the reason."""
 
 
 class TarChecker:

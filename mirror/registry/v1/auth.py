@@ -1,8 +1,8 @@
 """Authorization of requests to a v1 registry.
 
-A client sends Basic credentials to the index and receives a token for one repository, or sends Basic credentials with
-every request. Sources: Docker's registry API v1, "Authorization", and the behaviour of Docker 1.10. A token is valid
-for one repository only. Credentials that the same host rejected over v2 are not sent (docs/trust.md).
+A client either sends Basic credentials to the index and receives a token that is valid for one repository, or sends
+Basic credentials with every request. Credentials that the same host rejected over v2 are not sent (docs/trust.md).
+Sources: Docker's registry API v1, "Authorization", and the behaviour of Docker 1.10.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class V1Authorizer:
     def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
         """Return the value of the `Authorization` header: the repository's token or Basic credentials.
 
-        Return None to send no header."""
+        Return None if the request is to be sent without this header."""
         if not scopes:  # a ping
             return None
         kind, repository = scopes[0].kind, scopes[0].repository
@@ -82,7 +82,7 @@ class V1Authorizer:
 
         Raises AuthError if the request had no token, or if the token has already been renewed."""
         repository = scopes[0].repository if scopes else ""
-        subject = f"{self._settings.host}/{repository} (v1)"
+        subject = f"{self._settings.host}/{repository}"
         if sent is not None and sent.startswith("Token "):
             with self._lock:
                 is_replaced = f"Token {self._tokens.get(repository)}" != sent
@@ -97,20 +97,20 @@ class V1Authorizer:
             credential = self._credentials.find(self._settings.host, repository, stop=work.stop)
             is_basic = credential is not None and sent.startswith("Basic ")
             rejected = credential.description if credential is not None and is_basic else "the token from the index"
-            raise AuthError(f"{subject}: the registry rejected {rejected}", status=401)
+            raise AuthError(f"{subject}: the v1 registry rejected {rejected}", status=401)
         hint = f"set {registry_key(self._settings.host, 'username')} and password"
         if repository in self._withheld:
             hint = "credentials that were rejected over v2 are not sent over v1"
-        raise AuthError(f"{subject}: the registry requires credentials", hint=hint, status=401)
+        raise AuthError(f"{subject}: the v1 registry requires credentials", hint=hint, status=401)
 
     def note_accepted(self, scopes: tuple[Scope, ...]) -> None:
-        """Do nothing: no request waits for another request to be authorized."""
+        """Do nothing, because over v1 no request waits for the authorization of another one."""
 
     def release(self, scopes: tuple[Scope, ...]) -> None:
-        """Do nothing: no request waits for another request to be authorized."""
+        """Do nothing, because over v1 no request waits for the authorization of another one."""
 
     def allow_one_more(self, scopes: tuple[Scope, ...]) -> None:
-        """Do nothing: a refusal does not block later requests."""
+        """Do nothing, because over v1 a refusal does not block later requests."""
 
     def _basic_header(self, repository: str, work: Work) -> str | None:
         """Return the header value with Basic credentials, or None if there are none or they are withheld."""

@@ -33,15 +33,15 @@ T = TypeVar("T")
 class _IndexedRepository(Struct, frozen=True):
     """The index's response for one repository.
 
-    hosts: the hosts that serve its tags and images, in the order in which they are tried. is_index: whether the
-    response has the form that an index sends."""
+    hosts: the hosts that serve the repository's tags and images, in the order in which they are tried. is_index:
+    whether the response has the form that an index sends."""
 
     hosts: tuple[Destination, ...]
     is_index: bool
 
 
 class V1Client:
-    """A client for one v1 registry. Thread-safe. Raises only MirrorErrors. It owns its session."""
+    """A client for one v1 registry. Thread-safe. All errors are MirrorErrors. Closing the client closes its session."""
 
     def __init__(self, session: Session, authorizer: V1Authorizer) -> None:
         self._session = session
@@ -63,11 +63,10 @@ class V1Client:
         self._authorizer.withhold_credentials(repository)
 
     def is_v1_registry(self, repository: str, work: Work, *, ask_index: bool = True) -> bool:
-        """Return whether the host is a v1 registry.
+        """Return whether the host is a v1 registry: whether it answers the v1 ping as a v1 registry does.
 
-        It is one if it answers the v1 ping. If `ask_index` is set, it is also one if it lists the images of the
-        repository as an index does. Raises NetworkError, or RemoteError for a 5xx status, if this cannot be
-        determined."""
+        If it does not and `ask_index` is set, return whether the host lists the images of the repository as a v1 index
+        does. Raises NetworkError, or RemoteError for a 5xx status, if the result cannot be determined."""
         if self._ping(work) or not ask_index:
             return bool(self._answers_ping)
         try:
@@ -91,7 +90,7 @@ class V1Client:
                 continue
             if tags:
                 return tags
-        raise error or NotFound(f"{self.host}/{repository} has no tags (v1)", status=404)
+        raise error or NotFound(f"{self.host}/{repository} has no tags over v1", status=404)
 
     def ancestry(self, repository: str, image_id: str, work: Work) -> tuple[str, ...]:
         """Return the ids of the image and its ancestors, with the base image last.
@@ -137,7 +136,7 @@ class V1Client:
     def _ping(self, work: Work) -> bool:
         """Return whether the host answers the v1 ping. The result is cached.
 
-        A host that requires credentials for the ping does not answer it."""
+        A host that requires credentials for the ping is treated as if it did not answer."""
         if self._answers_ping is None:
             self._pings.share("", lambda: self._send_ping(work), work.stop)
         return bool(self._answers_ping)
@@ -162,7 +161,7 @@ class V1Client:
     # ---- a repository's index
 
     def _get_index(self, repository: str, work: Work) -> _IndexedRepository:
-        """Return the index's response for a repository. Each repository is requested only once.
+        """Return the index's response for a repository. The response is requested only once per repository.
 
         Refusals are cached and raised again. Errors that may be temporary are not cached."""
         known = self._indexes.get(repository)
@@ -173,7 +172,7 @@ class V1Client:
         return known
 
     def _load_index(self, repository: str, work: Work) -> _IndexedRepository:
-        """Request a repository from the index, and cache the response or the refusal."""
+        """Request the index's response for a repository, and cache the response or the refusal."""
         known = self._indexes.get(repository)
         if isinstance(known, _IndexedRepository):
             return known
@@ -187,7 +186,7 @@ class V1Client:
         return index
 
     def _request_index(self, repository: str, work: Work) -> _IndexedRepository:
-        """Request a repository from the index, and store the token that the index issues."""
+        """Request the index's response for a repository, and store the token that the response contains."""
         response = self._session.call(
             "GET",
             f"/v1/repositories/{repository}/images",
@@ -213,7 +212,8 @@ class V1Client:
     def _get_tags(self, hosts: tuple[Destination, ...], name: str, repository: str, work: Work) -> dict[str, Value]:
         """Request the tags of `name` from the first of `hosts` that responds.
 
-        repository: the repository that the credentials are for; `name` may have the prefix `library/`."""
+        name: the repository name to request, which may have the prefix `library/`. repository: the name for which the
+        credentials are looked up."""
         path = f"/v1/repositories/{name}/tags"
 
         def request_from(host: Destination) -> dict[str, Value]:
@@ -251,7 +251,8 @@ class V1Client:
                 )
             raise
         except NotFound as error:
-            raise NotFound(f"{what} is missing, although a tag refers to it: {error.what}", status=404) from error
+            text = f"{what} is missing, although a tag refers to this image: {error.what}"
+            raise NotFound(text, status=404) from error
         except RemoteError as error:
             if isinstance(error, TooBig):
                 raise parsing.invalid_error(what, f"the response has more than {limit} bytes") from error

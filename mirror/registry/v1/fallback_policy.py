@@ -29,7 +29,7 @@ from mirror.util.structs import Struct
 
 
 class Operation(Enum):
-    """What a v2 request reads."""
+    """What the v2 request that failed was to read."""
 
     LISTING = "the first page of tags"
     LATER_PAGE = "a later page of the tags"
@@ -40,13 +40,13 @@ class Operation(Enum):
 class V2Failure(Enum):
     """How a v2 request failed. Each value describes the failure in messages."""
 
-    UNKNOWN = "v2 does not know the repository"  # 404, unless the error code contradicts that
-    ACCESS = "v2 denies access"  # 401, 403; also of the token service
-    CONTRADICTED = "v2 responds with 404, but the error code contradicts that"
-    BUSY = "v2 limits requests"  # 429
-    JUNK = "v2 responds with 200, but the body is invalid"  # not a list, not a manifest
-    STATUS = "v2 rejects the request"  # 400, 405, 501 and others
-    BROKEN = "v2 responds with a server error"  # 5xx
+    UNKNOWN = "the repository does not exist over v2"  # 404, unless the error code contradicts that
+    ACCESS = "access is denied over v2"  # 401, 403; also of the token service
+    CONTRADICTED = "the v2 response is a 404, but its error code contradicts this status"
+    BUSY = "the request over v2 is rate-limited"  # 429
+    JUNK = "the v2 response has status 200, but an invalid body"  # not a list, not a manifest
+    STATUS = "the request over v2 is rejected"  # 400, 405, 501 and others
+    BROKEN = "the v2 response is a server error"  # 5xx
     NETWORK = "the v2 response was lost"  # reset, truncated or timed out after the connection was established
     UNREACHABLE = "the host cannot be reached"
     TLS = "the TLS connection fails"
@@ -57,7 +57,7 @@ class V2Failure(Enum):
 class ProtocolChoice(Enum):
     """What to do after a v2 request failed.
 
-    V1: use v1. STOP: report the v2 error. LIST: request the tag list, and decide by its result. PING: request
+    V1: use v1. STOP: report the v2 error. LIST: request the tag list, and decide by the result. PING: request
     `/v2/` to find out whether the host supports v2, and decide again."""
 
     V1 = "v1"
@@ -71,7 +71,7 @@ class Observation(Struct, frozen=True):
 
     speaks_v2: whether a response from the host stated the v2 API version; None if none has stated it so far and `/v2/`
     has not been requested. answered: whether the registry has served the repository over v2 in this run.
-    answered_before: whether it did so in an earlier run."""
+    answered_before: whether the registry did so in an earlier run."""
 
     operation: Operation
     failure: V2Failure

@@ -27,7 +27,7 @@ class FallbackSource:
     """A Source that reads one host over v2 or v1. Thread-safe; no lock is held across I/O.
 
     v2: a Source that reads the host over v2. selector: chooses the protocol for each repository, and provides
-    access over v1."""
+    access to the host over v1."""
 
     partial = False
 
@@ -43,7 +43,7 @@ class FallbackSource:
         """List the repositories over v2. With `v1: only`, raises RemoteError, since v1 cannot list them."""
         if self._mode is V1Mode.ONLY:
             what = f"{self.host}: the v1 protocol cannot list repositories"
-            raise RemoteError(what, hint="add one mirror for each repository", protocol="v1")
+            raise RemoteError(what, hint="configure one mirror for each repository", protocol="v1")
         return self._v2.repositories(prefix, work)
 
     def tags(self, repository: str, work: Work) -> Iterator[str | MirrorError]:
@@ -170,9 +170,9 @@ class FallbackSource:
     def _choose_protocol(
         self, repository: str, state: RepositoryState, reference: str, error: MirrorError, work: Work
     ) -> ProtocolChoice:
-        """Return what to do about a reference after the v2 request for it failed.
+        """Return what to do after the v2 request for a reference failed with `error`.
 
-        If this depends on the tag list, the list is requested. Raises the error if that request fails."""
+        If the choice depends on the tag list, the list is requested. If that request fails, its error is raised."""
         operation = Operation.DIGEST if ":" in reference else Operation.TAG
         decision = self._selector.decide(operation, repository, state, error)
         if decision.choice is ProtocolChoice.LIST and not state.uses_v1:
@@ -188,7 +188,7 @@ class FallbackSource:
             raise NotFound(f"{what}: the v1 protocol cannot read manifests by digest", hint=hint, protocol="v1")
         tags = self._selector.get_v1_tags(repository, state, work)
         if reference not in tags:
-            raise NotFound(f"{what} does not exist (v1)", status=404, protocol="v1")
+            raise NotFound(f"{what}: the v1 registry does not list this tag", status=404, protocol="v1")
         backend = self._selector.open_v1()
         try:
             image_id = backend.image_id(tags[reference], what)
@@ -209,7 +209,8 @@ class FallbackSource:
         try:
             tags = self._selector.get_v1_tags(repository, state, work)
         except NotV1Registry as error:
-            _log.warning("no_v1", extra={"source": f"{self.host}/{repository}", "text": f"{error} (`v1: per-tag`)"})
+            text = f"{self.host}/{repository}: `v1: per-tag` has no effect: {error}"
+            _log.warning("no_v1", extra={"source": f"{self.host}/{repository}", "text": text})
         except NotFound:
             return
         except (Cancelled, LocalError):
@@ -220,10 +221,10 @@ class FallbackSource:
             yield from self._check_tag_names(repository, (name for name in tags if name not in v2_tags))
 
     def _check_tag_names(self, repository: str, names: Iterable[str]) -> Iterator[str | MirrorError]:
-        """Yield each valid tag of `names`, and a Refused error for each invalid one."""
+        """Yield each valid tag in `names`, and a Refused error for each invalid one."""
         for name in names:
             if is_tag(name):
                 yield name
             else:
-                what = f"{self.host}/{repository} lists a tag with an invalid name (v1): {printable(name, 80)!r}"
+                what = f"{self.host}/{repository} lists a tag with an invalid name over v1: {printable(name, 80)!r}"
                 yield Refused(what, code="ref_invalid")

@@ -43,16 +43,16 @@ class NotV1Registry(RemoteError):
 class RepositoryState(Struct):
     """What is known in this run about one source repository: its protocol, its tags and errors.
 
-    Several threads use it without a lock, so each change is a single assignment or `dict.setdefault`."""
+    Several threads use the state without a lock, so each change is a single assignment or `dict.setdefault`."""
 
     uses_v1: bool = False  # v1 was chosen for the whole repository
     reason: str = "this tag exists only over v1"
     answered: bool = False  # the registry has served the repository over v2 in this run
     answered_before: bool | None = None  # the same in an earlier run; None if not read from the state file yet
-    probe_error: MirrorError | None = None  # the tags could be listed over neither protocol
+    probe_error: MirrorError | None = None  # the error if `probe_listing` could list the tags over neither protocol
     v2_tags: frozenset[str] | None = None  # the tags listed over v2; set only with `v1: per-tag`
     v1_tags: dict[str, Value] | None = None  # the image ids by tag, as listed over v1
-    v1_error: MirrorError | None = None  # raised when the tags were listed over v1
+    v1_error: MirrorError | None = None  # the error if the tags could not be listed over v1
     transforms: dict[str, Transform] = field(default_factory=dict)  # by image id
     logged_protocol: str = ""  # the protocol in the last log line
 
@@ -99,7 +99,7 @@ class V1Backend(Protocol):
         ...
 
     def image_id(self, listed_id: Value, what: str) -> str:
-        """Return the image id from an entry of a tag list. Raises Refused if it is not valid."""
+        """Return `listed_id`, an entry in a tag list, as an image id. Raises Refused if it is not a valid id."""
         ...
 
     def transform(self, repository: str, image_id: str) -> Transform:
@@ -111,8 +111,8 @@ class ProtocolSelector:
     """Chooses the protocol for each repository of one host. Thread-safe; no lock is held across I/O.
 
     v2: a Source that reads the host over v2. registry: the host's v2 client, which knows whether the host supports v2.
-    open_v1: returns access to the host over v1, which is created at the first call. memory: None if nothing is stored
-    between runs."""
+    open_v1: returns access to the host over v1, which is created at the first call. memory: the record of earlier runs;
+    None if nothing is stored between runs."""
 
     def __init__(
         self,
@@ -194,7 +194,7 @@ class ProtocolSelector:
                     raise
                 if self.mode is V1Mode.AUTO:
                     key = registry_key(self.host, "v1")
-                    error.hint = error.hint or f"if {self.host} supports only v1, set {key} to only"
+                    error.hint = error.hint or f"if {self.host} supports only v1, set {key} to `only`"
                 return False  # without a response it is unknown whether the host supports v2
             decision = self.decide(operation, repository, state, error, pinged=True)
         if decision.choice is not ProtocolChoice.V1:
@@ -220,7 +220,7 @@ class ProtocolSelector:
         """Return what to do after a v2 request failed with `error`.
 
         If the reason is a v2 response in an earlier run, add a hint to `error`. pinged: whether `/v2/` was requested
-        after the failure; if the host has not stated the API version since then, it is assumed not to support v2."""
+        after the failure; if no response has stated the API version by then, the host is assumed not to support v2."""
         if state.answered_before is None:
             memory = self._memory
             state.answered_before = memory is not None and memory.has_v2_answered(f"{self.host}/{repository}")
@@ -231,7 +231,7 @@ class ProtocolSelector:
         decision = decide(observation)
         if decision.reason == ANSWERED_BEFORE:
             key = registry_key(self.host, "v1")
-            hint = f"{ANSWERED_BEFORE}, so v1 is not used; to read it over v1, set {key} to only"
+            hint = f"{ANSWERED_BEFORE}, so v1 is not used; to use v1, set {key} to `only`"
             error.hint = error.hint or hint
         return decision
 
@@ -267,7 +267,7 @@ class ProtocolSelector:
         """Request the tag list to find out whether to read the repository over v2 or v1.
 
         Afterwards, either v1 has been chosen, or the registry has served the repository over v2. refused: whether
-        access to a tag was refused over v2. Raises the error if the list cannot be read, also in later calls."""
+        access to a tag was refused over v2. If the list cannot be read, this call and later calls raise the error."""
         if state.probe_error is not None:
             raise copy_error(state.probe_error)
         self._listings.share(

@@ -50,7 +50,7 @@ class V1Host:
         self._client.withhold_credentials(repository)
 
     def image_id(self, listed_id: Value, what: str) -> str:
-        """Return the image id from an entry of a tag list. Raises Refused if it is not valid."""
+        """Return `listed_id`, an entry in a tag list, as an image id. Raises Refused if it is not a valid id."""
         return parsing.check_id(listed_id, what)
 
     def transform(self, repository: str, image_id: str) -> V1Transform:

@@ -28,7 +28,7 @@ _log = logging.getLogger("mirror.convert")
 
 
 class Ancestor(Struct, frozen=True):
-    """The data of a v1 image that the layer cache stores with its layer.
+    """The data of a v1 image that the layer cache stores together with the image's layer.
 
     parent: the id of the parent image. raw: the JSON of the image; None if it is larger than MAX_KEPT_JSON and must be
     requested again."""
@@ -55,7 +55,7 @@ class V1Transform:
         self._chain: tuple[str, ...] = ()
 
     def parts(self, work: Work) -> Sequence[TransformPart]:
-        """Return one part for each image in the ancestry. Each part represents the layer of its image."""
+        """Return the layers to convert: one part for the layer of each image in the ancestry."""
         return [TransformPart(self._cache_key(image_id)) for image_id in self._ancestry(work)]
 
     def make(self, part: TransformPart, work: Work) -> None:
@@ -122,12 +122,14 @@ class V1Transform:
         return parsing.parse_image_json(ancestor.raw, image_id)
 
     def _verify_checksum(self, image: ImageJson, actual: str, what: str) -> None:
-        """Compare the checksum of an image. If it does not match, raise Refused or only log a warning."""
+        """Check that `actual`, the computed checksum, is one of the checksums that the registry declared for the image.
+
+        Otherwise raise Refused (v1_invalid) or, if an exact match is not required, log a warning."""
         if not image.checksums or actual in image.checksums:
             return
-        problem = f"the checksum is sha256:{actual}, but the registry announces sha256:{image.checksums[0]}"
+        problem = f"the checksum is sha256:{actual}, but the registry declares sha256:{image.checksums[0]}"
         if self._exact:
-            hint = f"if this is known to be harmless, set {registry_key(self._client.host, 'v1-checksums')} to warn"
+            hint = f"if this is known to be harmless, set {registry_key(self._client.host, 'v1-checksums')} to `warn`"
             raise parsing.invalid_error(what, problem, hint)
         _log.warning("v1_checksum", extra={"source": what, "text": f"{what}: {problem}"})
 
@@ -140,8 +142,8 @@ class V1Transform:
 def _check_parents(chain: tuple[str, ...], ancestors: Sequence[Ancestor], what: str) -> None:
     """Raise Refused unless each image names the next image of the ancestry as its parent.
 
-    The base image must not name a parent. It is the last in `chain`, which has the ids, and the first in
-    `ancestors`."""
+    The base image must not name a parent. `chain` contains the ids of the images, with the base image last. `ancestors`
+    contains the data of the same images, with the base image first."""
     for image_id, ancestor, parent in zip(chain, reversed(ancestors), (*chain[1:], None), strict=True):
         if ancestor.parent != parent:
             named_parent, listed = ancestor.parent or "no parent", parent or "none"

@@ -1,7 +1,7 @@
 """Reads the stored bytes of a v1 layer. Resumes broken downloads, and handles the range responses of old servers.
 
-These bytes are protected only by their length and, in some cases, by a checksum. A broken download is therefore resumed
-only if a mixture of two layers would be detected. Otherwise the download has to start again.
+Only the length of the layer and, in some cases, a checksum show whether these bytes are correct. A broken download is
+therefore resumed only if a mixture of two layers would be detected. Otherwise the download has to start again.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ class LayerReader:
     def __init__(
         self,
         open_at: Callable[[int, int | None], ResponseStream],
-        announced_size: int | None,
+        declared_size: int | None,
         what: str,
         *,
         checked: bool = True,
     ) -> None:
-        """Open the layer. Raises errors from the session, and Refused if the response contradicts `announced_size`.
+        """Open the layer. Raises errors from `open_at`, and Refused if the response contradicts `declared_size`.
 
         open_at: opens the layer at an offset, given the size of the layer (None at the first request).
-        announced_size: the size in bytes that the response with the image's JSON declared; None if it declared none.
+        declared_size: the size in bytes that the response with the image's JSON declared; None if it declared none.
         checked: whether the caller verifies a checksum, which detects a mixture of two layers."""
         self._open_at = open_at
         self._what = what
@@ -49,17 +49,17 @@ class LayerReader:
         self.end_known = True
         self._stream: ResponseStream | None = open_at(0, None)
         try:
-            self.size = self._check_response(self._stream, announced_size)
+            self.size = self._check_response(self._stream, declared_size)
         except BaseException:
             self.close()
             raise
 
-    def _check_response(self, stream: ResponseStream, announced_size: int | None) -> int | None:
+    def _check_response(self, stream: ResponseStream, declared_size: int | None) -> int | None:
         """Check the response to the first request. Return the size of the layer in bytes, or None if unknown."""
         if stream.status == 416:
             # docker-registry responds with 416 for an empty layer.
-            if announced_size != 0:
-                size = "unknown size" if announced_size is None else f"{announced_size} bytes"
+            if declared_size != 0:
+                size = "unknown size" if declared_size is None else f"{declared_size} bytes"
                 raise RemoteError(
                     f"{self._what}: the registry responded with 416 to a request for a layer of {size}",
                     status=416,
@@ -68,15 +68,15 @@ class LayerReader:
             self.close()
             return 0
         length = _content_length(stream.headers)
-        if None not in (length, announced_size) and length != announced_size:
+        if None not in (length, declared_size) and length != declared_size:
             raise parsing.invalid_error(
-                self._what, f"the response has {length} bytes, but {announced_size} were announced"
+                self._what, f"the response has {length} bytes, but the image's JSON response declared {declared_size}"
             )
         self._ranges = "bytes" in stream.headers.tokens("accept-ranges")
-        self.end_known = (length, announced_size) != (None, None) or "chunked" in stream.headers.tokens(
+        self.end_known = (length, declared_size) != (None, None) or "chunked" in stream.headers.tokens(
             "transfer-encoding"
         )
-        return announced_size if length is None else length
+        return declared_size if length is None else length
 
     def readinto(self, buffer: memoryview) -> int:
         """Read bytes into the beginning of `buffer`. Return the number of bytes read, or 0 at the end of the layer.
@@ -91,7 +91,7 @@ class LayerReader:
         if self.size is None or (count and self._bytes <= self.size):
             return count
         if self._bytes > self.size:
-            raise parsing.invalid_error(self._what, f"the layer is longer than the announced {self.size} bytes")
+            raise parsing.invalid_error(self._what, f"the layer is longer than the declared {self.size} bytes")
         if self._bytes < self.size:
             raise NetworkError(f"{self._what} ended after {self._bytes} of {self.size} bytes", code="truncated")
         return 0
@@ -120,7 +120,7 @@ class LayerReader:
         return self.size if has_progressed and self._resumes < MAX_RESUMES else None
 
     def _reopen(self, size: int) -> ResponseStream:
-        """Request the remaining bytes of the layer. Raises NetworkError (truncated) if they are not sent."""
+        """Request the remaining bytes of the layer. Raises NetworkError (truncated) if the response has other bytes."""
         stream = self._open_at(self._bytes, size)
         if stream.status == 206 and parsing.is_requested_range(stream.headers, self._bytes, size):
             return stream

@@ -99,7 +99,7 @@ def parse_token(headers: Headers) -> str | None:
 
 
 def parse_endpoints(headers: Headers) -> list[str]:
-    """Return the hosts that serve a repository according to the index, in the order in which it lists them."""
+    """Return the hosts that serve a repository according to the index, in the order of the header."""
     hosts = (host.strip(WHITE_SPACE) for value in headers.get_all("x-docker-endpoints") for host in value.split(","))
     return [host for host in hosts if host]
 
@@ -107,7 +107,7 @@ def parse_endpoints(headers: Headers) -> list[str]:
 def parse_tags(body: bytes, what: str) -> dict[str, Value]:
     """Return the image id for each tag in a tag list. Neither tags nor ids are validated.
 
-    Raises Refused if the JSON is invalid or a tag is repeated, RemoteError if it is not a map of tags."""
+    Raises Refused if the JSON is invalid or a tag is repeated, RemoteError if the JSON is not a map or list of tags."""
     document = strictjson.parse(body, what=what, code="v1_invalid", fold=False)
     if isinstance(document, dict):
         return document
@@ -119,7 +119,7 @@ def parse_tags(body: bytes, what: str) -> dict[str, Value]:
             return tags
         if len(pairs) == len(document):
             raise invalid_error(what, "a tag is not a string or is repeated")
-    raise RemoteError(f"{what} is not a map of tags")
+    raise RemoteError(f"{what} is not a map of tags to image ids")
 
 
 def parse_ancestry(body: bytes, image_id: str, what: str) -> tuple[str, ...]:
@@ -141,7 +141,8 @@ def parse_image(response: Response, image_id: str, what: str) -> ImageJson:
     """Parse the JSON of an image, and check its id and parent. Raises Refused if they are invalid."""
     document = parse_image_json(response.body, what)
     if document.get("id") != image_id:
-        raise invalid_error(what, f"the id in the JSON is {printable(document.get('id'), 80)!r}")
+        text = f"the JSON has the id {printable(document.get('id'), 80)!r}, which is not the id of this image"
+        raise invalid_error(what, text)
     size = response.headers.get("x-docker-size") or ""
     return ImageJson(
         image_id,
