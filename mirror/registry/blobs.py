@@ -57,7 +57,7 @@ def open_blob(
     try:
         size = _full_size(stream)
         if size is not None and blob.size is not None and size != blob.size:
-            text = f"{what} has {size} bytes, but its descriptor says {blob.size}"
+            text = f"{what} has {size} bytes, but the size in its descriptor is {blob.size}"
             raise Refused(text, code="size_mismatch")
         if stream.status == 200 and offset:
             _skip_bytes(stream, offset)
@@ -91,10 +91,10 @@ def _request_blob(
 def _request_range(
     session: Session, repository: str, blob: Descriptor, scopes: tuple[Scope, ...], work: Work, offset: int
 ) -> ResponseStream | None:
-    """Request the bytes of a blob from `offset` to its end, and return the response.
+    """Request the bytes of a blob from `offset` to the end of the blob. Return the response, or None if it is unusable.
 
-    The response contains those bytes (206) or the whole blob (200). Return None if the registry rejected the request or
-    sent a different range."""
+    The response contains the requested bytes (206) or the whole blob (200). It is unusable if the registry rejected the
+    request or sent a different range."""
     last = (blob.size or 0) - 1
     headers = (("Range", f"bytes={offset}-{last}"),)
     try:

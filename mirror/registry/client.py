@@ -176,7 +176,7 @@ class RegistryV2:
         if size is None or blob.size is None or size == blob.size:
             return size is not None
         raise Refused(
-            f"{self.host}/{repository}@{blob.digest} has {size} bytes, but its descriptor says {blob.size}",
+            f"{self.host}/{repository}@{blob.digest} has {size} bytes, but the size in its descriptor is {blob.size}",
             hint="the target's storage is damaged: run `mirror sync --repair CONFIG`",
             code="size_mismatch",
         )

@@ -137,7 +137,7 @@ class _ListReader:
         new = [name for name in dict.fromkeys(names) if name not in self._seen]
         self._seen.update(new)
         if len(self._seen) > MAX_NAMES:
-            raise Refused(f"{self._what} lists more than {MAX_NAMES} names", code="too_many")
+            raise Refused(f"the list at {self._what} has more than {MAX_NAMES} names", code="too_many")
         return new
 
     def _get_first_page(self) -> Response:
@@ -260,7 +260,7 @@ class _ListReader:
     def _get_page(self, destination: Destination) -> Response:
         """Request one page. Raises Refused (too_many) if a limit is exceeded, NotFound if the list does not exist."""
         if len(self._requested) >= MAX_PAGES:
-            raise Refused(f"{self._what} has more than {MAX_PAGES} pages", code="too_many")
+            raise Refused(f"the list at {self._what} has more than {MAX_PAGES} pages", code="too_many")
         self._requested.add(destination.target)
         try:
             return self._session.call(

@@ -207,7 +207,7 @@ class RegistryUpload:
     def _send_chunks(self, body: TrackedBody, work: Work, size: int) -> None:
         """Send the blob in chunks, starting with the first byte that the registry has not acknowledged."""
         if self._acknowledged:
-            self._resume(work, size)
+            self._request_offset(work, size)
         chunk = max(self._capabilities.chunk_size or MAX_CHUNK, self._min_chunk)
         try:
             with body(self._acknowledged) as reader:
@@ -244,7 +244,7 @@ class RegistryUpload:
             expect={200, 201, 202, 204} if last else {201, 202, 204},
         )
 
-    def _resume(self, work: Work, size: int) -> None:
+    def _request_offset(self, work: Work, size: int) -> None:
         """Ask the registry how many bytes it has, so that the upload can continue after them, even within a chunk.
 
         Raises a retryable RemoteError if the request fails. After a permanent error, a new session is needed."""

@@ -531,7 +531,7 @@ def test_verify_reports_why_an_image_refused_by_the_source_is_missing(
     ran = mirror_run("verify", mirror_run.config_file)
     assert 3 == ran.code
     assert f"{target.host}/app:bad: is not on the target, and cannot be fetched: " in ran.out
-    assert "not an image id: 'abcdef'" in ran.out
+    assert "'abcdef' is not an image id" in ran.out
     v1.tag("team/app", new=v1.tags["team/app"]["t"])
     v1.tags["team/app"].pop("bad")
     ran = mirror_run("verify", mirror_run.config_file)

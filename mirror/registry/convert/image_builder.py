@@ -86,7 +86,7 @@ def build_image(document: Object, history: Sequence[HistoryStep], what: str) -> 
 
 
 def _clean_config(document: Object, what: str) -> Object:
-    """Return a copy of `document` without v1 keys and invalid values, and with defaults for a missing platform."""
+    """Return a copy of `document` without v1 keys and invalid values. Add a missing architecture or OS."""
     config = {key: value for key, value in document.items() if key not in _DROPPED_KEYS}
     invalid = [key for key in _STRING_KEYS if config.get(key) is not None and not isinstance(config[key], str)]
     invalid += [key for key in _OBJECT_KEYS if config.get(key) is not None and not isinstance(config[key], dict)]
@@ -118,7 +118,7 @@ def _descriptor(media_type: str, digest: Digest, size: int) -> Object:
 
 
 def _encode_json(document: Value, what: str) -> bytes:
-    """Return the JSON of `document` with sorted keys and without spaces. Raises Refused (v1_invalid) if that fails."""
+    """Encode `document` as JSON with sorted keys and without spaces. Raises Refused (v1_invalid) if this fails."""
     try:
         return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
     except ValueError as error:

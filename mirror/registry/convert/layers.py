@@ -81,7 +81,7 @@ class _Unpacker(Protocol):
 
 
 class LayerWriter:
-    """A writer that converts the stored bytes of one layer, and writes a gzip blob to `out`. Not thread-safe.
+    """A writer that converts one layer, given its bytes on the registry, to a gzip blob in `out`. Not thread-safe.
 
     Call `feed` with all stored bytes, then `finish`. Both raise Refused, with the code `code` if the bytes are not a
     complete layer of a known format, or with the code `bomb` if the layer is too large. what: the layer's name in

@@ -76,7 +76,7 @@ class Schema1Source:
         return self._source.open_blob(repository, blob, work, offset=offset)
 
     def leaves_out(self, blob: Descriptor) -> bool:
-        """Return whether the wrapped source leaves out this blob."""
+        """Return whether the wrapped source is a partial source that leaves out `blob`."""
         return self._source.leaves_out(blob)
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
@@ -227,7 +227,7 @@ def _parse_image(history: Value, what: str) -> Object:
     text = history.get("v1Compatibility") if isinstance(history, dict) else None
     if not isinstance(text, str):
         raise _invalid_error(what, "a history entry has no v1Compatibility string")
-    image = strictjson.parse(text.encode(), what=f"{what}: history", fold=False)
+    image = strictjson.parse(text.encode(), what=f"a history entry of {what}", fold=False)
     if not isinstance(image, dict) or not isinstance(image.get("id"), str):
         raise _invalid_error(what, "a history entry has no image id")
     return image

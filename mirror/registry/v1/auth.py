@@ -52,7 +52,7 @@ class V1Authorizer:
         self._withheld.add(repository)
 
     def store_token(self, repository: str, token: str | None) -> None:
-        """Store the token that the index issued for this repository. If it is None, remove the stored token."""
+        """Store the token that the index issued for this repository. If `token` is None, remove it."""
         with self._lock:
             if token is None:
                 self._tokens.pop(repository, None)

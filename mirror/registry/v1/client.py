@@ -51,8 +51,8 @@ class V1Client:
         self._lock = threading.Lock()
         self._answers_ping: bool | None = None  # None if no ping was sent yet
         self._indexes: dict[str, _IndexedRepository | MirrorError] = {}
-        self._pings: SingleFlight[str, bool] = SingleFlight(f"a ping of {self.host}")
-        self._index_loads: SingleFlight[str, _IndexedRepository] = SingleFlight(f"the index of {self.host}")
+        self._pings: SingleFlight[str, bool] = SingleFlight(f"the v1 ping of {self.host}")
+        self._index_loads: SingleFlight[str, _IndexedRepository] = SingleFlight(f"the v1 index of {self.host}")
 
     def close(self) -> None:
         """Close the session."""
@@ -105,7 +105,7 @@ class V1Client:
         return parsing.parse_image(response, image_id, self._describe(image_id, "json"))
 
     def open_layer(self, repository: str, image: ImageJson, work: Work, *, exact: bool) -> LayerReader:
-        """Open an image's layer, to read it in its stored form. Use the result in a `with` block.
+        """Open an image's layer for reading, as the registry stores it. Use the result in a `with` block.
 
         exact: whether the caller treats a layer that does not match its checksum as an error."""
         hosts = self._get_index(repository, work).hosts

@@ -29,7 +29,7 @@ from mirror.util.structs import Struct
 
 
 class Operation(Enum):
-    """What the v2 request that failed was to read."""
+    """The kind of content that a v2 request was sent to read."""
 
     LISTING = "the first page of tags"
     LATER_PAGE = "a later page of the tags"

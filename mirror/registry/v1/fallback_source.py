@@ -111,7 +111,7 @@ class FallbackSource:
         return self._v2.open_blob(repository, blob, work, offset=offset)
 
     def leaves_out(self, blob: Descriptor) -> bool:
-        """Return whether the v2 source leaves out this blob."""
+        """Return whether the v2 source is a partial source that leaves out `blob`."""
         return self._v2.leaves_out(blob)
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:

@@ -131,7 +131,7 @@ class ProtocolSelector:
         self._access = access
         self._memory = memory
         self._repositories: dict[str, RepositoryState] = {}
-        self._listings: SingleFlight[tuple[str, str], None] = SingleFlight(f"a list of tags of {self.host}")
+        self._listings: SingleFlight[tuple[str, str], None] = SingleFlight(f"a request for a tag list to {self.host}")
 
     @property
     def speaks_v2(self) -> bool:

@@ -136,7 +136,8 @@ class V1Transform:
     def _log_conversion(self, image: ImageJson, layer: Layer) -> None:
         """Log the digests of a converted layer."""
         fields = {"source": self._client.host, "image": image.id, "digest": layer.digest, "size": layer.size}
-        _log.debug("converted", extra=fields | {"diff_id": layer.diff_id, "text": f"{image.id}: {layer.digest}"})
+        text = f"the layer of the v1 image {image.id} was converted to {layer.digest}"
+        _log.debug("converted", extra=fields | {"diff_id": layer.diff_id, "text": text})
 
 
 def _check_parents(chain: tuple[str, ...], ancestors: Sequence[Ancestor], what: str) -> None:
@@ -146,6 +147,6 @@ def _check_parents(chain: tuple[str, ...], ancestors: Sequence[Ancestor], what: 
     contains the data of the same images, with the base image first."""
     for image_id, ancestor, parent in zip(chain, reversed(ancestors), (*chain[1:], None), strict=True):
         if ancestor.parent != parent:
-            named_parent, listed = ancestor.parent or "no parent", parent or "none"
-            text = f"the JSON of {image_id} names {named_parent} as its parent, but the ancestry lists {listed}"
+            named = f"{ancestor.parent} as its parent" if ancestor.parent else "no parent"
+            text = f"the JSON of {image_id} names {named}, but the ancestry lists {parent or 'no parent'}"
             raise parsing.invalid_error(what, text)

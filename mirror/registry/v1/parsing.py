@@ -56,7 +56,7 @@ def check_id(text: object, what: str) -> str:
     """Return `text` if it is a valid image id, which is safe in URLs and paths. Raises Refused if it is not."""
     if isinstance(text, str) and _ID.fullmatch(text):
         return text
-    raise invalid_error(what, f"not an image id: {printable(text, 80)!r}")
+    raise invalid_error(what, f"{printable(text, 80)!r} is not an image id")
 
 
 def parse_ping(response: Response) -> PingResponse | None:
@@ -128,7 +128,7 @@ def parse_ancestry(body: bytes, image_id: str, what: str) -> tuple[str, ...]:
     if not isinstance(document, list) or not document:
         raise invalid_error(what, "the response is not a list of image ids")
     if len(document) > MAX_CHAIN:
-        raise invalid_error(what, f"the ancestry has {len(document)} images, more than {MAX_CHAIN}")
+        raise invalid_error(what, f"the ancestry has {len(document)} images, more than the limit of {MAX_CHAIN}")
     chain = tuple(check_id(item, what) for item in document)
     if chain[0] != image_id:
         raise invalid_error(what, f"the ancestry begins with {chain[0]}, not with the image itself")
@@ -174,7 +174,7 @@ def parse_parent(document: Object, what: str) -> str | None:
         return None
     if parent == document.get("id"):
         raise invalid_error(what, "an image is its own parent")
-    return check_id(parent, f"{what}: parent")
+    return check_id(parent, f"{what}: invalid parent")
 
 
 def parse_checksums(headers: Headers) -> tuple[str, ...]:
