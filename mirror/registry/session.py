@@ -155,7 +155,7 @@ class Session:
                 error = self._handle_challenge(stream, scopes, sent, work)
                 error.retryable = True
                 raise error
-            self._note_status(stream.status, scopes)
+            self._report_status(stream.status, scopes)
         if stream.status not in expect:
             raise self._read_error(stream)
         return stream.read(limit)
@@ -219,7 +219,7 @@ class Session:
     ) -> ResponseStream:
         """Send a request, follow redirects to allowed URLs, and return the first response with an expected status."""
         for _ in range(MAX_REDIRECTS + 1):
-            stream = self._send_authenticated(request, scopes, work, streamed)
+            stream = self._send_with_renewal(request, scopes, work, streamed)
             if stream.status in expect:
                 return stream
             if stream.status not in status_errors.REDIRECTS or request.method not in _REDIRECTED_METHODS:
@@ -232,7 +232,7 @@ class Session:
                 request = request.with_destination(self.url_policy.check_redirect(location, request.destination))
         raise Refused(f"{request}: more than {MAX_REDIRECTS} redirects", code="unsafe_redirect")
 
-    def _send_authenticated(
+    def _send_with_renewal(
         self, request: Request, scopes: tuple[Scope, ...], work: Work, streamed: bool
     ) -> ResponseStream:
         """Send a request. After a 401 or an expired token, renew the credentials and send it once more."""
@@ -245,7 +245,7 @@ class Session:
             error = self._handle_challenge(stream, scopes, sent, work)
             if not may_renew:
                 raise error
-        self._note_status(stream.status, scopes)
+        self._report_status(stream.status, scopes)
         return stream
 
     def _send_authorized(
@@ -291,7 +291,7 @@ class Session:
             self.authorizer.release(scopes)
             raise
 
-    def _note_status(self, code: int, scopes: tuple[Scope, ...]) -> None:
+    def _report_status(self, code: int, scopes: tuple[Scope, ...]) -> None:
         """Report the status of a response to the authorizer. A 429 or 5xx does not show whether access is allowed,
         because it may come from a gateway."""
         if code == 429 or code >= 500:
