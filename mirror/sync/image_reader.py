@@ -32,7 +32,7 @@ class TransformNotes(Protocol):
 
 
 async def read_version(calls: Calls, reference: SourceReference) -> Version:
-    """Return what a reference refers to at the source now. Raises the same errors as `Source.read`."""
+    """Read from the source what a reference refers to now, and return it. Raises the same errors as `Source.read`."""
     entry = reference.entry
     return await calls.call_host(
         entry.source.host, lambda work: entry.source.read(entry.repository, reference.identifier, work)
@@ -58,7 +58,7 @@ class ImageReader:
         return self._graphs.get(reference) or await self._reads.run(reference, lambda: self._read(reference))
 
     async def read_graphs(self, references: Sequence[SourceReference]) -> list[ManifestGraph | MirrorError]:
-        """Return the graph of each reference, or the error if the graph cannot be read."""
+        """Return the graph for each reference, or the error if its graph cannot be read."""
         return await gather_results(self.read_graph(reference) for reference in references)
 
     def release(self, reference: SourceReference) -> None:
@@ -103,12 +103,12 @@ class ImageReader:
         host = host_permit(reference.entry.source.host)
         parts = await self._calls.call(transform.parts, needs=(host,), policy=ONCE)
 
-        async def make(part: TransformPart) -> None:
+        async def create_part(part: TransformPart) -> None:
             """Create one part. If it is already being created for another image, wait until it is complete."""
             run = partial(transform.make, part)
             await self._parts.run(part.key, lambda: self._calls.call(run, needs=(host, DOWNLOADS)))
 
-        await run_group(make(part) for part in parts)
+        await run_group(create_part(part) for part in parts)
         result = await self._calls.call(transform.finish, needs=(host,), policy=ONCE)
         graph = await self._manifests.read_graph(result.source, result.repository, result.root.digest, result.root)
         self._notes.note_transform_digest(transform.identity, result.root.digest)

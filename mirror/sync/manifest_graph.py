@@ -25,7 +25,7 @@ MAX_DEPTH = 16  # levels of nested indexes
 MAX_MANIFESTS = 10_000  # under one root
 CACHE_BYTES = 32 << 20  # total size of the cached manifests
 LARGE_SIZE = 1 << 20  # bytes; larger manifests need the permit LARGE
-_LEAVE_OUT = "leave this image out of the configuration"
+_LEAVE_OUT = "exclude this image in the configuration"
 _REBUILD = "the image itself is invalid, not just a copy of it: rebuild it and push it again"
 
 
@@ -41,7 +41,7 @@ def manifest_permits(host: str, size: int | None) -> tuple[str, ...]:
 
 
 class ManifestGraph(Struct, frozen=True):
-    """The manifests and blobs of an image. The bodies of the manifests are read when they are needed.
+    """The manifests and blobs of an image. Its manifests may load their bodies from files on demand.
 
     levels: the child manifests by level, lowest first; each manifest refers only to manifests of lower levels.
     blobs: the blobs of all manifests, each digest once, without foreign layers.
@@ -119,7 +119,7 @@ class ManifestCache:
                 return _assemble_graph(root, manifests, BlobSource(source, repository))
             if len(manifests) + len(wanted) > MAX_MANIFESTS:
                 raise Refused(
-                    f"{repository}: more than {MAX_MANIFESTS} manifests under one root",
+                    f"image {reference} in {source.host}/{repository} has more than {MAX_MANIFESTS} manifests",
                     hint=_LEAVE_OUT,
                     code="too_many",
                 )
@@ -133,11 +133,13 @@ class ManifestCache:
                 _check_descriptor(child, descriptor, f"{source.host}/{repository}")
                 manifests[child.digest] = child
         raise Refused(
-            f"{repository}: indexes are nested more than {MAX_DEPTH} levels deep", hint=_LEAVE_OUT, code="too_deep"
+            f"image {reference} in {source.host}/{repository} has indexes nested more than {MAX_DEPTH} levels deep",
+            hint=_LEAVE_OUT,
+            code="too_deep",
         )
 
     def add(self, source: Source, repository: str, manifest: Manifest) -> Manifest:
-        """Add a manifest that was read elsewhere to the cache. Return it with its body stored in `bodies`.
+        """Add a manifest to the cache that the caller has read. Return it with its body stored in `bodies`.
 
         May write a file. May be called on any thread."""
         return self._keep(self._scope(source, repository), manifest)
@@ -147,7 +149,7 @@ class ManifestCache:
         return await self._calls.call(lambda work: self.add(source, repository, manifest), policy=ONCE)
 
     def _scope(self, source: Source, repository: str) -> str:
-        """Return the part of the cache key that names the host or, with `by_repository`, the repository."""
+        """Return the first part of a cache key: the host or, with `by_repository`, the repository."""
         return f"{source.host}/{repository}" if self._by_repository else source.host
 
     def close(self) -> None:
@@ -184,13 +186,13 @@ def _check_descriptor(child: Manifest, descriptor: Descriptor, what: str) -> Non
     Otherwise two clients could interpret the manifest differently."""
     if descriptor.size is not None and child.size != descriptor.size:
         raise WrongDescriptorError(
-            f"{what}@{child.digest} is {child.size} bytes long, but its index says {descriptor.size}",
+            f"{what}@{child.digest} has {child.size} bytes, but its index says {descriptor.size}",
             hint=_REBUILD,
             code="size_mismatch",
         )
     if descriptor.media_type and descriptor.media_type != child.media_type:
         raise WrongDescriptorError(
-            f"{what}@{child.digest} is a {child.media_type}, but its index says {descriptor.media_type}",
+            f"{what}@{child.digest} has the media type {child.media_type}, but its index says {descriptor.media_type}",
             hint=_REBUILD,
             code="type_mismatch",
         )

@@ -21,10 +21,10 @@ from mirror.util.structs import replace
 _log = logging.getLogger("mirror.plan")
 
 KeepManifest: TypeAlias = Callable[[Source, str, Manifest], object]
-"""Called with a store, a repository and a manifest that was read to resolve a reference, in order to keep it."""
+"""A callback that stores a manifest for later use. Arguments: the store, the repository, and the manifest."""
 
 DigestOrError: TypeAlias = Digest | MirrorError | None
-"""The digest of a tag on a target, None if the tag does not exist or may be overwritten, or the error of the lookup."""
+"""The digest of a tag on a target, None if the tag does not exist or may be overwritten, or the lookup error."""
 
 
 def list_repositories(entry: MirrorEntry, work: Work) -> tuple[list[str], list[MirrorError]]:
@@ -42,7 +42,7 @@ def list_source_tags(entry: MirrorEntry, work: Work) -> tuple[list[str], list[Mi
     try:
         names = list(entry.source.tags(entry.repository, work))
     except NotFound as error:
-        hint = "check its name and the credentials; some registries also report a repository without tags as not found"
+        hint = "check the repository's name and the credentials; some registries respond with 404 if it has no tags"
         what = f"{entry.name} was not found: {error.what}"
         raise NotFound(what, hint=error.hint or hint, status=404, protocol=error.protocol) from error
     if not names and not entry.rules.allow_empty:
@@ -88,8 +88,9 @@ def resolve_all(
 ) -> list[Version | MirrorError]:
     """Resolve `references`, and return a version or an error for each of them, in the same order.
 
-    An error that ends the request is returned for every reference that was not resolved before it. Manifests that the
-    store had to read are passed to `keep_manifest`, and are not part of the result: there may be very many.
+    If an error concerns all references, it is returned for each reference that has not been resolved yet. Manifests
+    that the store had to read are passed to `keep_manifest`. They are not part of the result, because all of them
+    together may need too much memory.
 
     Raises Cancelled."""
     versions: list[Version | MirrorError] = []
@@ -109,9 +110,10 @@ def resolve_all(
 
 
 def digest_or_error(version: Version | MirrorError, *, immutable: bool) -> DigestOrError:
-    """Return the digest of a tag on a target, None if it does not exist or may be overwritten, or the lookup error.
+    """Return the digest in `version`, which is the result of looking up a tag on a target.
 
-    A tag that may be damaged may be overwritten unless it is immutable. For example, if the file of a tag is empty, a
+    Return None if the tag does not exist or may be overwritten. Return any other lookup error. A tag whose manifest may
+    be damaged may be overwritten unless the tag is immutable. For example, if a registry's file for a tag is empty, the
     registry responds with 500 until the tag is pushed again."""
     if isinstance(version, Version):
         return version.digest
@@ -120,9 +122,9 @@ def digest_or_error(version: Version | MirrorError, *, immutable: bool) -> Diges
 
 
 def may_be_damaged(version: Version | MirrorError) -> TypeGuard[MirrorError]:
-    """Return whether a target failed to return a manifest, possibly because its copy is damaged.
+    """Return whether `version` is an error that may be caused by a damaged manifest on the target.
 
-    A push may repair such a copy."""
+    A push may repair a damaged manifest."""
     if isinstance(version, Refused):
         return version.code in DAMAGED
     if not isinstance(version, MirrorError) or isinstance(version, NotFound | AuthError | RateLimited):
@@ -159,9 +161,9 @@ def equality_key(entry: MirrorEntry, repository: Repository) -> str:
 
 
 def add_transform_result(hints: PlanHints, version: Version | MirrorError) -> Version | MirrorError:
-    """Return a version with the digest of its last transform result, if it needs a transform.
+    """If the image needs a transform, return its version with the digest of the last transform result.
 
-    Return errors, and versions that need no transform, unchanged."""
+    The state provides this digest. Errors, and versions without a transform, are returned unchanged."""
     if isinstance(version, MirrorError) or version.transform is None:
         return version
     return replace(version, digest=hints.transform_digest(version.transform.identity))
