@@ -80,7 +80,7 @@ def log_blob(
 class Logs:
     """A handle for the open log of a run, to flush it and to check whether lines were lost."""
 
-    def __init__(self, listener: _Listener) -> None:
+    def __init__(self, listener: _LogWriter) -> None:
         self._listener = listener
 
     @property
@@ -124,7 +124,7 @@ def setup(
     shown = _SHOWN.get(max(QUIET, min(DEBUG, verbosity)), logging.WARNING)
     lowest = min(LEVELS[level], shown) if file else shown
     in_file = file is not None and LEVELS[level] <= logging.WARNING
-    listener = _Listener(
+    listener = _LogWriter(
         backlog, LEVELS[level], JsonFormatter(run, redact), ConsolePrinter(console, shown, redact, in_file=in_file)
     )
     handler = _QueueHandler(listener, lowest)
@@ -154,9 +154,9 @@ def _attach_handler(handler: logging.Handler, lowest: int) -> Iterator[None]:
 
 
 class _QueueHandler(logging.Handler):
-    """A logging handler that puts records on the queue of a listener."""
+    """A logging handler that puts records on the queue of a _LogWriter."""
 
-    def __init__(self, listener: _Listener, lowest: int) -> None:
+    def __init__(self, listener: _LogWriter, lowest: int) -> None:
         super().__init__(lowest)
         self._listener = listener
 
@@ -192,8 +192,8 @@ class _FlushMarker:
         self.reached = threading.Event()
 
 
-class _Listener:
-    """The thread that writes log records.
+class _LogWriter:
+    """Writes queued log records to the file and the console, on a thread of its own.
 
     As a context manager, it starts the thread. When the `with` block exits, all records are written and the thread is
     joined."""
@@ -209,7 +209,7 @@ class _Listener:
         self._printer = printer
         self._thread = threading.Thread(target=self._run, name="log", daemon=False)
 
-    def __enter__(self) -> _Listener:
+    def __enter__(self) -> _LogWriter:
         self._thread.start()
         return self
 
@@ -263,7 +263,7 @@ class _Listener:
                     self._write(force=True, last=item.last)
                     item.reached.set()
                 else:
-                    self._handle(item)
+                    self._process_record(item)
                 handled += 1
                 if handled == _BATCH:
                     self._full = True
@@ -273,7 +273,7 @@ class _Listener:
             return True
         return False
 
-    def _handle(self, record: logging.LogRecord) -> None:
+    def _process_record(self, record: logging.LogRecord) -> None:
         """Buffer the line of a record for the file, and print the record on the console."""
         fields = record_fields(record)
         if self._backlog and record.levelno >= self._level:

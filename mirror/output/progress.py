@@ -141,9 +141,9 @@ class Progress(AbstractContextManager["Progress"]):
         with ExitStack() as stack:
             stack.enter_context(bar)
             stack.enter_context(self._console.redirect_lines(lambda line: _print_above(screen, line)))
-            self._draw(bar)
+            self._update_display(bar)
 
-    def _draw(self, bar: RichProgress) -> None:
+    def _update_display(self, bar: RichProgress) -> None:
         """Update the live display every LIVE_EVERY seconds until the run ends."""
         task = bar.add_task("", total=None)
         history = [self.snapshot()]

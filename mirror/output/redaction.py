@@ -102,16 +102,16 @@ def _encodings(secret: str, user: str | None) -> set[str]:
     """Return the encodings in which a secret may appear in a text. If `user` is given, also encode `user:secret`."""
     forms = set()
     if user:
-        forms |= _base64(f"{user}:{secret}")
+        forms |= _base64_encodings(f"{user}:{secret}")
     if len(secret) >= SHORTEST:
         forms |= {secret, quote(secret, safe=""), quote(secret), quote_plus(secret), printable(secret, len(secret))}
         forms |= {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], repr(secret)[1:-1]}
-        forms |= _base64(secret) | _html_encodings(secret)
+        forms |= _base64_encodings(secret) | _html_encodings(secret)
     # A text that was escaped by `printable` may be escaped again as JSON.
     return {escaped for form in forms for escaped in (form, json.dumps(form)[1:-1])}
 
 
-def _base64(text: str) -> set[str]:
+def _base64_encodings(text: str) -> set[str]:
     """Return the base64 encodings of `text`: standard and URL-safe, each with and without padding."""
     raw = text.encode("utf-8", "surrogatepass")
     padded = {base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode()}

@@ -135,7 +135,7 @@ class CopyQueue:
             name = target.repository.path.replace(MATCHED, "*")
             self._lifecycle.note_missing(target.repository.host, name, error)
         self._recorder.record_listing_failure(entry, error)
-        self._halt_after(error)
+        self._halt_if_fail_fast(error)
 
     def record_invalid_name(self, entry: MirrorEntry, error: MirrorError) -> None:
         """Record an invalid tag or repository name. A bundle is complete without it: no store can contain it."""
@@ -146,7 +146,7 @@ class CopyQueue:
         self._notes.note_tag("target", str(repository), tag, digest)
 
     def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
-        """Log the number of selected references, and allow mounts between the repositories of the mirror."""
+        """Log how many references a mirror selects, and allow blobs to be mounted between its repositories."""
         self._locations.allow_mounts_from(
             [
                 Repository(entry.source.host, entry.repository),
@@ -165,7 +165,7 @@ class CopyQueue:
         group.append(plan_entry)
 
     async def _copy_deferred(self) -> None:
-        """Run the checks that need the complete plan, then queue the deferred images.
+        """After planning, check the deferred images, and queue those that pass.
 
         If the queue was halted, record the images as skipped instead."""
         if self._halt_reason:
@@ -336,9 +336,9 @@ class CopyQueue:
             # Remove the record that the tag was equal, so that later runs find the conflict even without --deep.
             self._notes.note_tag("source", equality_key(entry, plan_entry.target.repository), tag, None)
         self._recorder.record_failure(plan_entry, error, counts)
-        self._halt_after(error)
+        self._halt_if_fail_fast(error)
 
-    def _halt_after(self, error: MirrorError) -> None:
+    def _halt_if_fail_fast(self, error: MirrorError) -> None:
         """Halt after a failure if `--fail-fast` is set."""
         if self._fail_fast and not isinstance(error, Cancelled):
             self.halt("stopped at the first failure (--fail-fast)")

@@ -53,9 +53,9 @@ class WildcardSelection:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the rules rejected all tags of the repositories so far, although `allow-empty` is not set.
+        """Whether the rules rejected all tags of the repositories that were added, and `allow-empty` is not set.
 
-        False if any of the repositories could not be listed."""
+        False if any of these repositories could not be listed."""
         return not self._may_be_nonempty and bool(self._rejected) and not self._entry.rules.allow_empty
 
     def find_error(self, others: Sequence[str], work: Work) -> RemoteError | None:

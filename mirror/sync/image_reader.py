@@ -52,7 +52,7 @@ class ImageReader:
         self._parts: SharedTasks[Hashable, None] = SharedTasks(calls.tasks)
 
     async def read_graph(self, reference: SourceReference) -> ManifestGraph:
-        """Return the graph of the image that a reference refers to. Only the first call for a reference reads it.
+        """Return the graph of the image that a reference refers to. Only the first call reads it from the source.
 
         Raises the errors that the source raises."""
         return self._graphs.get(reference) or await self._reads.run(reference, lambda: self._read(reference))
@@ -78,15 +78,17 @@ class ImageReader:
         if isinstance(version, MirrorError):
             raise version
         if version.transform is None:
-            graph = await self._read_plain(reference, version)
+            graph = await self._read_untransformed(reference, version)
         else:
             graph = await self._run_transform(reference, version.transform)
         reference.version = replace(version, manifest=None)  # the graph contains it
         self._graphs[reference] = graph
         return graph
 
-    async def _read_plain(self, reference: SourceReference, version: Version) -> ManifestGraph:
-        """Read an image that needs no transform. Raises RemoteError for a schema 1 image if these are not allowed."""
+    async def _read_untransformed(self, reference: SourceReference, version: Version) -> ManifestGraph:
+        """Read an image that needs no transform.
+
+        Raises RemoteError (manifest_invalid) for a schema 1 image if the mirror does not allow schema 1."""
         entry = reference.entry
         identifier = version.digest or reference.identifier
         graph = await self._manifests.read_graph(entry.source, entry.repository, identifier, version.manifest)

@@ -83,7 +83,7 @@ class ManifestBodies:
         if body is not None:
             return body
         if path is None:
-            raise RuntimeError(f"the body of {key} was not kept")
+            raise RuntimeError(f"the body of manifest {key} is not stored")
         with translate_os_errors(path):
             body = path.read_bytes()
         if Digest.of(body, key.algorithm) != key:
@@ -99,7 +99,7 @@ class ManifestBodies:
             shutil.rmtree(self._directory, ignore_errors=True)
 
     def _make_room(self) -> list[Digest]:
-        """Remove the oldest bodies from memory until the limit is met. Return those that must be written to files.
+        """Remove the oldest bodies from memory until the others fit. Return the keys of those to write to files.
 
         The caller holds the lock."""
         to_write = []

@@ -88,13 +88,15 @@ class ManifestCache:
         """Return a manifest. If `reference` is a digest, the cache is used; a tag is always read from the source.
 
         size: the size in bytes, if it is known. Raises the same errors as `Source.manifest`."""
-        scope = self._scope(source, repository)
+        scope = self._cache_scope(source, repository)
 
         def run(work: Work) -> Manifest:
             """Read the manifest on a worker thread, unless it has been cached in the meantime."""
-            return self._find(scope, reference) or self._keep(scope, source.manifest(repository, reference, work))
+            return self._find_cached(scope, reference) or self._add_to_cache(
+                scope, source.manifest(repository, reference, work)
+            )
 
-        return self._find(scope, reference) or await self._reads.run(
+        return self._find_cached(scope, reference) or await self._reads.run(
             (source.host, repository, reference),
             lambda: self._calls.call(run, needs=manifest_permits(source.host, size), policy=ONCE),
         )
@@ -107,7 +109,7 @@ class ManifestCache:
         known: the root manifest, if it has already been read. Raises Refused (too_deep, too_many, type_mismatch,
         size_mismatch, manifest_too_big), and the same errors as `read`."""
         root = await (
-            self._add_in_call(source, repository, known) if known else self.read(source, repository, reference)
+            self._add_on_thread(source, repository, known) if known else self.read(source, repository, reference)
         )
         manifests: dict[Digest, Manifest] = {root.digest: root}
         level = [root]
@@ -139,16 +141,16 @@ class ManifestCache:
         )
 
     def add(self, source: Source, repository: str, manifest: Manifest) -> Manifest:
-        """Add a manifest to the cache that the caller has read. Return it with its body stored in `bodies`.
+        """Add a manifest that the caller has already read to the cache. Return it with its body stored in `bodies`.
 
         May write a file. May be called on any thread."""
-        return self._keep(self._scope(source, repository), manifest)
+        return self._add_to_cache(self._cache_scope(source, repository), manifest)
 
-    async def _add_in_call(self, source: Source, repository: str, manifest: Manifest) -> Manifest:
+    async def _add_on_thread(self, source: Source, repository: str, manifest: Manifest) -> Manifest:
         """Call `add` on a worker thread, because it may write a file."""
         return await self._calls.call(lambda work: self.add(source, repository, manifest), policy=ONCE)
 
-    def _scope(self, source: Source, repository: str) -> str:
+    def _cache_scope(self, source: Source, repository: str) -> str:
         """Return the first part of a cache key: the host or, with `by_repository`, the repository."""
         return f"{source.host}/{repository}" if self._by_repository else source.host
 
@@ -156,7 +158,7 @@ class ManifestCache:
         """Delete the files that contain bodies, including files that a killed run left behind."""
         self._bodies.close()
 
-    def _find(self, scope: str, reference: str) -> Manifest | None:
+    def _find_cached(self, scope: str, reference: str) -> Manifest | None:
         """Return the cached manifest with the digest `reference`. Return None for a tag, which may have changed."""
         if ":" not in reference:
             return None
@@ -166,7 +168,7 @@ class ManifestCache:
                 self._cached.move_to_end((scope, kept.digest))
             return kept
 
-    def _keep(self, scope: str, manifest: Manifest) -> Manifest:
+    def _add_to_cache(self, scope: str, manifest: Manifest) -> Manifest:
         """Add a manifest to the cache. If the cache is full, drop the least recently used manifests."""
         with self._lock:  # make room before another body is stored
             while self._bytes + manifest.size > self._limit and self._cached:

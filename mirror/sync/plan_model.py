@@ -150,11 +150,11 @@ class PlanReceiver(Protocol):
         ...
 
     def note_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
-        """Receive the digest that a tag on a target currently refers to. A sync stores it in the state."""
+        """Record the digest that a tag on a target currently refers to. Only a sync stores it in the state."""
         ...
 
     def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
-        """Receive the number of references that are selected for a mirror.
+        """Record the number of references that are selected for a mirror.
 
         rejected: the number of tags that each rule rejects."""
         ...
@@ -181,12 +181,12 @@ class PlanHints(Protocol):
 
 
 def reference_suffix(reference: str) -> str:
-    """Return `:TAG` for a tag, or `@DIGEST` for a digest."""
+    """Return the part of an image name after the repository: `:TAG` for a tag, or `@DIGEST` for a digest."""
     return ("@" if ":" in reference else ":") + reference
 
 
 def listed_version(tag: str) -> Version | None:
-    """Return a Version with the digest that the tag list contained for `tag` (ListedTag), or None if it had none."""
+    """Return a Version with the digest from the tag list, or None if the list contained no digest for the tag."""
     return Version(tag.digest) if isinstance(tag, ListedTag) else None
 
 

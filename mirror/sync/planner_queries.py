@@ -32,7 +32,7 @@ def list_repositories(entry: MirrorEntry, work: Work) -> tuple[list[str], list[M
 
     Raises the same errors as `Source.repositories`."""
     prefix = f"{entry.repository}/" if entry.repository else ""
-    return _sort_names(entry.source.repositories(prefix, work))
+    return _split_names(entry.source.repositories(prefix, work))
 
 
 def list_source_tags(entry: MirrorEntry, work: Work) -> tuple[list[str], list[MirrorError]]:
@@ -46,9 +46,9 @@ def list_source_tags(entry: MirrorEntry, work: Work) -> tuple[list[str], list[Mi
         what = f"{entry.name} was not found: {error.what}"
         raise NotFound(what, hint=error.hint or hint, status=404, protocol=error.protocol) from error
     if not names and not entry.rules.allow_empty:
-        text = f"{entry.name} lists no tags"
+        text = f"the source {entry.name} lists no tags"
         _log.warning("no_tags", extra={"source": entry.name, "text": text})
-    return _sort_names(names)
+    return _split_names(names)
 
 
 def list_target_tags(store: Source, repository: str, work: Work) -> set[str] | None:
@@ -72,8 +72,8 @@ def list_target_tags(store: Source, repository: str, work: Work) -> set[str] | N
         return None
 
 
-def _sort_names(names: Iterable[str | MirrorError]) -> tuple[list[str], list[MirrorError]]:
-    """Return the valid names in sorted order, and the errors for invalid names."""
+def _split_names(names: Iterable[str | MirrorError]) -> tuple[list[str], list[MirrorError]]:
+    """Split the names that a store returned: the valid names in sorted order, and the errors for invalid names."""
     valid, errors = [], []
     for name in names:
         if isinstance(name, MirrorError):
@@ -110,11 +110,10 @@ def resolve_all(
 
 
 def digest_or_error(version: Version | MirrorError, *, immutable: bool) -> DigestOrError:
-    """Return the digest in `version`, which is the result of looking up a tag on a target.
+    """Return the digest of a tag on a target, None if it does not exist or may be overwritten, or the lookup error.
 
-    Return None if the tag does not exist or may be overwritten. Return any other lookup error. A tag whose manifest may
-    be damaged may be overwritten unless the tag is immutable. For example, if a registry's file for a tag is empty, the
-    registry responds with 500 until the tag is pushed again."""
+    version: the result of the lookup. A tag whose manifest may be damaged may be overwritten unless it is immutable.
+    For example, if a registry's file for a tag is empty, it responds with 500 until the tag is pushed again."""
     if isinstance(version, Version):
         return version.digest
     overwritable = isinstance(version, NotFound) or (may_be_damaged(version) and not immutable)

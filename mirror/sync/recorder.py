@@ -96,7 +96,7 @@ class ResultRecorder:
             return set(self._unfinished)
 
     def record_error(self, error: MirrorError) -> None:
-        """Record an error that does not concern a single image."""
+        """Record an error that concerns a target or the whole run, not a single image."""
         self.add_exit_code(error)
         _log.error("trouble", extra={"code": error.code, "text": str(error)})
 
@@ -124,7 +124,7 @@ class ResultRecorder:
     def record_copied(self, plan_entry: PlanEntry, digest: Digest, counts: BlobCounts) -> None:
         """Record that an image was copied."""
         self._add_to_report(plan_entry, "copied", counts, digest)
-        text = f"{plan_entry.name} is now {digest}"
+        text = f"copied {plan_entry.reference.name} to {plan_entry.name}, digest {digest}"
         fields = {"source": plan_entry.reference.name, "target": plan_entry.name, "text": text}
         _log.info("image_copied", extra=fields)
 

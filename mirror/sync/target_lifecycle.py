@@ -200,7 +200,7 @@ class TargetLifecycle:
 
 
 def name_on_target(plan_entry: PlanEntry) -> str:
-    """Return the name of an image in a bundle: `REPOSITORY:TAG` or `REPOSITORY@DIGEST`."""
+    """Return the name that an image has on its target, without the host: `REPOSITORY:TAG` or `REPOSITORY@DIGEST`."""
     return plan_entry.target.repository.path + reference_suffix(plan_entry.reference.tag)
 
 

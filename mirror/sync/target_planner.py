@@ -89,12 +89,14 @@ class TargetPlanner:
         try:
             target_tags = await self._target_tags.read(entry, target, references, listing)
         except MirrorError as error:
-            self._fail_all(references, target, error)
+            self._add_failed_entries(references, target, error)
             return
         await run_group(self._plan_batch(target, target_tags, batch) for batch in batches)
 
-    def _fail_all(self, references: Sequence[SourceReference], target: TargetEntry, error: MirrorError) -> None:
-        """For each reference, pass on a failed plan entry with the same error."""
+    def _add_failed_entries(
+        self, references: Sequence[SourceReference], target: TargetEntry, error: MirrorError
+    ) -> None:
+        """Add a plan entry with the action FAIL and the same error for each reference."""
         for reference in references:
             self._receiver.add_plan_entry(PlanEntry(reference, target, Action.FAIL, error=error))
 
@@ -114,7 +116,7 @@ class TargetPlanner:
             elif target_tags.may_have_blobs is None:
                 target_tags.may_have_blobs = await self._target_tags.may_have_blobs(target, target_tags)
         except MirrorError as error:
-            self._fail_all(references, target, error)
+            self._add_failed_entries(references, target, error)
             return
         for reference in references:
             plan_entry = plan_image(

@@ -66,9 +66,9 @@ class TargetTagReader:
         references: Sequence[SourceReference],
         listing: Awaitable[TargetTags | None],
     ) -> TargetTags:
-        """Return what the state and, if it is needed, the tag list of a target say about the tags of `references`.
+        """Return what is known about tags on a target, from the state and, if it is needed, from its tag list.
 
-        listing: the task that runs `list_if_needed`."""
+        references: the references with these tags. listing: the task that runs `list_if_needed`."""
         name = str(target.repository)
         last_equal: dict[str, Digest] = {}
         if entry.rules.immutable and (self._use_hints or self._repair):
@@ -89,7 +89,7 @@ class TargetTagReader:
         return replace(target_tags, known_equal=known_equal, last_equal=last_equal)
 
     async def may_have_blobs(self, target: TargetEntry, target_tags: TargetTags) -> bool:
-        """Return whether a target repository has tags or was left unfinished by a run, so that it may contain blobs."""
+        """Return whether a target repository may contain blobs: it has tags, or an earlier run did not finish."""
         return await self._blob_checks.run(target.repository, lambda: self._check_for_blobs(target, target_tags))
 
     async def _check_for_blobs(self, target: TargetEntry, target_tags: TargetTags) -> bool:

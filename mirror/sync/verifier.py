@@ -182,9 +182,9 @@ class Verifier:
             )
 
     async def _check_blobs(self, target: TargetEntry, blobs: Sequence[Descriptor]) -> list[MirrorError]:
-        """Check the blobs of an image, each once per repository. Return the errors; those for missing blobs are last.
+        """Check the blobs of an image, and return the errors, with those for missing blobs last.
 
-        Raises Cancelled."""
+        Each blob is checked only once per repository. Raises Cancelled."""
         keys = {(target.repository, blob.digest, blob.size): blob for blob in blobs}
         unchecked = [key for key in keys if key not in self._checked]
         results = await gather_results(
