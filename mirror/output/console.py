@@ -14,8 +14,8 @@ from typing import TextIO
 
 from mirror.errors import LOCAL, OK, printable
 
-LONGEST = 4000  # bytes in a line. With its newline, it is below PIPE_BUF, so lines from several writers never mix
-_PIPE_TIMEOUT = 1.0  # seconds to wait for a full pipe. Later lines do not wait while it stays full
+LONGEST = 4000  # bytes per line; less than PIPE_BUF, so that lines from several writers are never interleaved
+_PIPE_TIMEOUT = 1.0  # seconds that a line waits for a full pipe; while it stays full, further lines do not wait
 
 
 class Console:
@@ -31,7 +31,7 @@ class Console:
         self._closed = self._stream is None
         self._pipe_full = False
         self._partial_line = False  # only a part of the last line was written
-        self.dropped = 0  # lines
+        self.dropped = 0  # number of lines
 
     @property
     def is_terminal(self) -> bool:
@@ -69,7 +69,7 @@ class Console:
                 self._send(data[start : start + LONGEST])
 
     def _write(self, text: str) -> None:
-        """Encode a line and send it."""
+        """Encode a line and write it to the stream."""
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         self._send(text.encode(encoding, "backslashreplace")[:LONGEST] + b"\n")
 
@@ -86,7 +86,7 @@ class Console:
             self._closed = True
 
     def _write_all(self, descriptor: int, data: bytes) -> None:
-        """Write all of `data`, or count it as dropped if the pipe stays full."""
+        """Write all of `data` to a file descriptor. If the pipe stays full, count the data as dropped."""
         deadline = time.monotonic() + (0.0 if self._pipe_full else _PIPE_TIMEOUT)
         rest = b"\n" + data if self._partial_line else data
         poll = select.poll()
@@ -107,9 +107,9 @@ class Console:
 def _open_nonblocking(descriptor: int) -> Iterator[int]:
     """Return a context manager that reopens the terminal or pipe behind `descriptor` in non-blocking mode.
 
-    It yields the new descriptor, and closes it when the `with` block exits. For other kinds of files, and for those
-    that cannot be reopened, it yields `descriptor` itself. Making the shared descriptor non-blocking would affect the
-    shell and its other programs."""
+    It yields the new descriptor, and closes it when the `with` block exits. For other kinds of files, and for files
+    that cannot be reopened, it yields `descriptor` itself. The original descriptor is not made non-blocking, because it
+    is shared with the shell and other programs."""
     own: int | None = None
     with suppress(OSError):
         flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -134,7 +134,7 @@ def print_lines(lines: Iterable[str]) -> int:
     try:
         print(text.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)
     except OSError as error:
-        # The interpreter would fail on the rest of the buffer again at exit.
+        # Otherwise the interpreter would fail again at exit, when it flushes the rest of the buffer.
         os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             return OK

@@ -22,13 +22,13 @@ from mirror.output.log_format import LONGEST_FIELD, ConsolePrinter, JsonFormatte
 from mirror.output.redaction import Redactor
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-QUIET, NORMAL, VERBOSE, DEBUG = -1, 0, 1, 2  # verbosity: -q, nothing, -v, -vv
+QUIET, NORMAL, VERBOSE, DEBUG = -1, 0, 1, 2  # verbosity levels: -q, no option, -v, -vv
 MIB = 1024 * 1024
 
 _SHOWN = {QUIET: logging.ERROR, NORMAL: logging.WARNING, VERBOSE: logging.INFO, DEBUG: logging.DEBUG}
 _BATCH = 500  # the maximum number of records between two writes to the file
-_FLUSH = 5.0  # seconds that `flush` waits: the file's lock may be held by another process
-_MORE = 0.5  # seconds for a last attempt after the wait for the lock has ended
+_FLUSH = 5.0  # maximum seconds that `flush` waits: another process may hold the file's lock
+_MORE = 0.5  # seconds for the last attempt to write after the wait for the lock has ended
 _GATHER = 0.1  # seconds to wait for further records: writing one costs as much as writing fifty
 
 _log = logging.getLogger("mirror")
@@ -54,7 +54,7 @@ def log_blob(
     """Log the result for one blob or manifest in one target repository. A run logs each result only once.
 
     is_root: whether it is the manifest that a tag refers to; the event is then `manifest` instead of `blob`.
-    source, target: repositories. image: the reference that needed the blob first.
+    source, target: repositories. image: the first reference that needed the blob.
     outcome: copied, mounted, exists or failed. code: the code of the error.
     from_: the repository that the blob was mounted or read from, if that is not the source."""
     _blobs.log(
@@ -78,9 +78,9 @@ def log_blob(
 
 
 class Logs:
-    """The open log of a run."""
+    """A handle for the open log of a run, to flush it and to check whether lines were lost."""
 
-    def __init__(self, listener: _Listener) -> None:
+    def __init__(self, listener: _LogWriter) -> None:
         self._listener = listener
 
     @property
@@ -92,13 +92,13 @@ class Logs:
         return self._listener.failure
 
     def flush(self) -> None:
-        """Wait until all records so far are written, but only for a few seconds."""
+        """Wait until all records so far are written, but for a few seconds at most."""
         self._listener.flush(_FLUSH)
 
     def finish(self, within: float = _FLUSH) -> None:
-        """Write all records at the end of the run. Set `failure` if lines were lost or cannot be written now.
+        """Write all remaining records at the end of the run. Set `failure` if lines were lost or cannot be written.
 
-        within: the number of seconds from now after which writes wait only briefly for the file's lock."""
+        within: the number of seconds after which writes wait only briefly for the file's lock."""
         self._listener.finish(within)
 
 
@@ -118,12 +118,13 @@ def setup(
 
     When the `with` block exits, all records are written, and the configuration of logging is restored. Raises
     LocalError on entry if the file cannot be written.
-    run: the id of the run, which every line in the file contains. max_size: the size in bytes for rotation."""
+    run: the id of the run, which every line in the file contains. max_size: the size in bytes at which the file is
+    rotated. backups: the number of rotated files to keep."""
     backlog = Backlog(LogFile(file, max_size=max_size, backups=backups)) if file else None
     shown = _SHOWN.get(max(QUIET, min(DEBUG, verbosity)), logging.WARNING)
     lowest = min(LEVELS[level], shown) if file else shown
     in_file = file is not None and LEVELS[level] <= logging.WARNING
-    listener = _Listener(
+    listener = _LogWriter(
         backlog, LEVELS[level], JsonFormatter(run, redact), ConsolePrinter(console, shown, redact, in_file=in_file)
     )
     handler = _QueueHandler(listener, lowest)
@@ -135,7 +136,7 @@ def setup(
 def _attach_handler(handler: logging.Handler, lowest: int) -> Iterator[None]:
     """Return a context manager that sends the records of `mirror` only to `handler` until the `with` block exits.
 
-    At debug level, the same applies to records from HTTP libraries. At other levels, those are dropped."""
+    At debug level, the records of HTTP libraries are sent to it as well. At other levels, they are dropped."""
     changed = [_log, logging.getLogger("urllib3"), logging.getLogger("requests")]
     before = [(logger, logger.level, logger.propagate, list(logger.handlers)) for logger in changed]
     for logger in changed:
@@ -153,9 +154,9 @@ def _attach_handler(handler: logging.Handler, lowest: int) -> Iterator[None]:
 
 
 class _QueueHandler(logging.Handler):
-    """A logging handler that puts records on the queue of a listener."""
+    """A logging handler that puts records on the queue of a _LogWriter."""
 
-    def __init__(self, listener: _Listener, lowest: int) -> None:
+    def __init__(self, listener: _LogWriter, lowest: int) -> None:
         super().__init__(lowest)
         self._listener = listener
 
@@ -182,17 +183,17 @@ def _exception_fields(error: BaseException | None) -> dict[str, object]:
 
 
 class _FlushMarker:
-    """A marker on the queue. The event `reached` is set when all records before it are written.
+    """A marker on the queue. The event `reached` is set when all records before it have been processed.
 
-    last: whether lines that cannot be written by then count as a failure."""
+    last: whether it is a failure if lines cannot be written at that point."""
 
     def __init__(self, *, last: bool) -> None:
         self.last = last
         self.reached = threading.Event()
 
 
-class _Listener:
-    """The thread that writes log records.
+class _LogWriter:
+    """Writes queued log records to the file and the console, on a thread of its own.
 
     As a context manager, it starts the thread. When the `with` block exits, all records are written and the thread is
     joined."""
@@ -208,7 +209,7 @@ class _Listener:
         self._printer = printer
         self._thread = threading.Thread(target=self._run, name="log", daemon=False)
 
-    def __enter__(self) -> _Listener:
+    def __enter__(self) -> _LogWriter:
         self._thread.start()
         return self
 
@@ -219,28 +220,28 @@ class _Listener:
         self._thread.join()
 
     def put(self, item: logging.LogRecord | _FlushMarker | None, *, soon: bool = True) -> None:
-        """Queue a record, a marker, or None to end the thread. soon: write it without waiting for further records."""
+        """Queue a record, a marker, or None to end the thread. soon: whether to process it without a short delay."""
         self._queue.put(item)
         if soon:
             self._soon.set()
 
     def flush(self, within: float) -> None:
-        """Wait until all records so far are written, for `within` seconds at most."""
+        """Wait until all records that were queued so far are written, for `within` seconds at most."""
         self._wait_for(_FlushMarker(last=False), within)
 
     def finish(self, within: float) -> None:
-        """Wait as `flush` does. Limit all waits for the file's lock until the log is closed to `within` seconds."""
+        """Flush the log at the end of the run. After `within` seconds, writes wait only briefly for the file's lock."""
         if self._backlog:
             self._backlog.limit_lock_waits(within)
         self._wait_for(_FlushMarker(last=True), within + _MORE)
 
     def _wait_for(self, mark: _FlushMarker, within: float) -> None:
-        """Queue a marker and wait until it is reached, for `within` seconds at most."""
+        """Queue a marker and wait until all records before it are written, for `within` seconds at most."""
         self.put(mark)
         mark.reached.wait(within)
 
     def _run(self) -> None:
-        """Process records until the log is closed."""
+        """Process the queue until the log is closed. This is the function of the thread."""
         try:
             while self._process_queue():
                 self._write()
@@ -248,7 +249,7 @@ class _Listener:
             self._close()
 
     def _process_queue(self) -> bool:
-        """Wait for an item, and handle all queued items. Return False when the log is closed."""
+        """Wait for an item, and process a batch of queued items. Return False if the log has been closed."""
         waiting = self._backlog is not None and not self._backlog.is_empty
         handled = 0
         try:
@@ -262,7 +263,7 @@ class _Listener:
                     self._write(force=True, last=item.last)
                     item.reached.set()
                 else:
-                    self._handle(item)
+                    self._process_record(item)
                 handled += 1
                 if handled == _BATCH:
                     self._full = True
@@ -272,8 +273,8 @@ class _Listener:
             return True
         return False
 
-    def _handle(self, record: logging.LogRecord) -> None:
-        """Add a record to the buffered lines for the file, and print it on the console."""
+    def _process_record(self, record: logging.LogRecord) -> None:
+        """Buffer the line of a record for the file, and print the record on the console."""
         fields = record_fields(record)
         if self._backlog and record.levelno >= self._level:
             self._backlog.add(self._lines.encode(record, fields))
@@ -282,9 +283,9 @@ class _Listener:
     def _write(self, *, force: bool = False, last: bool = False) -> None:
         """Write the buffered lines to the file.
 
-        force: try even if the last write has just failed. last: whether this is the last write of the run. A lock that
-        another process holds is a failure only if lines are lost because of it, or are still buffered after the last
-        write."""
+        force: whether to write even if the last write has just failed. last: whether this is the last write of the run.
+        If another process holds the file's lock, this sets `failure` only if lines are lost, or if they are still
+        buffered after the last write."""
         backlog = self._backlog
         if not backlog:
             return

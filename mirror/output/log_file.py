@@ -1,7 +1,4 @@
-"""The log file, which ConcurrentRotatingFileHandler locks, appends to and rotates.
-
-Lines that cannot be written yet are buffered.
-"""
+"""Writes and rotates the log file, which several processes may share. Lines that cannot be written yet are buffered."""
 
 from __future__ import annotations
 
@@ -27,29 +24,31 @@ if TYPE_CHECKING:
 
 LOCK_TIMEOUT = 2.0  # seconds that one attempt waits for a lock that another process holds
 _MOMENT = 0.1  # seconds; a write by another process takes less
-_KEPT = 8 * 1024 * 1024  # characters of buffered lines; further lines are lost, and counted
+_KEPT = 8 * 1024 * 1024  # maximum number of characters in the buffer; further lines are lost, and counted
 _NEW = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class LogLocked(LocalError):
-    """The error raised if another process holds the lock on the log file for longer than a write takes."""
+    """The error if another process holds the lock on the log file for longer than a write normally takes."""
 
     def __init__(self, path: Path, lock: str) -> None:
         super().__init__(
             f"cannot write the log file {path}: another process holds its lock",
-            hint="another run with this log, or a program that rotates it, is stopped or hangs: find it with "
-            f"`fuser -v {lock}` and resume or end it, or give this run a `log.file` of its own",
+            hint="another run that uses this file, or a program that rotates it, is stopped or hangs: find it with "
+            f"`fuser -v {lock}` and resume or kill it, or set a different `log.file` for this run",
         )
 
 
 class LogFile(ConcurrentRotatingFileHandler):
     """A ConcurrentRotatingFileHandler for the log of a run. Used by one thread.
 
-    It differs from its base class: it does not write to links or devices, limits the wait for the lock, removes the
-    part of a write that failed, and raises errors."""
+    It differs from its base class in four ways. It does not write to links or devices, it limits the wait for the lock,
+    it removes incomplete lines after a failed write, and it raises errors."""
 
     def __init__(self, path: Path, *, max_size: int, backups: int) -> None:
-        """max_size: bytes at which the file is rotated. Raises LocalError if the file cannot be written."""
+        """Open the log file. Raises LocalError if it cannot be written.
+
+        max_size: the size in bytes at which the file is rotated. backups: the number of rotated files to keep."""
         super().__init__(path.absolute(), maxBytes=max_size, backupCount=backups, encoding="ascii")
         self.path = path.absolute()
         self.waits_end = math.inf  # monotonic time; later waits for the lock are short. Any thread may set it
@@ -67,24 +66,24 @@ class LogFile(ConcurrentRotatingFileHandler):
             raise
 
     def write(self, lines: str) -> None:
-        """Append complete lines: all of them or none. Raises LocalError."""
+        """Append complete lines to the file. If that fails, append none of them, and raise LocalError."""
         self._error = None
         self.emit(logging.makeLogRecord({"msg": lines}))
         if self._error is not None:
             raise _log_file_error(self.path, self._error) from self._error
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
-        """Store the error, so that `write` raises it."""
+        """Store the current exception, so that `write` raises it."""
         self._error = self._error or sys.exception()
 
     def do_open(self, mode: str | None = None) -> io.TextIOWrapper:
         """Open the file with access for its owner only. Raises LocalError or OSError if it is now a link or device."""
         flags = os.O_RDWR | os.O_APPEND | (os.O_TRUNC if mode == "w" else 0)
-        file = _WholeWrites(_open_regular(self.path, flags), "a")
+        file = _AtomicAppendFile(_open_regular(self.path, flags), "a")
         return io.TextIOWrapper(file, encoding="ascii", write_through=True)
 
     def _lock_stream_lock(self, stream_lock: TextIO) -> None:
-        """Take the lock within a limited time. The base class would wait indefinitely."""
+        """Take the lock on the log file within a limited time. The base class would wait indefinitely."""
         began, wait = time.monotonic(), 0.001
         while True:
             try:
@@ -98,11 +97,11 @@ class LogFile(ConcurrentRotatingFileHandler):
             wait = min(0.05, wait * 2)
 
 
-class _WholeWrites(io.FileIO):
-    """A file whose writes append all bytes or none."""
+class _AtomicAppendFile(io.FileIO):
+    """A file to which each write appends all of its bytes or none."""
 
     def write(self, data: ReadableBuffer) -> int:
-        """Append `data` and return its size in bytes. If this raises OSError, the file is cut to its old size."""
+        """Append `data` and return its size in bytes. If this fails, restore the file's size and raise OSError."""
         size = os.fstat(self.fileno()).st_size
         whole = bytes(data)
         # A process that was killed during a write may have left a partial line.
@@ -120,12 +119,14 @@ class _WholeWrites(io.FileIO):
 
 
 def _open_regular(path: Path, flags: int) -> int:
-    """Open or create a regular file with access for its owner only. Raises OSError or LocalError."""
+    """Open or create a regular file, with access for its owner only, and return its descriptor.
+
+    Raises OSError, or LocalError if the path is not a regular file."""
     descriptor = os.open(path, flags | _NEW, 0o600)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
     os.close(descriptor)
-    raise LocalError(f"cannot write {path}: it is not a regular file", hint="choose another path for `log.file`")
+    raise LocalError(f"cannot write {path}: it is not a regular file", hint="choose a different path for `log.file`")
 
 
 def _log_file_error(path: Path, error: BaseException) -> LocalError:
@@ -145,9 +146,9 @@ class Backlog:
         self._lines: list[str] = []
         self._characters = 0
         self._retry_at = 0.0  # monotonic time, set after a failure
-        self.lost = 0  # lines
-        self.error: LocalError | None = None  # of the last attempt; None if it succeeded
-        self.cause: LocalError | None = None  # of the last attempt that failed
+        self.lost = 0  # number of lines
+        self.error: LocalError | None = None  # the error of the last attempt to write; None if it succeeded
+        self.cause: LocalError | None = None  # the error of the last attempt that failed
 
     @property
     def is_empty(self) -> bool:
@@ -179,7 +180,7 @@ class Backlog:
             self._characters = 0
 
     def limit_lock_waits(self, seconds: float) -> None:
-        """Let writes wait only briefly for the file's lock after `seconds` from now. Any thread may call this."""
+        """After `seconds` from now, let writes wait only briefly for the file's lock. Any thread may call this."""
         self._file.waits_end = min(self._file.waits_end, time.monotonic() + seconds)
 
     def close(self) -> None:

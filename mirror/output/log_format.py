@@ -21,12 +21,12 @@ LONGEST_FIELD = 2048  # characters
 _STANDARD = frozenset((*logging.makeLogRecord({}).__dict__, "message", "asctime", "taskName"))
 _EVENT = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _OBJECTS = frozenset({"blob", "manifest"})
-_FOR_MACHINES = frozenset({*_OBJECTS, "image_failed", "run_ended"})  # the summary of the run reports these
+_FOR_MACHINES = frozenset({*_OBJECTS, "image_failed", "run_ended"})  # the run's summary reports these events
 _DIFFERENT = 200  # the maximum number of different warnings and errors that are shown, each once
 
 
 def record_fields(record: logging.LogRecord) -> dict[str, object]:
-    """Return the record's fields, without the standard attributes, as plain printable values."""
+    """Return the fields of a record as printable JSON values, without the standard attributes of `logging`."""
     found = {key: _plain_value(value) for key, value in record.__dict__.items() if key not in _STANDARD}
     if not _EVENT.fullmatch(str(record.msg)):
         found.setdefault("text", _plain_value(str(record.msg)))
@@ -89,9 +89,9 @@ def _redact_value(value: object, redact: Redactor) -> object:
 
 
 class ConsolePrinter:
-    """Prints log records on the console. A warning or error that repeats an earlier line is only counted.
+    """Prints log records on the console. Warnings and errors that repeat an earlier line are only counted.
 
-    shown: the lowest level to print. in_file: whether the log file contains all warnings as well."""
+    shown: the lowest level to print. in_file: whether a log file contains all warnings and errors."""
 
     def __init__(self, console: Console, shown: int, redact: Redactor, *, in_file: bool) -> None:
         self._console = console
@@ -102,7 +102,7 @@ class ConsolePrinter:
         self._suppressed: Counter[str] = Counter()  # by level
 
     def print_record(self, record: logging.LogRecord, fields: dict[str, object]) -> None:
-        """Print a record if its level is shown. Events that the summary reports are printed only with `-v`."""
+        """Print a record if its level is shown. Events that the run's summary reports are printed only with `-v`."""
         if record.levelno < self._shown or (record.msg in _FOR_MACHINES and self._shown > logging.INFO):
             return
         text = fields.get("text")
@@ -119,7 +119,7 @@ class ConsolePrinter:
         self.print_line(record.levelname.lower(), str(text))
 
     def print_line(self, level: str, text: str) -> None:
-        """Print one line. If it is a repeated warning or error, only count it."""
+        """Print one line. If it repeats a warning or error, or if too many have been printed, only count it."""
         line = (level, text)
         if level in ("warning", "error"):
             if line in self._printed or len(self._printed) >= _DIFFERENT:
@@ -135,7 +135,7 @@ class ConsolePrinter:
             what = " and ".join(f"{level}s" for level in ("warning", "error") if self._suppressed[level])
             where = "; the log file contains them" if self._in_file else ""
             self._console.write_line(
-                f"mirror: {self._suppressed.total()} more {what} that repeat or resemble earlier ones "
+                f"mirror: {self._suppressed.total()} more {what} (repeated, or beyond the first {_DIFFERENT}) "
                 f"are not shown{where}"
             )
         if lost:

@@ -32,15 +32,15 @@ class Snapshot(Struct, frozen=True):
     images: int  # planned so far
     done: int  # with any result
     failed: int  # of `done`
-    bytes: int  # read or sent, including failed attempts
+    bytes: int  # read or sent, also in failed attempts
     seconds: float  # since the start
 
 
 class Progress(AbstractContextManager["Progress"]):
-    """The progress counters of a run, which any thread may increase.
+    """The progress counters of a run. Any thread may increase them.
 
-    As a context manager, it shows them on the console until the `with` block exits. gauges: a function that returns
-    further numbers to show, by name (`active`, `waiting`)."""
+    As a context manager, it shows the counters on the console until the `with` block exits.
+    gauges: a function that returns further numbers to show, by name (`active`, `waiting`)."""
 
     def __init__(
         self,
@@ -51,7 +51,9 @@ class Progress(AbstractContextManager["Progress"]):
         now: Callable[[], float] = time.monotonic,
         wait: Callable[[float], bool] | None = None,
     ) -> None:
-        """wait: a function that waits for some seconds, and returns True if the run ended meanwhile. For tests."""
+        """Create the counters. now, wait: replacements for the clock and for waiting, for tests.
+
+        `wait` waits for a number of seconds, and returns True if the run has ended."""
         self._console = console
         self._live = mode == "auto" and console.is_terminal
         self._silent = mode == "none"
@@ -99,7 +101,7 @@ class Progress(AbstractContextManager["Progress"]):
             self._thread.join()
 
     def _show_plain(self) -> None:
-        """Print a line every PLAIN_EVERY seconds."""
+        """Print a status line every PLAIN_EVERY seconds until the run ends."""
         before = self.snapshot()
         while not self._wait(PLAIN_EVERY):
             now = self.snapshot()
@@ -139,10 +141,10 @@ class Progress(AbstractContextManager["Progress"]):
         with ExitStack() as stack:
             stack.enter_context(bar)
             stack.enter_context(self._console.redirect_lines(lambda line: _print_above(screen, line)))
-            self._draw(bar)
+            self._update_display(bar)
 
-    def _draw(self, bar: RichProgress) -> None:
-        """Update the display every LIVE_EVERY seconds."""
+    def _update_display(self, bar: RichProgress) -> None:
+        """Update the live display every LIVE_EVERY seconds until the run ends."""
         task = bar.add_task("", total=None)
         history = [self.snapshot()]
         while True:
@@ -161,7 +163,7 @@ def _bytes_per_second(before: Snapshot, now: Snapshot) -> float:
 
 
 def _seconds_left(before: Snapshot, now: Snapshot) -> float | None:
-    """Estimate the seconds until the end of the run, if each remaining image takes the average time so far.
+    """Estimate the number of seconds until the end of the run from the average time per image so far.
 
     Return None if fewer than five images are done, if all are done, or if nothing has changed between the snapshots."""
     if now.done < 5 or now.done >= now.images or (now.done, now.bytes) == (before.done, before.bytes):

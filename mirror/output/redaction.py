@@ -1,8 +1,7 @@
 """Removes secrets from text: known secrets by their values, and other secrets by patterns.
 
 All logs, reports and messages pass through this module. It is a second line of defense: callers should not pass
-secrets.
-The rules are in docs/trust.md, "Secrets in output".
+secrets. The rules are in docs/trust.md, "Secrets in output".
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _FORM = re.compile(rf"\b({_NAMES})=(?!\*\*\*)[^\s&\"',;<>]+", re.IGNORECASE)
 _URL = re.compile(r"""([a-z][a-z0-9+.-]*://)([^\s"'<>/?#]*@)?([^\s"'<>?#]*)([?#][^\s"'<>]*)?""", re.IGNORECASE)
 _QUERY = re.compile(r"""\?(?=[\w%.~\[\]-]+=)[^\s"'<>]+""")
 
-# A text without any of these and without a known secret contains no secret.
+# A text that contains none of these strings and no known secret needs no redaction.
 _SUSPICIOUS = ("://", "?", "auth", "cookie", "token", "passw", "secret", "bearer", "basic ")
 
 
@@ -77,7 +76,7 @@ class Redactor:
         return any(word in folded for word in _SUSPICIOUS)
 
     def _hide_known_secrets(self, text: str) -> str:
-        """Replace all secrets that were passed to `add`."""
+        """Replace the secrets that were passed to `add`, in all their encodings."""
         for key, forms in self._forms.items():
             start = text.find(key)
             while start >= 0:
@@ -90,7 +89,7 @@ class Redactor:
 
     @staticmethod
     def _hide_patterns(text: str) -> str:
-        """Replace strings that look like secrets: values of headers, tokens, passwords, and parts of URLs."""
+        """Replace strings that are probably secrets: header values, tokens, passwords, and parts of URLs."""
         text = _HEADER.sub(lambda found: f"{found[1]}{found[2]}{found[3] or ''}{HIDDEN}", text)
         text = _SCHEME.sub(rf"\1\2{HIDDEN}", text)
         text = _JSON.sub(lambda found: f"{found[1]}{found[2]}{found[1]}{found[3]}{found[4]}{HIDDEN}", text)
@@ -103,16 +102,16 @@ def _encodings(secret: str, user: str | None) -> set[str]:
     """Return the encodings in which a secret may appear in a text. If `user` is given, also encode `user:secret`."""
     forms = set()
     if user:
-        forms |= _base64(f"{user}:{secret}")
+        forms |= _base64_encodings(f"{user}:{secret}")
     if len(secret) >= SHORTEST:
         forms |= {secret, quote(secret, safe=""), quote(secret), quote_plus(secret), printable(secret, len(secret))}
         forms |= {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], repr(secret)[1:-1]}
-        forms |= _base64(secret) | _html_encodings(secret)
+        forms |= _base64_encodings(secret) | _html_encodings(secret)
     # A text that was escaped by `printable` may be escaped again as JSON.
     return {escaped for form in forms for escaped in (form, json.dumps(form)[1:-1])}
 
 
-def _base64(text: str) -> set[str]:
+def _base64_encodings(text: str) -> set[str]:
     """Return the base64 encodings of `text`: standard and URL-safe, each with and without padding."""
     raw = text.encode("utf-8", "surrogatepass")
     padded = {base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode()}
@@ -130,9 +129,10 @@ def _html_encodings(text: str) -> set[str]:
 
 
 def _secret_end(text: str, start: int, forms: tuple[str, ...]) -> int:
-    """Return the end of the secret that begins at `start`. Return `start` if there is none.
+    """Return the end of the secret that begins at `start`, or `start` if no secret begins there.
 
-    forms: the encodings of secrets to look for. If `printable` cut the text, it may end in the middle of a secret."""
+    forms: the encodings of secrets to look for. The beginning of a secret at the end of a text that `printable` has cut
+    is also found."""
     for form in forms:
         if text.startswith(form, start):
             return start + len(form)
@@ -148,9 +148,9 @@ def _redact_url(found: re.Match[str]) -> str:
 
 
 def _redact_query(text: str, *, bare: bool) -> str:
-    """Redact the values of all keys in a query or fragment, except known safe keys. `text` begins with `?` or `#`.
+    """Return a query or fragment without the values of its keys, except for keys that are known to be safe.
 
-    bare: also hide parts without `=`."""
+    text: begins with `?` or `#`. bare: whether to hide parts without `=` as well."""
     parts = []
     for part in re.split("([&;#?])", text):
         key, equals, value = part.partition("=")

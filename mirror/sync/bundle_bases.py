@@ -27,7 +27,7 @@ _log = logging.getLogger("mirror.sync")
 
 
 class BundleBases:
-    """Checks whether targets have the blobs that partial sources leave out."""
+    """Checks whether targets have the blobs that partial sources (differential bundles) leave out."""
 
     def __init__(
         self, calls: Calls, reader: ImageReader, locations: BlobLocations, targets: Mapping[str, Target]
@@ -43,10 +43,10 @@ class BundleBases:
         self._locations.allow_mounts_from(repositories)
 
     async def find_missing(self, plan_entries: Sequence[PlanEntry]) -> dict[PlanEntry, MirrorError]:
-        """Check whether the targets have the blobs that one partial source leaves out.
+        """Check whether the targets have the blobs that a partial source leaves out. Return errors by plan entry.
 
-        plan_entries: all plan entries of that source. If the targets lack any of these blobs, return an error for each
-        plan entry; otherwise return errors only for the images that cannot be read."""
+        plan_entries: all plan entries with that source. If any of these blobs is missing on a target, return an error
+        for each plan entry. Otherwise, return errors only for the images that cannot be read."""
         errors: dict[PlanEntry, MirrorError] = {}
         wanted: dict[tuple[Repository, Digest], Descriptor] = {}
         graphs = await self._reader.read_graphs([plan_entry.reference for plan_entry in plan_entries])
@@ -61,15 +61,15 @@ class BundleBases:
         if missing:
             source = plan_entries[0].reference.entry.source.host
             for repository, digest in missing:
-                text = f"{source} relies on {digest}, which is missing in {repository}"
+                text = f"the bundle {source} relies on {digest}, which is missing in {repository}"
                 _log.warning("base_missing", extra={"target": str(repository), "digest": digest, "text": text})
             digests = list(dict.fromkeys(digest for _, digest in missing))
             rest = len(digests) - _MOST_DIGESTS
             more = f" and {rest} more, which the log lists" if rest > 0 else ""
             error = Refused(
-                f"{source} relies on {len(digests)} blobs that are missing on its targets: "
+                f"the bundle {source} relies on {len(digests)} blobs that are missing on its targets: "
                 f"{', '.join(digests[:_MOST_DIGESTS])}{more}",
-                hint="first import the bundle that it is based on, or export without `base`",
+                hint="first import the bundle that this one is based on, or export it again without `base`",
                 code="bundle_incomplete",
             )
             errors = {plan_entry: errors.get(plan_entry, error) for plan_entry in plan_entries}
@@ -78,7 +78,7 @@ class BundleBases:
     async def _find_missing_blobs(
         self, wanted: Mapping[tuple[Repository, Digest], Descriptor]
     ) -> list[tuple[Repository, Digest]]:
-        """Return each blob that its repository lacks and that cannot be mounted from another repository."""
+        """Return each pair in `wanted` whose repository lacks the blob and cannot mount it from another repository."""
         answers = await run_group(self.has_blob(repository, blob) for (repository, _), blob in wanted.items())
         missing = []
         for ((repository, digest), blob), exists in zip(wanted.items(), answers, strict=True):
@@ -103,11 +103,11 @@ class BundleBases:
 
         Raises the same errors as `Target.has_blob`."""
 
-        def ask(work: Work) -> bool:
+        def look_up(work: Work) -> bool:
             """Look up the blob. Runs on a worker thread."""
             return self._targets[repository.host].has_blob(repository.path, blob, work)
 
         return await self._requests.run(
             (repository, blob.digest),
-            lambda: self._calls.call_host(repository.host, ask),
+            lambda: self._calls.call_host(repository.host, look_up),
         )

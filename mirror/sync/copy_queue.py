@@ -30,7 +30,7 @@ _log = logging.getLogger("mirror.sync")
 
 
 class _HostQueue:
-    """The queue of images for one target host. workers: the number of tasks that copy images from the queue."""
+    """The queue of images for one target host. workers: the number of running tasks that copy images from it."""
 
     def __init__(self) -> None:
         self.waiting: deque[PlanEntry] = deque()
@@ -41,8 +41,8 @@ class CopyQueue:
     """Copies planned images while planning continues. Implements PlanReceiver.
 
     images: the number of images that are copied to one target host at the same time.
-    deep: check every object, including those of images that are up to date according to their tag.
-    fail_fast: start no more copies after the first failure."""
+    deep: whether to check every object on the targets, even if the tag of its image is up to date.
+    fail_fast: whether to start no more copies after the first failure."""
 
     def __init__(
         self,
@@ -85,12 +85,14 @@ class CopyQueue:
         self._halt_reason = ""
 
     async def run(self, plan: Coro[None]) -> None:
-        """Run the plan, copy the images, and close the targets. Every plan entry has a result when this returns."""
+        """Run the coroutine `plan`, copy the images that it plans, and close the targets.
+
+        When this returns, a result has been recorded for every plan entry."""
         try:
             async with task_group() as self._workers:
                 failure = await run_and_catch(plan)
                 if failure is not None:  # a bug: the plan is incomplete, so no bundle is written
-                    self.halt("the plan could not be finished")
+                    self.halt("planning stopped at an internal error")
                     self._recorder.record_bug(failure)
                 failure = await run_and_catch(self._copy_deferred())
                 for plan_entry in list(self._deferred):  # empty unless there was a bug
@@ -128,15 +130,15 @@ class CopyQueue:
             self._enqueue(plan_entry)
 
     def record_listing_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
-        """Record that a mirror cannot be planned. Its target repositories in bundles are recorded as missing."""
+        """Record that a mirror cannot be planned, and that bundles therefore lack its target repositories."""
         for target in entry.targets:
             name = target.repository.path.replace(MATCHED, "*")
             self._lifecycle.note_missing(target.repository.host, name, error)
         self._recorder.record_listing_failure(entry, error)
-        self._halt_after(error)
+        self._halt_if_fail_fast(error)
 
     def record_invalid_name(self, entry: MirrorEntry, error: MirrorError) -> None:
-        """Record an invalid tag or repository name. A bundle is complete without it, as no store can contain it."""
+        """Record an invalid tag or repository name. A bundle is complete without it: no store can contain it."""
         self._recorder.record_listing_failure(entry, error)
 
     def note_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
@@ -144,7 +146,7 @@ class CopyQueue:
         self._notes.note_tag("target", str(repository), tag, digest)
 
     def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
-        """Log the number of selected references, and allow mounts between the repositories of the mirror."""
+        """Log how many references a mirror selects, and allow blobs to be mounted between its repositories."""
         self._locations.allow_mounts_from(
             [
                 Repository(entry.source.host, entry.repository),
@@ -163,7 +165,7 @@ class CopyQueue:
         group.append(plan_entry)
 
     async def _copy_deferred(self) -> None:
-        """Run the checks that need the complete plan, then queue the deferred images.
+        """After planning, check the deferred images, and queue those that pass.
 
         If the queue was halted, record the images as skipped instead."""
         if self._halt_reason:
@@ -216,7 +218,7 @@ class CopyQueue:
     # ---- copying
 
     def halt(self, reason: str) -> None:
-        """Start no more copies. Images that are in the queue now, or enter it later, are skipped."""
+        """Start no more copies. Skip all images that are waiting in the queue or are added later, for this `reason`."""
         self._halt_reason = self._halt_reason or reason
 
     def _enqueue(self, plan_entry: PlanEntry) -> None:
@@ -246,7 +248,7 @@ class CopyQueue:
         queue.workers -= 1
 
     def _read_ahead(self, queue: _HostQueue) -> None:
-        """Start reading the manifests of the next few images, so that a worker can send their blobs without delay."""
+        """Start reading the manifests of the next images in the queue, so that workers need not wait for them."""
         if not self._halt_reason:
             for plan_entry in islice(queue.waiting, self._images):
                 if plan_entry not in self._reads_ahead:
@@ -261,7 +263,7 @@ class CopyQueue:
             task.add_done_callback(self._calls.tasks.collect)
 
     async def _copy(self, plan_entry: PlanEntry, counts: BlobCounts) -> None:
-        """Copy one image and record the result. If the target is a bundle, `_finish` records the result."""
+        """Copy one image and record the result. If the target is a bundle, `_finish` records the result instead."""
         task, host = self._reads_ahead.pop(plan_entry, None), plan_entry.target.repository.host
         try:
             graph = await (self._reader.read_graph(plan_entry.reference) if task is None else task)
@@ -301,7 +303,7 @@ class CopyQueue:
                 self._recorder.record_error(error)
 
     def close(self) -> None:
-        """Close the targets that a stop left open. Blocks. Call this only after all threads have stopped writing."""
+        """Close the targets that a stopped run left open. Blocks. Call this only after all writes have ended."""
         self._lifecycle.close()
 
     # ---- results: one for each plan entry
@@ -317,7 +319,7 @@ class CopyQueue:
         self._recorder.record_copied(plan_entry, digest, counts)
 
     def _record_skipped(self, plan_entry: PlanEntry) -> None:
-        """Record that an image was not copied, because the queue was halted."""
+        """Record that an image was not copied because the queue was halted."""
         self._without_result.pop(plan_entry, None)
         self._recorder.record_skipped(plan_entry, self._halt_reason)
 
@@ -334,9 +336,9 @@ class CopyQueue:
             # Remove the record that the tag was equal, so that later runs find the conflict even without --deep.
             self._notes.note_tag("source", equality_key(entry, plan_entry.target.repository), tag, None)
         self._recorder.record_failure(plan_entry, error, counts)
-        self._halt_after(error)
+        self._halt_if_fail_fast(error)
 
-    def _halt_after(self, error: MirrorError) -> None:
+    def _halt_if_fail_fast(self, error: MirrorError) -> None:
         """Halt after a failure if `--fail-fast` is set."""
         if self._fail_fast and not isinstance(error, Cancelled):
             self.halt("stopped at the first failure (--fail-fast)")

@@ -1,4 +1,4 @@
-"""Computes what a sync would copy, and how many bytes and manifest requests that would take. Read-only."""
+"""Computes what a sync would copy, and how many bytes and manifest requests the copies would take. Read-only."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ from mirror.util.structs import Struct, field
 class PlannedCopy(Struct, frozen=True):
     """An image that a sync would copy.
 
-    digest: the digest of the image. size: the total size of its blobs, in bytes. Both are None if they are known only
-    after a transform.
+    source, target: the names of the image at the source and on the target.
+    digest: the digest of the image. size: the total size of its blobs, in bytes. Both are None if the image needs a
+    transform.
     old_digest: the digest that the tag on the target refers to now.
     protocol: the protocol of the source registry. reason: why this protocol is used, if there is a choice.
     to_compare: whether the target may already have the transformed image. A sync would run the transform and copy the
@@ -46,7 +47,7 @@ class PlanSummary(Struct):
     bundles_to_rebuild: incomplete bundles that a sync would write again although all their images are up to date.
     up_to_date: the number of images that are up to date.
     failures: the name of each image, mirror or source that failed, with its error.
-    rejected: for each mirror, the number of tags that each rule leaves out.
+    rejected: for each mirror, the number of tags that each rule rejects.
     bytes_to_read: the number of bytes to read from sources.
     bytes_to_send: the maximum number of bytes to send. A sync may send less, because targets are not asked which blobs
     they have.
@@ -79,11 +80,11 @@ class DryRun:
         self._blobs_sent: set[tuple[str, Digest]] = set()
         self._manifests_read: set[tuple[str, Digest]] = set()
         self._bundles: set[str] = set()
-        self._bundles_without_blobs: set[str] = set()  # lack blobs that their base lacks, too
+        self._bundles_without_blobs: set[str] = set()  # lack blobs that their bases lack as well
         self._failed_hosts: set[str] = set()
 
     async def run(self, plan: Coro[None]) -> None:
-        """Run the plan, and read the images that would be copied."""
+        """Run the coroutine `plan`, and read the images that a sync would copy."""
         async with task_group() as self._tasks:
             await plan
             for source, plan_entries in self._from_partial.items():
@@ -120,7 +121,7 @@ class DryRun:
         """Do nothing: a dry run does not write to the state."""
 
     def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
-        """Record how many tags the rules leave out, and allow mounts between the targets."""
+        """Record how many tags each rule of a mirror rejects, and allow mounts between its target repositories."""
         self._bases.allow_mounts(target.repository for target in entry.targets)
         if rejected:
             self.summary.rejected[entry.name] = dict(rejected)
@@ -128,9 +129,9 @@ class DryRun:
     # ---- summing up
 
     async def _measure_partial_source(self, source: str, plan_entries: Sequence[PlanEntry]) -> None:
-        """Read the images of a partial source, or record one failure if the targets lack its base.
+        """Read the images of a partial source. If targets lack blobs that it leaves out, record one failure instead.
 
-        In the latter case, a sync copies none of the images."""
+        In this case, a sync copies none of the images."""
         try:
             errors = await self._bases.find_missing(plan_entries)
         except MirrorError as error:
@@ -157,7 +158,7 @@ class DryRun:
                 self.summary.bundles_to_rebuild.append(host)
 
     async def _check_bundle_blobs(self, plan_entry: PlanEntry) -> None:
-        """Check whether each blob of an image is in a differential bundle or its base. If not, record the bundle."""
+        """Check whether a differential bundle or its base has every blob of an image. If not, mark the bundle."""
         target = plan_entry.target
         try:
             graph = await self._manifests.read_graph(target.store, target.repository.path, plan_entry.reference.tag)
@@ -170,7 +171,7 @@ class DryRun:
             self._bundles_without_blobs.add(target.repository.host)
 
     async def _measure(self, plan_entry: PlanEntry) -> None:
-        """Read an image that would be copied, and add it to the summary."""
+        """Read the manifests of an image that a sync would copy, and add the image to the summary."""
         reference = plan_entry.reference
         entry = reference.entry
         try:
@@ -198,7 +199,7 @@ class DryRun:
         self._add_copy(plan_entry, graph)
 
     def _add_copy(self, plan_entry: PlanEntry, graph: ManifestGraph) -> None:
-        """Add an image to the summary. graph: the manifests and blobs of the image at the source."""
+        """Add an image with its bytes and requests to the summary. graph: its manifests and blobs at the source."""
         summary = self.summary
         if graph.root.digest == plan_entry.old_digest:
             summary.up_to_date += 1

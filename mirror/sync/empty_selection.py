@@ -13,10 +13,10 @@ from mirror.util.cancellation import Work
 
 
 def nothing_selected_error(entry: MirrorEntry, rejected: Mapping[str, int]) -> RemoteError:
-    """Return the error for a mirror whose rules reject every tag. rejected: the number of tags each rule rejects."""
+    """Return the error for a mirror that selects no tag. rejected: the number of tags that each rule rejects."""
     left_out = ", ".join(f"{number} by {rule}" for rule, number in sorted(rejected.items()))
     what = f"no tag of {entry.name} is selected; tags left out: {left_out}"
-    return RemoteError(what, hint=_hint(entry.rules), code="nothing_selected")
+    return RemoteError(what, hint=_correction_hint(entry.rules), code="nothing_selected")
 
 
 def is_empty(rules: TagRules, selection: Selection) -> bool:
@@ -24,13 +24,13 @@ def is_empty(rules: TagRules, selection: Selection) -> bool:
     return not selection.selected and bool(selection.rejected) and not rules.allow_empty
 
 
-def _hint(rules: TagRules) -> str:
+def _correction_hint(rules: TagRules) -> str:
     """Return a hint that says how to correct rules that select nothing."""
     for text in (*rules.include, *rules.exclude):
         regex = regex_for_shell_pattern(text)
         if regex is not None:
             return f"\"{text}\" looks like a shell pattern; the equivalent regular expression is '{regex}'"
-    return "correct `tags`, or add `allow-empty: true` to it if an empty selection is intended"
+    return "correct `tags`, or add `allow-empty: true` below `tags` if an empty selection is intended"
 
 
 class WildcardSelection:
@@ -53,9 +53,9 @@ class WildcardSelection:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the rules rejected all tags of the repositories so far, although `allow-empty` is not set.
+        """Whether the rules rejected all tags of the repositories that were added, and `allow-empty` is not set.
 
-        False if any of the repositories could not be listed."""
+        False if any of these repositories could not be listed."""
         return not self._may_be_nonempty and bool(self._rejected) and not self._entry.rules.allow_empty
 
     def find_error(self, others: Sequence[str], work: Work) -> RemoteError | None:

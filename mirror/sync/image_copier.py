@@ -41,10 +41,14 @@ def manifest_descriptor(manifest: Manifest) -> Descriptor:
 
 
 class CopyNotes(Protocol):
-    """Records what this run learned for later runs. `withdraw_tag` writes at once; the other methods write later."""
+    """Records in the state which tags and blobs repositories have, so that later runs need fewer requests.
+
+    `withdraw_tag` writes at once; the other methods queue their records to be written later."""
 
     def note_tag(self, side: Literal["source", "target"], repository: str, tag: str, digest: Digest | None) -> None:
-        """Record the digest that a tag refers to. If `digest` is None, remove the record."""
+        """Record the digest that a tag refers to. If `digest` is None, remove the record.
+
+        side: whether the tag is at a source or on a target."""
         ...
 
     def note_graph(self, repository: str, root: Digest, blobs: Collection[Digest]) -> None:
@@ -52,7 +56,7 @@ class CopyNotes(Protocol):
         ...
 
     def withdraw_tag(self, repository: str, tag: str, *, noted: bool) -> None:
-        """Remove the recorded digest of a tag on a target. The removal is on disk when this returns.
+        """Remove the recorded digest of a tag on a target. When this returns, the change has been written to disk.
 
         noted: whether this run has recorded a digest for the tag. Raises LocalError if the write fails."""
         ...
@@ -61,9 +65,10 @@ class CopyNotes(Protocol):
 class ImageCopier:
     """Copies images to targets.
 
-    recorder: records the result of each manifest.
-    check_all: look up every object on the target, even if it is known to exist.
-    repair: read every manifest on the target, including the root.
+    targets: the targets by host.
+    recorder: records the result for each manifest, and for each blob that failed.
+    check_all: whether to look up every object on the target, even if it is known to exist.
+    repair: whether to read every manifest on the target, including the root.
     before_write: called on a thread before each manifest is written."""
 
     def __init__(
@@ -91,10 +96,10 @@ class ImageCopier:
         self._before_write = before_write
 
     async def copy(self, plan_entry: PlanEntry, graph: ManifestGraph, counts: BlobCounts) -> bool:
-        """Copy an image, and return whether the target lacked any part of it.
+        """Copy an image, and return whether the target lacked any part of it. Count its blobs in `counts`.
 
-        If the target reports that it lacks a blob that it was known to have, the image is pushed once more, with a
-        lookup of every object. Raises the errors that the stores raise."""
+        If the target rejects a manifest because it lacks a blob that it was known to have, push the image again, and
+        look up every object on the target before it is sent. Raises the errors that the stores raise."""
         repository = plan_entry.target.repository
         digests = [blob.digest for blob in graph.blobs]
         if self._can_mount_from_source(plan_entry, graph):
@@ -113,7 +118,7 @@ class ImageCopier:
         except RemoteError as error:
             if error.code != "blob_missing":
                 raise
-            text = f"{plan_entry.name}: the target lacks a blob that it was known to have; pushing the image again"
+            text = f"{plan_entry.name}: the target lacks a blob that it was expected to have; pushing the image again"
             _log.warning("distrust", extra={"target": plan_entry.name, "code": error.code, "text": text})
         self._locations.distrust(repository)
         counts.reset_for_second_push()
@@ -132,8 +137,8 @@ class ImageCopier:
 
         changed = await self._copy_blobs([request_for(blob) for blob in graph.blobs], counts)
         for level in graph.levels:
-            ask = check_all or plan_entry.old_digest == graph.root.digest
-            missing, damaged = await self._find_missing(store, repository, level, ask=ask)
+            look_up = check_all or plan_entry.old_digest == graph.root.digest
+            missing, damaged = await self._find_missing(store, repository, level, look_up=look_up)
             missing_digests = {child.digest for child in missing}
             for child in level:
                 if child.digest not in missing_digests:
@@ -188,15 +193,15 @@ class ImageCopier:
                 counts.add_interrupted(blob)
 
     async def _find_missing(
-        self, store: Target, repository: Repository, level: Collection[Manifest], *, ask: bool
+        self, store: Target, repository: Repository, level: Collection[Manifest], *, look_up: bool
     ) -> tuple[list[Manifest], list[Manifest]]:
         """Return the manifests of a level that must be written, and those among them that may be damaged on the target.
 
-        ask: whether to look them up on the target. If not, return every manifest that this run has not written yet,
-        because a PUT costs as much as a HEAD. Hints from earlier runs are not used, because the garbage collection of
-        a registry may delete untagged manifests, even children of an index, and many registries accept an index whose
+        look_up: whether to look them up on the target. If not, return every manifest that this run has not written yet,
+        because a PUT costs as much as a HEAD. Hints from earlier runs are not used, because a registry's garbage
+        collection may delete untagged manifests, even children of an index, and many registries accept an index whose
         children are missing."""
-        if not ask:
+        if not look_up:
             return [child for child in level if not self._locations.has_manifest(repository, child.digest)], []
 
         def resolve(work: Work) -> list[Version | MirrorError]:
@@ -211,8 +216,8 @@ class ImageCopier:
     async def _check_replaced(self, request: BlobRequest, reference: str, manifest: Manifest) -> None:
         """Read back a manifest that was written over a damaged copy, to check that the target has replaced the copy.
 
-        Raises Refused (target_lied) if the damaged copy is still there. The request is a GET: some registries respond
-        to a HEAD with an error although they have the manifest."""
+        Raises Refused (target_lied) if the target still has the damaged copy. This sends a GET, because some registries
+        respond to a HEAD with an error although they have the manifest."""
         repository = request.repository
 
         def read_back(work: Work) -> None:
@@ -227,7 +232,7 @@ class ImageCopier:
                 raise not_replaced(f"its digest is {stored}")
 
         def not_replaced(why: str) -> Refused:
-            """Return the error for a damaged copy that the target has kept."""
+            """Return the error for a damaged copy that the target did not replace. why: how it is damaged."""
             return Refused(
                 f"{repository} accepted the upload of {manifest.digest} but still serves a damaged copy: {why}",
                 hint="run `mirror sync --repair CONFIG`, which says what to delete on the target",
@@ -241,7 +246,7 @@ class ImageCopier:
             raise
 
     async def _is_tag_current(self, store: Target, repository: Repository, tag: str, root: Manifest) -> bool:
-        """Return whether the tag on the target refers to the root manifest. Sends a request to find out."""
+        """Ask the target whether the tag refers to the root manifest, and return the answer."""
 
         def resolve(work: Work) -> bool:
             """Resolve the tag and compare its digest. Runs on a worker thread."""
@@ -251,9 +256,9 @@ class ImageCopier:
         return await self._calls.call_host(repository.host, resolve)
 
     def _withdraw_tag(self, plan_entry: PlanEntry) -> None:
-        """Durably remove the recorded digest of the tag before the tag is written.
+        """Remove the recorded digest of a tag from the state on disk, before the tag is written.
 
-        If the response to the PUT is lost, it is unknown which digest the tag has."""
+        The record would be unreliable if the response to the PUT got lost."""
         repository = str(plan_entry.target.repository)
         self._notes.withdraw_tag(repository, plan_entry.reference.tag, noted=plan_entry.old_digest is not None)
 
@@ -262,7 +267,7 @@ class ImageCopier:
     ) -> None:
         """Write a manifest under a tag or its digest, and record the result.
 
-        request: describes the manifest in the record. before: called on the thread before each attempt."""
+        request: describes the manifest for the recorder. before: called on the worker thread before each attempt."""
         repository, result = request.repository, BlobResult()
 
         def put(work: Work) -> None:
@@ -293,17 +298,17 @@ class ImageCopier:
         self._recorder.record_manifest(request, BlobResult(BlobOutcome.EXISTS))
 
     def _can_mount_from_source(self, plan_entry: PlanEntry, graph: ManifestGraph) -> bool:
-        """Return whether blobs can be mounted from the source.
+        """Return whether the blobs of an image can be mounted from the source repository.
 
-        It must be a repository of a target registry, and the image must need no transform."""
+        This requires that the source repository is on a target registry, and that the image needs no transform."""
         target = self._targets.get(graph.blob_source.store.host)
         version = plan_entry.reference.version
         return target is not None and not target.on_disk and isinstance(version, Version) and version.transform is None
 
     def _note_copied(self, repository: Repository, plan_entry: PlanEntry, graph: ManifestGraph) -> None:
-        """Record for later runs what the target contains after a copy.
+        """Record for later runs that the target has the image, and its digest.
 
-        Also record what the source contains, if blobs can be mounted from it."""
+        If blobs can be mounted from the source, record the same for the source."""
         entry, root, tag = plan_entry.reference.entry, graph.root.digest, plan_entry.reference.tag
         blobs = [blob.digest for blob in graph.blobs]
         self._notes.note_graph(str(repository), root, blobs)

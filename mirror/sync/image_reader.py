@@ -32,7 +32,7 @@ class TransformNotes(Protocol):
 
 
 async def read_version(calls: Calls, reference: SourceReference) -> Version:
-    """Return what a reference refers to at the source now. Raises the same errors as `Source.read`."""
+    """Read from the source what a reference refers to now, and return it. Raises the same errors as `Source.read`."""
     entry = reference.entry
     return await calls.call_host(
         entry.source.host, lambda work: entry.source.read(entry.repository, reference.identifier, work)
@@ -52,13 +52,13 @@ class ImageReader:
         self._parts: SharedTasks[Hashable, None] = SharedTasks(calls.tasks)
 
     async def read_graph(self, reference: SourceReference) -> ManifestGraph:
-        """Return the graph of the image that a reference refers to. Only the first call for a reference reads it.
+        """Return the graph of the image that a reference refers to. Only the first call reads it from the source.
 
         Raises the errors that the source raises."""
         return self._graphs.get(reference) or await self._reads.run(reference, lambda: self._read(reference))
 
     async def read_graphs(self, references: Sequence[SourceReference]) -> list[ManifestGraph | MirrorError]:
-        """Return the graph of each reference, or the error if the graph cannot be read."""
+        """Return the graph for each reference, or the error if its graph cannot be read."""
         return await gather_results(self.read_graph(reference) for reference in references)
 
     def release(self, reference: SourceReference) -> None:
@@ -78,15 +78,17 @@ class ImageReader:
         if isinstance(version, MirrorError):
             raise version
         if version.transform is None:
-            graph = await self._read_plain(reference, version)
+            graph = await self._read_untransformed(reference, version)
         else:
             graph = await self._run_transform(reference, version.transform)
         reference.version = replace(version, manifest=None)  # the graph contains it
         self._graphs[reference] = graph
         return graph
 
-    async def _read_plain(self, reference: SourceReference, version: Version) -> ManifestGraph:
-        """Read an image that needs no transform. Raises RemoteError for a schema 1 image if these are not allowed."""
+    async def _read_untransformed(self, reference: SourceReference, version: Version) -> ManifestGraph:
+        """Read an image that needs no transform.
+
+        Raises RemoteError (manifest_invalid) for a schema 1 image if the mirror does not allow schema 1."""
         entry = reference.entry
         identifier = version.digest or reference.identifier
         graph = await self._manifests.read_graph(entry.source, entry.repository, identifier, version.manifest)
@@ -103,12 +105,12 @@ class ImageReader:
         host = host_permit(reference.entry.source.host)
         parts = await self._calls.call(transform.parts, needs=(host,), policy=ONCE)
 
-        async def make(part: TransformPart) -> None:
+        async def create_part(part: TransformPart) -> None:
             """Create one part. If it is already being created for another image, wait until it is complete."""
             run = partial(transform.make, part)
             await self._parts.run(part.key, lambda: self._calls.call(run, needs=(host, DOWNLOADS)))
 
-        await run_group(make(part) for part in parts)
+        await run_group(create_part(part) for part in parts)
         result = await self._calls.call(transform.finish, needs=(host,), policy=ONCE)
         graph = await self._manifests.read_graph(result.source, result.repository, result.root.digest, result.root)
         self._notes.note_transform_digest(transform.identity, result.root.digest)

@@ -1,4 +1,4 @@
-"""Stores manifest bodies: the most recent ones in memory, and older ones that are still needed in files."""
+"""Stores manifest bodies: the most recent ones in memory, the others in files while they are still needed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mirror.transfer.spool import translate_os_errors
 from mirror.util.structs import replace
 
 MEMORY = 32 << 20  # bytes of bodies that are kept in memory
-_MIN_FILES_TO_SWEEP = 64  # with fewer files, unneeded files are not searched for
+_MIN_FILES_TO_SWEEP = 64  # below this number of files, unneeded files are not deleted
 
 
 class _StoredBody:
@@ -83,12 +83,13 @@ class ManifestBodies:
         if body is not None:
             return body
         if path is None:
-            raise RuntimeError(f"the body of {key} was not kept")
+            raise RuntimeError(f"the body of manifest {key} is not stored")
         with translate_os_errors(path):
             body = path.read_bytes()
         if Digest.of(body, key.algorithm) != key:
             raise LocalError(
-                f"{path} does not contain the bytes that were written to it", hint="check the spool's disk"
+                f"{path} does not contain the bytes that were written to it",
+                hint="check the disk that contains the spool directory",
             )
         return body
 
@@ -98,7 +99,7 @@ class ManifestBodies:
             shutil.rmtree(self._directory, ignore_errors=True)
 
     def _make_room(self) -> list[Digest]:
-        """Remove the oldest bodies from memory until the limit is met. Return those that must be written to files.
+        """Remove the oldest bodies from memory until the others fit. Return the keys of those to write to files.
 
         The caller holds the lock."""
         to_write = []
@@ -120,7 +121,7 @@ class ManifestBodies:
                 self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 path.write_bytes(self._being_written[key])
         except LocalError:
-            with self._lock:  # keep it in memory, above the limit
+            with self._lock:  # keep it in memory, even above the limit
                 self._memory[key] = self._being_written.pop(key)
                 self._bytes += len(self._memory[key])
             raise

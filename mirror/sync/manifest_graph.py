@@ -25,7 +25,7 @@ MAX_DEPTH = 16  # levels of nested indexes
 MAX_MANIFESTS = 10_000  # under one root
 CACHE_BYTES = 32 << 20  # total size of the cached manifests
 LARGE_SIZE = 1 << 20  # bytes; larger manifests need the permit LARGE
-_LEAVE_OUT = "leave this image out of the configuration"
+_LEAVE_OUT = "exclude this image in the configuration"
 _REBUILD = "the image itself is invalid, not just a copy of it: rebuild it and push it again"
 
 
@@ -41,7 +41,7 @@ def manifest_permits(host: str, size: int | None) -> tuple[str, ...]:
 
 
 class ManifestGraph(Struct, frozen=True):
-    """The manifests and blobs of an image. The bodies of the manifests are read when they are needed.
+    """The manifests and blobs of an image. Its manifests may load their bodies from files on demand.
 
     levels: the child manifests by level, lowest first; each manifest refers only to manifests of lower levels.
     blobs: the blobs of all manifests, each digest once, without foreign layers.
@@ -88,13 +88,15 @@ class ManifestCache:
         """Return a manifest. If `reference` is a digest, the cache is used; a tag is always read from the source.
 
         size: the size in bytes, if it is known. Raises the same errors as `Source.manifest`."""
-        scope = self._scope(source, repository)
+        scope = self._cache_scope(source, repository)
 
         def run(work: Work) -> Manifest:
             """Read the manifest on a worker thread, unless it has been cached in the meantime."""
-            return self._find(scope, reference) or self._keep(scope, source.manifest(repository, reference, work))
+            return self._find_cached(scope, reference) or self._add_to_cache(
+                scope, source.manifest(repository, reference, work)
+            )
 
-        return self._find(scope, reference) or await self._reads.run(
+        return self._find_cached(scope, reference) or await self._reads.run(
             (source.host, repository, reference),
             lambda: self._calls.call(run, needs=manifest_permits(source.host, size), policy=ONCE),
         )
@@ -107,7 +109,7 @@ class ManifestCache:
         known: the root manifest, if it has already been read. Raises Refused (too_deep, too_many, type_mismatch,
         size_mismatch, manifest_too_big), and the same errors as `read`."""
         root = await (
-            self._add_in_call(source, repository, known) if known else self.read(source, repository, reference)
+            self._add_on_thread(source, repository, known) if known else self.read(source, repository, reference)
         )
         manifests: dict[Digest, Manifest] = {root.digest: root}
         level = [root]
@@ -119,7 +121,7 @@ class ManifestCache:
                 return _assemble_graph(root, manifests, BlobSource(source, repository))
             if len(manifests) + len(wanted) > MAX_MANIFESTS:
                 raise Refused(
-                    f"{repository}: more than {MAX_MANIFESTS} manifests under one root",
+                    f"image {reference} in {source.host}/{repository} has more than {MAX_MANIFESTS} manifests",
                     hint=_LEAVE_OUT,
                     code="too_many",
                 )
@@ -133,28 +135,30 @@ class ManifestCache:
                 _check_descriptor(child, descriptor, f"{source.host}/{repository}")
                 manifests[child.digest] = child
         raise Refused(
-            f"{repository}: indexes are nested more than {MAX_DEPTH} levels deep", hint=_LEAVE_OUT, code="too_deep"
+            f"image {reference} in {source.host}/{repository} has indexes nested more than {MAX_DEPTH} levels deep",
+            hint=_LEAVE_OUT,
+            code="too_deep",
         )
 
     def add(self, source: Source, repository: str, manifest: Manifest) -> Manifest:
-        """Add a manifest that was read elsewhere to the cache. Return it with its body stored in `bodies`.
+        """Add a manifest that the caller has already read to the cache. Return it with its body stored in `bodies`.
 
         May write a file. May be called on any thread."""
-        return self._keep(self._scope(source, repository), manifest)
+        return self._add_to_cache(self._cache_scope(source, repository), manifest)
 
-    async def _add_in_call(self, source: Source, repository: str, manifest: Manifest) -> Manifest:
+    async def _add_on_thread(self, source: Source, repository: str, manifest: Manifest) -> Manifest:
         """Call `add` on a worker thread, because it may write a file."""
         return await self._calls.call(lambda work: self.add(source, repository, manifest), policy=ONCE)
 
-    def _scope(self, source: Source, repository: str) -> str:
-        """Return the part of the cache key that names the host or, with `by_repository`, the repository."""
+    def _cache_scope(self, source: Source, repository: str) -> str:
+        """Return the first part of a cache key: the host or, with `by_repository`, the repository."""
         return f"{source.host}/{repository}" if self._by_repository else source.host
 
     def close(self) -> None:
         """Delete the files that contain bodies, including files that a killed run left behind."""
         self._bodies.close()
 
-    def _find(self, scope: str, reference: str) -> Manifest | None:
+    def _find_cached(self, scope: str, reference: str) -> Manifest | None:
         """Return the cached manifest with the digest `reference`. Return None for a tag, which may have changed."""
         if ":" not in reference:
             return None
@@ -164,7 +168,7 @@ class ManifestCache:
                 self._cached.move_to_end((scope, kept.digest))
             return kept
 
-    def _keep(self, scope: str, manifest: Manifest) -> Manifest:
+    def _add_to_cache(self, scope: str, manifest: Manifest) -> Manifest:
         """Add a manifest to the cache. If the cache is full, drop the least recently used manifests."""
         with self._lock:  # make room before another body is stored
             while self._bytes + manifest.size > self._limit and self._cached:
@@ -184,13 +188,13 @@ def _check_descriptor(child: Manifest, descriptor: Descriptor, what: str) -> Non
     Otherwise two clients could interpret the manifest differently."""
     if descriptor.size is not None and child.size != descriptor.size:
         raise WrongDescriptorError(
-            f"{what}@{child.digest} is {child.size} bytes long, but its index says {descriptor.size}",
+            f"{what}@{child.digest} has {child.size} bytes, but its index says {descriptor.size}",
             hint=_REBUILD,
             code="size_mismatch",
         )
     if descriptor.media_type and descriptor.media_type != child.media_type:
         raise WrongDescriptorError(
-            f"{what}@{child.digest} is a {child.media_type}, but its index says {descriptor.media_type}",
+            f"{what}@{child.digest} has the media type {child.media_type}, but its index says {descriptor.media_type}",
             hint=_REBUILD,
             code="type_mismatch",
         )

@@ -16,9 +16,10 @@ from mirror.util.structs import Struct, replace
 
 
 class TargetEntry(Struct, frozen=True):
-    """One target repository of a mirror.
+    """A target repository of a mirror, and the store that contains it.
 
-    exclusive: no other tool writes to the repository, so what the state says about its tags is trusted."""
+    exclusive: whether no other tool writes to the repository. The digests that the state has recorded for its tags are
+    then used without asking the target."""
 
     store: Source
     repository: Repository
@@ -26,13 +27,13 @@ class TargetEntry(Struct, frozen=True):
 
 
 class MirrorEntry(Struct, frozen=True):
-    """One mirror: a source repository, the rules that select its tags, and the targets.
+    """A mirror: a source repository, the rules that select its tags, and the target repositories.
 
-    heads_first: the source counts GET requests for manifests against a quota, but not HEAD requests. Its digests are
-    therefore requested with HEAD before a manifest is read.
+    heads_first: whether digests are requested with HEAD before a manifest is read, because the source counts GET
+    requests for manifests against a quota, but not HEAD requests.
     schema1: whether images with schema 1 manifests are allowed.
-    wildcard: `repository` is a prefix, and every repository below it is mirrored. The part of a name after the prefix
-    replaces MATCHED in the repositories of the targets."""
+    wildcard: whether `repository` is a prefix, so that every source repository below it is mirrored. In the target
+    repositories, MATCHED is then replaced by the part of the source repository's name after the prefix."""
 
     source: Source
     repository: str
@@ -50,7 +51,7 @@ class MirrorEntry(Struct, frozen=True):
         return str(Repository(self.source.host, self.repository))
 
     def expand_wildcard(self, repository: str) -> MirrorEntry:
-        """Return a mirror entry for one repository that the wildcard matches."""
+        """Return the mirror entry for `repository`, one of the source repositories that this wildcard matches."""
         matched = repository.removeprefix(f"{self.repository}/" if self.repository else "")
         targets = (
             replace(
@@ -62,10 +63,10 @@ class MirrorEntry(Struct, frozen=True):
 
 
 class SourceReference(Struct, eq=False):
-    """A selected tag or digest at a source. It is resolved at most once in a run, and read once for all targets.
+    """A selected tag or digest at a source. In a run, it is resolved at most once, and its image is read once.
 
     identifier: the tag or digest that is requested from the source.
-    tag: its tag on the targets, or its digest if it has no tag there.
+    tag: the tag that the image gets on the targets, or its digest if it gets no tag.
     version: what the reference refers to, or the error if it could not be resolved. None until it is resolved.
     users: the number of targets that may still need the image."""
 
@@ -90,12 +91,12 @@ class Action(Enum):
 
 
 class PlanEntry(Struct, frozen=True, eq=False):
-    """The plan for one reference on one target.
+    """The planned action for one source reference on one target.
 
-    old_digest: the digest that the tag on the target refers to now.
-    may_have_blobs: the target repository may already have blobs.
-    damaged: the target has the tag, but cannot return its manifest, probably because its copy is damaged. A push might
-    fail to replace such a copy.
+    old_digest: the digest that the tag on the target refers to now, or None if it is not known or there is no tag.
+    may_have_blobs: whether the target repository may already contain blobs.
+    damaged: whether the target has the tag but cannot return its manifest, probably because the stored manifest is
+    damaged. A push might fail to replace a damaged manifest.
     error: set if the action is FAIL."""
 
     reference: SourceReference
@@ -124,7 +125,10 @@ class RepositoryFilter(Protocol):
         ...
 
     def note_unlisted(self, repository: str) -> None:
-        """Record that a source could not be listed, so that `--only` patterns for it are not reported as unused."""
+        """Remember that the tags of a repository, or the repositories that a wildcard matches, could not be listed.
+
+        `--only` patterns for these repositories are then not reported as unused.
+        repository: `HOST/REPOSITORY`, or `HOST/PREFIX/*` for a wildcard."""
         ...
 
 
@@ -138,7 +142,7 @@ class PlanReceiver(Protocol):
     def record_listing_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
         """Record that a mirror cannot be planned.
 
-        Either a list could not be read, no tag is selected, or the mirror conflicts with another one."""
+        Its tags or repositories could not be listed, no tag is selected, or it conflicts with another mirror."""
         ...
 
     def record_invalid_name(self, entry: MirrorEntry, error: MirrorError) -> None:
@@ -146,16 +150,18 @@ class PlanReceiver(Protocol):
         ...
 
     def note_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
-        """Record the digest that a tag on a target refers to."""
+        """Record the digest that a tag on a target currently refers to. Only a sync stores it in the state."""
         ...
 
     def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
-        """Record how many references of a mirror are selected. rejected: the number of tags that each rule left out."""
+        """Record the number of references that are selected for a mirror.
+
+        rejected: the number of tags that each rule rejects."""
         ...
 
 
 class PlanHints(Protocol):
-    """Provides what earlier runs recorded in the state. The methods read the state's file, so they block."""
+    """Reads what earlier runs recorded in the state. The methods read a file, so they block."""
 
     def target_tag(self, repository: str, tag: str) -> Digest | None:
         """Return the digest that was last recorded for a tag on a target, or None if none is recorded."""
@@ -166,21 +172,21 @@ class PlanHints(Protocol):
         ...
 
     def transform_digest(self, identity: str) -> Digest | None:
-        """Return the digest of a transform's last result, or None if none is recorded."""
+        """Return the digest of the last result of the transform with this identity, or None if none is recorded."""
         ...
 
     def is_unfinished(self, repository: str) -> bool:
-        """Return whether a run started to write to a target repository and did not finish."""
+        """Return whether an earlier run started to write to a target repository but did not finish."""
         ...
 
 
 def reference_suffix(reference: str) -> str:
-    """Return `:TAG` for a tag, or `@DIGEST` for a digest."""
+    """Return the part of an image name after the repository: `:TAG` for a tag, or `@DIGEST` for a digest."""
     return ("@" if ":" in reference else ":") + reference
 
 
 def listed_version(tag: str) -> Version | None:
-    """Return the version of a tag if the tag list contained its digest (ListedTag). Otherwise, return None."""
+    """Return a Version with the digest from the tag list, or None if the list contained no digest for the tag."""
     return Version(tag.digest) if isinstance(tag, ListedTag) else None
 
 
@@ -195,13 +201,15 @@ def plan_image(
     repair: bool = False,
     damaged_digest: str | None = None,
 ) -> PlanEntry:
-    """Return the plan entry for one reference on one target, based on what the source and the target returned.
+    """Decide which action is needed for one reference on one target, and return the plan entry.
 
-    old: what the tag on the target refers to, None if it does not exist, or the error if the request failed.
+    old: the digest that the tag on the target refers to, None if the tag does not exist or may be overwritten, or the
+    error if the lookup failed.
     known_equal: the digest that an immutable tag had at the source and on the target in an earlier run. If the target
-    still has it, `reference.version` may be None: the source was not asked.
-    damaged_digest: the digest that a damaged tag had, if it is known. With `repair`, an immutable tag is copied only
-    if the source still has this digest."""
+    still has this digest, the image is skipped, and `reference.version` may be None.
+    may_have_blobs, damaged: see PlanEntry.
+    repair: whether to copy a damaged immutable tag if the source still has the digest that the tag had on the target.
+    damaged_digest: this digest, if it is known."""
     version = reference.version
     if isinstance(old, MirrorError):
         failed = PlanEntry(reference, target, Action.FAIL, error=old)
@@ -225,20 +233,23 @@ def plan_image(
 def _plan_repair(
     failed: PlanEntry, error: MirrorError, damaged_digest: str | None, *, may_have_blobs: bool
 ) -> PlanEntry:
-    """Plan the repair of a damaged immutable tag. Copy it only if the source has the digest that the tag had."""
+    """Return the plan entry for a damaged immutable tag: a copy if the source has the digest that the tag had.
+
+    Otherwise, return a failure. failed: the plan entry without a repair. error: why the tag could not be looked up."""
     version = failed.reference.version
     if damaged_digest is not None and isinstance(version, Version) and version.digest == damaged_digest:
         return replace(failed, action=Action.COPY, may_have_blobs=may_have_blobs, damaged=True, error=None)
-    text = f"{error.what}; the tag is immutable, and it is unknown whether it had the digest that the source has now"
+    reason = "the tag is immutable, and it is unknown whether it had the digest that the source has now"
+    text = f"{error.what}; it is not replaced, because {reason}"
     conflict = error.with_text(text)
-    conflict.hint = "remove the tag on the target by hand, then run `mirror sync CONFIG`"
+    conflict.hint = "delete the tag on the target, then run `mirror sync CONFIG`"
     return replace(failed, error=conflict)
 
 
 def check_immutable(plan_entry: PlanEntry, digest: Digest) -> None:
-    """Raise Refused (tag_immutable) if an immutable tag has a different digest on the target.
+    """Raise Refused (tag_immutable) if copying an image would change the digest of an immutable tag on the target.
 
-    digest: the digest of the image to copy, which may have been unknown until its transform had run."""
+    digest: the digest of the image to copy. It may have been unknown until the image was transformed."""
     old, reference = plan_entry.old_digest, plan_entry.reference
     if old is not None and old != digest and reference.entry.rules.is_immutable(reference.tag):
         raise immutable_conflict(Version(digest), old)
@@ -246,9 +257,9 @@ def check_immutable(plan_entry: PlanEntry, digest: Digest) -> None:
 
 def immutable_conflict(version: Version | None, old: Digest) -> Refused:
     """Return the error for an immutable tag whose digest at the source differs from `old`, its digest on the target."""
-    source_digest = version.digest if version is not None and version.digest is not None else "another digest"
+    source_digest = version.digest if version is not None and version.digest is not None else "a different digest"
     return Refused(
-        f"the target has {old}, but the source has {source_digest}",
-        hint="the configuration says that this tag is immutable: find out who changed it; nothing was overwritten",
+        f"the tag is immutable, but the target has {old} and the source has {source_digest}",
+        hint="nothing was overwritten: find out why the tag has changed",
         code="tag_immutable",
     )

@@ -30,7 +30,7 @@ from mirror.util.cancellation import Work
 
 
 class Planner:
-    """Plans mirror entries, and passes the plan to a PlanReceiver."""
+    """Plans the mirrors of a configuration, and passes each plan entry to a PlanReceiver."""
 
     def __init__(
         self,
@@ -47,11 +47,13 @@ class Planner:
     ) -> None:
         """Create a planner.
 
+        hints: what earlier runs recorded in the state.
+        only: selects the repositories and references that the run mirrors.
         parallel: the number of parallel requests to each host.
-        use_hints: trust the digests in tag lists, and what the state has recorded about exclusive targets and
-        immutable tags.
-        repeat_transforms: do not use the results of transforms that the state has recorded.
-        repair: copy a damaged immutable tag if the source still has its digest.
+        use_hints: whether to trust the digests in tag lists, and what the state has recorded about exclusive targets
+        and immutable tags.
+        repeat_transforms: whether to ignore the transform results that the state has recorded.
+        repair: whether to copy a damaged immutable tag if the source still has the digest that the tag had.
         keep_manifest: called with each manifest that had to be read to resolve a source reference."""
         self._calls = calls
         self._receiver = receiver
@@ -59,7 +61,7 @@ class Planner:
         self._parallel = parallel
         self._use_hints = use_hints
         self._write_conflicts = WriteConflicts()
-        # The expanded wildcards that were needed to find conflicts, by the id of the entry.
+        # For wildcard entries that may conflict with another entry, by id: the entries for the matched repositories.
         self._expanded: dict[int, list[MirrorEntry] | MirrorError] = {}
         self._target_planner = TargetPlanner(
             calls,
@@ -72,7 +74,7 @@ class Planner:
         )
 
     async def plan_all(self, entries: Iterable[MirrorEntry]) -> None:
-        """Plan all entries. Errors become part of the plan; only exceptions that show a bug are raised."""
+        """Plan all entries. Errors are passed to the PlanReceiver; only exceptions that show a bug are raised."""
         configured = list(entries)
         possible_conflicts = find_possible_conflicts(configured)
         ids = {id(entry) for entry in possible_conflicts}
@@ -84,16 +86,17 @@ class Planner:
         )
 
     async def _plan_each(self, entries: Iterable[MirrorEntry]) -> None:
-        """Plan the entries from which the run may select a reference."""
+        """Plan each entry, unless `--only` or `--shard` excludes all its references."""
         await run_group(
             self.plan_mirror(entry) for entry in entries if entry.wildcard or self._only.may_select(entry.name)
         )
 
     async def _plan_possible_conflicts(self, entries: Sequence[MirrorEntry]) -> None:
-        """Plan the entries that may conflict. First read the catalogs for their wildcards, to find actual conflicts.
+        """Plan the entries that may conflict. First expand their wildcards to find out which of them do conflict.
 
-        All these catalogs are read, whatever `--only` and `--shard` select, so that the plan depends neither on these
-        options nor on the order of responses. If a catalog cannot be read, only its own entry fails."""
+        This reads a catalog for each wildcard, even if `--only` or `--shard` excludes the entry. The conflicts that are
+        found therefore depend neither on these options nor on the order of responses. If a catalog cannot be read, only
+        its own entry fails."""
         wildcards = [entry for entry in entries if entry.wildcard]
         results = await gather_results(self._expand_wildcard(entry) for entry in wildcards)
         self._expanded = {id(entry): result for entry, result in zip(wildcards, results, strict=True)}
@@ -105,9 +108,9 @@ class Planner:
         await self._plan_each(entries)
 
     async def plan_mirror(self, entry: MirrorEntry, selection: WildcardSelection | None = None) -> None:
-        """Plan one mirror. Errors become part of the plan; only exceptions that show a bug are raised.
+        """Plan one mirror. Errors are passed to the PlanReceiver; only exceptions that show a bug are raised.
 
-        selection: if the entry was expanded from a wildcard, the WildcardSelection to which its selection is added."""
+        selection: if a wildcard was expanded to this entry, collects which tags are selected for the whole wildcard."""
         try:
             if entry.wildcard:
                 await self._plan_wildcard(entry)
@@ -136,7 +139,7 @@ class Planner:
             )
 
     def _record_failure(self, entry: MirrorEntry, error: MirrorError, selection: WildcardSelection | None) -> None:
-        """Record that an entry cannot be planned, in the plan and in `selection`."""
+        """Pass on the error for an entry that cannot be planned, and add the failure to `selection` if there is one."""
         if selection is not None:
             selection.add_failure(error)
         self._only.note_unlisted(entry.name)
@@ -181,7 +184,9 @@ class Planner:
     async def _select_references(
         self, entry: MirrorEntry, wildcard_selection: WildcardSelection | None
     ) -> list[SourceReference]:
-        """Return the references that the run mirrors from a source."""
+        """Return the references that the run mirrors from the source of an entry.
+
+        Raises the same errors as `list_source_tags`, and RemoteError (nothing_selected)."""
         rules = entry.rules
         rejected: Mapping[str, int] = {}
         if rules.digest is not None:

@@ -21,10 +21,10 @@ from mirror.util.structs import replace
 _log = logging.getLogger("mirror.plan")
 
 KeepManifest: TypeAlias = Callable[[Source, str, Manifest], object]
-"""Called with a store, a repository and a manifest that was read to resolve a reference, in order to keep it."""
+"""A callback that stores a manifest for later use. Arguments: the store, the repository, and the manifest."""
 
 DigestOrError: TypeAlias = Digest | MirrorError | None
-"""The digest of a tag on a target, None if the tag does not exist or may be overwritten, or the error of the lookup."""
+"""The digest of a tag on a target, None if the tag does not exist or may be overwritten, or the lookup error."""
 
 
 def list_repositories(entry: MirrorEntry, work: Work) -> tuple[list[str], list[MirrorError]]:
@@ -32,7 +32,7 @@ def list_repositories(entry: MirrorEntry, work: Work) -> tuple[list[str], list[M
 
     Raises the same errors as `Source.repositories`."""
     prefix = f"{entry.repository}/" if entry.repository else ""
-    return _sort_names(entry.source.repositories(prefix, work))
+    return _split_names(entry.source.repositories(prefix, work))
 
 
 def list_source_tags(entry: MirrorEntry, work: Work) -> tuple[list[str], list[MirrorError]]:
@@ -42,13 +42,13 @@ def list_source_tags(entry: MirrorEntry, work: Work) -> tuple[list[str], list[Mi
     try:
         names = list(entry.source.tags(entry.repository, work))
     except NotFound as error:
-        hint = "check its name and the credentials; some registries also report a repository without tags as not found"
+        hint = "check the repository's name and the credentials; some registries respond with 404 if it has no tags"
         what = f"{entry.name} was not found: {error.what}"
         raise NotFound(what, hint=error.hint or hint, status=404, protocol=error.protocol) from error
     if not names and not entry.rules.allow_empty:
-        text = f"{entry.name} lists no tags"
+        text = f"the source {entry.name} lists no tags"
         _log.warning("no_tags", extra={"source": entry.name, "text": text})
-    return _sort_names(names)
+    return _split_names(names)
 
 
 def list_target_tags(store: Source, repository: str, work: Work) -> set[str] | None:
@@ -72,8 +72,8 @@ def list_target_tags(store: Source, repository: str, work: Work) -> set[str] | N
         return None
 
 
-def _sort_names(names: Iterable[str | MirrorError]) -> tuple[list[str], list[MirrorError]]:
-    """Return the valid names in sorted order, and the errors for invalid names."""
+def _split_names(names: Iterable[str | MirrorError]) -> tuple[list[str], list[MirrorError]]:
+    """Split the names that a store returned: the valid names in sorted order, and the errors for invalid names."""
     valid, errors = [], []
     for name in names:
         if isinstance(name, MirrorError):
@@ -88,8 +88,9 @@ def resolve_all(
 ) -> list[Version | MirrorError]:
     """Resolve `references`, and return a version or an error for each of them, in the same order.
 
-    An error that ends the request is returned for every reference that was not resolved before it. Manifests that the
-    store had to read are passed to `keep_manifest`, and are not part of the result: there may be very many.
+    If an error concerns all references, it is returned for each reference that has not been resolved yet. Manifests
+    that the store had to read are passed to `keep_manifest`. They are not part of the result, because all of them
+    together may need too much memory.
 
     Raises Cancelled."""
     versions: list[Version | MirrorError] = []
@@ -111,8 +112,8 @@ def resolve_all(
 def digest_or_error(version: Version | MirrorError, *, immutable: bool) -> DigestOrError:
     """Return the digest of a tag on a target, None if it does not exist or may be overwritten, or the lookup error.
 
-    A tag that may be damaged may be overwritten unless it is immutable. For example, if the file of a tag is empty, a
-    registry responds with 500 until the tag is pushed again."""
+    version: the result of the lookup. A tag whose manifest may be damaged may be overwritten unless it is immutable.
+    For example, if a registry's file for a tag is empty, it responds with 500 until the tag is pushed again."""
     if isinstance(version, Version):
         return version.digest
     overwritable = isinstance(version, NotFound) or (may_be_damaged(version) and not immutable)
@@ -120,9 +121,9 @@ def digest_or_error(version: Version | MirrorError, *, immutable: bool) -> Diges
 
 
 def may_be_damaged(version: Version | MirrorError) -> TypeGuard[MirrorError]:
-    """Return whether a target failed to return a manifest, possibly because its copy is damaged.
+    """Return whether `version` is an error that may be caused by a damaged manifest on the target.
 
-    A push may repair such a copy."""
+    A push may repair a damaged manifest."""
     if isinstance(version, Refused):
         return version.code in DAMAGED
     if not isinstance(version, MirrorError) or isinstance(version, NotFound | AuthError | RateLimited):
@@ -159,9 +160,9 @@ def equality_key(entry: MirrorEntry, repository: Repository) -> str:
 
 
 def add_transform_result(hints: PlanHints, version: Version | MirrorError) -> Version | MirrorError:
-    """Return a version with the digest of its last transform result, if it needs a transform.
+    """If the image needs a transform, return its version with the digest of the last transform result.
 
-    Return errors, and versions that need no transform, unchanged."""
+    The state provides this digest. Errors, and versions without a transform, are returned unchanged."""
     if isinstance(version, MirrorError) or version.transform is None:
         return version
     return replace(version, digest=hints.transform_digest(version.transform.identity))

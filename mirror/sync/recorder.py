@@ -31,7 +31,7 @@ class BlobCounts(Struct):
     interrupted by a signal, or because another blob of the image failed.
     bytes: the numbers of bytes that were read, sent and mounted.
     attempts: the largest number of attempts that any blob needed.
-    started: when the copy of the image started: the time of the monotonic clock, in seconds."""
+    started: the time when the copy of the image started, in seconds of the monotonic clock."""
 
     blobs: Counter[str] = field(default_factory=Counter)
     bytes: Counter[str] = field(default_factory=Counter)
@@ -40,7 +40,7 @@ class BlobCounts(Struct):
     _sent: set[Digest] = field(default_factory=set)  # the blobs that were copied or mounted
 
     def reset_for_second_push(self) -> None:
-        """Reset the counts of the outcomes that the second push of an image determines again."""
+        """Reset the counts that the second push of an image determines again: all except copied and mounted blobs."""
         for outcome in ("exists", "failed", "interrupted"):
             self.blobs[outcome] = 0
 
@@ -67,7 +67,7 @@ class BlobCounts(Struct):
             self.bytes["mounted"] += blob.size or 0
 
     def _add_cost(self, result: BlobResult) -> None:
-        """Add the bytes and attempts of one blob."""
+        """Add the bytes and attempts that copying one blob took."""
         self.bytes["read"] += result.bytes_read
         self.bytes["sent"] += result.bytes_sent
         self.attempts = max(self.attempts, result.attempts)
@@ -96,7 +96,7 @@ class ResultRecorder:
             return set(self._unfinished)
 
     def record_error(self, error: MirrorError) -> None:
-        """Record an error that does not concern a single image."""
+        """Record an error that concerns a target or the whole run, not a single image."""
         self.add_exit_code(error)
         _log.error("trouble", extra={"code": error.code, "text": str(error)})
 
@@ -124,7 +124,7 @@ class ResultRecorder:
     def record_copied(self, plan_entry: PlanEntry, digest: Digest, counts: BlobCounts) -> None:
         """Record that an image was copied."""
         self._add_to_report(plan_entry, "copied", counts, digest)
-        text = f"{plan_entry.name} is now {digest}"
+        text = f"copied {plan_entry.reference.name} to {plan_entry.name}, digest {digest}"
         fields = {"source": plan_entry.reference.name, "target": plan_entry.name, "text": text}
         _log.info("image_copied", extra=fields)
 
@@ -143,7 +143,7 @@ class ResultRecorder:
         self._add_to_report(plan_entry, "skipped", BlobCounts(), plan_entry.old_digest, Cancelled(reason))
 
     def record_listing_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
-        """Record that a mirror cannot be planned, or that one of its names is invalid."""
+        """Record that a mirror cannot be planned, or that its source lists an invalid name."""
         target = ", ".join(str(target.repository) for target in entry.targets)
         protocol = error.protocol or DEFAULT_PROTOCOL
         result: Result = "conflict" if error.code == "target_conflict" else "failed"
@@ -155,7 +155,7 @@ class ResultRecorder:
         """Record that an image failed because of a bug. The run continues with the other images."""
         text = f"{plan_entry.name}: internal error: {type(error).__name__}: {error}"
         _log.error("internal_error", exc_info=error, extra={"target": plan_entry.name, "text": text})
-        failure = MirrorError(text, hint="please report this, and attach the log at level debug", code="internal_error")
+        failure = MirrorError(text, hint="please report this bug, with a log of level `debug`", code="internal_error")
         self._add_to_report(plan_entry, "failed", BlobCounts(), plan_entry.old_digest, failure)
         with self._lock:
             self._codes.add(FAILED)
@@ -193,7 +193,7 @@ class ResultRecorder:
         self._progress.count_image(failed=result in ("failed", "conflict"))
 
     def _log_failure(self, source: str, target: str, error: MirrorError) -> None:
-        """Log the failure of an image or a mirror."""
+        """Log that an image or a mirror failed. source, target: its names."""
         fields = {"source": source, "target": target, "code": error.code, "status": error.status}
         _log.error("image_failed", extra=fields | {"retryable": error.is_transient, "text": f"{target}: {error}"})
 

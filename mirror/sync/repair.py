@@ -1,8 +1,8 @@
-"""A wrapper for the targets of `sync --repair`, which verifies every object by reading and hashing it.
+"""Wraps the targets of `sync --repair`, to verify every object on them by reading and hashing it.
 
 A registry may acknowledge a write that it did not perform. If docker-registry already has the file of a blob or
 manifest, it responds to an upload with 201 and keeps the file, even if its content is wrong. Therefore everything that
-is sent is read back and compared.
+is sent is read back and verified.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def wrap_for_repair(targets: Mapping[str, Target]) -> dict[str, Target]:
 
 
 class RepairTarget:
-    """Wraps a Target, and verifies what it has and what is sent to it. Thread-safe.
+    """A Target that wraps another one, and verifies the objects that it has and those that are sent. Thread-safe.
 
     A blob or manifest is treated as existing only if its bytes match its digest. A write succeeds only if the bytes can
-    be read back. Otherwise it raises Refused (target_lied), with a hint that says what the registry's operator has to
-    delete.
+    be read back; otherwise, it raises Refused (target_lied). The hint of this error says what the registry's operator
+    has to delete.
 
     policy: the retry policy for reads that are not retried as part of a transfer."""
 
@@ -101,7 +101,7 @@ class RepairTarget:
     # ---- writing
 
     def begin(self, images: Sequence[ExpectedImage], work: Work, *, missing: Collection[str] = ()) -> None:
-        """Prepare the target before the run writes to it."""
+        """Prepare the wrapped target before the run writes to it."""
         self._target.begin(images, work, missing=missing)
 
     def finish(self, *, whole: bool, work: Work) -> None:
@@ -146,7 +146,7 @@ class RepairTarget:
         return _VerifiedUpload(self._target.begin_upload(repository, blob, work), self, repository, blob)
 
     def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
-        """Write a manifest and read it back. Raises Refused (target_lied) if the two differ."""
+        """Write a manifest and read it back. Raises Refused (target_lied) if the target has not stored it correctly."""
         self._raise_if_not_replaced(manifest.digest)
         self._target.put_manifest(repository, reference, manifest, work)
         try:
@@ -217,9 +217,9 @@ class RepairTarget:
             raise error.with_text(error.what)
 
     def not_replaced_error(self, repository: str, digest: Digest, error: MirrorError | None) -> Refused:
-        """Log and return the error for a damaged copy that a write did not replace.
+        """Log and return the error for a damaged blob or manifest that the target kept although it was sent again.
 
-        The blob or manifest is not sent again in this run. error: how the copy is damaged, if that is known."""
+        It is not sent once more in this run. error: how the target's copy is damaged, if that is known."""
         target = str(Repository(self.host, repository))
         copy = f"a damaged copy{_describe_damage(error, target, digest)}"
         refused = Refused(
@@ -235,7 +235,7 @@ class RepairTarget:
 
     def _log_damage(self, repository: str, what: str, error: MirrorError) -> None:
         """Log that a blob or manifest is damaged and will be sent again."""
-        text = f"{repository}: {what} is damaged, sending it again: {error.what}"
+        text = f"{repository}: {what} is damaged and will be sent again: {error.what}"
         _log.warning("damaged", extra={"target": repository, "digest": what, "code": error.code, "text": text})
 
 
@@ -276,7 +276,7 @@ class _VerifiedUpload:
 
 
 def remedy(digest: Digest) -> str:
-    """Return instructions for removing a damaged copy from a registry's storage, for the registry's operator."""
+    """Return instructions for the registry's operator on how to remove a damaged blob or manifest from its storage."""
     file = f"docker/registry/v2/blobs/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}/data"
     return (
         f"1. delete {file} below the registry's root directory (all its repositories use this copy), 2. restart "
@@ -286,7 +286,7 @@ def remedy(digest: Digest) -> str:
 
 
 def _describe_damage(error: MirrorError | None, repository: str, digest: Digest) -> str:
-    """Return a short description of the damage in parentheses, or an empty string if it is not known."""
+    """Return a short description of the damage in parentheses, or an empty string if `error` is None."""
     if error is None:
         return ""
     what = error.what.partition(", not ")[0].removeprefix(f"{repository}@{digest}").strip()
@@ -311,5 +311,5 @@ def _is_truncated(error: MirrorError) -> bool:
 
 
 def _convert_truncated(error: MirrorError) -> MirrorError:
-    """Convert the error for a truncated manifest to Refused (size_mismatch). Return other errors unchanged."""
+    """Convert the error for a truncated response to Refused (size_mismatch). Return other errors unchanged."""
     return Refused(error.what, hint=error.hint, code="size_mismatch") if _is_truncated(error) else error

@@ -32,9 +32,10 @@ class NotReplacedError(RemoteError):
 
 
 class TargetLifecycle:
-    """Opens and closes the targets of a run. Targets are identified by their hosts.
+    """Opens and closes the targets of a run. Each target is identified by its host.
 
-    must_copy_to: returns whether a mirror in the configuration must copy something to a repository (host, path)."""
+    must_copy_to: a function that returns whether any configured mirror must copy an image to a repository, given its
+    host and path."""
 
     def __init__(
         self,
@@ -57,7 +58,7 @@ class TargetLifecycle:
         self._expected: defaultdict[str, dict[PlanEntry, ExpectedImage]] = defaultdict(dict)
 
     def note_missing(self, host: str, name: str, error: MirrorError) -> None:
-        """Record why a bundle lacks an image or repository that it should contain. Does nothing for other targets.
+        """Remember why a bundle will lack an image or repository that it should contain. Ignore targets of other kinds.
 
         name: the name that the image or repository has in the bundle."""
         if self._targets[host].needs_all_images:
@@ -68,7 +69,9 @@ class TargetLifecycle:
         return dict(self._missing[host])
 
     async def begin(self, host: str, images: Sequence[ExpectedImage] = ()) -> None:
-        """Open a target before its first write. Later calls do nothing. Raises the same errors as `Target.begin`."""
+        """Open a target unless it has been opened already. Raises the same errors as `Target.begin`.
+
+        images: if the target is a bundle, all images that will be written to it."""
         if host not in self._open_hosts:
             await self._openings.run(host, lambda: self._open(host, images))
 
@@ -85,9 +88,9 @@ class TargetLifecycle:
         await self._calls.call_host(host, run)
 
     async def begin_with_images(self, host: str, plan_entries: Sequence[PlanEntry]) -> dict[PlanEntry, MirrorError]:
-        """Read the graphs of all images for a bundle, then open the bundle for writing these images.
+        """Read the graphs of all images that are planned for a bundle, then open the bundle to write these images.
 
-        Return an error for each image that cannot be read. Such images are left out of the bundle."""
+        Return an error for each image that cannot be read. The bundle is written without these images."""
         errors: dict[PlanEntry, MirrorError] = {}
         expected = self._expected[host]
         graphs = await self._reader.read_graphs([plan_entry.reference for plan_entry in plan_entries])
@@ -114,12 +117,12 @@ class TargetLifecycle:
     async def _note_vanished_repositories(self, host: str, planned: Collection[str]) -> None:
         """Mark repositories of an existing bundle as missing if mirrors must copy to them but no image is planned.
 
-        planned: the repositories with planned images. A repository may have none because the source returned an empty
-        tag list, or a catalog that does not contain it."""
+        planned: the repositories for which an image is planned. None is planned for a repository if, for example, the
+        source returns an empty tag list, or a catalog without this repository."""
         run = partial(_list_repositories, self._targets[host])
         for name in await self._calls.call_host(host, run) or ():
             if isinstance(name, str) and name not in planned and self._must_copy_to(host, name):
-                what = f"it contains {name}, but no tag of {name} is selected any more"
+                what = f"the bundle contains {name}, but no tag of {name} is selected any more"
                 self.note_missing(host, name, RemoteError(what, code="nothing_selected"))
 
     # ---- the end
@@ -164,14 +167,14 @@ class TargetLifecycle:
         Return an error if nothing is published."""
         store, cause = self._targets[host], next(iter(missing.values()))
         names = f"{', '.join(list(missing)[:_MOST_NAMES])}{_more_text(missing)}"
-        advice = _advice(host, missing.values())
+        advice = _completion_hint(host, missing.values())
         if _list_repositories(store, work) is not None:
             store.finish(whole=False, work=work)
             if cause.code == "nothing_selected":  # no image has this error, so it is not repeated for each of them
                 what = f"{host} stays as it is: {cause.what}"
                 return NotReplacedError(what, hint=advice, code="bundle_incomplete", retryable=cause.retryable)
             state = "is still incomplete" if store.incomplete else "stays as it is"
-            text = f"{host} {state}: {names} could not be fetched, and only a complete bundle replaces it ({advice})"
+            text = f"{host} {state}: {names} could not be fetched, and only a complete bundle may replace it ({advice})"
             _log.warning("bundle_incomplete", extra={"target": host, "lacking": sorted(missing), "text": text})
             first = next(iter(missing))
             what = f"the image was fetched and kept, but {host} {state}, because {first} could not be fetched"
@@ -186,28 +189,28 @@ class TargetLifecycle:
         if missed_later:
             store.begin(images, work, missing=missing.keys())
         store.finish(whole=True, work=work)
-        text = f"{host} is incomplete: according to its own inventory, it lacks {names}"
+        text = f"{host} is incomplete: it lacks {names}, as its inventory states"
         _log.warning("bundle_incomplete", extra={"target": host, "lacking": sorted(missing), "text": text})
         return None
 
     def close(self) -> None:
-        """Close the targets that a stop left open. Blocks. Call this only after all threads have stopped writing."""
+        """Close the targets that a stopped run left open. Blocks. Call this only after all writes have ended."""
         for host in sorted(self._open_hosts):
             self._targets[host].finish(whole=False, work=Work(Stop()))
 
 
 def name_on_target(plan_entry: PlanEntry) -> str:
-    """Return the name of an image in a bundle: `REPOSITORY:TAG` or `REPOSITORY@DIGEST`."""
+    """Return the name that an image has on its target, without the host: `REPOSITORY:TAG` or `REPOSITORY@DIGEST`."""
     return plan_entry.target.repository.path + reference_suffix(plan_entry.reference.tag)
 
 
-def _advice(host: str, causes: Iterable[MirrorError]) -> str:
-    """Return a hint on how to get a complete bundle. Running again is enough only if all causes are transient."""
+def _completion_hint(host: str, causes: Iterable[MirrorError]) -> str:
+    """Return a hint that says how to get a complete bundle. causes: the errors for the missing images."""
     causes = list(causes)
     if causes[0].code == "nothing_selected":
-        return f"if that is intended, remove {host}, or set `allow-empty: true` for that mirror; then run again"
+        return f"if this is intended, delete {host}, or set `allow-empty: true` for the mirror; then run again"
     if all(cause.is_transient for cause in causes):
-        return "run again: what was fetched is kept"
+        return "run the same command again; what was fetched is kept"
     return "push the missing content to the source, or leave it out of the configuration; what was fetched is kept"
 
 

@@ -50,7 +50,7 @@ def make_batches(references: list[SourceReference], parallel: int) -> list[Batch
 
 
 class TargetPlanner:
-    """Plans references for single targets, and passes the plan entries to a PlanReceiver.
+    """Plans the references of a mirror for one target at a time, and passes each plan entry to a PlanReceiver.
 
     The parameters are described in `Planner`."""
 
@@ -74,7 +74,7 @@ class TargetPlanner:
         self._target_tags = TargetTagReader(calls, hints, use_hints=use_hints, repair=repair)
 
     async def list_if_needed(self, entry: MirrorEntry, target: TargetEntry) -> TargetTags | None:
-        """List the tags of a target. If the list may turn out not to be needed, return None without a request."""
+        """List the tags of a target if planning certainly needs them. Otherwise, return None without a request."""
         return await self._target_tags.list_if_needed(entry, target)
 
     async def plan_target(
@@ -84,17 +84,19 @@ class TargetPlanner:
         batches: Sequence[Batch],
         listing: asyncio.Task[TargetTags | None],
     ) -> None:
-        """Plan all references of an entry for one target. listing: the task that runs `list_if_needed`."""
+        """Plan the references in `batches` for one target of `entry`. listing: the task that runs `list_if_needed`."""
         references = [reference for batch in batches for reference in batch.references]
         try:
             target_tags = await self._target_tags.read(entry, target, references, listing)
         except MirrorError as error:
-            self._fail_all(references, target, error)
+            self._add_failed_entries(references, target, error)
             return
         await run_group(self._plan_batch(target, target_tags, batch) for batch in batches)
 
-    def _fail_all(self, references: Sequence[SourceReference], target: TargetEntry, error: MirrorError) -> None:
-        """Add a failed plan entry with the same error for each reference on one target."""
+    def _add_failed_entries(
+        self, references: Sequence[SourceReference], target: TargetEntry, error: MirrorError
+    ) -> None:
+        """Add a plan entry with the action FAIL and the same error for each reference."""
         for reference in references:
             self._receiver.add_plan_entry(PlanEntry(reference, target, Action.FAIL, error=error))
 
@@ -114,7 +116,7 @@ class TargetPlanner:
             elif target_tags.may_have_blobs is None:
                 target_tags.may_have_blobs = await self._target_tags.may_have_blobs(target, target_tags)
         except MirrorError as error:
-            self._fail_all(references, target, error)
+            self._add_failed_entries(references, target, error)
             return
         for reference in references:
             plan_entry = plan_image(
@@ -150,8 +152,8 @@ class TargetPlanner:
         """Look up the immutable tags that the target does not list. Return their digests on the target, by tag.
 
         A list may be incomplete, for example after a 404 or if its pages end early, so an immutable tag is not
-        overwritten just because it is not listed. The tags that exist and do not have the digest that was equal in an
-        earlier run are also resolved at the source."""
+        overwritten just because it is not listed. If a tag exists on the target, it is also resolved at the source,
+        unless it has the digest that was equal in an earlier run."""
         if target_tags.tags is None:
             return {}
         immutable = references[0].entry.rules.is_immutable
@@ -203,7 +205,7 @@ class TargetPlanner:
         )
 
     async def _resolve_at_source(self, batch: Batch, references: Sequence[SourceReference]) -> None:
-        """Resolve the references that have no version yet, and set their versions."""
+        """Resolve the references that have no version yet at their source, and set their versions."""
         async with batch.lock:
             unresolved = [reference for reference in references if reference.version is None]
             if not unresolved:

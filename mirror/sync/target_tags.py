@@ -20,11 +20,11 @@ class TargetTags(Struct):
     """What is known about the tags of a target repository.
 
     tags: the listed tags; None if they are not listed, so that each tag is requested by name.
-    known_digests: the digests of tags that need no request.
+    known_digests: the digests that are known without requesting the tags, by tag.
     known_equal: immutable tags that were equal to the source in an earlier run, with their digests.
     may_have_blobs: whether the repository may contain blobs. None if this is not known yet.
-    damaged: tags whose manifest the target cannot return, with the digests that it reports for them.
-    last_equal: like `known_equal`, but also set if hints are not trusted. Only repairs use it."""
+    damaged: tags whose manifest the target cannot return, with the digest that the target reports for each, if any.
+    last_equal: like `known_equal`, but also set if hints are not trusted. Used only to repair damaged tags."""
 
     tags: Collection[str] | None = None
     known_digests: Mapping[str, Digest] = field(default_factory=dict)
@@ -41,10 +41,10 @@ class TargetTags(Struct):
 
 
 class TargetTagReader:
-    """Reads the tags of target repositories.
+    """Determines which tags target repositories have, from their tag lists and from the state.
 
-    use_hints: trust the state, and the digests in tag lists.
-    repair: find out which digests damaged immutable tags had."""
+    use_hints: whether to trust the state, and the digests in tag lists.
+    repair: whether to find out which digests damaged immutable tags had."""
 
     def __init__(self, calls: Calls, hints: PlanHints, *, use_hints: bool, repair: bool = False) -> None:
         self._calls = calls
@@ -54,7 +54,7 @@ class TargetTagReader:
         self._repair = repair
 
     async def list_if_needed(self, entry: MirrorEntry, target: TargetEntry) -> TargetTags | None:
-        """List the tags of a target. If the list may turn out not to be needed, return None without a request."""
+        """List the tags of a target if planning certainly needs them. Otherwise, return None without a request."""
         if entry.rules.is_literal or (target.exclusive and self._use_hints):
             return None
         return await self._list_tags(target)
@@ -66,9 +66,9 @@ class TargetTagReader:
         references: Sequence[SourceReference],
         listing: Awaitable[TargetTags | None],
     ) -> TargetTags:
-        """Return what is known about the tags of `references` on a target.
+        """Return what is known about tags on a target, from the state and, if it is needed, from its tag list.
 
-        listing: the task that runs `list_if_needed`."""
+        references: the references with these tags. listing: the task that runs `list_if_needed`."""
         name = str(target.repository)
         last_equal: dict[str, Digest] = {}
         if entry.rules.immutable and (self._use_hints or self._repair):
@@ -89,11 +89,11 @@ class TargetTagReader:
         return replace(target_tags, known_equal=known_equal, last_equal=last_equal)
 
     async def may_have_blobs(self, target: TargetEntry, target_tags: TargetTags) -> bool:
-        """Return whether the repository may contain blobs: it has tags, or a run that wrote to it did not finish."""
+        """Return whether a target repository may contain blobs: it has tags, or an earlier run did not finish."""
         return await self._blob_checks.run(target.repository, lambda: self._check_for_blobs(target, target_tags))
 
     async def _check_for_blobs(self, target: TargetEntry, target_tags: TargetTags) -> bool:
-        """Return whether the repository may contain blobs. If this is not known yet, list its tags to find out."""
+        """Return whether a target repository may contain blobs. If this is not known yet, list its tags to find out."""
         if target_tags.may_have_blobs is None:
             target_tags.may_have_blobs = bool((await self._list_tags(target)).may_have_blobs)
         return target_tags.may_have_blobs

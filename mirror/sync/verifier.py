@@ -35,7 +35,7 @@ REPAIR = "run `mirror sync --repair CONFIG`"
 class Problem(Struct, frozen=True):
     """A problem that a verification found.
 
-    name: the image on the target, the mirror, or the pattern that has the problem."""
+    name: identifies what has the problem: an image on a target, a mirror, or a pattern of `--only`."""
 
     name: str
     error: MirrorError
@@ -45,8 +45,8 @@ class VerifyResult(Struct):
     """The result of a verification.
 
     images, blobs: the numbers of images and blobs that were checked. bytes: the number of bytes that were hashed.
-    uncompared: the number of images that were not compared with their source, because they need a transform whose
-    result is not recorded in the state."""
+    uncompared: the number of images that were not compared with their source, because they need a transform and the
+    state has no earlier result of it."""
 
     images: int = 0
     blobs: int = 0
@@ -58,8 +58,8 @@ class VerifyResult(Struct):
 class Verifier:
     """Checks each image that a target should have. Implements PlanReceiver.
 
-    reader: runs transforms, if `deep` is set.
-    deep: hash every blob, and compare images that need a transform with their source.
+    reader: runs the transforms if `deep` is set.
+    deep: whether to hash every blob, and to run transforms in order to compare their results with the targets.
     result: the result, which is complete after `run`."""
 
     def __init__(self, calls: Calls, targets: Mapping[str, Target], reader: ImageReader, *, deep: bool) -> None:
@@ -74,7 +74,7 @@ class Verifier:
         self._tasks: asyncio.TaskGroup
 
     async def run(self, plan: Coro[None]) -> None:
-        """Run the plan, and check the images in it."""
+        """Run the coroutine `plan`, and check each image that it plans."""
         async with task_group() as self._tasks:
             await plan
 
@@ -90,7 +90,7 @@ class Verifier:
             self._tasks.create_task(self._check_image(plan_entry))
 
     def record_listing_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
-        """Record that a mirror cannot be verified because its repositories or tags could not be listed."""
+        """Record that a mirror cannot be planned, so that its images cannot be verified."""
         self._add_problem(entry.name, error)
 
     def record_invalid_name(self, entry: MirrorEntry, error: MirrorError) -> None:
@@ -122,8 +122,8 @@ class Verifier:
             except MirrorError as error:
                 raise _add_remedy(error) from error
             if graph.root.digest != plan_entry.old_digest:
-                what = f"changed during the verification, from {plan_entry.old_digest} to {graph.root.digest}"
-                raise RemoteError(what, hint="verify again", code="tag_moved")
+                what = f"the tag changed during the verification, from {plan_entry.old_digest} to {graph.root.digest}"
+                raise RemoteError(what, hint="run `mirror verify` again", code="tag_moved")
             errors = await self._check_blobs(target, graph.blobs)
             if errors:
                 raise errors[0]
@@ -133,15 +133,15 @@ class Verifier:
             self._reader.release(plan_entry.reference)
 
     async def _read_unlisted(self, plan_entry: PlanEntry) -> Digest:
-        """Read a tag whose digest on the target is not in the plan, and return this digest.
+        """Read a tag from the target, because the plan entry does not contain its digest, and return the digest.
 
-        Raises an error if the tag is damaged or missing. If the source cannot provide a missing image either, the error
-        says so."""
+        Raises an error if the tag is damaged or missing. If the tag is missing and cannot be read from the source
+        either, the error says so."""
         reference = plan_entry.reference
         repository = plan_entry.target.repository.path
         try:
-            # The list of the target may be incomplete. If the target responds to a tag with a server error, the plan
-            # copies it, because that may repair the tag.
+            # The target's tag list may be incomplete. If the target responded to the lookup of the tag with a server
+            # error, the plan entry also has no digest.
             return (await self._manifests.read(plan_entry.target.store, repository, reference.tag)).digest
         except NotFound:
             pass
@@ -154,8 +154,10 @@ class Verifier:
                 lambda work: list(entry.source.resolve(entry.repository, [reference.identifier], work)),
             )
         if isinstance(version, MirrorError):
-            raise version.with_text(f"is not on the target, and cannot be fetched: {version.what}")
-        raise NotFound("is not on the target", hint=SYNC)
+            raise version.with_text(
+                f"the image is not on the target, and cannot be read from the source: {version.what}"
+            )
+        raise NotFound("the image is not on the target", hint=SYNC)
 
     async def _compare_with_source(self, plan_entry: PlanEntry) -> None:
         """Raise RemoteError (tag_moved) if the digests on the target and at the source differ.
@@ -174,15 +176,15 @@ class Verifier:
             source_digest = (await self._reader.read_graph(reference)).root.digest
         if source_digest not in (None, plan_entry.old_digest):
             raise RemoteError(
-                f"differs: the target has {plan_entry.old_digest}, but the source has {source_digest}",
+                f"the digests differ: the target has {plan_entry.old_digest}, but the source has {source_digest}",
                 hint=SYNC,
                 code="tag_moved",
             )
 
     async def _check_blobs(self, target: TargetEntry, blobs: Sequence[Descriptor]) -> list[MirrorError]:
-        """Check the blobs of an image, each once per repository. Return the errors, with those for missing blobs last.
+        """Check the blobs of an image, and return the errors, with those for missing blobs last.
 
-        Raises Cancelled."""
+        Each blob is checked only once per repository. Raises Cancelled."""
         keys = {(target.repository, blob.digest, blob.size): blob for blob in blobs}
         unchecked = [key for key in keys if key not in self._checked]
         results = await gather_results(
@@ -200,7 +202,7 @@ class Verifier:
         """Raise an error unless a repository has a blob and, if `deep` is set, its bytes match the digest."""
         repository = target.repository
 
-        def ask(work: Work) -> None:
+        def look_up(work: Work) -> None:
             """Look up the blob. Runs on a worker thread."""
             if not self._targets[repository.host].has_blob(repository.path, blob, work):
                 raise NotFound(f"blob {blob.digest} is missing in {repository}")
@@ -209,7 +211,7 @@ class Verifier:
             run = partial(_hash_blob, blob, BlobSource(target.store, repository.path))
             self.result.bytes += await self._calls.call(run, needs=(host_permit(repository.host), DOWNLOADS))
         else:
-            await self._calls.call_host(repository.host, ask)
+            await self._calls.call_host(repository.host, look_up)
 
 
 def _hash_blob(blob: Descriptor, blob_source: BlobSource, work: Work) -> int:
@@ -228,7 +230,7 @@ def _add_remedy(error: MirrorError) -> MirrorError:
     if isinstance(error, WrongDescriptorError | AuthError | RateLimited) or "`mirror sync" in error.hint:
         return copy
     if isinstance(error, NetworkError):
-        # This is how a registry that caches sizes responds if a file was truncated or deleted.
+        # A registry that caches sizes sends such a response if the file of a blob was truncated or deleted.
         if error.code == "truncated":
             copy.hint = f"if this persists, the target's copy is damaged: {REPAIR}"
         return copy

@@ -77,12 +77,12 @@ class WriteConflicts:
         writers = self._writers.get(repository, ())
         others = [writer for writer in writers if writer is not entry]
         if len(writers) - len(others) > 1:
-            others.append(entry)  # two of its own targets
+            others.append(entry)  # two targets of `entry` are this repository
         other = next((writer for writer in others if common_tag(entry.rules, writer.rules)), None)
         if other is None:
             return None
         return Refused(
-            f"{entry.name} and {other.name} would write the same tags of {repository}, so neither is copied to it",
-            hint="give one of them another target, or other tags",
+            f"{entry.name} and {other.name} would write the same tags in {repository}, so neither is copied to it",
+            hint="change the target or the selected tags of one of these mirrors",
             code="target_conflict",
         )

@@ -176,7 +176,7 @@ def test_a_run_that_keeps_an_incomplete_bundle_reports_it_once_with_a_hint_that_
 ) -> None:
     FAULTS["a-blob"][0](export)
     ran = export.tool.sync(expect=1)
-    assert f"{export.bundle} is incomplete: according to its own inventory, it lacks app:v2" in ran.err
+    assert f"{export.bundle} is incomplete: it lacks app:v2, as its inventory states" in ran.err
     ran = export.tool.sync(*options, expect=1)
     (line,) = [line for line in ran.err.splitlines() if "is still incomplete" in line]
     assert (True, True) == ("app:v2" in line, "to the source" in line), line
@@ -336,7 +336,7 @@ def test_a_bundle_is_kept_if_a_repository_in_it_has_no_selected_tags_any_more(
         body, kind, repository = b'{"repositories": ["team/b"]}', "GET catalog", None
     length = [("Content-Length", str(len(body)))]
     source.fault(kind, repository=repository, after=True, times=FOREVER, body=body, headers=length)
-    assert f"remove {bundle}" in mirror_run.sync(expect=1).text
+    assert f"delete {bundle}" in mirror_run.sync(expect=1).text
     assert before == bundle_view(bundle).tags()
     bundle.unlink()
     mirror_run.sync()

@@ -296,7 +296,7 @@ def test_an_immutable_tag_with_a_damaged_manifest_gets_only_its_former_image_bac
     moved.image("v1")
     source.load("app", moved)
     ran = mirror_run.sync("--repair", expect=1 if kind == "registry" else 3)
-    assert "remove the tag on the target by hand, then run `mirror sync CONFIG`" in ran.text
+    assert "delete the tag on the target, then run `mirror sync CONFIG`" in ran.text
     source.storage.repositories["app"].tags["v1"] = root
     if kind == "layout":
         mirror_run.sync("--deep", expect=3)  # discard the hint that the tag was equal

@@ -189,7 +189,7 @@ def test_a_report_path_that_is_a_pipe_or_device_is_refused_at_the_start(
     pair(mirror_run, source, target)
     ran = mirror_run.finish(mirror_run.start("sync", mirror_run.config_file, "--report", path))  # with pipes
     assert 4 == ran.code
-    assert f"mirror: cannot write the report to {path}: it is not a regular file (name another file)\n" == ran.err
+    assert f"mirror: cannot write the report to {path}: it is not a regular file (choose another file)\n" == ran.err
     assert [] == source.requests() == target.requests()
 
 

@@ -236,7 +236,7 @@ def test_verify_does_not_report_success_for_incomparable_images(
     assert "but 2 not compared" in mirror_run("verify", config).out
     ran = mirror_run("verify", config, "--deep")
     assert 1 == ran.code
-    assert f"{target.host}/app:b: differs: the target has {Digest.of(body)}" in ran.out
+    assert f"{target.host}/app:b: the digests differ: the target has {Digest.of(body)}" in ran.out
     assert "; 1 problem\n" in ran.out
     assert [] == target.writes()
     assert not mirror_run.state.exists()
@@ -259,7 +259,7 @@ def test_verify_deep_ignores_converted_digests_in_the_state(
         state.execute("UPDATE transform SET identity = replace(identity, ?, ?)", (first, other))
     assert 0 == mirror_run("verify", config).code
     ran = mirror_run("verify", config, "--deep")
-    assert (1, True) == (ran.code, "differs: the target has" in ran.out)
+    assert (1, True) == (ran.code, "the digests differ: the target has" in ran.out)
 
 
 @pytest.mark.parametrize(
@@ -530,13 +530,13 @@ def test_verify_reports_why_an_image_refused_by_the_source_is_missing(
     mirror_run.sync(expect=3)
     ran = mirror_run("verify", mirror_run.config_file)
     assert 3 == ran.code
-    assert f"{target.host}/app:bad: is not on the target, and cannot be fetched: " in ran.out
+    assert f"{target.host}/app:bad: the image is not on the target, and cannot be read from the source: " in ran.out
     assert "'abcdef' is not an image id" in ran.out
     v1.tag("team/app", new=v1.tags["team/app"]["t"])
     v1.tags["team/app"].pop("bad")
     ran = mirror_run("verify", mirror_run.config_file)
     assert 1 == ran.code
-    assert f"{target.host}/app:new: is not on the target (run `mirror sync CONFIG`)\n" in ran.out
+    assert f"{target.host}/app:new: the image is not on the target (run `mirror sync CONFIG`)\n" in ran.out
 
 
 # ---- what is immutable

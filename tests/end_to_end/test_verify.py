@@ -88,5 +88,5 @@ def test_a_tag_missing_from_the_listing_of_the_target_is_read_and_compared(
     for deep in ((), ("--deep",)):
         ran = mirror_run("verify", mirror_run.config_file, *deep)
         assert (1, ["app:moved", "app:new"]) == (ran.code, broken(ran))
-        assert "app:moved: differs" in ran.out
-        assert "app:new: is not on the target" in ran.out
+        assert "app:moved: the digests differ" in ran.out
+        assert "app:new: the image is not on the target" in ran.out

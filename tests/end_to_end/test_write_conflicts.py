@@ -54,7 +54,7 @@ def test_a_tag_that_two_mirrors_would_write_is_written_by_neither(
 ) -> None:
     source, target = both
     ran = mirror_run.sync(expect=3)
-    assert f"would write the same tags of {target.host}/m/app" in ran.text
+    assert f"would write the same tags in {target.host}/m/app" in ran.text
     assert {
         "team/app": CONFLICT,
         "other/app": CONFLICT,

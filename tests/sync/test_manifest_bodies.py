@@ -52,7 +52,7 @@ def test_without_a_directory_bodies_above_the_limit_are_dropped() -> None:
     first, *others = [bodies.keep(manifest(str(number))) for number in range(3)]
     assert [SIZE, SIZE] == [len(each.body) for each in others]
     assert SIZE == first.size
-    with pytest.raises(RuntimeError, match="was not kept"):
+    with pytest.raises(RuntimeError, match="is not stored"):
         _ = first.body
 
 

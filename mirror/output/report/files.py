@@ -36,10 +36,10 @@ _LISTED = 20  # failures that the summary lists
 
 
 class Report(AbstractContextManager["Report"]):
-    """The report of a run, which collects one entry for each reference and target.
+    """The report of a run. Collects one entry for each reference and target, and writes them to files at the end.
 
-    Any thread may call `add`. One thread calls `finish` once. Entries are written to an unnamed file in the directory
-    of the report. Memory holds the totals and the references of failed images."""
+    Any thread may call `add`. One thread calls `finish` once. Until then, the entries are stored in an unnamed file in
+    the directory of the report. Only the totals and the references of failed images are kept in memory."""
 
     def __init__(
         self,
@@ -50,9 +50,9 @@ class Report(AbstractContextManager["Report"]):
         copy_to: Path | None = None,
         redact: Callable[[str], str] = str,
     ) -> None:
-        """directory: the state directory. copy_to: a second path for report.json.
+        """Create an empty report. Raises LocalError if `directory` or `copy_to` is not writable.
 
-        Raises LocalError if the directory or `copy_to` is not writable."""
+        directory: the state directory. copy_to: the path for a copy of report.json. redact: removes secrets."""
         self.path = directory / REPORT_NAME
         self.failed_path = directory / FAILED_NAME
         self.totals = Totals()
@@ -86,7 +86,7 @@ class Report(AbstractContextManager["Report"]):
 
         If one of them cannot be written, this still writes the others, and then raises LocalError."""
         with self._lock:
-            head = self._head(exit_code, ended, cost)
+            fields = self._fields_before_images(exit_code, ended, cost)
             failed = "".join(f"{printable(reference, 2000)}\n" for reference in self._failed)
         errors = []
         for path in (self.failed_path, self.path, self._copy_to):
@@ -94,16 +94,16 @@ class Report(AbstractContextManager["Report"]):
                 if path == self.failed_path:
                     _write_text(path, failed)
                 elif path:
-                    self._write(path, head)
+                    self._write_report(path, fields)
             except LocalError as error:
                 errors.append(error)
         if errors:
             raise errors[0]
 
-    def _head(self, exit_code: int, ended: datetime, cost: RunCost) -> dict[str, object]:
-        """Return the content of report.json without its entries."""
+    def _fields_before_images(self, exit_code: int, ended: datetime, cost: RunCost) -> dict[str, object]:
+        """Return all fields of report.json except `images`, which are written before it."""
         totals = self.totals
-        head: dict[str, object] = {
+        fields: dict[str, object] = {
             "schema": SCHEMA,
             "run": self._run,
             "started": _timestamp(self._started),
@@ -119,13 +119,13 @@ class Report(AbstractContextManager["Report"]):
             },
         }
         if cost.retry_after is not None:
-            head["retry_after"] = round(cost.retry_after, 3)
-        return head
+            fields["retry_after"] = round(cost.retry_after, 3)
+        return fields
 
-    def _write(self, path: Path, head: dict[str, object]) -> None:
-        """Write report.json to `path`. Raises LocalError."""
+    def _write_report(self, path: Path, fields: dict[str, object]) -> None:
+        """Write the content of report.json to `path`. Raises LocalError if that fails. fields: all except `images`."""
         with atomic_write(path) as out:
-            out.write(json.dumps(head, ensure_ascii=True)[:-1].encode())
+            out.write(json.dumps(fields, ensure_ascii=True)[:-1].encode())
             out.write(b', "images": [\n')
             self._chunks.copy_to(out)
             out.write(b"\n]}\n")
@@ -135,9 +135,9 @@ class Report(AbstractContextManager["Report"]):
 
 
 class _EntryFile:
-    """A temporary file that collects the entries of a report, one per line. Thread-safe.
+    """A temporary file for the entries of a report, with one JSON object per line. Thread-safe.
 
-    Lines are collected in memory and written in chunks. They are joined by commas when they are copied."""
+    Lines are collected in memory and written to the file in chunks. `copy_to` separates them with commas."""
 
     def __init__(self, directory: Path) -> None:
         try:
@@ -148,10 +148,10 @@ class _EntryFile:
         self._open: list[bytes] = []
         self._size = 0
         self._end = 0  # the offset after the last chunk in the file
-        self._full: list[bytes | tuple[int, int]] = []  # a chunk in memory, or the offset and length of one in the file
+        self._full: list[bytes | tuple[int, int]] = []  # each chunk, or its offset and length in the file
 
     def add(self, line: bytes) -> None:
-        """Append a line. If it completes a chunk, write the chunk to the file."""
+        """Add a line to the current chunk. If the chunk is then large enough, write it to the file."""
         with self._lock:
             self._open.append(line)
             self._size += len(line)
@@ -167,7 +167,7 @@ class _EntryFile:
                 self._full[number] = (offset, len(chunk))
 
     def _write_chunk(self, chunk: bytes, offset: int) -> bool:
-        """Write a chunk to the file. Return whether this succeeded."""
+        """Write a chunk to the file at `offset`. Return whether this succeeded."""
         rest = memoryview(chunk)
         with suppress(OSError, ValueError):  # no space, or the file is closed: the chunk stays in memory
             while rest:
@@ -182,14 +182,14 @@ class _EntryFile:
             first = False
 
     def _read_chunks(self) -> Iterator[bytes]:
-        """Yield all chunks in order. Raises LocalError."""
+        """Yield all chunks in order. Raises LocalError if a chunk cannot be read back."""
         with self._lock:
             chunks = [*self._full, *([b",\n".join(self._open)] if self._open else [])]
         for chunk in chunks:
             yield chunk if isinstance(chunk, bytes) else self._read(*chunk)
 
     def _read(self, offset: int, length: int) -> bytes:
-        """Return a chunk from the file. Raises LocalError."""
+        """Read a chunk from the file. Raises LocalError if it cannot be read completely."""
         try:
             found = os.pread(self._file.fileno(), length, offset)
         except OSError as error:
@@ -209,13 +209,13 @@ def _timestamp(moment: datetime) -> str:
 
 
 def _resolve_copy_path(path: Path) -> Path:
-    """Return the path with symbolic links resolved. Raises LocalError if the report cannot be written there.
+    """Resolve symbolic links in the path for the copy of the report. Raises LocalError if it is not writable.
 
-    It is called before the run starts, so that a long run does not lose its report."""
+    The check takes place before the run starts, so that a long run does not lose its report."""
     real = Path(os.path.realpath(path))
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # /dev/stdout, for example
-            raise LocalError(f"cannot write the report to {path}: it is not a regular file", hint="name another file")
+            raise LocalError(f"cannot write the report to {path}: it is not a regular file", hint="choose another file")
     except FileNotFoundError:
         if not real.parent.is_dir():
             missing = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
@@ -229,22 +229,22 @@ def _resolve_copy_path(path: Path) -> Path:
 
 
 def check_report_path(path: Path, *, state: Path, used: Iterable[Path]) -> None:
-    """Raise ConfigError if a copy of the report would replace a file that the run uses.
+    """Raise ConfigError if the copy of the report at `path` would replace a file that the run uses.
 
-    state: the state directory, which contains the directories of all shards. used: files outside this directory."""
+    state: the state directory, with the directories of all shards. used: the files outside it that the run uses."""
     if str(path) == "-":
-        raise ConfigError("--report - is not a file", hint="name a file; the summary is printed to standard output")
+        raise ConfigError("`--report -` does not name a file", hint="specify a path; the report cannot be printed")
     real = Path(os.path.realpath(path))
     if real in {Path(os.path.realpath(one)) for one in used}:
-        raise ConfigError(f"--report {path} would replace a file that this run uses", hint="name another file")
+        raise ConfigError(f"--report {path} would replace a file that this run uses", hint="choose another file")
     # The report is the only file of the state directory whose name ends in .json.
     if real.is_relative_to(os.path.realpath(state)) and real.suffix != ".json":
-        hint = "name a file elsewhere, or one that ends in .json"
-        raise ConfigError(f"--report {path} could replace a file of the state directory", hint=hint)
+        hint = "choose a file in another directory, or one whose name ends in .json"
+        raise ConfigError(f"--report {path} could replace a file in the state directory", hint=hint)
 
 
 def _write_text(path: Path, text: str) -> None:
-    """Write a text file. Raises LocalError."""
+    """Write `text` to a file, completely or not at all. Raises LocalError if that fails."""
     with atomic_write(path) as out:
         out.write(text.encode())
 

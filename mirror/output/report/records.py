@@ -1,4 +1,4 @@
-"""The result for each image and the cost of a run: plain values, and their form in report.json."""
+"""The values that a report consists of (results of images, cost of the run), and their form in report.json."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from mirror.util.structs import Struct, field
 
 Result = Literal["copied", "up-to-date", "failed", "skipped", "conflict"]
 RESULTS: tuple[Result, ...] = ("copied", "up-to-date", "failed", "skipped", "conflict")
-OUTCOMES = ("copied", "mounted", "exists", "failed", "interrupted")  # of blobs
-BYTE_COUNTS = ("read", "sent", "mounted")  # counts of bytes
+OUTCOMES = ("copied", "mounted", "exists", "failed", "interrupted")  # what can happen to a blob
+BYTE_COUNTS = ("read", "sent", "mounted")  # the counters of bytes
 
 
 class Failure(Struct, frozen=True):
-    """The error that made an image fail.
+    """The error that caused an image or mirror to fail.
 
     code: one of the error codes in docs/operations.md. status: the HTTP status, if there was a response. retryable:
     whether a later run may succeed without any change."""
@@ -34,11 +34,13 @@ class Failure(Struct, frozen=True):
 
 
 class ImageEntry(Struct, frozen=True):
-    """The result for one reference on one target. If a listing failed, source and target are repositories.
+    """The result for one reference on one target, or for a whole mirror that could not be planned.
 
-    digest: the image's digest on the target. source_digest, v1_id: its digest and v1 id on the source, if they differ.
-    blobs: the number of blobs by outcome (OUTCOMES). bytes: the bytes of blobs by kind (BYTE_COUNTS). seconds: the
-    duration. attempts: the number of attempts for the image or, if it is larger, the largest number for one blob."""
+    source, target: the names of the image or, for a mirror, the source repository and the target repositories.
+    digest: the digest that the image has on the target.
+    source_digest, v1_id: the digest or the v1 image ID at the source, if it is not equal to `digest`.
+    blobs: the number of blobs by outcome (OUTCOMES). bytes: the number of bytes by kind (BYTE_COUNTS).
+    seconds: the time that the copy took. attempts: the largest number of attempts that a blob needed, at least 1."""
 
     source: str
     target: str
@@ -59,7 +61,8 @@ class RunCost(Struct, frozen=True):
 
     requests: the number of requests, by host and then by method and kind. seconds: the duration, measured with a
     monotonic clock. waited: the sum of all waits before retries, in seconds, including parallel ones. longest_wait: the
-    longest of these waits. retry_after: the longest wait, in seconds, that a server asked for but the run skipped."""
+    longest of these waits. retry_after: the longest delay, in seconds, that a server asked for and that the run did not
+    wait for."""
 
     requests: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     retries: int = 0
@@ -70,7 +73,7 @@ class RunCost(Struct, frozen=True):
 
 
 class FailedImage(Struct, frozen=True):
-    """A failed or conflicting image for the list in the summary."""
+    """An image that failed or is in conflict, as the summary lists it."""
 
     source: str
     target: str
@@ -82,7 +85,7 @@ class FailedImage(Struct, frozen=True):
 class Totals(Struct):
     """The totals of the entries that were added to a report so far.
 
-    sources: the hashes of the source references, to count each reference once. hosts: the hosts of the targets."""
+    sources: the hashes of the source references, so that each reference is counted once. hosts: the target hosts."""
 
     images: Counter[str] = field(default_factory=Counter)
     blobs: Counter[str] = field(default_factory=Counter)
@@ -91,7 +94,7 @@ class Totals(Struct):
     hosts: set[str] = field(default_factory=set)
 
     def add(self, entry: ImageEntry) -> None:
-        """Add an entry to the totals."""
+        """Add the counts of an entry to the totals."""
         self.images[entry.result] += 1
         for sums, counts in ((self.blobs, entry.blobs), (self.bytes, entry.bytes)):
             for name, count in counts.items():
@@ -102,9 +105,9 @@ class Totals(Struct):
 
 
 def entry_fields(entry: ImageEntry, message: str) -> dict[str, object]:
-    """Return an entry as an element of `images` in report.json (docs/operations.md, "Report").
+    """Return the JSON object for an entry in the list `images` of report.json (docs/operations.md, "Report").
 
-    message: the text of its error."""
+    message: the text of the entry's error."""
     fields: dict[str, object] = {
         "source": printable(entry.source, 2000),
         "target": printable(entry.target, 2000),

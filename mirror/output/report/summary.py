@@ -1,4 +1,4 @@
-"""The summary of a run in a few lines: what was done, what failed, and what to do next."""
+"""Formats the summary of a run in a few lines: what was done, what failed, and what to do next."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _IMAGES = {"copied": "copied", "up-to-date": "up to date", "failed": "failed", "
 _BLOBS = {
     "copied": "copied",
     "mounted": "mounted",
-    "exists": "there already",
+    "exists": "already present",
     "failed": "failed",
     "interrupted": "interrupted",
 }
 
 
 def summary(report: Report, cost: RunCost, exit_code: int, *, config: Path, parts: bool = True) -> list[str]:
-    """Return the lines of the summary. If everything was already up to date, there is only one.
+    """Return the lines of the summary. If everything was already up to date, return only one line.
 
-    config: the configuration file. parts: whether the summary may suggest a run for only the failed references. This is
-    False if a target is a bundle."""
+    config: the configuration file.
+    parts: whether the summary may suggest a run that copies only the failed images. False if a target is a bundle."""
     totals = report.totals
     requests = format_count(sum(sum(kinds.values()) for kinds in cost.requests.values()), "request")
     stopped = exit_code >= SIGNALLED
@@ -56,13 +56,13 @@ def _unchanged_line(totals: Totals) -> str:
 
 
 def _bytes_text(totals: Totals) -> str:
-    """Return how many bytes were read, sent and saved, as text."""
+    """Format how many bytes were read and sent, and how many were saved by mounts."""
     moved = f"{format_size(totals.bytes['read'])} read, {format_size(totals.bytes['sent'])} sent"
     return f"{moved}, {format_size(totals.bytes['mounted'])} saved by mounts" if totals.bytes["mounted"] else moved
 
 
 def _failure_lines(report: Report, cost: RunCost) -> list[str]:
-    """Return the lines for failed images, and for a pause that a registry asked for."""
+    """Return the lines that list failed images and, if a registry asked for one, the pause before the next run."""
     lines: list[str] = []
     last_hint = ""
     for image in report.failed_images:
@@ -74,7 +74,7 @@ def _failure_lines(report: Report, cost: RunCost) -> list[str]:
     if more > 0:
         lines.append(f"and {more} more: see {report.failed_path} and {report.path}")
     if cost.retry_after is not None:
-        lines.append(f"a registry asked for a pause of {format_duration(cost.retry_after)}: run again after that")
+        lines.append(f"a registry asked for a pause of {format_duration(cost.retry_after)}: run again after this time")
     return lines
 
 
@@ -85,7 +85,7 @@ def _failure_line(image: FailedImage) -> str:
 
 
 def _counts_text(counts: Mapping[str, int], words: Mapping[str, str]) -> str:
-    """Format all counts that are not zero, such as `2 copied, 1 failed`. words: the word for each key of `counts`."""
+    """Format the counts that are not zero as text, such as `2 copied, 1 failed`. words: the word for each key."""
     return ", ".join(f"{counts[key]} {word}" for key, word in words.items() if counts.get(key)) or "none"
 
 

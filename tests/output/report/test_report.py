@@ -293,7 +293,7 @@ def test_the_summary_has_results_and_costs(tmp_path: Path) -> None:
     moved = {"read": 5 * 1024**2, "sent": 10 * 1024**2, "mounted": 3 * 1024**3}
     assert [
         "images: 2 copied, 1 up to date, 1 skipped",
-        "blobs: 4 copied, 2 mounted, 1 there already; 10.0 MiB read, 20.0 MiB sent, 6.0 GiB saved by mounts",
+        "blobs: 4 copied, 2 mounted, 1 already present; 10.0 MiB read, 20.0 MiB sent, 6.0 GiB saved by mounts",
         "cost: 96 requests, 2 retries (longest pause 1.2 s), 1 min 30 s",
     ] == summary_of(
         tmp_path,
@@ -324,7 +324,7 @@ def test_the_summary_lists_failures_with_hints_and_does_not_repeat_the_last_hint
         "conflict: quay.io/app:v3 -> localhost:5000/app:v3: the tag is another image there",
         "failed: quay.io/app:v4 -> localhost:5000/app:v4: 429 listing tags",
         "    add credentials",
-        "a registry asked for a pause of 1 h 0 min: run again after that",
+        "a registry asked for a pause of 1 h 0 min: run again after this time",
         f"to retry only these: mirror sync /etc/mirror.yaml --only-from {tmp_path}/failed.txt",
     ] == lines
 
