@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_command(
     commands: argparse._SubParsersAction[Parser], name: str, run: Callable[[argparse.Namespace], int], text: str
 ) -> argparse.ArgumentParser:
-    """Add the parser for a command that reads a configuration. text: the help, uncapitalized and without a period."""
+    """Add the parser for a command that reads a configuration. text: the help, in lower case and without a period."""
     command = commands.add_parser(name, help=text, description=_sentence(text), allow_abbrev=False)
     command.add_argument("config", metavar="CONFIG", type=Path, help="the YAML configuration file")
     add_later_options(command, name)
@@ -91,7 +91,7 @@ def _add_sync(commands: argparse._SubParsersAction[Parser]) -> None:
         "--shard",
         metavar="I/N",
         type=_shard,
-        help="process only shard I of N, counted from 0, split by source repository",
+        help="process only the source repositories in shard I of N, where I counts from 0",
     )
     verbosity = sync.add_mutually_exclusive_group()
     verbosity.add_argument("-v", dest="verbose", action="count", default=0, help="print more; -vv: debug output")
@@ -104,7 +104,7 @@ def _add_sync(commands: argparse._SubParsersAction[Parser]) -> None:
     sync.add_argument(
         "--repair", action="store_true", help="read and hash all objects on the targets, and send damaged ones again"
     )
-    sync.add_argument("--base", metavar="INVENTORY", type=Path, help="leave blobs in this inventory out of exports")
+    sync.add_argument("--base", metavar="INVENTORY", type=Path, help="do not export blobs that this inventory lists")
     sync.add_argument("--report", metavar="FILE", type=Path, help="also write the report to this file")
     sync.add_argument(
         "--progress",
@@ -315,7 +315,7 @@ def _validate(parsed: argparse.Namespace) -> int:
 
 
 def _run_and_print(parsed: argparse.Namespace) -> int:
-    """Run `bundle verify`, `bundle list` or `inventory`. Print its output and problems, and return the exit code."""
+    """Run `bundle verify`, `bundle list` or `inventory`. Print the output and problems, and return the exit code."""
     from mirror.commands import bundle, inventory  # noqa: PLC0415
 
     run = {"verify": bundle.verify, "listing": bundle.list_references, "inventory": inventory.make_inventory}

@@ -55,11 +55,11 @@ class MirrorError(Exception):
     code: one of the codes in docs/operations.md, "Error codes".
     status: the HTTP status of the response that caused the error, if any.
     retryable: whether the same request may succeed when it is sent again in this run.
-    retry_after: seconds that the server asked us to wait before a retry; None if it did not ask.
+    retry_after: the seconds to wait before a retry, as requested by the server; None if it requested no wait.
     registry_code: the `code` in the registry's error document (`NAME_UNKNOWN`), if it sent one.
     host: the name in `Limits` of the host that caused the error, if it may differ from the registry's host.
     protocol: the registry protocol that was used (`v1`); empty for the default, v2.
-    retries_exhausted: all retries for this failure are used up; callers must not retry it again.
+    retries_exhausted: whether all retries for this failure are used up, so that callers must not retry again.
     tag_digest: if the manifest of a tag is damaged, the digest that the store reports for the tag; None if unknown."""
 
     code = "error"
@@ -105,7 +105,7 @@ class MirrorError(Exception):
         return self.code in TRANSIENT or (self.retryable and self.code in TRANSIENT_IF_RETRYABLE)
 
     def with_subject(self, subject: str) -> MirrorError:
-        """Return the error with `subject` in front of its text, unless the text already contains `subject`.
+        """Return an error with `subject` in front of the text, or this error if the text already contains `subject`.
 
         If several callers share an error, each of them adds its own subject."""
         return self if subject in self.what else self.with_text(f"{subject}: {self.what}")
@@ -191,7 +191,7 @@ class ConfigError(MirrorError):
 
 
 class LockBusy(MirrorError):
-    """Another run holds the lock."""
+    """Another run holds the lock on the state or on a store, so that this run cannot start or write."""
 
     code = "lock_busy"
     exit_code = BUSY
@@ -200,19 +200,19 @@ class LockBusy(MirrorError):
 class Cancelled(MirrorError):
     """The work was cancelled by a signal, by `--fail-fast`, or because no caller needs its result any more.
 
-    It is not retried in this run, but a later run may succeed."""
+    The work is not retried in this run, but a later run may succeed."""
 
     code = "interrupted"
 
 
-# A run exits with the first of these codes that occurred. A signal takes precedence (commands/sync.py).
+# A run exits with the first of these codes that any of its results has. A signal takes precedence (commands/sync.py).
 _WORST_FIRST = (LOCAL, REFUSED, FAILED, BUSY)
 
 
 def is_failed_lookup(error: MirrorError) -> bool:
-    """Return whether `error` is an error response to a lookup, such as 500, so that the object may or may not exist.
+    """Return whether `error` is an error response to a lookup, such as 500, that does not say if the object exists.
 
-    Return False for rejected credentials and rate limits: an upload would fail for the same reason."""
+    Return False for rejected credentials and rate limits, because an upload would fail for the same reason."""
     return (
         isinstance(error, RemoteError) and error.status is not None and not isinstance(error, AuthError | RateLimited)
     )

@@ -95,7 +95,7 @@ class Availability:
         raise error.with_text(self.describe_outage(error))
 
     def describe_outage(self, error: MirrorError) -> str:
-        """Return a clause that says why no request is sent to the host after `error`."""
+        """Return a clause that says why no request is sent to the host. error: the error that caused the outage."""
         how = "limits requests" if isinstance(error, RateLimited) else "is down"
         return f"{self.name} {how}: {error.what.removeprefix(self.name).lstrip(' :')}"
 
@@ -108,7 +108,7 @@ class Rate(Struct, frozen=True):
 
 
 class _HostState(Struct):
-    """The state of a host's limits: when its pause ends, when its rate allows a request, and the request counts."""
+    """The state of a host's limits: when its pause ends, when it may get the next request, and the request counts."""
 
     paused_until: float = 0.0
     next_free: float = 0.0  # when the rate allows the next request
@@ -187,7 +187,7 @@ class Limits:
         self.waited = 0.0  # seconds, summed over threads
         self.longest_wait = 0.0  # seconds
         self._queued = threading.local()
-        self.retry_after: float | None = None  # seconds; the longest wait that a server asked for and that was refused
+        self.retry_after: float | None = None  # seconds; the longest requested wait that was too long
 
     def configure(self, name: str, parallel: int, rate: Rate | None = None) -> HostLimits:
         """Set the limits of a host. Must be called before the host is used."""
@@ -211,22 +211,22 @@ class Limits:
             return sorted(self._hosts.values(), key=lambda host: host.name)
 
     def note_retry(self, waited: float = 0.0) -> None:
-        """Count one retry, which was made after a wait of `waited` seconds."""
+        """Count a retry that was made after a wait of `waited` seconds."""
         with self._lock:
             self.retries += 1
             self.waited += waited
             self.longest_wait = max(self.longest_wait, waited)
 
     def add_queued(self, seconds: float) -> None:
-        """Add `seconds` to the time that this thread has waited for the pause or the rate limit of a host."""
+        """Add `seconds` to the time that this thread has waited because of pauses and rate limits of hosts."""
         self._queued.seconds = self.queued_seconds() + seconds
 
     def queued_seconds(self) -> float:
-        """Return how many seconds this thread has waited for hosts. This time does not count against retry budgets."""
+        """Return the seconds this thread has waited because of pauses and rate limits, which retry budgets exclude."""
         seconds: float = getattr(self._queued, "seconds", 0.0)
         return seconds
 
     def note_refused_wait(self, seconds: float) -> None:
-        """Record that a server asked for a wait of `seconds`, which is longer than the retry policy allows."""
+        """Record that a server asked for a wait of `seconds` before a retry, which the retry policy does not allow."""
         with self._lock:
             self.retry_after = max(seconds, self.retry_after or 0.0)

@@ -35,9 +35,9 @@ DAMAGED = frozenset(
 
 
 class TransformPart(Struct, frozen=True):
-    """A part that a transform creates before it builds an image. Parts with equal keys are created once in a run.
+    """A part of a converted image, such as a layer, that a transform creates before it builds the image.
 
-    size: the size in bytes, if known."""
+    Parts with equal keys are created only once in a run. size: the size in bytes, if known."""
 
     key: Hashable
     size: int | None = None
@@ -59,7 +59,7 @@ class TransformResult(Struct, frozen=True):
 
 
 class Transform(Protocol):
-    """Converts an image that targets do not accept as it is. Runs when the image is copied, never during planning.
+    """A conversion of an image that targets do not accept as it is. Runs when the image is copied, not during planning.
 
     identity: identifies the image and the kind of conversion; the same in all runs. The state stores the digest of the
     result under this key. The methods run on threads, with a permit for the source's host. `make` may run on several
@@ -72,7 +72,7 @@ class Transform(Protocol):
         ...
 
     def make(self, part: TransformPart, work: Work) -> None:
-        """Fetch and convert one part. May be called again after a retryable failure."""
+        """Create one part: fetch and convert it. May be called again after a retryable failure."""
         ...
 
     def finish(self, work: Work) -> TransformResult:
@@ -81,7 +81,7 @@ class Transform(Protocol):
 
 
 class Version(Struct, frozen=True):
-    """The current value of a reference: what a tag or digest refers to now.
+    """What a tag or digest refers to in a store at the time of the lookup: a manifest, or an image to be converted.
 
     digest: the digest of the manifest that a target gets. With a transform, the digest of its last result, or None if
     that is not known.
@@ -107,7 +107,7 @@ class Version(Struct, frozen=True):
 
 
 class BlobReader(AbstractContextManager["BlobReader"], Protocol):
-    """Reads the bytes of a blob once, from an offset to the end."""
+    """A reader for the bytes of one blob, from an offset to the end. Use it as a context manager."""
 
     size: int | None  # bytes of the whole blob, as reported by the store; None if it does not report a size
 
@@ -119,7 +119,7 @@ class BlobReader(AbstractContextManager["BlobReader"], Protocol):
 
 
 class UploadSession(AbstractContextManager["UploadSession"], Protocol):
-    """An upload session for one blob and one repository. If it is closed without a commit, the store deletes it."""
+    """A session for uploading one blob to one repository. If it is closed without a commit, the store deletes it."""
 
     @property
     def committed(self) -> bool:
@@ -191,7 +191,7 @@ class Source(Protocol):
     def read(self, repository: str, reference: str, work: Work) -> Version:
         """Return what `reference` refers to, together with its manifest.
 
-        In contrast to `resolve`, this may read the manifest even if a smaller request would do."""
+        In contrast to `resolve`, this method always reads the manifest, even if its digest is available without it."""
         ...
 
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:

@@ -1,4 +1,4 @@
-"""The command-line parser, based on argparse. For an invalid argument, it raises a ConfigError that names it.
+"""The command-line parser, based on argparse. An invalid argument raises a ConfigError that names the argument.
 
 Commands and options that are planned for later versions have their own error messages.
 """
@@ -57,14 +57,14 @@ class Parser(argparse.ArgumentParser):
 
 
 def _looks_like_an_option(text: str) -> bool:
-    """Return whether argparse treats `text` as an option. `-`, negative numbers and strings with spaces are values."""
+    """Return whether argparse treats `text` as an option. It treats `-`, `-1` and strings with spaces as values."""
     return text.startswith("-") and " " not in text and (text.startswith("--") or text[1:2].isalpha())
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """A help formatter that prints each command and its help on one line.
 
-    By default, argparse reserves too little space, because it ignores the indentation of commands."""
+    By default, argparse reserves too little space for the names, because it ignores the indentation of commands."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog)
@@ -82,7 +82,7 @@ def _unknown_command(command: str, program: str, known: Iterable[str]) -> Config
 
 
 def _unknown_option(option: str, program: str, known: Iterable[str]) -> ConfigError:
-    """Return the error for an option that does not exist. program: the command. known: its options."""
+    """Return the error for an option that does not exist. program: the command. known: all options of the command."""
     close = _closest(option, [name for name in known if name.startswith("--")])
     meant = f"did you mean `{close}`? " if close else ""
     return ConfigError(f"`{program}` has no option {option!r}", hint=f"{meant}see `{program} --help`")
@@ -94,7 +94,7 @@ def _closest(word: str, known: list[str]) -> str | None:
     return found[0] if found else None
 
 
-# Commands that are planned for later versions, with what they will do.
+# Commands that are planned for later versions, and what each of them does.
 LATER_COMMANDS = {
     "prune": "deletes images that are no longer selected",
     "convert": "converts the configuration of another tool",
@@ -122,15 +122,15 @@ LATER_OPTIONS: dict[str, dict[str, str | None]] = {
 def refuse_later_command(command: str) -> None:
     """Raise ConfigError if `command` is planned for a later version."""
     if command in LATER_COMMANDS:
-        raise ConfigError(
-            f"`mirror {command}` is not in this version", hint=f"a later version {LATER_COMMANDS[command]}"
-        )
+        hint = f"planned for a later version: it {LATER_COMMANDS[command]}"
+        raise ConfigError(f"`mirror {command}` is not in this version", hint=hint)
 
 
 def add_later_options(parser: argparse.ArgumentParser, command: str) -> None:
-    """Make the parser for a command raise ConfigError for options that are planned for later versions.
+    """Add the options that are planned for later versions to the parser for a command.
 
-    The help does not list these options."""
+    Using one of them raises ConfigError, which says that the option is not in this version. The help does not list
+    them."""
     for option, value in LATER_OPTIONS.get(command, {}).items():
         nargs = 0 if value is None else None
         parser.add_argument(option, metavar=value, nargs=nargs, action=_RefuseOption, help=argparse.SUPPRESS)

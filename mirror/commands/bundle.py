@@ -22,9 +22,9 @@ def verify(path: Path) -> CommandOutput:
 
 
 def list_references(path: Path) -> CommandOutput:
-    """Return one line for each reference in a bundle or layout: its name, its digest, and the image size in bytes.
+    """Return one line for each tag in a bundle or layout: its name, its digest, and the size of the image in bytes.
 
-    Raises the same errors as `verify`."""
+    Raises ConfigError, Refused, LocalError, Cancelled."""
     found = run_with_signals(lambda work: survey_on_disk(path, work, bare=True))
     lines = [
         f"{name}{':' if name else ''}{tag}  {digest}  {found.total_size(digest)}"

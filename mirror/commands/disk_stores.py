@@ -14,7 +14,7 @@ from mirror.selection.locations import STREAM, is_bundle
 
 
 class BundleStores:
-    """The bundles of a configuration.
+    """The bundles that a configuration reads or writes.
 
     Bundles are opened on first use. Inventories that serve as bases are read immediately. Raises ConfigError if a base
     cannot be read, or if `base` is given but no target is a bundle."""
@@ -23,7 +23,7 @@ class BundleStores:
         """spool: a directory for data from pipes. base: an inventory to use instead of those in the configuration.
         repair: whether to recreate damaged bundles."""
         if base is not None and not any(is_bundle(target.host) for one in config.mirrors for target in one.targets):
-            raise ConfigError("--base is for exports, but no target is a bundle", hint="leave the option out")
+            raise ConfigError("--base is only for bundles, but no target is a bundle", hint="leave the option out")
         adopts: defaultdict[str, set[str]] = defaultdict(set)
         bases: dict[str, Path | None] = {}  # by the host name of the bundle that is written
         for mirror in config.mirrors:
@@ -47,7 +47,7 @@ class BundleStores:
         self.hosts = sorted({*self.sources, *self.targets})
 
     def incomplete_sources(self) -> list[tuple[str, MirrorError]]:
-        """Return the sources that lack images listed in their own inventory, each with an error.
+        """Return the sources whose own inventory says that images are missing from them, each with an error.
 
         Only sources that were read are checked."""
         return [
@@ -78,7 +78,7 @@ def check_bases(config: Config, *, must_exist: bool) -> list[str]:
 
 
 def _exists(path: Path) -> bool:
-    """Return whether the path exists. Return True if this cannot be determined."""
+    """Return whether the path exists. If this cannot be determined, return True."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -92,7 +92,7 @@ PREFIX = "oci:"
 
 
 class LayoutStores:
-    """The layouts of a configuration, opened on first use. A directory that is both source and target is one store."""
+    """The layouts of a configuration, opened on first use. A layout that is both source and target is opened once."""
 
     def __init__(self, config: Config) -> None:
         adopts: defaultdict[str, set[str]] = defaultdict(set)
@@ -112,7 +112,7 @@ class LayoutStores:
         self.hosts = sorted(stores)
 
     def incomplete_sources(self) -> list[tuple[str, MirrorError]]:
-        """Return an empty list: a layout has no inventory that it could be compared with."""
+        """Return an empty list, because a layout does not contain an inventory that could list missing images."""
         return []
 
     def close(self) -> None:

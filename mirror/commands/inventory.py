@@ -26,6 +26,10 @@ from mirror.util.cancellation import Work
 from mirror.util.structs import Struct
 
 _PRESENT_RESULTS = ("copied", "up-to-date")  # results after which the target has the image
+_NAME_HINT = (
+    "another tool created it; copy it with `mirror sync` from a source with a repository name "
+    "(FILE.tar:REPOSITORY or oci:DIR:REPOSITORY), and use the copy"
+)
 
 
 class CommandOutput(Struct, frozen=True):
@@ -39,7 +43,7 @@ class CommandOutput(Struct, frozen=True):
 
 
 def make_inventory(path: Path) -> CommandOutput:
-    """Create an inventory of a bundle, a layout, the targets of a configuration, or the images in a report.
+    """Create an inventory of a bundle, a layout, the targets of a configuration, or the images in a report, as JSON.
 
     Raises ConfigError, LocalError, Refused, Cancelled."""
     found = run_with_signals(lambda work: _survey_path(path, work))
@@ -69,9 +73,9 @@ def _survey_path(path: Path, work: Work) -> StoreSurvey:
 
 
 def survey_on_disk(path: Path, work: Work, *, bare: bool = False) -> StoreSurvey:
-    """List the content of a layout or bundle by reading all its manifests.
+    """List the content of the layout or bundle at `path` by reading all its manifests.
 
-    bare: accept a store whose tags have no repository name."""
+    bare: whether to accept a store whose tags have no repository name."""
     if path.is_dir():
         layout = LayoutStore(path)
         try:
@@ -94,9 +98,7 @@ def _survey_store(source: Source, what: str, work: Work, *, bare: bool) -> Store
     """List the content of all repositories in a store. what: the store's name in messages."""
     names = [name for name in source.repositories("", work) if isinstance(name, str)] or [""] * bare
     if not names:
-        raise Refused(
-            f"{what} has no repository names", hint="another tool created it; add a name: FILE.tar:REPOSITORY"
-        )
+        raise Refused(f"{what} has no repository names", hint=_NAME_HINT)
     return survey_store(source, names, work)
 
 
@@ -106,7 +108,7 @@ def _survey_bundle(path: Path, work: Work) -> StoreSurvey:
     try:
         missing = bundle.missing_digests()
         if missing:
-            raise Refused(f"{path}: {missing[0]} is missing", code="bundle_incomplete")
+            raise Refused(f"{path}: {missing[0]} is missing", hint="copy the bundle again", code="bundle_incomplete")
         if bundle.inventory is not None:
             return StoreSurvey(bundle.inventory)
     finally:
@@ -118,7 +120,7 @@ def _survey_bundle(path: Path, work: Work) -> StoreSurvey:
 
 
 def _survey_targets(config: Config, work: Work) -> StoreSurvey:
-    """List the content that all target hosts of a configuration have in common."""
+    """List the content that is present on all target hosts of a configuration."""
     with Stores(config, Limits(), Redactor(), spool_directory(config, None)) as stores:
         wanted: dict[str, dict[str, None]] = {}
         for mirror in config.mirrors:
@@ -164,13 +166,13 @@ def _keep_common(one: Inventory, other: Inventory) -> None:
 def _inventory_from_report(path: Path) -> Inventory:
     """Return an inventory of the images that a report lists as present on the targets.
 
-    It contains only root manifests: in an inventory, a root implies everything that it refers to. Raises ConfigError
-    if the file is not a report."""
+    The inventory contains only root manifests, because a base that has a root manifest also has everything to which the
+    manifest refers. Raises ConfigError if the file is not a report."""
     data = path.read_bytes()
     document = strictjson.parse(data, what=str(path), code="bundle_invalid", fold=False, nodes=MAX_NODES)
     images = document.get("images") if isinstance(document, dict) else None
     if not isinstance(document, dict) or document.get("schema") != 1 or not isinstance(images, list):
-        raise ConfigError(f"{path} is not a report that mirror wrote")
+        raise ConfigError(f"{path} is not a report that mirror wrote", hint="use the file report.json of an import")
     found = Inventory()
     for image in images:
         if isinstance(image, dict) and image.get("result") in _PRESENT_RESULTS and isinstance(image.get("digest"), str):

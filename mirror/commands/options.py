@@ -1,4 +1,4 @@
-"""The options of a run, and the filters `--only` and `--shard`."""
+"""The command-line options of a run, and the filter for `--only` and `--shard`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _NAMES = _DIGESTS + "/@"
 
 
 class Shard(Struct, frozen=True):
-    """One of the `count` shards into which the source repositories are divided. index: its number, counted from 0.
+    """One of the `count` shards into which `--shard` divides the source repositories.
 
-    As long as `count` is the same, a repository always belongs to the same shard."""
+    index: the number of the shard, counted from 0. For the same `count`, a repository is always in the same shard."""
 
     index: int
     count: int
@@ -33,10 +33,10 @@ class Shard(Struct, frozen=True):
 
 
 class Options(Struct, frozen=True):
-    """The options of a command.
+    """The command-line options of `sync`, `plan` or `verify`.
 
-    verbosity: -1 quiet, 0 normal, 1 verbose, 2 debug. lock_wait: seconds. base: the inventory that serves as the base
-    for all exports. repair: implies `deep`."""
+    verbosity: -1 quiet, 0 normal, 1 verbose, 2 debug. lock_wait: the maximum time in seconds to wait for another run.
+    base: the inventory that serves as the base for all exports. If `repair` is True, `deep` is also True."""
 
     config: Path
     only: tuple[str, ...] = ()
@@ -93,20 +93,20 @@ class ReferenceFilter:
     def can_match(self, repository: str) -> bool:
         """Return whether any pattern could match a reference in `host/repo`, or in a repository under `host/prefix/*`.
 
-        Unlike `may_select`, this does not record the pattern as used."""
+        Unlike `may_select`, this method does not record any pattern as used."""
         return any(self._can_match(one, repository) for one in self._patterns or ())
 
     def note_unlisted(self, repository: str) -> None:
         """Record that the tags of `host/repo`, or the repositories under `host/prefix/*`, could not be listed.
 
-        Patterns that might match references in these repositories are not reported as unused."""
+        `unused_patterns` then omits the patterns that might match references in these repositories."""
         unsure = [one for one in self._unmatched if repository.endswith("*") or self._can_match(one, repository)]
         self._unmatched.difference_update(unsure)
 
     def unused_patterns(self) -> list[str]:
         """Return the patterns that matched nothing and cannot match in another shard.
 
-        Call this after all sources have been listed. Each of these patterns is returned in only one shard."""
+        Call this after all sources have been listed. With shards, only one shard returns each of these patterns."""
         idle = sorted(self._unmatched - self._in_other_shards)
         return [one for one in idle if self._shard is None or self._shard.contains(repository_of(one))]
 
@@ -135,19 +135,19 @@ class ReferenceFilter:
 def _can_match_prefix(pattern: str, beginning: str, alphabet: str) -> bool:
     """Return whether a shell pattern can match `beginning` followed by some characters from `alphabet`."""
     parts = _split_pattern(pattern)
-    states = _after_stars(parts, {0})
+    states = _epsilon_closure(parts, {0})
     for character in beginning:
         staying = {at for at in states if parts[at : at + 1] == ("*",)}
         taking = {at + 1 for at in states - staying if at < len(parts) and fnmatchcase(character, parts[at])}
-        states = _after_stars(parts, staying | taking)
+        states = _epsilon_closure(parts, staying | taking)
     return any(
         at < len(parts) and all(part == "*" or any(fnmatchcase(one, part) for one in alphabet) for part in parts[at:])
         for at in states
     )
 
 
-def _after_stars(parts: tuple[str, ...], states: set[int]) -> set[int]:
-    """Return `states` and the states that follow if a `*` matches an empty string. A state is an index into `parts`."""
+def _epsilon_closure(parts: tuple[str, ...], states: set[int]) -> set[int]:
+    """Return `states`, and the states that follow if each `*` matches nothing. A state is an index into `parts`."""
     found = set(states)
     for at, part in enumerate(parts):
         if part == "*" and at in found:

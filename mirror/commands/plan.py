@@ -11,7 +11,7 @@ from mirror.sync.dry_run import DryRun
 
 
 def plan(options: Options) -> int:
-    """Print what a sync would do and return the exit code. Writes nothing. Raises ConfigError, LocalError."""
+    """Print what a sync would do and return the exit code. Copies nothing. Raises ConfigError, LocalError."""
     with open_for_reading(options) as (context, state):
         context.check_no_partial_bundle(options)
         dry_run = DryRun(context.calls, context.manifests, context.bases(state))

@@ -22,7 +22,9 @@ _log = logging.getLogger("mirror")
 
 
 def choose_references(options: Options) -> ReferenceFilter:
-    """Create the filter for `--only`, `--only-from` and `--shard`. Raises ConfigError if the file cannot be read."""
+    """Create the filter for references from the options `--only`, `--only-from` and `--shard`.
+
+    Raises ConfigError if the file given with `--only-from` cannot be read."""
     if not options.only and options.only_from is None:
         return ReferenceFilter(None, options.shard)
     given = read_references_file(options.only_from) if options.only_from is not None else ()
@@ -36,7 +38,7 @@ def log_config_warnings(config: Config) -> None:
 
 
 def new_run_id() -> str:
-    """Return a random id for a run, which consists of 12 hex digits."""
+    """Return a random id of 12 hex digits for a run."""
     return os.urandom(6).hex()
 
 
@@ -44,8 +46,8 @@ def new_run_id() -> str:
 def open_for_reading(options: Options) -> Iterator[tuple[RunContext, State]]:
     """Return a context manager that opens the stores and the state of a configuration for a command that only reads.
 
-    It yields both, and closes them when the `with` block exits. It takes no lock and writes no log file. Raises
-    ConfigError, LocalError."""
+    It yields the RunContext and the state, and closes them when the `with` block exits. It takes no lock and writes no
+    log file. Raises ConfigError, LocalError."""
     config = load(options.config)
     only, redactor, console = choose_references(options), Redactor(), Console()
     with (

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 
 class RegistrySources:
-    """The registries of a run as sources, one per host and combination of settings. Opening one sends no requests.
+    """The registries that a run reads from: one source for each host and combination of settings.
+
+    Opening a source sends no requests.
 
     scratch: a directory below the spool for converted layers. If it is None, layers are only measured, not stored.
     limit: the maximum total size of each kind of converted layers in bytes; if it is None, half of the free space.
@@ -59,7 +61,7 @@ class RegistrySources:
         v1: V1Mode,
         convert_schema1: bool,
     ) -> Source:
-        """Return the registry as a source. v1: the fallback mode. It is ignored for Docker Hub, which has no v1."""
+        """Return the registry as a source. v1: when to fall back to the v1 protocol; ignored for Docker Hub."""
         mode = V1Mode.NEVER if settings.host == DOCKER_HUB else v1
         key = (settings.host, mode, convert_schema1)
         if key not in self._opened:

@@ -1,4 +1,4 @@
-"""The setup and orderly shutdown of what every command with registries needs: limits, stores and an event loop."""
+"""Sets up the limits, the stores and the event loop of a command, and shuts them down in order."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from mirror.util.files import local_error
 from mirror.util.signals import Signals
 from mirror.util.structs import Struct
 
-# After a signal the process ends within 5 seconds, and all cleanup together takes at most LEAVING. Cleanup waits for
-# responses that may open an upload session, and deletes these sessions; both have shorter limits of their own. Threads
-# that still hang are left behind: a name lookup, for example, cannot be interrupted.
+# After a signal, the process ends within 5 seconds, and all cleanup together takes at most LEAVING seconds. Cleanup
+# waits for responses that may open an upload session, and deletes these sessions; both have shorter time limits.
+# Threads that still hang after that are left behind: a name lookup, for example, cannot be interrupted.
 LEAVING = 3.5  # seconds from the signal
 GRACE = 1.5  # seconds from the signal, after which coroutines that have not ended are cancelled
-AT_LEAST = 0.2  # seconds that threads always get to end
+AT_LEAST = 0.2  # seconds that cleanup may always take, even after LEAVING has passed
 
 _log = logging.getLogger("mirror")
 
@@ -66,7 +66,7 @@ class RunContext(Struct, frozen=True):
         repeat_transforms: bool = False,
         repair: bool = False,
     ) -> Planner:
-        """Create the planner for the run. receiver: the object to which it passes the plan entries."""
+        """Create the planner for the run. receiver: the object to which the planner passes the plan entries."""
         return Planner(
             self.calls,
             state,
@@ -90,7 +90,7 @@ class RunContext(Struct, frozen=True):
         )
 
     def must_copy_to(self, host: str, path: str) -> bool:
-        """Return whether a mirror without `allow-empty`, which requires at least one tag, copies to this repository."""
+        """Return whether a mirror that must select at least one tag (no `allow-empty`) copies to this repository."""
         return any(
             target.repository.host == host and can_match(path, target.repository.path)
             for entry in self.entries
@@ -101,10 +101,10 @@ class RunContext(Struct, frozen=True):
     def run_problems(self, rest: str = "") -> list[tuple[str, MirrorError]]:
         """Return the problems that concern the whole run, each with a name. Call this after planning.
 
-        They are `--only` patterns that matched nothing, and sources that are incomplete. This also logs a warning for
-        each pattern that may match in another shard. rest: the beginning of the hint for an incomplete source, about
-        the images that it contains."""
-        hint = "no source has such a tag or repository, or the configuration leaves it out"
+        These problems are `--only` patterns that matched nothing, and sources that are incomplete. This method also
+        logs a warning for each pattern that may match in another shard. rest: what happens to the images that an
+        incomplete source contains, for the hint."""
+        hint = "no source has such a tag or repository, or the tag rules of the configuration exclude it"
         for one in self.only.unused_in_this_shard():
             text = f"--only {printable(one, 80)} selects nothing in this shard; check the other shards, too"
             _log.warning("only_idle", extra={"text": text})
@@ -114,7 +114,7 @@ class RunContext(Struct, frozen=True):
         ]
         incomplete = self.stores.incomplete_sources()
         for _, error in incomplete:
-            error.hint = f"{rest}; export again to add the missing ones" if rest else error.hint
+            error.hint = f"{rest}; export again to add the missing images" if rest else error.hint
         return [*idle, *incomplete]
 
     def check_no_partial_bundle(self, options: Options) -> None:
@@ -136,8 +136,8 @@ class RunContext(Struct, frozen=True):
     def run_until_signal(self, coroutine: Coro[None], halt: Callable[[str], object] = str) -> int | None:
         """Run a coroutine until it ends. Return the exit code for the signal that ended it, or None if there was none.
 
-        halt: a function that is called with the reason when a signal arrives. After it, the stop is requested, which
-        ends all waits in the coroutine. Raises the exception of the coroutine, unless there was a signal."""
+        halt: a function that is called with the reason when a signal arrives, before the stop is requested. The stop
+        ends all waits in the coroutine. Without a signal, an exception of the coroutine is raised."""
         main = self.calls.tasks.start(coroutine)
 
         def end() -> None:
@@ -241,7 +241,7 @@ def _check_sources(config: Config) -> None:
 
 
 def seconds_left(signals: Signals) -> float:
-    """Return how many seconds cleanup may still take. Without a signal, that is the whole time limit."""
+    """Return how many seconds cleanup may still take. If no signal has arrived, return the whole time limit."""
     return LEAVING if signals.number is None else max(LEAVING - signals.seconds_since_signal(), AT_LEAST)
 
 
@@ -261,7 +261,7 @@ T = TypeVar("T")
 
 
 def run_with_signals(run: Callable[[Work], T]) -> T:
-    """Call `run` on another thread and return its result. A signal requests the stop of the `Work` that `run` gets.
+    """Call `run` on another thread and return its result. A signal stops the `Work` that is passed to `run`.
 
     Raises the exceptions of `run`. After a signal, Cancelled has the exit code for that signal."""
     stop = Stop()

@@ -44,7 +44,7 @@ class DiskStores(Protocol):
         ...
 
     def incomplete_sources(self) -> list[tuple[str, MirrorError]]:
-        """Return the sources that lack images listed in their own inventory, each with an error.
+        """Return the sources whose own inventory says that images are missing from them, each with an error.
 
         Only sources that were read are checked."""
         ...
@@ -55,9 +55,9 @@ class DiskStores(Protocol):
 
 
 class Stores:
-    """The stores of a run. As a context manager, it closes them when the `with` block exits.
+    """All stores of a run. As a context manager, it closes them when the `with` block exits.
 
-    Opening them sends no requests. Raises ConfigError, also for an invalid Docker configuration.
+    Opening the stores sends no requests. The constructor raises ConfigError, also for an invalid Docker configuration.
     registries: the target stores by host name.
     spool: the directory for data from conversions and pipes. base: an inventory to use instead of those in the
     configuration. writes: if it is False, converted layers are only measured, not stored. repair: whether to recreate
@@ -123,14 +123,14 @@ class Stores:
     def mark_host_down(self, error: MirrorError) -> None:
         """Mark the host of `error` as down if the error shows that the host is unavailable.
 
-        error: the error that remained after all attempts at a transfer. A host to which a registry redirects requests
-        has no client of its own. Any client can mark it."""
+        error: the error that remained after all attempts at a transfer. Its host may be one to which a registry
+        redirects requests. Such a host has no client of its own, so any client marks it."""
         registry = self._v2.get(error.host) or next(iter(self._v2.values()), None)
         if error.host and registry is not None:
             registry.note_exhausted(error)
 
     def incomplete_sources(self) -> list[tuple[str, MirrorError]]:
-        """Return the sources that lack images listed in their own inventory, each with an error.
+        """Return the sources whose own inventory says that images are missing from them, each with an error.
 
         Only sources that were read are checked."""
         return [one for stores in self._on_disk for one in stores.incomplete_sources()]
@@ -166,14 +166,14 @@ class Stores:
         )
 
     def _target(self, repository: Repository) -> TargetEntry:
-        """Return a target of a mirror in the form that the planner takes."""
+        """Return a target of a mirror as an entry for the planner."""
         settings = self._config.settings_for(repository.host)
         return TargetEntry(
             self.registries[repository.host], Repository(repository.host, repository.path), settings.exclusive
         )
 
     def mountable(self) -> dict[str, set[str]]:
-        """Return the paths of the repositories that the configuration names, by host. Blobs may be mounted from them.
+        """Return the repositories that the configuration names, as paths by host. Blobs may be mounted from them.
 
         Repositories that match a wildcard are not included."""
         named: defaultdict[str, set[str]] = defaultdict(set)
@@ -196,7 +196,7 @@ class Stores:
         return dict(named)
 
     def routes(self, entries: Iterable[MirrorEntry]) -> Routes:
-        """Return the rules for when to use the spool and mounts.
+        """Return the rules that decide when a blob is written to the spool, and when a mount is tried.
 
         Blobs in stores on disk do not need the spool, since they can be read repeatedly."""
         hosts = self.registries
@@ -212,7 +212,7 @@ class Stores:
         )
 
     def parallel(self) -> dict[str, int]:
-        """Return the maximum number of parallel requests, by host."""
+        """Return the maximum number of parallel requests to each host."""
         return {host: self._limits.host(host).parallel for host in (*self.registries, *self._local)}
 
 

@@ -11,7 +11,7 @@ from mirror.sync.verifier import VerifyResult
 
 
 def plan_lines(summary: PlanSummary) -> list[str]:
-    """Return the lines that `plan` prints: the changes that a sync would make, the problems, and the totals."""
+    """Return the lines that `plan` prints: what a sync would copy, the problems, and the totals."""
     lines = [_change_line(change) for change in sorted(summary.changes, key=lambda change: change.target)]
     lines += [_failure_line(name, str(error)) for name, error in sorted(summary.failures, key=lambda one: one[0])]
     for source, rules in sorted(summary.rejected.items()):
@@ -64,7 +64,7 @@ def _unknown_text(count: int) -> str:
 
 
 def _failure_line(name: str, why: str) -> str:
-    """Return the line for a failure. name: what failed."""
+    """Return the line for a failure. name: the image or repository that failed. why: the text of the error."""
     return f"failed  {name}: {why}"
 
 

@@ -78,7 +78,7 @@ def _partition(config: Config, options: Options) -> str:
 
 
 def _used_files(config: Config, options: Options) -> list[Path]:
-    """Return the files that a run reads, and those that it writes outside its state directory."""
+    """Return the files that a run reads or writes outside its state directory. A report must not replace them."""
     files = [config.path, config.log.file, options.only_from, options.base]
     for host in config.registries.values():
         files += [host.tls.ca, host.tls.cert, host.tls.key, host.password.file if host.password else None]
@@ -89,7 +89,9 @@ def _used_files(config: Config, options: Options) -> list[Path]:
 
 
 class _SyncRun:
-    """One run of `mirror sync`, whose lock is already held."""
+    """One run of `mirror sync`. The caller holds the lock of the run.
+
+    directory: the state directory. run_mark: identifies the run in the state."""
 
     def __init__(
         self,
@@ -170,7 +172,7 @@ class _SyncRun:
         return code, self._cost(context.limits)
 
     def _plan_and_copy(self, context: RunContext, state: State, results: ResultRecorder, progress: Progress) -> None:
-        """Plan and copy until everything is done or a signal arrives, then close everything in order."""
+        """Plan and copy until all images are done or a signal arrives, then close the objects in order."""
         spool = Spool(spool_directory(self._config, self._options.shard), self._config.spool_max)
         spool.prepare()
         context.stores.delete_leftovers()
@@ -240,7 +242,7 @@ class _SyncRun:
                     results.record_error(error)
 
     def _log_state_warning(self, text: str) -> None:
-        """Log a warning about the state."""
+        """Log a warning about the state database."""
         _log.warning("state", extra={"text": text})
 
     def _cost(self, limits: Limits) -> RunCost:

@@ -1,6 +1,6 @@
 """Checks for conflicts between mirrors: targets listed twice, sources that are targets, two writers of a tag, cycles.
 
-The module `cycles` checks for cycles with wildcards.
+Cycles that include wildcards are checked in the module `cycles`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mirror.selection.tag_rules import common_tag
 
 
 def check(document: Document, drafts: Sequence[Draft], warnings: list[str]) -> None:
-    """Check all mirrors. Add errors to `document`, and suspicious but valid settings to `warnings`."""
+    """Check all mirrors for conflicts. Add errors to `document`, and suspicious but valid settings to `warnings`."""
     _check_targets(document, drafts)
     _check_bundles(document, drafts)
     _check_bases(document, drafts)
@@ -31,7 +31,7 @@ def check(document: Document, drafts: Sequence[Draft], warnings: list[str]) -> N
 
 
 def _check_targets(document: Document, drafts: Sequence[Draft]) -> None:
-    """Check that no target is the mirror's own source or listed twice."""
+    """Check that no mirror lists its own source as a target, or lists a target twice."""
     for draft in drafts:
         seen: set[Repository] = set()
         for target, path in zip(draft.mirror.targets, draft.target_paths, strict=True):
@@ -51,9 +51,9 @@ def _check_bundles(document: Document, drafts: Sequence[Draft]) -> None:
         for target, path in zip(draft.mirror.targets, draft.target_paths, strict=True):
             reader = readers.get(target.host)
             if reader is not None and target.host != STREAM and target != draft.mirror.source:
-                what = "is a bundle, which is replaced as a whole, and"
-                remedy = "use another file for one of them, or a layout (oci:DIR)"
-                document.add(path, f"{printable(target.host)} {what} {reader.path} reads from it; {remedy}")
+                what = "is a bundle, which each run replaces as a whole, but"
+                remedy = "use a different file for the source or the target, or use a layout (oci:DIR)"
+                document.add(path, f"{printable(target.host)} {what} {reader.path} also reads from it; {remedy}")
 
 
 def _check_bases(document: Document, drafts: Sequence[Draft]) -> None:
@@ -63,13 +63,12 @@ def _check_bases(document: Document, drafts: Sequence[Draft]) -> None:
         for target, path in zip(draft.mirror.targets, draft.target_paths, strict=True):
             earlier = first.setdefault(target.host, draft) if is_bundle(target.host) else draft
             if _real_path(earlier.mirror.base) != _real_path(draft.mirror.base):
-                document.add(
-                    path, f"{earlier.mirror.path} writes this bundle with another `base`; use the same for both"
-                )
+                what = f"{earlier.mirror.path} writes this bundle with a different `base`"
+                document.add(path, f"{what}; set the same `base` for both mirrors")
 
 
 def _real_path(path: Path | None) -> str | None:
-    """Return the path with symbolic links resolved. If `path` is None, return None."""
+    """Return `path` with symbolic links resolved, or None if `path` is None."""
     return None if path is None else os.path.realpath(path)
 
 
@@ -102,7 +101,7 @@ def _check_writers_of_repository(document: Document, target: Repository, found: 
             document.add(
                 path,
                 f"{draft.mirror.path} and {earlier.mirror.path} (line {earlier.mirror.position.line}) may both write "
-                f"{what} of {target}; use different repositories, or lists of different tags",
+                f"{what} of {target}; use different target repositories, or list different tags",
             )
         elif rules.is_literal:
             named.update(dict.fromkeys(tags, draft))
@@ -111,7 +110,7 @@ def _check_writers_of_repository(document: Document, target: Repository, found: 
 
 
 def _check_cycles(document: Document, drafts: Sequence[Draft], warnings: list[str]) -> None:
-    """Report cycles of mirrors, and warn about mirrors that read what another mirror writes."""
+    """Add an error for each cycle of mirrors, and a warning for each mirror that reads what another mirror writes."""
     readers = Readers(drafts)
     feeds: dict[KeyPath, list[Draft]] = {}
     for draft in drafts:
@@ -130,7 +129,7 @@ def _check_cycles(document: Document, drafts: Sequence[Draft], warnings: list[st
     for draft in drafts:
         warnings.extend(
             f"{reader.mirror.position}: {reader.mirror.path}: reads what {draft.mirror.path} writes, "
-            "and may be one run behind"
+            "so its targets may be one run behind"
             for reader in feeds[draft.path]
             if not {draft.path, reader.path} <= in_cycle
         )

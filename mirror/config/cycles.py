@@ -17,10 +17,10 @@ _MOST_STEPS = 1000  # the maximum number of paths that are followed from one tar
 
 
 class _WrittenPath(Struct, frozen=True):
-    """A repository path on `host`, or a pattern for such paths, to which a mirror writes.
+    """A repository path to which a mirror writes, or a pattern for all repository paths to which it writes.
 
-    If `after` is None, `before` is the whole path. Otherwise a path consists of `before`, the text that a `*` matched,
-    and `after`."""
+    host: the host of the repository. If `after` is None, `before` is the whole path. Otherwise, a path consists of
+    `before`, the text that the `*` in the source matched, and `after`."""
 
     host: str
     before: str
@@ -28,7 +28,7 @@ class _WrittenPath(Struct, frozen=True):
 
     @classmethod
     def from_target(cls, target: Repository) -> _WrittenPath:
-        """Return the path, or the pattern for paths, to which a mirror with this target writes."""
+        """Return the path or the pattern for a target. It is a pattern if the target contains `{repository}`."""
         before, matched, after = target.path.partition(MATCHED)
         return cls(target.host, before, after if matched else None)
 
@@ -46,7 +46,7 @@ class Readers:
                 self._literal[draft.mirror.source].append(draft)
 
     def readers_of(self, target: Repository) -> list[Draft]:
-        """Return the mirrors that read everything that is written to `target`, which may contain a template."""
+        """Return the mirrors that read every repository that is written to `target`. It may contain `{repository}`."""
         return list(self.readers_of_path(_WrittenPath.from_target(target)))
 
     def readers_of_path(self, written: _WrittenPath) -> Iterator[Draft]:
@@ -57,8 +57,9 @@ class Readers:
 
 
 def check_growth(document: Document, drafts: Sequence[Draft]) -> set[KeyPath]:
-    """Report wildcards whose target is inside their own source, and cycles that include a wildcard.
+    """Report mirrors that would create more repositories with each run.
 
+    These are wildcard mirrors with a target inside their own source, and mirrors in a cycle that includes a wildcard.
     Return the key paths of all mirrors in the reported cycles of two or more mirrors."""
     readers = Readers(drafts)
     if not readers.wildcards:
@@ -80,7 +81,9 @@ def check_growth(document: Document, drafts: Sequence[Draft]) -> set[KeyPath]:
 
 
 def _find_cycle(start: Draft, target: Repository, readers: Readers) -> list[Draft]:
-    """Return a cycle in which `start` reads what was copied from its own target, or an empty list if there is none."""
+    """Return the mirrors of a cycle that copies what `start` writes to `target` back into the source of `start`.
+
+    If there is no such cycle, return an empty list."""
     first = _WrittenPath.from_target(target)
     if (start.mirror.wildcard) != (first.after is not None):
         return []  # the modules `cross_checks` and `mirrors` report this problem
@@ -133,6 +136,6 @@ def _own_source_message(draft: Draft, target: Repository) -> str:
         return f"would mirror onto itself: {target} is also the source; use another repository"
     elsewhere = "another registry" if not source.path else f"a target that is not below {source}/"
     return (
-        f"is inside its own source {whole}: each run would copy what the last one wrote, one level deeper; "
+        f"is inside its own source {whole}: each run would copy what the previous run wrote, one level deeper; "
         f"use {elsewhere}"
     )

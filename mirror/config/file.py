@@ -31,7 +31,7 @@ def read(path: Path) -> bytes:
         mode = os.fstat(handle).st_mode
         if not stat.S_ISREG(mode):
             kind = "a directory" if stat.S_ISDIR(mode) else "a pipe, socket or device"
-            raise ConfigError(f"config is not a regular file: {path} is {kind}", hint="use a YAML file")
+            raise ConfigError(f"config is not a regular file: {path} is {kind}", hint="give the path of a YAML file")
         with open(handle, "rb", closefd=False) as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
@@ -39,9 +39,8 @@ def read(path: Path) -> bytes:
     finally:
         os.close(handle)
     if len(data) > MAX_BYTES:
-        raise ConfigErrors(
-            [ConfigProblem(Position(printable(path), 1, 1), "", "too big: a configuration has at most 1 MiB")]
-        )
+        message = "too big: a configuration may be at most 1 MiB in size"
+        raise ConfigErrors([ConfigProblem(Position(printable(path), 1, 1), "", message)])
     return data
 
 
@@ -56,9 +55,9 @@ def _read_error(path: Path, error: OSError) -> ConfigError | LocalError:
 
 
 def decode(data: bytes, file: str) -> str:
-    """Decode a file as UTF-8, and remove a byte order mark.
+    """Decode the content of a file as UTF-8, and remove a byte order mark.
 
-    file: its name in messages. Raises ConfigErrors for invalid UTF-8 or a control character."""
+    file: the name of the file, for messages. Raises ConfigErrors for invalid UTF-8 or a control character."""
 
     def fail(end: int, message: str) -> NoReturn:
         """Raise ConfigErrors with `message` and the position after the first `end` bytes."""

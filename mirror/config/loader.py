@@ -25,7 +25,10 @@ _MIB = 1 << 20
 
 
 class LogConfig(Struct, frozen=True):
-    """The section `log`. file: None means mirror.log in the state directory. max_size: the limit in bytes."""
+    """The section `log` of the configuration.
+
+    file: if it is None, the log is mirror.log in the state directory. max_size: the maximum size of the file in bytes.
+    backups: the number of old log files that are kept."""
 
     file: Path | None = None
     level: str = "info"
@@ -34,7 +37,7 @@ class LogConfig(Struct, frozen=True):
 
 
 class Parallel(Struct, frozen=True):
-    """The section `parallel`: how many operations may run at the same time.
+    """The section `parallel` of the configuration: how many operations may run at the same time.
 
     images: the limit for images that are copied to one target host. downloads, uploads: the limits for blobs in the
     whole run."""
@@ -47,8 +50,8 @@ class Parallel(Struct, frozen=True):
 class Config(Struct, frozen=True):
     """A valid configuration.
 
-    Paths are absolute. registries: the settings in the file, by host name. As in `mirrors`, host names have no default
-    port. text_hash: the SHA-256 of the file, in hex."""
+    All paths except `path` are absolute. registries: the settings from the file, by host name. Host names in
+    `registries` and `mirrors` do not include the default port. text_hash: the SHA-256 of the file, in hex."""
 
     path: Path
     state: Path | None
@@ -62,12 +65,12 @@ class Config(Struct, frozen=True):
     text_hash: str
 
     def settings_for(self, host: str) -> HostSettings:
-        """Return the settings for a registry. If the file has none, return the defaults."""
+        """Return the settings for a registry host. If the file contains none, return the default settings."""
         return self.registries.get(host) or HostSettings(host)
 
 
 def load(path: Path, *, secrets: bool = True) -> Config:
-    """Read and check a configuration file. Contacts no host.
+    """Read and check a configuration file without contacting any host.
 
     secrets: if it is False, missing TLS files, and missing passwords for registries in use, are only warnings.
     Raises ConfigErrors with all problems, ConfigError if the file does not exist, LocalError if it cannot be read."""
@@ -110,14 +113,15 @@ def load(path: Path, *, secrets: bool = True) -> Config:
 def state_directory(config: Config) -> Path:
     """Return the state directory of this configuration.
 
-    Raises LocalError if the configuration sets none, and there is no home directory for the default one."""
+    Raises LocalError if the configuration does not set one, and the default cannot be used because there is no home
+    directory."""
     if config.state is not None:
         return config.state
     home = _state_home()
     if home is None:
         raise LocalError(
-            "there is no home directory for the state of this configuration",
-            hint="set the key `state` to a directory, or set the variable HOME",
+            "the configuration sets no state directory, and there is no home directory for the default one",
+            hint="set the key `state` to a directory, or set the environment variable HOME",
         )
     real = os.fsencode(config.path.resolve())
     return home / f"{config.path.stem}-{hashlib.sha256(real).hexdigest()[:12]}"

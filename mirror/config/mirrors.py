@@ -33,10 +33,10 @@ from mirror.util.structs import Struct, replace
 
 
 class MirrorConfig(Struct, frozen=True):
-    """One entry of `mirrors`.
+    """One entry of the section `mirrors` of the configuration.
 
-    path: the path of its key, such as `mirrors[2]`. source, targets: their host is the host name of a registry, the
-    real path of a bundle, `oci:` and the real path of a layout, or `-` for a standard stream. wildcard: whether the
+    path: the path of its key, such as `mirrors[2]`. source, targets: the host of each is the host name of a registry,
+    the real path of a bundle, `oci:` and the real path of a layout, or `-` for a standard stream. wildcard: whether the
     source's path is a prefix, and the targets' paths contain `{repository}`. schema1: `copy`, `convert` or `fail`.
     v1: None means that the registry's settings decide. base: the inventory that a differential export is based on."""
 
@@ -64,7 +64,7 @@ class Draft(Struct, frozen=True):
 
 
 def build(top: Section, hosts: Hosts) -> list[Draft]:
-    """Build the mirrors in the file, except those with an invalid source. Add problems to the document."""
+    """Build a Draft for each mirror in the configuration whose source is valid. Add problems to the document."""
     defaults = top.section("defaults")
     shared = _tag_rules(defaults)
     drafts = [_build_draft(section, defaults, shared, hosts) for section in top.sections("mirrors")]
@@ -72,7 +72,7 @@ def build(top: Section, hosts: Hosts) -> list[Draft]:
 
 
 def _build_draft(section: Section, defaults: Section, shared: TagRules | None, hosts: Hosts) -> Draft | None:
-    """Build one mirror. Return None if its source is not valid. shared: the tag rules of `defaults`."""
+    """Build the Draft for one mirror, or return None if its source is invalid. shared: the tag rules of `defaults`."""
     own = _tag_rules(section)
     source = section.parse("source", lambda text: _check_encodable(parse_source(text), section))
     targets = section.parse_list("targets", lambda text: _check_encodable(parse_target(text), section))
@@ -127,21 +127,21 @@ def _location_rules(source: Location) -> TagRules | None:
 
 
 def _is_wildcard(section: Section, source: Location, targets: Sequence[tuple[int, Location]]) -> bool:
-    """Return whether the mirror copies all repositories of the source.
+    """Return whether the mirror copies all repositories of the source. Report targets that do not fit the source.
 
     A source on disk without a repository name selects all its repositories if a target has a template. Otherwise, it
-    selects its only repository. This also reports targets that do not fit the source."""
+    selects its only repository."""
     may_be_wildcard = not isinstance(source, RegistryLocation) and not _has_repository(source)
     wildcard = source.wildcard or (may_be_wildcard and any(target.wildcard for _, target in targets))
     for number, target in targets:
         if wildcard and not target.wildcard and _has_repository(target):
-            what = f"has no template, but the source has many repositories{_template_hint(section, number)}"
+            what = f"has no {MATCHED}, but the source has many repositories{_template_hint(section, number)}"
             section.document.add((*section.path, "targets", number), what)
         elif target.wildcard and not wildcard:
             path = (*section.path, "targets", number)
             node = section.document.node(path)
             written = written_template(node.text if isinstance(node, Scalar) else "")
-            what = f"contains {written}, but the source is a single repository; end the source with /* to copy several"
+            what = f"contains {written}, but the source is a single repository; to copy several, end the source with /*"
             section.document.add(path, what)
     return wildcard
 
@@ -154,20 +154,20 @@ def _template_hint(section: Section, number: int) -> str:
 
 
 def _check_wildcard(mirror: MirrorConfig, section: Section, hosts: Hosts) -> None:
-    """Report a wildcard source that is read over v1, which has no catalog."""
+    """Report a wildcard source that is read over v1, because the v1 protocol cannot list repositories."""
     host = mirror.source.host
     if not mirror.wildcard or not is_registry(host) or host == DOCKER_HUB:
         return
     mode = mirror.v1 or hosts.settings.get(host, HostSettings(host)).v1
     if mode is V1Mode.ONLY:
-        section.add_problem("v1 has no list of repositories; add a mirror for each repository", below="source")
+        section.add_problem("the v1 protocol cannot list repositories; add a mirror for each of them", below="source")
     elif mode is V1Mode.PER_TAG:
-        what = "a wildcard does not match repositories that are available only over v1; add a mirror for each"
+        what = "a wildcard does not match repositories that are available only over v1; add a mirror for each of them"
         section.add_warning(what, below="source")
 
 
 def _has_repository(location: Location) -> bool:
-    """Return whether the location names a repository or a prefix of repositories."""
+    """Return whether the location names a repository, or a prefix of repository names."""
     return isinstance(location, RegistryLocation) or (
         not isinstance(location, StreamLocation) and bool(location.repository)
     )
@@ -217,7 +217,7 @@ def _tag_rules(section: Section) -> TagRules | None:
             next((tag for tag in literal if literal.count(tag) > 1), None) if len(set(literal)) < len(literal) else None
         )
         if twice is not None:
-            section.add_warning(f'"{twice}" is listed twice', below="tags")
+            section.add_warning(f'"{twice}" is listed twice; remove one', below="tags")
         return TagRules(tuple(dict.fromkeys(literal)))
     rules = section.section("tags")
     include, exclude, immutable = (_pattern_list(rules, key) for key in ("include", "exclude", "immutable"))

@@ -1,4 +1,4 @@
-"""Problems in a configuration, each with its position, key path and message, and the exception for them."""
+"""The problems in a configuration, each with its position, key path and message, and the exception that holds them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = [
     "quote_value",
 ]
 
-MOST_SHOWN = 50
+MOST_SHOWN = 50  # the maximum number of problems, and of warnings, that a message shows
 
 # Keys whose values are not shown in messages.
 SECRET_KEYS = frozenset({"password", "proxy", "env"})
@@ -54,7 +54,7 @@ class ConfigProblem(Struct, frozen=True, order=True):
 class ConfigErrors(ConfigError):
     """An exception that contains all problems in a file, ordered by position.
 
-    Its text has one line for each of the first 50 problems, and ends with `and N more` if there are more. The warnings
+    Its text has one line for each of the first 50 problems, and a line `and N more` if there are more. The warnings
     follow in the same form."""
 
     def __init__(self, problems: Iterable[ConfigProblem], warnings: Iterable[str] = ()) -> None:
@@ -68,16 +68,16 @@ class ConfigErrors(ConfigError):
         return "\n".join(lines)
 
     def with_subject(self, subject: str) -> ConfigErrors:
-        """Return this error unchanged. Unlike other errors, it needs no prefix, since each line has a position."""
+        """Return this error unchanged. It needs no prefix, because each line of its text already names the file."""
         return self
 
 
 def _limit_lines(lines: list[str]) -> list[str]:
-    """Return the first MOST_SHOWN lines and, if lines are omitted, a line with their number."""
+    """Return the first MOST_SHOWN lines. If lines are omitted, add a line that says how many."""
     more = len(lines) - MOST_SHOWN
     return [*lines[:MOST_SHOWN], f"and {more} more"] if more > 0 else lines
 
 
 def quote_value(value: object) -> str:
-    """Return a scalar in quotes, escaped and cut to 80 characters. User information in a URL is hidden."""
+    """Return a value in quotes for a message, escaped and cut to 80 characters. User information in a URL is hidden."""
     return f'"{reference.printable_reference(str(value))}"'

@@ -22,24 +22,24 @@ _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}|\$[A-Z_][A-Z0-9_
 
 
 class Hosts(Struct, frozen=True):
-    """The settings of all registries in the file.
+    """The parsed section `registries` of the configuration: the settings for each registry host.
 
-    settings: by canonical host name. paths: the key path of each host's settings, by canonical host name. plain: the
-    hosts for which `plain-http` is true."""
+    settings: the settings by canonical host name. paths: the key path of each host's settings, by canonical host name.
+    plain: the hosts for which `plain-http` is true."""
 
     settings: Mapping[str, HostSettings]
     paths: Mapping[str, KeyPath]
     plain: frozenset[str]
 
     def canonical(self, host: str) -> str:
-        """Return the host without its default port, so that each registry has exactly one name."""
+        """Return `host` without the default port of its scheme, so that each registry has exactly one name."""
         return _canonical(host, self.plain)
 
 
 def build(section: Section, *, secrets: bool) -> Hosts:
-    """Build the settings for all registries. Add problems to the document.
+    """Build the settings for all registries in the section. Add problems to the document.
 
-    secrets: whether a missing TLS file is a problem. Otherwise, it is a warning."""
+    secrets: if it is True, a missing TLS file is reported as a problem, otherwise as a warning."""
     names: dict[str, str] = {}
     for key in section.keys():  # noqa: SIM118 (a Section is not a dict)
         try:
@@ -60,7 +60,7 @@ def build(section: Section, *, secrets: bool) -> Hosts:
         keys_by_host[host] = key
         if not _can_start_reference(host):
             section.add_problem(
-                f"in references this host needs a port: {host}/app means docker.io/{host}/app; "
+                f"this host needs a port, because the reference {host}/app means docker.io/{host}/app; "
                 f'write "{host}:443", or another port',
                 key=key,
             )
@@ -93,7 +93,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def check_presence(hosts: Hosts, used: set[str], document: Document, warnings: list[str] | None) -> None:
-    """Report missing passwords for the registries in `used`.
+    """Report each registry in `used` whose password is configured but missing, for example an empty file.
 
     The reports are added to `warnings`. If `warnings` is None, they are added to `document` as problems."""
     for host in sorted(used & hosts.settings.keys()):
@@ -102,11 +102,11 @@ def check_presence(hosts: Hosts, used: set[str], document: Document, warnings: l
         if missing and warnings is not None:
             warnings.append(f"{document.position(path)}: {format_key_path(path)}: {missing}; a run needs it")
         elif missing:
-            document.add(path, f"{missing}; it is required: a mirror uses this registry")
+            document.add(path, f"{missing}; the password is required, because a mirror uses this registry")
 
 
 def _settings(host: str, section: Section, *, secrets: bool) -> HostSettings:
-    """Build the settings for one host."""
+    """Build the settings for one registry host."""
     username, password = section.text("username"), _password(section)
     plain_http = section.flag("plain-http", False)
     if section.has_key("username") != section.has_key("password"):
@@ -120,7 +120,7 @@ def _settings(host: str, section: Section, *, secrets: bool) -> HostSettings:
     if _VARIABLE.fullmatch(username or ""):
         section.add_problem("variables are not expanded; write the user name", below="username")
     if section.has_key("no-proxy") and not section.has_key("proxy"):
-        section.add_problem("no-proxy has no effect without `proxy`; remove it", below="no-proxy")
+        section.add_problem("no-proxy has no effect without `proxy`; remove it, or set `proxy`", below="no-proxy")
     timeouts = section.section("timeouts")
     v1 = section.text("v1")
     return HostSettings(
@@ -145,7 +145,7 @@ def _settings(host: str, section: Section, *, secrets: bool) -> HostSettings:
 
 
 def _host_set(section: Section, key: str) -> frozenset[str]:
-    """Return the valid hosts in the list under `key`."""
+    """Return the valid hosts in the list under `key`, without default ports."""
     return frozenset(_canonical(host, frozenset()) for _, host in section.parse_list(key, values.host))
 
 
@@ -175,7 +175,7 @@ def _password(section: Section) -> Secret | None:
         return Secret(f"file {file}", file=file)  # check_presence reports it if the registry is in use
     if not stat.S_ISREG(mode):
         kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
-        where.add_problem(f"{file} is {kind}; name the file with the password", below="file")
+        where.add_problem(f"{file} is {kind}; set `file` to the file that contains the password", below="file")
     elif mode & _READABLE_BY_ALL:
         section.add_warning(f"all users can read {file}; run: chmod 600 {file}", below="password")
     return Secret(f"file {file}", file=file)
@@ -186,7 +186,8 @@ def _tls(section: Section, *, secrets: bool) -> TlsSettings:
     ca, cert, key = section.file("ca"), section.file("cert"), section.file("key")
     verify = section.flag("verify", True)
     if (cert is None) != (key is None):
-        section.add_problem("a client certificate needs both cert and key", below="cert" if cert else "key")
+        given, other = ("cert", "key") if cert else ("key", "cert")
+        section.add_problem(f"a client certificate needs both cert and key; set `{other}`, too", below=given)
     if not verify:
         section.add_warning(
             "the certificate is not verified: anyone on the network path can read and change all data", below="verify"
@@ -201,14 +202,14 @@ def _tls(section: Section, *, secrets: bool) -> TlsSettings:
 def _check_pem(section: Section, name: str, file: Path, *, secrets: bool) -> bool:
     """Return whether the file exists and contains the expected kind of PEM block. If not, report the problem.
 
-    name: the name of its key, which is `ca`, `cert` or `key`."""
+    name: the key in the section `tls` that names the file: `ca`, `cert` or `key`."""
     try:
         warning = values.check_pem(file, "PRIVATE KEY" if name == "key" else "CERTIFICATE")
     except values.MissingFileError as error:
         if secrets:
-            section.add_problem(f"{error}; provide it", below=name)
+            section.add_problem(f"{error}; provide this file, or correct its path", below=name)
         else:
-            section.add_warning(f"{error}; a run needs it", below=name)
+            section.add_warning(f"{error}; a run needs this file", below=name)
         return False
     except ConfigError as error:
         section.add_problem(str(error), below=name)
@@ -219,13 +220,13 @@ def _check_pem(section: Section, name: str, file: Path, *, secrets: bool) -> boo
 
 
 def _check_with_openssl(section: Section, ca: Path | None, cert: Path | None, key: Path | None) -> None:
-    """Load the files with OpenSSL, so that damaged files are found before the run."""
+    """Load the certificates and the key with OpenSSL, so that a damaged file is reported before a run starts."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if ca or cert else None
     try:
         if context and ca:
             context.load_verify_locations(ca)
     except (ssl.SSLError, OSError):
-        section.add_problem(f"{ca} has no valid certificate; get it again from the registry's operator", below="ca")
+        section.add_problem(f"{ca} has no valid certificate; ask the registry's operator for the file", below="ca")
     try:
         if context and cert and key:
             context.load_cert_chain(cert, key, password=_no_passphrase)

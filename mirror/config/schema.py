@@ -12,13 +12,15 @@ import jsonschema
 from jsonschema.protocols import Validator
 
 NOT_YET = "x-not-yet"
-"""A keyword of this schema. It is true for a key that this version does not support, or a list of such values."""
+"""The name of a keyword in this schema, which marks what this version does not support.
+
+Its value is True if the whole key is not supported. Otherwise it is a list of the values that are not supported."""
 
 _extend: Callable[..., Callable[[Any], Validator]] = jsonschema.validators.extend
 
 
 def schema_text() -> str:
-    """Return the text of the published schema."""
+    """Return the text of the JSON Schema of the configuration."""
     data = pkgutil.get_data("mirror", "config.schema.json")
     if data is None:
         raise FileNotFoundError("config.schema.json")
@@ -40,7 +42,7 @@ def validator() -> Validator:
 
 
 def conforms(value: Any, part: dict[str, Any]) -> bool:
-    """Return whether `value` is valid for a part of the schema, and supported by this version."""
+    """Return whether `value` is valid for `part`, a part of the schema, and supported by this version."""
     return validator().evolve(schema=part).is_valid(value)
 
 
@@ -51,7 +53,7 @@ def _report_not_yet(_: object, later: Any, value: object, __: object) -> Iterato
 
 
 def parts() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the path of every key, such as `mirrors[].tags.include`, with its part of the schema."""
+    """Yield the path of every key, such as `mirrors[].tags.include`, and the part of the schema that describes it."""
     return _parts(schema(), "")
 
 
@@ -63,14 +65,14 @@ def key_paths() -> tuple[str, ...]:
 
 @cache
 def paths_of(key: str) -> tuple[str, ...]:
-    """Return the paths at which this version supports a key with this name."""
+    """Return the paths of all keys with the name `key` that this version supports."""
     found = [where for where in key_paths() if where.rpartition(".")[2] == key]
     later = tuple(where for where, part in parts() if part.get(NOT_YET) is True)
     return tuple(where for where in found if not any(_is_part_of(where, one) for one in later))
 
 
 def _is_part_of(where: str, whole: str) -> bool:
-    """Return whether the key path `where` is `whole` or below it."""
+    """Return whether the key path `where` is equal to `whole`, or is below it."""
     return where == whole or where.startswith((f"{whole}.", f"{whole}[]"))
 
 
@@ -83,7 +85,7 @@ def resolve_reference(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parts(part: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the paths of all keys below `path` at any depth, each with its part of the schema."""
+    """Yield the paths of all keys below `path` at any depth, each with the part of the schema that describes it."""
     for key, below in part.get("properties", {}).items():
         where = f"{path}.{key}" if path else key
         yield where, resolve_reference(below)

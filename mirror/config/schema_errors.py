@@ -57,9 +57,9 @@ def _report(document: Document, path: KeyPath, error: Any) -> None:
     elif keyword in ("minItems", "minProperties", "minLength"):
         document.add(path, _empty_message(path, part, value))
     elif keyword == "maxLength":
-        document.add(path, f"too long: at most {error.validator_value} characters")
+        document.add(path, f"too long: at most {error.validator_value} characters are allowed")
     elif keyword == "maxProperties":
-        document.add(path, f"expected one of {', '.join(part['properties'])}, got {len(value)} of them")
+        document.add(path, f"expected exactly one of {', '.join(part['properties'])}, got {len(value)}")
     else:
         document.add(path, _type_message(document, path, part, value))
 
@@ -89,7 +89,7 @@ def _unknown_key_message(key: str, part: dict[str, Any]) -> str:
 
 
 def _nearest_key(key: str, part: dict[str, Any]) -> str | None:
-    """Return the key that was probably meant, or None. An unsupported key is returned only if it is nearly the same."""
+    """Return the key that was probably meant by `key`, or None. Unsupported keys must be more similar than others."""
     known = part.get("properties", {})
     available = [name for name, below in known.items() if below.get(NOT_YET) is not True]
     synonym = _SYNONYMS.get(_normalize_key(key))
@@ -108,15 +108,11 @@ def _normalize_key(key: str) -> str:
 def _empty_message(path: KeyPath, part: dict[str, Any], value: object) -> str:
     """Return the message for an empty value."""
     if path[-1:] == ("tags",):
-        return "empty, so nothing would be selected; name tags, or remove the key for every tag"
+        return "empty, so nothing would be selected; list tags, or remove the key to select every tag"
     if path[-1:] == ("include",):
-        return "empty, so nothing would be selected; name patterns, or remove the key"
-    kind = "a list" if isinstance(value, list) else "a mapping" if isinstance(value, dict) else '""'
-    return (
-        f"expected {_describe_allowed(part)}, got {kind} without entries"
-        if kind != '""'
-        else f'expected {_describe_allowed(part)}, got ""'
-    )
+        return "empty, so nothing would be selected; list patterns, or remove the key"
+    kind = "an empty list" if isinstance(value, list) else "an empty mapping" if isinstance(value, dict) else '""'
+    return f"expected {_describe_allowed(part)}, got {kind}"
 
 
 def _type_message(document: Document, path: KeyPath, part: dict[str, Any], value: object) -> str:
@@ -138,12 +134,12 @@ def _type_message(document: Document, path: KeyPath, part: dict[str, Any], value
         hint = "; give it a value" if path[-1:] and path[-1] in _REQUIRED else "; remove the key or give it a value"
     else:
         hint = "" if secret else _hint(path, part, value)
-    shown = "something else" if secret else _describe_value(value, text)
+    shown = "a value of another type" if secret else _describe_value(value, text)
     return f"expected {_describe_allowed(part)}, got {shown}{hint}"
 
 
 def _misread_message(path: KeyPath, part: dict[str, Any], text: str, shown: str) -> str:
-    """Return the message for an unquoted string that YAML reads as another type. shown: what YAML reads."""
+    """Return the message for an unquoted string that YAML reads as another type. shown: how YAML reads it."""
     what = "tag read as" if "tags" in path[-2:] and isinstance(path[-1], int) else "read as"
     instead = suggest_text(path, part, text)
     return (
@@ -154,7 +150,7 @@ def _misread_message(path: KeyPath, part: dict[str, Any], text: str, shown: str)
 
 
 def _hint(path: KeyPath, part: dict[str, Any], value: object) -> str:
-    """Return the end of a message, which says what to write instead, or an empty string if this is unknown."""
+    """Return the end of a message that says what to write instead, or an empty string if this cannot be guessed."""
     kinds = part.get("type", "")
     if isinstance(value, dict) and value and all(item is None for item in value.values()) and "string" in kinds:
         return f"; put a string with {{ and }} in quotes{_template_hint(path, next(iter(value)))}"

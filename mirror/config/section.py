@@ -1,4 +1,4 @@
-"""Typed access to one mapping in a configuration. Values with a reported problem are treated as missing."""
+"""Typed access to a mapping in a configuration. Values for which a problem was reported are treated as missing."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ T = TypeVar("T")
 
 
 class Section:
-    """The mapping at the key path `path` of a document.
+    """A mapping in a configuration, with typed access to its values.
 
-    base: the directory that relative paths refer to. warnings: the list to which warnings are added."""
+    path: the key path of the mapping. base: the directory to which paths in the configuration are relative. warnings:
+    the list to which warnings are added."""
 
     def __init__(self, document: Document, value: object, path: KeyPath, base: Path, warnings: list[str]) -> None:
         self.document = document
@@ -36,11 +37,11 @@ class Section:
         return key in self._values
 
     def section(self, key: str) -> Section:
-        """Return the mapping under `key`, or an empty one if there is none."""
+        """Return the mapping under `key` as a Section. If it is missing, return an empty Section."""
         return Section(self.document, self._values.get(key), (*self.path, key), self._base, self._warnings)
 
     def sections(self, key: str) -> list[Section]:
-        """Return the mappings in the list under `key`."""
+        """Return a Section for each mapping in the list under `key`."""
         found = self._values.get(key)
         items = found if isinstance(found, list) else []
         return [
@@ -84,7 +85,7 @@ class Section:
         try:
             return self._base / Path(os.fsdecode(text.encode("utf-8"))).expanduser()
         except RuntimeError:
-            raise ConfigError("there is no home directory for `~`; use an absolute path") from None
+            raise ConfigError("there is no home directory to replace `~`; use an absolute path") from None
 
     def parse(self, key: str, parse: Callable[[str], T]) -> T | None:
         """Return the parsed string under `key`, or None if it is missing or invalid.
@@ -108,11 +109,13 @@ class Section:
         return parsed
 
     def add_problem(self, message: str, *, key: str | None = None, below: str | None = None) -> None:
-        """Add a problem about this section, the name of its key `key`, or the value under its key `below`."""
+        """Add a problem about the value under the key `below`, or about the whole section if `below` is None.
+
+        key: if given, the position of the problem is the name of this key."""
         self.document.add(self.path if below is None else (*self.path, below), message, key=key)
 
     def add_warning(self, message: str, *, below: str, item: int | None = None) -> None:
-        """Add a warning about the value under the key `below`, or about the item with the index `item` in this list."""
+        """Add a warning about the value under the key `below`. item: the index of an item, if the value is a list."""
         path: KeyPath = (*self.path, below) if item is None else (*self.path, below, item)
         self._warnings.append(f"{self.document.position(path)}: {format_key_path(path)}: {message}")
 

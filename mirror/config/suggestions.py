@@ -64,7 +64,7 @@ _CHECKS: dict[str, Callable[[str], object]] = {
 
 
 def is_accepted(path: KeyPath, part: dict[str, Any], text: str) -> bool:
-    """Return whether a string is valid as the value at `path`. part: the schema for this value."""
+    """Return whether the string `text` is a valid value for the key at `path`. part: the schema for this value."""
     if quote_value(text) != f'"{text}"' or not conforms(text, part):
         return False
     key = next((step for step in reversed(path) if isinstance(step, str)), "")
@@ -76,7 +76,7 @@ def is_accepted(path: KeyPath, part: dict[str, Any], text: str) -> bool:
 
 
 def suggest_text(path: KeyPath, part: dict[str, Any], text: str) -> str | None:
-    """Return the string that the user probably meant by the unquoted `text`: `text` itself, or with a unit added.
+    """Return the string that the user probably meant by the unquoted `text`: `text` itself, or `text` with a unit.
 
     path, part: the key path of the value and its schema. Returns None if neither string would be valid."""
     found = (one for one in (text, *_add_units(text)) if is_accepted(path, part, one))

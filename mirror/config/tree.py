@@ -84,7 +84,7 @@ class Document:
         return path not in self._invalid
 
     def node(self, path: KeyPath) -> Node:
-        """Return the value at `path`. If it does not exist, return the innermost existing value on this path."""
+        """Return the node at `path`. If it does not exist, return the innermost node on this path that does."""
         node: Node = self.root
         for part in path:
             below = node.items.get(str(part)) if isinstance(node, Mapping) else None
@@ -104,7 +104,7 @@ class Document:
 
 
 def to_plain(node: Node) -> object:
-    """Convert a tree to dicts, lists and scalars."""
+    """Convert a tree of nodes to dicts, lists and scalars."""
     if isinstance(node, Mapping):
         return {key: to_plain(value) for key, value in node.items.items()}
     if isinstance(node, Sequence):

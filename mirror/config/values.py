@@ -26,21 +26,21 @@ _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")
 
 
 class MissingFileError(ConfigError):
-    """An error for a file that does not exist, or that this user may not read."""
+    """Raised for a file that does not exist, or that the current user is not allowed to read."""
 
 
 def connect_timeout(text: str) -> float:
-    """Parse the time limit for opening a connection, from 0.1 s to 10 min. Return seconds."""
+    """Parse the time limit for opening a connection, from 0.1 s to 10 min, and return it in seconds."""
     return duration(text, 0.1, 600.0)
 
 
 def idle_timeout(text: str) -> float:
-    """Parse the time limit for a connection without traffic, from 0.1 s to 1 h. Return seconds."""
+    """Parse the time limit for a connection without traffic, from 0.1 s to 1 h, and return it in seconds."""
     return duration(text, 0.1, 3600.0)
 
 
 def duration(text: str, least: float, most: float) -> float:
-    """Parse a duration between `least` and `most` seconds, such as `5 min`. Return seconds."""
+    """Parse a duration such as `5 min`, between `least` and `most` seconds, and return it in seconds."""
     seconds = _amount(text, _SECONDS)
     if not least <= seconds <= most:
         raise ConfigError(f"expected {_format_seconds(least)}..{_format_seconds(most)}, got {printable(text, 80)}")
@@ -56,10 +56,10 @@ def size(text: str) -> int:
 
 
 def _amount(text: str, units: dict[str, float] | dict[str, int]) -> float:
-    """Parse a number with a unit. Return the number times the factor for the unit. units: the factors, by unit."""
+    """Parse a number with a unit, and return the number times the factor for the unit. units: maps units to factors."""
     found = _AMOUNT.fullmatch(text)
     if not found or found[2] not in units:
-        raise ConfigError(f'expected a number and one of {", ".join(units)}, got "{printable(text, 80)}"')
+        raise ConfigError(f'expected a number and a unit ({", ".join(units)}), got "{printable(text, 80)}"')
     return float(found[1]) * units[found[2]]
 
 
@@ -72,7 +72,7 @@ def _format_seconds(value: float) -> str:
 
 
 def rate(text: str) -> Rate:
-    """Parse a rate of requests, such as `5/s`."""
+    """Parse a rate of requests, such as `5/s`, `100/m` or `1000/h`."""
     found = _RATE.fullmatch(text)
     if not found:
         raise ConfigError(f'expected a rate like "5/s", got "{printable(text, 80)}"')
@@ -108,16 +108,16 @@ def proxy(text: str) -> str:
 
 
 def check_pem(file: Path, wanted: str) -> str | None:
-    """Check that a PEM file contains the wanted kind of block.
+    """Check that a PEM file contains a block of the kind `wanted`, which is `CERTIFICATE` or `PRIVATE KEY`.
 
-    wanted: `CERTIFICATE` or `PRIVATE KEY`. Return a warning if others can read a private key, otherwise None. Raises
-    MissingFileError if the file cannot be read, ConfigError if its content is not valid."""
+    Return a warning if other users can access a private key, otherwise None. Raises MissingFileError if the file cannot
+    be read, ConfigError if its content is not valid."""
     try:
         status = file.stat()
         if not stat.S_ISREG(status.st_mode):
             raise ConfigError(f"{file} is not a regular file")
         if status.st_size > _LARGEST_PEM:
-            raise ConfigError(f"{file} has {status.st_size} bytes, but a PEM file may have at most {_LARGEST_PEM}")
+            raise ConfigError(f"{file} has {status.st_size} bytes; a PEM file may have at most {_LARGEST_PEM} bytes")
         data = file.read_bytes()
     except OSError as error:
         raise MissingFileError(f"{file}: {(error.strerror or str(error)).lower()}") from error
@@ -125,7 +125,7 @@ def check_pem(file: Path, wanted: str) -> str | None:
     if not data.strip():
         raise ConfigError(f"{file} is empty; expected a PEM {wanted.lower()}")
     if not found:
-        raise ConfigError(f"{file} is not PEM; convert it; it must have a line -----BEGIN {wanted}-----")
+        raise ConfigError(f"{file} is not PEM; convert it to PEM, so that it has a line -----BEGIN {wanted}-----")
     if not any(label.endswith(wanted) for label in found):
         raise ConfigError(f"{file} contains a {found[0].lower()}, expected a {wanted.lower()}")
     if wanted == "PRIVATE KEY":

@@ -39,7 +39,7 @@ _PATTERNS = ("include", "exclude", "immutable")  # keys whose values are pattern
 _STAR = re.compile(r"\*[^\s,\]}]*")
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}")
 _BRACES = re.compile(r"[^\s,\[\]{}\"']*\{[\w-]+\}[^\s,\[\]{}\"']*")
-_TOO_DEEP = f"too deep: at most {MAX_DEPTH} levels"
+_TOO_DEEP = f"nested too deeply: at most {MAX_DEPTH} levels are allowed"
 _STANDARD_TAGS = "tag:yaml.org,2002:"
 _TRUE = {"true", "yes", "on"}
 _ON = "on"  # YAML 1.1 reads this as true, but here it is also a key (under `notify`)
@@ -91,7 +91,7 @@ class _Composer:
         self._root: Node | None = None
 
     def compose(self) -> Node:
-        """Build the tree and return its root. Raises ConfigErrors."""
+        """Build the tree and return its root. Raises ConfigErrors if the text is not valid YAML or exceeds a limit."""
         loader = _Loader(self._text)
         try:
             documents = 0
@@ -102,7 +102,7 @@ class _Composer:
                 if isinstance(event, yaml.DocumentStartEvent):
                     documents += 1
                     if documents > 1:
-                        self._fail_at(_mark(event), "one document expected, a second begins here; remove the `---`")
+                        self._fail_at(_mark(event), "expected one YAML document; remove the `---` of the second")
                 else:
                     self._handle_event(event, loader)
         except yaml.MarkedYAMLError as error:
@@ -117,17 +117,17 @@ class _Composer:
         return self._root
 
     def fail(self, line: int, column: int, message: str) -> NoReturn:
-        """Raise ConfigErrors with all problems so far and this one. line, column: counted from 0."""
+        """Raise ConfigErrors with all problems so far and a new one. line, column: its position, counted from 0."""
         position = Position(self._document.file, line + 1, column + 1)
         problem = ConfigProblem(position, format_key_path(self._key_path()), message)
         raise ConfigErrors([*self._document.problems, problem])
 
     def _fail_at(self, mark: yaml.Mark | None, message: str) -> NoReturn:
-        """Raise ConfigErrors with all problems so far and a new one at `mark`."""
+        """Raise ConfigErrors with all problems found so far and a new one at `mark`."""
         self.fail(mark.line if mark else 0, mark.column if mark else 0, message)
 
     def _fail_too_deep(self) -> None:
-        """Raise the error at the first position beyond MAX_DEPTH, because libyaml's own error lacks this position."""
+        """Raise the error for the first position nested deeper than MAX_DEPTH. libyaml's error does not name it."""
         depth = 0
         for event in yaml.parse(self._text, Loader=yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -148,7 +148,7 @@ class _Composer:
         return f"not YAML: {problem}{context}{hint}"
 
     def _fail_unquoted(self, mark: yaml.Mark, line: str) -> None:
-        """Raise the error for a string at `mark` that needs quotes: it begins with `*`, or contains `{name}`."""
+        """Raise an error if the string at `mark` needs quotes, because it begins with `*` or contains `{name}`."""
         found = _STAR.match(line, mark.column) or _STAR.match(line, max(mark.column - 1, 0))
         if found:
             text, why = self._suggest(found.group()), "a string that begins with * must be in quotes"
@@ -170,7 +170,7 @@ class _Composer:
         self.fail(mark.line, found.start(), f"not YAML: {why}{meant}")
 
     def _fail_variable(self, mark: yaml.Mark, column: int, text: str) -> None:
-        """Raise the error for a shell variable if `text` contains one. Quotes would not make it valid."""
+        """Raise an error if `text` contains a shell variable, which would not be expanded inside quotes either."""
         variable = _VARIABLE.fullmatch(text)
         if self._is_in_secret() or self._last_key in SECRET_KEYS:
             if variable:
@@ -185,7 +185,7 @@ class _Composer:
         return next((level.key.text for level in reversed(self._open) if level.key is not None), "")
 
     def _suggest(self, text: str) -> str:
-        """Return the value that was probably meant by a string that begins with `*`, depending on its key."""
+        """Return the value that was probably meant by `text`, which begins with `*`. The result depends on its key."""
         key = self._current_key()
         before = {"source": "registry.example.com/", "targets": "registry.example.com/"} | dict.fromkeys(_PATTERNS, ".")
         return before.get(key, "") + text
@@ -214,16 +214,16 @@ class _Composer:
         """Add a problem if the event has an explicit YAML tag."""
         if tag := event.tag:
             shown = f"!!{tag.removeprefix(_STANDARD_TAGS)}" if tag.startswith(_STANDARD_TAGS) else tag
-            named = "a tag" if self._is_in_secret() else f"tag {quote_key(shown)}"
+            named = "a YAML tag" if self._is_in_secret() else f"the YAML tag {quote_key(shown)}"
             self._add_problem(_mark(event), f"{named} is not allowed; remove it, or put the string in quotes")
 
     def _resolve_alias(self, event: yaml.AliasEvent) -> Node:
         """Return the node that an alias refers to."""
         self._aliases += 1
         if self._aliases > MAX_ALIASES:
-            self._fail_at(_mark(event), f"too many aliases: at most {MAX_ALIASES}")
+            self._fail_at(_mark(event), f"too many aliases: at most {MAX_ALIASES} are allowed")
         if any(level.anchor == event.anchor for level in self._open):
-            self._fail_at(_mark(event), f"recursive alias *{printable(event.anchor, 80)}")
+            self._fail_at(_mark(event), f"recursive alias *{printable(event.anchor, 80)}; remove it")
         if event.anchor not in self._anchors:
             why = "has no anchor before it; a string that begins with * must be in quotes"
             if self._is_in_secret():
@@ -237,7 +237,7 @@ class _Composer:
         return any(level.key is not None and level.key.text in SECRET_KEYS for level in self._open)
 
     def _add(self, node: Node, mark: yaml.Mark, anchor: str | None) -> None:
-        """Add a node to the innermost open collection."""
+        """Add a node to the innermost open collection, as an item, key or value. anchor: the node's YAML anchor."""
         if anchor:
             self._anchors[anchor] = node
         if not self._open:
@@ -286,7 +286,7 @@ class _Composer:
             mapping.keys[name] = key
 
     def _add_problem(self, at: yaml.Mark | Scalar, message: str) -> None:
-        """Add a problem at a position. Unlike `fail`, this does not stop reading."""
+        """Add a problem at a position. Unlike `fail`, this does not raise an exception, so reading continues."""
         position = Position(self._document.file, at.line + 1, at.column + 1)
         self._document.problems.append(ConfigProblem(position, format_key_path(self._key_path()), message))
 

@@ -1,4 +1,4 @@
-"""An OCI image layout in a directory, as a Source and a Target. It holds many repositories, which share their blobs.
+"""An OCI image layout in a directory, as a Source and a Target. Many repositories share the blobs of the layout.
 
 A blob gets its name only when it is complete and on disk, and index.json names only content that is on disk. The
 layout is therefore consistent even after the process was killed or the power failed, and a later run reuses everything
@@ -29,21 +29,21 @@ _RECOPY_HINT = "copy the layout again, or export the images again"
 
 
 class MissingContentError(NotFound):
-    """Raised if a layout refers to content that it does not have: it is damaged, or it was not copied completely."""
+    """Raised if content to which a layout refers is missing: the layout is damaged, or was not copied completely."""
 
     code = "bundle_incomplete"
     exit_code = Refused.exit_code
 
 
 class ManifestInUseError(RemoteError):
-    """Raised if a manifest cannot be removed because an index in the same repository refers to it."""
+    """Raised if a manifest cannot be removed because an image index in the same repository refers to it."""
 
 
 class LayoutStore:
     """A Source and Target for an OCI layout in a directory. Thread-safe. `close` releases the lock on the layout.
 
-    adopts: repositories to which tags without a repository belong, such as a repository that a source names. new: True
-    for a target, whose directory may be missing or empty."""
+    adopts: the repositories to which tags without a repository name are assigned, for example the repository that the
+    configuration names in a source. new: True for a target, whose directory may be missing or empty."""
 
     partial = False
     needs_all_images = False
@@ -148,7 +148,7 @@ class LayoutStore:
         return self._referrers.find(repository, digest, self._index_file.revision, roots, work)
 
     def _lookup(self, repository: str, reference: str) -> Descriptor | NotFound | Refused:
-        """Return the descriptor of the manifest that a tag or digest refers to, or an error if there is none.
+        """Return the descriptor of the manifest that a tag or digest refers to, or an error if it is not found.
 
         For a digest, the descriptor has neither a size nor a media type. Raises Refused and LocalError if the whole
         layout is unusable."""
@@ -216,7 +216,8 @@ class LayoutStore:
     def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
         """Write a manifest and add it to the index.
 
-        Raises RemoteError (blob_missing; manifest_invalid for schema 1), LocalError."""
+        Raises RemoteError (blob_missing if the layout lacks a blob or child, manifest_invalid for schema 1),
+        LocalError."""
         if manifest.kind is Kind.SCHEMA1:
             raise RemoteError(
                 f"{self.host}:{repository}:{reference} is a schema 1 image, which an OCI layout cannot hold",
@@ -261,14 +262,15 @@ class LayoutStore:
         """Remove a manifest and all its tags from a repository. Return whether its file was also removed.
 
         The file is kept if another repository has the manifest. Must not be called while another thread calls
-        `put_manifest`. Raises ManifestInUseError if an index in the repository refers to it, LocalError, Cancelled."""
+        `put_manifest`. Raises ManifestInUseError if an image index in the repository refers to the manifest,
+        LocalError, Cancelled."""
         self._index_file.begin(work)
         roots = self._index_file.query(lambda index: list(index.roots()))
         as_root, under_index = find_repositories(digest, roots, lambda one: self.manifest("", one, work), work)
         if under_index & {repository, None, *self._index_file.adopted_names(repository)}:
             raise ManifestInUseError(
-                f"{digest} cannot be deleted: an index in {repository} refers to it",
-                hint="delete the index first; tags can be deleted at any time",
+                f"{digest} cannot be deleted: an image index in {repository} refers to it",
+                hint="delete that index first; tags can be deleted at any time",
             )
         self.delete(repository, digest, work)
         as_root -= {repository, *self._index_file.adopted_names(repository)}
@@ -280,7 +282,7 @@ class LayoutStore:
 
 
 class LayoutUpload:
-    """An UploadSession that writes one blob to the layout. An unfinished upload leaves no file."""
+    """An UploadSession that writes one blob to the layout. A failed upload leaves no file behind."""
 
     resumable = False
 

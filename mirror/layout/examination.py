@@ -14,13 +14,13 @@ _MAX_LISTED = 50  # maximum number of problems that are printed; further problem
 _MAX_REFERENCES = 5  # maximum number of affected images that are named for each problem
 
 References: TypeAlias = Callable[[Digest], Iterable[Digest]]
-"""Returns the digests that a manifest refers to; none for a blob, and none for a manifest that cannot be read."""
+"""A function that returns the digests to which a manifest refers. For a blob or an unreadable manifest, none."""
 
 
 class LayoutProblem(Struct, frozen=True):
     """One problem found in a layout or bundle.
 
-    damage: True if bytes are wrong, False if content is missing. digest: the manifest or blob that has the problem."""
+    damage: True if content is damaged, False if it is missing. digest: the manifest or blob that has the problem."""
 
     text: str
     damage: bool
@@ -81,24 +81,21 @@ class VerificationResult(Struct):
             damage = any(problem.damage for problem in self.problems)
             missing = any(not problem.damage for problem in self.problems)
             state = "damaged and incomplete" if damage and missing else "damaged" if damage else "incomplete"
-            yield (
-                "to repair it: copy it again; if the original is also damaged, run `mirror sync --repair CONFIG` first"
-                if damage
-                else "to repair it: export it again with `mirror sync CONFIG`, or copy it again if it was truncated"
-            )
+            again = "copy the original again; if that has the same problem, first run"
+            yield f"to repair it, {again} `mirror sync {'--repair ' if damage else ''}CONFIG`"
             yield f"{self.what}: {state}; intact: {counts}"
             return
         base = self.inventory.base if self.inventory is not None else {}
         if base:
             size = sum(one.size for one in base.values())
-            yield f"{self.what}: relies on {len(base)} blobs ({size} bytes) that its base has"
+            yield f"{self.what}: relies on its base for {len(base)} blobs ({size} bytes)"
         if self.unreferenced:
             yield f"{self.what}: contains {self.unreferenced} files that nothing refers to"
         yield f"{self.what}: {'complete with its base' if base else 'complete'}; {counts}"
 
 
 def digest_problem(digest: Digest, actual: str) -> LayoutProblem:
-    """Return the problem for a manifest or blob whose bytes do not match its digest.
+    """Return a LayoutProblem for a manifest or blob whose bytes do not match its digest.
 
     actual: the hexadecimal digest of the actual bytes."""
     return LayoutProblem(

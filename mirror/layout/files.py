@@ -75,7 +75,7 @@ class LayoutFiles:
         return None if found is None else _read_all(found, limit, self.path / name)
 
     def signature(self, name: str) -> tuple[int, ...] | None:
-        """Return a value that changes when a file at the top of the layout is replaced.
+        """Return a value that changes when the file `name` at the top of the layout is replaced.
 
         Return None if the file does not exist. Raises Refused (unsafe_path), LocalError."""
         try:
@@ -203,9 +203,9 @@ class LayoutFiles:
 
     @contextmanager
     def write_blob(self, digest: Digest) -> Iterator[NewFile]:
-        """Return a context manager that yields a file for a new blob. The `with` block writes the content to it.
+        """Return a context manager that yields a file, to which the `with` block writes the content of a new blob.
 
-        When the block exits, the blob is complete and its bytes are on disk. Its name survives a power cut only after
+        When the block exits, the bytes of the blob are on disk. The name of the file survives a power cut only after
         `sync` has been called. If the block raises an exception, no blob is created. Raises LocalError."""
         name = f"blobs/{digest.algorithm}"
         with self._lock:
@@ -254,7 +254,7 @@ class LayoutFiles:
         sync_directory(top, self.path)
 
     def recover(self) -> None:
-        """Remove the temporary files of killed runs. The next `sync` makes the finished blobs of those runs durable.
+        """Remove the temporary files of killed runs. The next `sync` also syncs the blobs that those runs finished.
 
         Raises LocalError."""
         delete_leftovers(self.path)
@@ -269,7 +269,7 @@ def _read_all(descriptor: int, limit: int, path: Path) -> bytes:
     """Read an open file to its end and close it. Raises Refused (bundle_invalid) if it is larger than `limit` bytes."""
     with FileReader(descriptor, path) as reader:
         if (reader.size or 0) > limit:
-            raise Refused(f"{path} has {reader.size} bytes, more than {limit}", code="bundle_invalid")
+            raise Refused(f"{path} has {reader.size} bytes, but at most {limit} are allowed", code="bundle_invalid")
         data = bytearray(reader.size or 0)
         view = memoryview(data)
         while reader.readinto(view[reader.position :]):
@@ -283,7 +283,7 @@ def _check_plain(found: os.stat_result, path: Path) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise _unsafe_path_error(path, "it is not a regular file")
     if found.st_nlink > 1:  # 0 means that another process has replaced or removed the file
-        raise _unsafe_path_error(path, "it is a hard link, so it can be changed under its other name")
+        raise _unsafe_path_error(path, "it has several hard links, so it can be changed through another name")
 
 
 def _translate_error(doing: str, path: Path, error: OSError) -> Exception:
@@ -298,9 +298,9 @@ def _translate_error(doing: str, path: Path, error: OSError) -> Exception:
 
 
 def _unsafe_path_error(path: Path, why: str) -> Refused:
-    """Return the error for a path that contains a link or special file."""
+    """Return the error for a path that must not be opened. why: a clause that says why."""
     return Refused(
         f"refused to open {path}: {why}",
-        hint="a layout may contain only regular files and directories; if you trust it, copy it with `cp -rL`",
+        hint="a layout may contain only regular files and directories; if you trust this one, copy it with `cp -rL`",
         code="unsafe_path",
     )

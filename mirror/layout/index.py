@@ -1,10 +1,15 @@
 """The contents of the files index.json and oci-layout, for a layout that holds many repositories.
 
-An entry (root) is named `REPOSITORY:TAG` in the annotation `org.opencontainers.image.ref.name`. Other tools write only
-the tag in this annotation. Such a tag belongs to the repositories in `adopts`, and to the repository whose name is
-empty. If `adopts` contains the empty name, and no tag without a repository exists, the empty name refers to the only
-repository of the index. A root without a name can be read by its digest. Entries that cannot be used are preserved
-unchanged. Source: OCI image-spec v1.1, image-layout.md.
+Each entry of index.json describes a root manifest:
+
+* The annotation `org.opencontainers.image.ref.name` holds its name, `REPOSITORY:TAG`.
+* Other tools write only the tag in this annotation. Such a tag is assigned to the repositories in `adopts`, and to the
+  repository whose name is empty.
+* A root without a name can be read by its digest.
+* Entries that cannot be used are preserved unchanged.
+
+If `adopts` contains the empty name, and every tag has a repository, the empty name refers to the only repository of the
+index. Source: OCI image-spec v1.1, image-layout.md.
 """
 
 from __future__ import annotations
@@ -43,7 +48,8 @@ class Root(Struct, frozen=True):
 class Index:
     """The roots of a layout, indexed by repository and tag. Not thread-safe. Does no I/O.
 
-    what: the name of the file, for messages. adopts: repositories to which the tags without a repository belong."""
+    what: the name of the file, for messages. adopts: the repositories to which tags without a repository name are
+    assigned."""
 
     def __init__(self, what: str, adopts: Collection[str] = ()) -> None:
         self._what = what
@@ -104,7 +110,7 @@ class Index:
         return sorted(tagged | {name for name, _ in self._nameless if name})
 
     def unnamed_errors(self) -> list[Refused]:
-        """If the index has entries but no repository, return the errors that explain why. Otherwise return [].
+        """Return errors that explain why an index with entries has no repository, or an empty list if it has one.
 
         Without these errors, a mirror of all repositories would silently copy nothing. Tags without a repository are
         not an error if `adopts` is not empty."""
@@ -113,9 +119,7 @@ class Index:
         count = self._entry_count - len(self._entry_errors)
         if not count:
             return list(self._entry_errors)
-        hint = (
-            "name the repository in the source, as DIR:REPOSITORY or FILE.tar:REPOSITORY: another tool wrote this index"
-        )
+        hint = "another tool wrote it; name the repository in the source: oci:DIR:REPOSITORY or FILE.tar:REPOSITORY"
         return [*self._entry_errors, Refused(f"{self._what} names no repository", hint=hint, code="bundle_invalid")]
 
     def tags(self, repository: str) -> list[str | MirrorError]:
@@ -144,7 +148,7 @@ class Index:
         return names[0] if len(names) == 1 else ""
 
     def _adopted_tags(self, repository: str) -> dict[str, tuple[Root, ...]]:
-        """Return the tags that name no repository, with their roots, if they are assigned to `repository`; else {}."""
+        """Return the tags without a repository name and their roots. If `repository` is not in `adopts`, return {}."""
         return self._tags.get("", {}) if repository in self._adopts else {}
 
     def find(self, repository: str, tag: str) -> Root:
@@ -197,7 +201,8 @@ class Index:
         An existing root with this tag is replaced. Entries without a name that refer to children of `manifest` are
         removed. Raises Refused (too_many) if the index already has MAX_ROOTS entries."""
         if self._entry_count >= MAX_ROOTS:
-            raise Refused(f"{self._what} has {self._entry_count} entries, which is the maximum", code="too_many")
+            hint = "use another layout for further images"
+            raise Refused(f"{self._what} has the maximum of {self._entry_count} entries", hint=hint, code="too_many")
         if ":" in reference:
             self._remove_nameless(repository, manifest.digest)
             self._nameless[repository or None, manifest.digest] = _make_root(manifest, repository, None)
@@ -221,7 +226,7 @@ class Index:
     def remove(self, repository: str, reference: str) -> bool:
         """Remove a tag, or all entries for a manifest if `reference` is a digest. Return whether anything was removed.
 
-        If tags without a repository belong to `repository`, the matching ones are removed as well."""
+        If `repository` is in `adopts`, matching tags without a repository name are removed as well."""
         adopted = repository in self._adopts
         removed = [self._remove(name, reference) for name in ((repository, "") if adopted else (repository,))]
         return any(removed)
@@ -239,7 +244,7 @@ class Index:
         return nameless or bool(removed)
 
     def render(self) -> bytes:
-        """Return the content of index.json, with one root per line. The same entries always give the same bytes."""
+        """Return the content of index.json, with one root per line. Equal entries give equal bytes."""
         tagged = (
             root.text for _, tags in sorted(self._tags.items()) for _, roots in sorted(tags.items()) for root in roots
         )

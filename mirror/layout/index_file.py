@@ -22,18 +22,18 @@ from mirror.util.single_flight import LazyValue
 T = TypeVar("T")
 
 PUBLISH_EVERY = 1.0  # minimum number of seconds between two replacements
-_MAX_SHARE = 20  # replacing index.json may take at most 1/20 of the time of a run
+_MAX_SHARE = 20  # replacing index.json may take at most 1/20 of the duration of a run
 _LOOK_EVERY = 1.0  # seconds between two checks whether another thread has finished replacing index.json
 _VERSION = b'{"imageLayoutVersion":"1.0.0"}\n'
 _MAX_VERSION_BYTES = 64 << 10  # bytes
 _LOCK_FILE = ".lock"
 # Entries that a directory may have before it becomes a layout.
 _IGNORED_NAMES = ("lost+found", ".DS_Store", _LOCK_FILE)
-_LAYOUT_HINT = "an OCI layout has the files oci-layout and index.json"
+_LAYOUT_HINT = "an OCI layout contains the files oci-layout and index.json"
 
 
 class IndexFile:
-    """The index of a layout and the file that stores it. Thread-safe; `close` releases the lock.
+    """The index of a layout in memory, and the file index.json that stores it. Thread-safe. `close` releases the lock.
 
     what: the name of the layout, for messages. adopts: see Index. new: True if the layout may not exist yet."""
 
@@ -70,9 +70,10 @@ class IndexFile:
         return self.has_lock, self._signature
 
     def adopted_names(self, repository: str) -> tuple[str | None, ...]:
-        """If roots without a repository belong to `repository`, return the values of `Root.repository` that they have.
+        """If `repository` is in `adopts`, return the values of `Root.repository` for the roots that are assigned to it.
 
-        These values are the empty string and None. If `repository` is not in `adopts`, return an empty tuple."""
+        These roots do not name a repository: their values are the empty string and None. If `repository` is not in
+        `adopts`, return an empty tuple."""
         return ("", None) if repository in self._adopts else ()
 
     def query(self, query_index: Callable[[Index], T]) -> T:
@@ -163,7 +164,7 @@ class IndexFile:
         """Change the index in memory, and write it to index.json if the last write was long enough ago.
 
         modify: changes the index and returns whether it did so; it must not do I/O. Raises the exceptions of `modify`,
-        and LocalError if writing fails; a later call of `change` or `publish` then tries to write index.json again."""
+        and LocalError if writing fails. A later call of `change` or `publish` then attempts to write again."""
         with self._state:
             if self._index is None or not modify(self._index):
                 return

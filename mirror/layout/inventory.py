@@ -38,7 +38,7 @@ class ManifestInfo(Struct, frozen=True):
 
 
 class RepositoryContents(Struct):
-    """The contents of a repository. roots: untagged manifests that no other manifest in the repository refers to."""
+    """One repository in an inventory. roots: untagged manifests to which no other manifest in it refers."""
 
     tags: dict[str, Digest] = field(default_factory=dict)
     roots: set[Digest] = field(default_factory=set)
@@ -125,7 +125,7 @@ class Inventory(Struct):
     # ---- rendering
 
     def render(self) -> bytes:
-        """Return the inventory as JSON."""
+        """Return the content of the inventory file, as JSON."""
         document: dict[str, Any] = {
             "inventory": FORMAT,
             "repositories": {name: _repository_document(one) for name, one in sorted(self.repositories.items())},
@@ -158,7 +158,9 @@ def _manifest_document(one: ManifestInfo) -> dict[str, Any]:
 
 
 class BaseInventory:
-    """The contents of the store into which a differential bundle will be imported. Empty if `inventory` is None."""
+    """The contents of the store into which a differential bundle will be imported.
+
+    inventory: the inventory of that store. If it is None, the store is treated as empty."""
 
     def __init__(self, inventory: Inventory | None = None) -> None:
         self._inventory = inventory or Inventory()
@@ -195,7 +197,7 @@ class BaseInventory:
 
 
 def find_unlisted(manifest: Manifest, inventory: Inventory) -> Iterator[tuple[Digest, str]]:
-    """For each digest that `manifest` refers to but the inventory does not list, yield the digest and a message."""
+    """Yield each digest that `manifest` refers to but the inventory does not list, together with a message."""
     blobs = (one.digest for one in manifest.blobs if not one.foreign)
     unlisted = [one.digest for one in manifest.children if one.digest not in inventory.manifests]
     unlisted += [digest for digest in blobs if digest not in inventory.blobs and digest not in inventory.base]
@@ -221,7 +223,7 @@ def read_inventory(path: Path) -> Inventory:
         hint = "create one with `mirror inventory`"
         raise ConfigError(f"cannot read the inventory {path}: {error.strerror}", hint=hint) from error
     if len(data) > MAX_BYTES:
-        raise ConfigError(f"{path} has more than {MAX_BYTES} bytes, so it is not an inventory")
+        raise ConfigError(f"{path} has more than {MAX_BYTES} bytes, the maximum size of an inventory")
     try:
         return parse_inventory(data, str(path))
     except Refused as error:
@@ -338,7 +340,7 @@ def _parse_digest(value: Value, what: str) -> Digest:
 def _parse_size(value: Value, what: str) -> int:
     """Return `value` as a size in bytes. Raises Refused (bundle_invalid) if it is not a valid size."""
     if type(value) is not int or not 0 <= value < 1 << 62:
-        raise _invalid_error(what, f"expected a number of bytes, got {printable(value, 40)}")
+        raise _invalid_error(what, f"expected a size in bytes, got {printable(value, 40)}")
     return value
 
 

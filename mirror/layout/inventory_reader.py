@@ -43,7 +43,8 @@ class StoreSurvey(Struct):
 def survey_store(source: Source, repositories: Iterable[str], work: Work) -> StoreSurvey:
     """Build the inventory of `repositories` by reading all tags and all manifests that are reachable from the tags.
 
-    Errors for single images are recorded in the result. Raises errors that affect the whole store, and Cancelled."""
+    Errors for single images are recorded in the result. Errors that affect the whole store, and Cancelled, are
+    raised."""
     found = StoreSurvey()
     with ThreadPoolExecutor(READERS, thread_name_prefix="survey") as pool:
         for name in repositories:
@@ -53,7 +54,7 @@ def survey_store(source: Source, repositories: Iterable[str], work: Work) -> Sto
 
 
 class _RepositorySurvey:
-    """Surveys one repository, and adds its contents and problems to `found`."""
+    """Reads the manifests of one repository, and adds its contents and problems to the StoreSurvey `found`."""
 
     def __init__(self, source: Source, name: str, found: StoreSurvey, pool: ThreadPoolExecutor, work: Work) -> None:
         self._source, self._name, self._found, self._pool, self._work = source, name, found, pool, work

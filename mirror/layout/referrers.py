@@ -25,7 +25,7 @@ _ManifestParts = tuple[Descriptor, Digest | None, tuple[Descriptor, ...]]
 
 
 class Referrers:
-    """A thread-safe index of the referrers in a store. `find` builds it when first called, and again after a change.
+    """A thread-safe index of the referrers in a store. `find` builds the index on first use, and again after a change.
 
     manifest: reads a manifest of the store; its arguments are a repository, a tag or digest, and a Work."""
 
@@ -41,7 +41,7 @@ class Referrers:
         """Return the referrers of `digest`, sorted by digest.
 
         roots: returns the current roots of the store. revision: a value that changes when the roots change. The caller
-        reads the revision before `roots` is called, so that no change is missed. Raises Cancelled, LocalError."""
+        must read the revision before it calls `find`, so that no change is missed. Raises Cancelled, LocalError."""
         with self._lock:
             if self._index is None or revision != self._revision:
                 self._revision, self._index = revision, LazyValue(lambda work: self._build_index(roots(), work))
@@ -68,7 +68,7 @@ class Referrers:
     def _build_index(self, roots: Sequence[Root], work: Work) -> _ReferrerIndex:
         """Read all manifests reachable from `roots`, and build the index of referrers from them.
 
-        Missing and damaged manifests are skipped. The run reports these problems when it copies the manifests."""
+        Missing and damaged manifests are skipped. The run reports them when it copies their images."""
         referrers: _ReferrerIndex = {}
         parts_by_digest: dict[Digest, _ManifestParts | None] = {}
         todo = list(dict.fromkeys((root.repository or None, root.descriptor.digest) for root in roots))

@@ -113,12 +113,12 @@ class _Invalid(Exception):
 
 
 def parse_source(text: str) -> Location:
-    """Parse a source. Raises ConfigError (ref_invalid) if it is invalid. The hint suggests only valid sources."""
+    """Parse a source of a mirror. Raises ConfigError (ref_invalid), whose hint suggests only valid sources."""
     return _parse_or_suggest(text, _parse_source_text)
 
 
 def parse_target(text: str) -> Location:
-    """Parse a target, which must not have a tag or digest. Raises ConfigError (ref_invalid) if it is invalid."""
+    """Parse a target of a mirror. Raises ConfigError (ref_invalid) if it is invalid or has a tag or digest."""
     return _parse_or_suggest(text, _parse_target_text)
 
 
@@ -162,7 +162,7 @@ def _parse_source_text(text: str) -> Location:
         raise _Invalid("`*` must be at the end, after a slash; patterns for tags belong under `tags`", candidate)
     if text.endswith(":*") and not _is_on_disk(text):
         raise _Invalid("`*` matches repositories, not tags; omit the tag to select all tags", text.removesuffix(":*"))
-    _check_registry(text, hub=True)
+    _reject_file_or_bare_host(text, hub=True)
     if not wildcard:
         return _parse(text)
     found = _parse(stem + _ANY_NAME)
@@ -189,7 +189,7 @@ def _parse_target_text(text: str) -> Location:
     if unknown is not None:
         candidate = template.replace(unknown, MATCHED)
         raise _Invalid(f"unknown template {printable_reference(unknown)}: only {MATCHED} is supported", candidate)
-    _check_registry(text, hub=False)
+    _reject_file_or_bare_host(text, hub=False)
     _check_host(text)
     found = _parse(template.replace(MATCHED, _ANY_NAME))
     if isinstance(found, StreamLocation):
@@ -213,7 +213,7 @@ def _parse_target_text(text: str) -> Location:
 
 
 def written_template(text: str) -> str:
-    """Return the placeholder in a target as the user wrote it, `*` or `{repository}`, for use in a message."""
+    """Return the placeholder that the target `text` contains, `*` or `{repository}`, for use in a message."""
     return "`*`" if "*" in text else MATCHED
 
 
@@ -222,7 +222,7 @@ def _parse(text: str) -> Location:
     if text == STREAM:
         return StreamLocation()
     if text.startswith(f"{STREAM}:"):
-        raise _Invalid("`-` has no repository: it stands for the whole stream", STREAM)
+        raise _Invalid("`-` takes no repository, because it means the whole stream", STREAM)
     if text.startswith("oci:"):
         directory, colon, rest = text.removeprefix("oci:").partition(":")
         if not directory:
@@ -269,7 +269,7 @@ def replace_home(text: str) -> str:
     return text.replace("${HOME}", "~").replace("$HOME", "~")
 
 
-def _check_registry(text: str, *, hub: bool) -> None:
+def _reject_file_or_bare_host(text: str, *, hub: bool) -> None:
     """Raise _Invalid if `text` looks like a directory, an archive or a host without a repository.
 
     hub: whether the suggestions include a repository on Docker Hub."""
@@ -315,7 +315,8 @@ def _is_on_disk(text: str) -> bool:
 def _is_host(first: str, *, alone: bool) -> bool:
     """Return whether the first part of a location is a host.
 
-    alone: whether nothing follows it. If so, a number after a colon is a port if it is 1024 or more, else a tag."""
+    alone: whether the location has no other parts. If so, a number after a colon is a port if it is 1024 or more, and
+    otherwise a tag."""
     if not alone:
         return names_host(first)
     name, colon, port = first.partition(":")
@@ -335,7 +336,7 @@ def _remove_tag(text: str) -> str:
 
 
 def can_match(path: str, template: str) -> bool:
-    """Return whether replacing MATCHED in `template` with some text can result in the repository `path`."""
+    """Return whether the repository `path` matches `template`. `{repository}` matches one or more characters."""
     before, matched, after = template.partition(MATCHED)
     if not matched:
         return path == template

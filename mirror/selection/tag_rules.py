@@ -1,4 +1,4 @@
-"""Rules that select tags of a source. `plan`, `sync` and `verify` all use them."""
+"""The rules by which mirrors select tags of a source. `plan`, `sync` and `verify` apply the same rules."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from mirror.util.structs import Struct
 class TagRules(Struct, frozen=True):
     """The rules by which a mirror selects tags.
 
-    literal: select exactly these tags, without listing the repository. digest: select only this manifest; on targets
-    it gets the literal tag, if there is one.
+    literal: select exactly these tags, without listing the repository. digest: select only this manifest. If there is
+    also a literal tag, the manifest gets this tag on the targets.
     include, exclude: select the tags that match a pattern of `include` and no pattern of `exclude`. If `include` is
     empty, it matches every tag.
     immutable: patterns of tags that are never overwritten. allow_empty: whether a selection without tags is allowed.
@@ -55,7 +55,7 @@ class Selection(Struct, frozen=True):
 
 
 def select(rules: TagRules, tags: Iterable[str]) -> Selection:
-    """Apply the rules to a tag list. Literal tags are always selected, even if `tags` does not contain them.
+    """Apply the rules to a list of tags. Literal tags are always selected, even if `tags` does not contain them.
 
     Whether a literal tag exists is not known until it is resolved."""
     if rules.is_literal:
@@ -79,9 +79,9 @@ def select(rules: TagRules, tags: Iterable[str]) -> Selection:
 
 
 def common_tag(one: TagRules, other: TagRules) -> str | None:
-    """Return a tag that both sets of rules select, or None if there cannot be one.
+    """Return a tag that both `one` and `other` select, or None if no such tag is possible.
 
-    Return `*` if this depends on which tags exist."""
+    Return `*` if the answer depends on which tags exist."""
     if not (_selects_tags(one) and _selects_tags(other)):
         return None
     if not one.is_literal and not other.is_literal:

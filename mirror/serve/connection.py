@@ -29,7 +29,7 @@ _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;.*)?")
 
 
 class ServerConnection(BaseHTTPRequestHandler):
-    """A connection with one client. `run` answers the requests that arrive on it.
+    """A connection from a client to the registry server. `run` answers the requests that arrive on it.
 
     idle_since: when the connection began to wait for a request (monotonic clock, seconds); None during a request."""
 
@@ -99,7 +99,7 @@ class ServerConnection(BaseHTTPRequestHandler):
         try:
             request = ServerRequest.parse(self.command, self.path, self.headers.get, body)
         except ValueError:
-            return HttpError(400, "UNKNOWN", "too many fields in the query").to_response()
+            return HttpError(400, "UNKNOWN", "too many parameters in the query").to_response()
         return self._handler(request)
 
     def _request_body(self) -> ConnectionBody | HttpError:
@@ -107,10 +107,10 @@ class ServerConnection(BaseHTTPRequestHandler):
         codings, lengths = self.headers.get_all("Transfer-Encoding", []), self.headers.get_all("Content-Length", [])
         if codings:
             if lengths or [coding.strip().lower() for coding in codings] != ["chunked"]:
-                return HttpError(400, "UNKNOWN", "the length of the body is ambiguous")
+                return HttpError(400, "UNKNOWN", "the length of the request body is ambiguous")
             return ConnectionBody(self.rfile, None)
         if len(set(lengths)) > 1 or (lengths and not re.fullmatch(r"[0-9]{1,18}", lengths[0])):
-            return HttpError(400, "UNKNOWN", "the length of the body is ambiguous")
+            return HttpError(400, "UNKNOWN", "the length of the request body is ambiguous")
         return ConnectionBody(self.rfile, int(lengths[0]) if lengths else 0)
 
     def _send(self, response: ServerResponse) -> None:
@@ -152,7 +152,7 @@ class ServerConnection(BaseHTTPRequestHandler):
             self._send_pieces(body)
 
     def _send_pieces(self, body: BlobRange) -> None:
-        """Read the body into a buffer and send it, piece by piece."""
+        """Read the body into a buffer and send it, one buffer at a time."""
         buffer, left = memoryview(bytearray(min(_BUFFER_BYTES, max(1, body.length)))), body.length
         while left:
             count = body.reader.readinto(buffer[: min(len(buffer), left)])
@@ -179,7 +179,9 @@ class ServerConnection(BaseHTTPRequestHandler):
 
 
 class ConnectionBody:
-    """The body of a request. length: bytes, or None if the body is chunked. Source: RFC 9112, sections 6 and 7."""
+    """The body of a request, read from its connection. Source: RFC 9112, sections 6 and 7.
+
+    length: bytes, or None if the body is chunked."""
 
     def __init__(self, file: io.BufferedIOBase | Any, length: int | None) -> None:
         self.length = length
@@ -232,7 +234,7 @@ class ConnectionBody:
         return line.rstrip(b"\r\n")
 
     def drain(self, limit: int) -> bool:
-        """Discard the rest of the body and return True. If it has more than `limit` bytes, stop and return False."""
+        """Discard the rest of the body and return True. If it is longer than `limit` bytes, stop and return False."""
         buffer = memoryview(bytearray(min(limit, _BUFFER_BYTES)))
         while count := self.readinto(buffer):
             limit -= count

@@ -1,4 +1,7 @@
-"""Requests of the registry server: routing and pulls. Pushes are in pushes.py. Source: distribution-spec v1.1.1."""
+"""Handles requests to the registry server: routing and pulls. Source: distribution-spec v1.1.1.
+
+The module `pushes` handles pushes.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ class RegistryHandler:
     """Routes requests from clients, and answers pulls; a PushHandler answers pushes. Thread-safe.
 
     pushes: None if the registry is read-only. default_repository: the repository to which tags without a repository
-    belong."""
+    name are assigned."""
 
     def __init__(
         self, store: Source, work: Work, *, default_repository: str = "", pushes: PushHandler | None = None
@@ -85,18 +88,18 @@ class RegistryHandler:
             return HttpError(500, "UNKNOWN", error.what).to_response()
 
     def _route_request(self, request: ServerRequest) -> ServerResponse:
-        """Find the route for a request, and call its handler. Raises HttpError if no handler matches."""
+        """Find the route for a request, and call its handler. Raises HttpError if no route matches."""
         for route in self._routes:
             found = route.pattern.fullmatch(request.path)
             if found is not None:
                 if found.lastindex and not is_path(found[1]):
-                    raise HttpError(400, "NAME_INVALID", "not a valid repository name")
+                    raise HttpError(400, "NAME_INVALID", f"not a valid repository name: {found[1]}")
                 if request.method in _READ_METHODS and route.reads is not None:
                     return route.reads(request, *found.groups())
                 if self._pushes is not None and request.method in route.writes:
                     return self._pushes.handle(request, *found.groups())
                 raise self._method_error(route)
-        raise HttpError(404, "NAME_UNKNOWN", "no such path")
+        raise HttpError(404, "NAME_UNKNOWN", f"this registry does not serve the path {request.path}")
 
     def _method_error(self, route: _Route) -> HttpError:
         """Return the error (405) for a method that the route does not support."""
@@ -104,7 +107,7 @@ class RegistryHandler:
             *(_READ_METHODS if route.reads is not None else ()),
             *(route.writes if self._pushes is not None else ()),
         )
-        why = "method not supported" if self._pushes is not None else "this registry is read-only"
+        why = "this path does not support the method" if self._pushes is not None else "this registry is read-only"
         return HttpError(405, "UNSUPPORTED", why, (("Allow", ", ".join(allowed)),))
 
     # ---- pulls
@@ -158,7 +161,7 @@ class RegistryHandler:
             _parse_digest(reference)
             self._require_repository(repository)
         elif not is_tag(reference):
-            raise HttpError(404, "MANIFEST_UNKNOWN", "not a valid tag")
+            raise HttpError(404, "MANIFEST_UNKNOWN", f"not a valid tag: {reference}")
         if self._pushes is not None and self._pushes.has_deleted(repository, reference):
             raise HttpError(404, "MANIFEST_UNKNOWN", f"{reference} was deleted from {repository}")
         manifest = self._read_manifest(repository, reference)

@@ -20,7 +20,7 @@ _NUMBER = re.compile(r"\d{1,9}")
 
 
 class IncomingBody(Protocol):
-    """The body of a request."""
+    """The body of a request to the registry server, which is read once."""
 
     length: int | None  # bytes; None if it is not known
 
@@ -45,7 +45,7 @@ class ServerRequest(Struct, frozen=True):
 
     @classmethod
     def parse(cls, method: str, target: str, header: Callable[[str], str | None], body: IncomingBody) -> ServerRequest:
-        """Create a request. target: path and query as received. Raises ValueError if the query has too many fields."""
+        """Create a request. target: path and query as received. Raises ValueError for more than 100 parameters."""
         path, _, query = target.partition("?")
         return cls(method, unquote(path), parse_qs(query, keep_blank_values=True, max_num_fields=100), header, body)
 

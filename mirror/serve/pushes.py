@@ -1,4 +1,4 @@
-"""Pushes to the registry server: upload sessions, mounts, manifests. Source: distribution-spec v1.1.1.
+"""Handles pushes to the registry server: upload sessions, mounts, manifests. Source: distribution-spec v1.1.1.
 
 Deleting a manifest removes it from its repository. The file of the manifest is removed as well, unless another
 repository has the manifest. A blob that is sent in one request is written directly to the store. A blob that is sent in
@@ -128,7 +128,7 @@ class PushHandler:
         return _session_response(202, repository, name, session)
 
     def _try_mount(self, request: ServerRequest, repository: str, digest: Digest) -> bool:
-        """Mount a blob from the repository in the query parameter `from`, or if it is missing, from any repository.
+        """Mount a blob from the repository in the query parameter `from`. Without this parameter, use any repository.
 
         Return whether the blob was mounted. It cannot be mounted if the repository or the blob does not exist."""
         sibling = request.query_value("from")
@@ -185,7 +185,7 @@ class PushHandler:
     def _put_manifest(self, request: ServerRequest, repository: str, reference: str) -> ServerResponse:
         """Answer PUT /v2/REPOSITORY/manifests/REFERENCE."""
         if ":" not in reference and not is_tag(reference):
-            raise HttpError(400, "TAG_INVALID", "not a valid tag")
+            raise HttpError(400, "TAG_INVALID", f"not a valid tag: {reference}")
         expected = _parse_digest(reference) if ":" in reference else None
         try:
             manifest = parse_manifest(
@@ -228,10 +228,10 @@ class PushHandler:
         return ServerResponse(202)
 
     def _clear_deletion(self, repository: str, manifest: Manifest) -> None:
-        """Remove a pushed manifest from the recorded deletions.
+        """Remove a manifest that was pushed again from the recorded deletions.
 
-        If it is an index, remove all recorded deletions in the repository, because it may refer to the deleted
-        manifests."""
+        If the manifest is an index, remove all recorded deletions in the repository, because the index may refer to the
+        deleted manifests."""
         if manifest.children:
             self._deleted = {one for one in self._deleted if one[0] != repository}
         self._deleted.discard((repository, manifest.digest))
@@ -291,7 +291,7 @@ def _session_response(status: int, repository: str, name: str, session: PushSess
 
 
 def _created_response(repository: str, digest: Digest) -> ServerResponse:
-    """Return the response (201) for a blob that was stored or mounted."""
+    """Return the response, with status 201, to a request that stored or mounted a blob."""
     return ServerResponse(201, (("Location", f"/v2/{repository}/blobs/{digest}"), ("Docker-Content-Digest", digest)))
 
 

@@ -74,7 +74,7 @@ def serve(
 def parse_address(text: str) -> tuple[str, int]:
     """Parse the address `HOST:PORT` in --listen. Return the host and port. Raises ConfigError.
 
-    Port 0 means any free port."""
+    Port 0 means that the system selects a free port. Without a host, the host is 127.0.0.1."""
     found = _ADDRESS.fullmatch(text if not text.startswith(":") else f"127.0.0.1{text}")
     if found is None or int(found["port"]) > 65535:
         raise ConfigError(
@@ -122,15 +122,15 @@ def open_handler(
 
 
 def _default_repository(path: Path) -> str:
-    """Return the repository to which tags without a repository belong.
+    """Return the name of the repository to which tags without a repository name are assigned.
 
-    It is named after the file or directory, or `layout` if that is not a valid repository name."""
+    This is the name of the file or directory, or `layout` if that is not a valid repository name."""
     name = path.resolve().name.removesuffix(".tar").lower()
     return name if is_path(name) else "layout"
 
 
 def _open_source(path: Path, default_repository: str, stack: ExitStack) -> Source:
-    """Open the layout or bundle for reading."""
+    """Open the layout or bundle at `path` for reading. stack: closes the store."""
     if not path.exists():
         raise missing_path_error(path)
     if path.is_dir():
@@ -145,8 +145,8 @@ def _open_source(path: Path, default_repository: str, stack: ExitStack) -> Sourc
 def _check_source(source: Source, work: Work) -> None:
     """Before the first request, check that the store is a readable layout or a complete bundle.
 
-    If images could not be exported to a bundle, only print a warning, because the other images are complete. Raises
-    Refused."""
+    If a bundle says that images could not be exported to it, only print a warning, because all its other images are
+    complete. Raises Refused if the store cannot be served."""
     list(source.repositories("", work))
     if not isinstance(source, BundleStore):
         return
@@ -154,7 +154,7 @@ def _check_source(source: Source, work: Work) -> None:
     base = bundle.inventory.base if bundle.inventory is not None else {}
     if base:
         raise Refused(
-            f"{source.host} is complete only with its base, which has {len(base)} of its blobs",
+            f"{source.host} cannot be served, because it leaves out {len(base)} blobs that its base has",
             hint="import it into a registry that has its base, or export without `base`",
             code="bundle_incomplete",
         )
@@ -198,7 +198,7 @@ class RegistryServer:
     """A server that accepts connections during a `with` block, and serves each connection on its own thread.
 
     At most `max_connections` are open at a time: a further connection replaces the one that has been idle longest, or
-    waits if none is idle. stop: is requested first when the block exits, so that requests in progress end. tls:
+    waits if none is idle. stop: requested when the block exits, before anything else, to end requests in progress. tls:
     the context for https; None for http. handshake_timeout: seconds for a TLS handshake."""
 
     def __init__(
@@ -225,7 +225,7 @@ class RegistryServer:
         except OSError as error:
             raise LocalError(
                 f"cannot listen on {host}:{port}: {error.strerror or error}",
-                hint="choose another address with --listen; port 0 means any free port",
+                hint="choose another address with --listen; with port 0, the system selects a free port",
             ) from error
         bound = self._listener.getsockname()
         self.address = f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"

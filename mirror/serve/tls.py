@@ -29,8 +29,8 @@ def server_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext
         try:
             path.read_bytes()
         except OSError as error:
-            why = error.strerror or error
-            raise ConfigError(f"{option}: cannot read {printable(path)}: {why}", hint="name a PEM file") from error
+            what = f"{option}: cannot read {printable(path)}: {error.strerror or error}"
+            raise ConfigError(what, hint="give the path of a PEM file") from error
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.sslsocket_class = TlsSocket
     context.minimum_version = ssl.TLSVersion.TLSv1_2

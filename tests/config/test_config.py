@@ -433,7 +433,7 @@ def test_a_file_can_be_checked_without_its_secrets(tmp_path: Path) -> None:
     path = write(tmp_path, f"{HEAD}registries:\n  b.example.com: {{{settings}}}\n{MIRROR}")
     missing = ("tls.ca", "tls.cert", "tls.key", "password")
     assert [True] * 4 == [
-        f'registries."b.example.com".{key}: ' in warning and "; a run needs it" in warning
+        f'registries."b.example.com".{key}: ' in warning and "; a run needs " in warning
         for key, warning in zip(missing, load(path, secrets=False).warnings, strict=True)
     ]
     assert 4 == len(load_errors(path).problems)

@@ -97,8 +97,8 @@ def test_a_valid_target_is_parsed(text: str) -> None:
         ("oci:/srv:App", "lower case"),
         ("x.tar:", "the repository is missing after the colon"),
         ("x.tar:a/../b", "not a valid reference"),
-        ("-:*", "`-` has no repository"),
-        ("-:team/app", "`-` has no repository"),
+        ("-:*", "`-` takes no repository"),
+        ("-:team/app", "`-` takes no repository"),
         (
             "docker://reg.example.com/app",
             'leave out the `docker://`; write "reg.example.com/app"',
@@ -129,7 +129,7 @@ def test_an_invalid_source_is_an_error(text: str, says: str) -> None:
         ("oci:/srv/*", "(`*` is allowed only in the repository"),
         ("{repository}.example.com/app", "({repository} is allowed only in the repository"),
         ("oci:/srv/{repository}", "only in the repository"),
-        ("-:{repository}", "`-` has no repository"),
+        ("-:{repository}", "`-` takes no repository"),
         ("{repository}.tar", "only in the repository"),
     ],
 )

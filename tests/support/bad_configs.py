@@ -68,7 +68,7 @@ FILE = (
     Case("top-is-a-text", "hello\n", "1:1", ("expected a mapping at the top",)),
     Case("top-is-a-number", "12\n", "1:1", ("expected a mapping at the top",)),
     Case("tab-indent", "version: 1\nmirrors:\n\t- source: a\n", "3:1", ("tabs cannot indent YAML", "use spaces")),
-    Case("two-documents", f"{HEAD}{MIRROR}---\n{HEAD}{MIRROR}", "5:1", ("one document expected", "remove")),
+    Case("two-documents", f"{HEAD}{MIRROR}---\n{HEAD}{MIRROR}", "5:1", ("expected one YAML document", "remove")),
     Case(
         "duplicate-key",
         f"{HEAD}{MIRROR}  targets: [c.example.com/app]\n",
@@ -102,9 +102,14 @@ FILE = (
     ),
     Case("merge-bomb", f"a: &a {{k: v}}\n<<: [{'*a,' * 101}]\n", "2:306", ("too many aliases: at most 100",)),
     Case("merge-of-a-text", f"<<: x\n{HEAD}{MIRROR}", "1:1", ("<< needs a mapping",)),
-    Case("deep", "[" * 5000, "1:33", ("too deep: at most 32 levels",)),
+    Case("deep", "[" * 5000, "1:33", ("nested too deeply: at most 32 levels",)),
     Case("deep-by-alias", f"{'[' * 20}&a {'[' * 12}{']' * 12},*a{']' * 20}", "1:1", ("expected a mapping",)),
-    Case("too-deep-by-alias", f"a: &a {'[' * 20}{']' * 20}\nb: {'[' * 20}*a", "2:24", ("too deep: at most 32 levels",)),
+    Case(
+        "too-deep-by-alias",
+        f"a: &a {'[' * 20}{']' * 20}\nb: {'[' * 20}*a",
+        "2:24",
+        ("nested too deeply: at most 32 levels",),
+    ),
     Case("many-values", f"a: [{'x,' * 200_000}]", "1:200003", ("too big: more than 100,000 values",)),
     Case("two-mebibytes", "# " + "x" * (2 << 20), "1:1", ("too big", "1 MiB")),
     Case("utf-16", HEAD.encode("utf-16"), "1:1", ("not UTF-8 at byte 0", "save the file as UTF-8")),
@@ -246,7 +251,10 @@ KEYS = (
     Case("state-long", f"{HEAD}state: {'x' * 5000}\n{MIRROR}", "2:8", ("too long: at most 4096 characters",)),
     Case("state-mapping", f"{HEAD}state: {{a: b}}\n{MIRROR}", "2:8", ("state: expected a path, got a mapping",)),
     Case(
-        "size-newline", f'{HEAD}spool-max: "5 MiB\\n"\n{MIRROR}', "2:12", ("spool-max: expected a number and one of B",)
+        "size-newline",
+        f'{HEAD}spool-max: "5 MiB\\n"\n{MIRROR}',
+        "2:12",
+        ("spool-max: expected a number and a unit (B",),
     ),
     Case("state-empty", f'{HEAD}state: ""\n{MIRROR}', "2:8", ('state: expected a path, got ""',)),
 )
@@ -322,7 +330,7 @@ REGISTRIES = (
         "password-is-a-directory",
         _registry("username: joe, password: {file: /etc}"),
         "3:51",
-        ("/etc is a directory; name the file",),
+        ("/etc is a directory; set `file` to the file",),
     ),
     Case(
         "password-is-a-device",
@@ -378,7 +386,10 @@ REGISTRIES = (
         fixed=("$HUB_USER", "joe"),
     ),
     Case(
-        "password-both", _registry("username: joe, password: {env: A, file: b}"), "3:44", ("expected one of env, file",)
+        "password-both",
+        _registry("username: joe, password: {env: A, file: b}"),
+        "3:44",
+        ("expected exactly one of env, file",),
     ),
     Case(
         "password-env-with-a-dollar",
@@ -395,7 +406,7 @@ REGISTRIES = (
         "password-bang",
         f"{HEAD}registries:\n  b.example.com:\n    username: joe\n    password: !{CANARY}\n{MIRROR}",
         "5:15",
-        ("password: a tag is not allowed", "in quotes"),
+        ("password: a YAML tag is not allowed", "in quotes"),
     ),
     Case(
         "password-star",
@@ -644,7 +655,7 @@ LOCATIONS = (
         f"{HEAD}{MIRROR}  tags: [v1, v2]\n"
         "- source: c.example.com/app\n  targets: [b.example.com/app]\n  tags: [v2, v3]\n",
         "7:13",
-        ("may both write tag v2 of b.example.com/app", "lists of different tags"),
+        ("may both write tag v2 of b.example.com/app", "list different tags"),
         fixed=("[v2, v3]", "[v3]"),
     ),
     Case(
@@ -741,7 +752,7 @@ TAGS = (
     _tag("yes", "true", "yes"),
     _tag("null", "nothing", "null"),
     _no_tag("~", "nothing", "tilde"),
-    Case("tags-empty", _mirror("tags: []"), "5:9", ("nothing would be selected", "remove the key for every tag")),
+    Case("tags-empty", _mirror("tags: []"), "5:9", ("nothing would be selected", "remove the key to select every tag")),
     Case("tags-text", _mirror("tags: v1"), "5:9", ("expected a list or a mapping", 'got "v1"; write ["v1"]')),
     Case("tags-empty-text", _mirror('tags: ""'), "5:9", ("nothing would be selected",)),
     Case("tags-empty-mapping", _mirror("tags: {}"), "5:9", ("nothing would be selected",)),
@@ -780,19 +791,19 @@ TAGS = (
 
 ON_DISK = (
     Case("base-without-a-bundle", _mirror("base: far-side.json"), "5:9", ("mirrors[0].base", "no target is a bundle")),
-    Case("wildcard-to-one", _source("a.example.com/team/*"), "4:13", ("has no template", '/{repository}"')),
+    Case("wildcard-to-one", _source("a.example.com/team/*"), "4:13", ("has no {repository}", '/{repository}"')),
     Case(
         "wildcard-by-v1",
         f"{HEAD}mirrors:\n- source: a.example.com/team/*\n  targets: ['b.example.com/*']\n  v1: only\n",
         "3:11",
-        ("mirrors[0].source: v1 has no list of repositories; add a mirror for each",),
+        ("mirrors[0].source: the v1 protocol cannot list repositories; add a mirror for each",),
     ),
     Case(
         "wildcard-of-a-v1-registry",
         f"{HEAD}registries:\n  a.example.com: {{v1: only}}\n"
         "mirrors:\n- source: a.example.com/*\n  targets: ['b.example.com/*']\n",
         "5:11",
-        ("v1 has no list of repositories; add a mirror for each",),
+        ("the v1 protocol cannot list repositories; add a mirror for each",),
     ),
     Case(
         "wildcard-of-one",
@@ -808,7 +819,7 @@ ON_DISK = (
         ("targets[0]: contains `*`, but the source is a single repository",),
         fixed=("a.example.com/app", "a.example.com/app/*"),
     ),
-    Case("bundle-to-one", _source('"in.tar:*"'), "4:13", ("has no template", '/{repository}"')),
+    Case("bundle-to-one", _source('"in.tar:*"'), "4:13", ("has no {repository}", '/{repository}"')),
     Case("bundle-with-a-tag-as-target", _target('"out.tar:app:v1"'), "4:13", ("a target must not have a tag",)),
     Case(
         "base-for-a-layout",
@@ -816,7 +827,7 @@ ON_DISK = (
         "5:9",
         ("mirrors[0].base", "no target is a bundle"),
     ),
-    Case("layout-to-one", _source('"oci:in:*"'), "4:13", ("has no template", '/{repository}"')),
+    Case("layout-to-one", _source('"oci:in:*"'), "4:13", ("has no {repository}", '/{repository}"')),
     Case("nul-in-a-layout", _target(r'"oci:a\0b"'), "4:13", ("a path cannot contain", "remove it")),
     Case("no-home-of-a-bundle", _target("~no-such-user/x.tar"), "4:13", ("no home directory", "use an absolute path")),
     Case("layout-with-a-tag-as-target", _target('"oci:out:app:v1"'), "4:13", ("a target must not have a tag",)),
@@ -835,20 +846,20 @@ ON_DISK = (
         "bundle-into-itself",
         f"{HEAD}mirrors:\n- source: x.tar:a\n  targets: ['y/../x.tar:b']\n",
         "4:13",
-        ("is a bundle, which is replaced as a whole, and mirrors[0] reads from it",),
+        ("is a bundle, which each run replaces as a whole, but mirrors[0] also reads from it",),
     ),
     Case(
         "bundle-with-two-bases",
         f"{HEAD}mirrors:\n- {{source: a.example.com/a, targets: [x.tar], base: i.json}}\n"
         "- {source: a.example.com/b, targets: [./x.tar]}\n",
         "4:39",
-        ("mirrors[0] writes this bundle with another `base`",),
+        ("mirrors[0] writes this bundle with a different `base`",),
     ),
     Case(
         "bundle-read-and-written",
         _wildcards(("a.example.com/app", "x.tar:a"), ("x.tar:b", "b.example.com/b")),
         "4:13",
-        ("is a bundle, which is replaced as a whole, and mirrors[1] reads from it",),
+        ("is a bundle, which each run replaces as a whole, but mirrors[1] also reads from it",),
     ),
 )
 

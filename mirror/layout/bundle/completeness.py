@@ -64,7 +64,7 @@ def _find_gaps_by_index(bundle: BundleReader, work: Work) -> Iterator[str]:
 
 
 def _references_of(bundle: BundleReader, one: Descriptor) -> list[Descriptor]:
-    """Return the descriptors that a manifest contains, or an empty list for a blob."""
+    """Return the descriptors in the manifest `one`, or an empty list if `one` is a blob."""
     if bundle.member(one.digest) is None or not (is_manifest_type(one.media_type) or not one.media_type):
         return []
     manifest = bundle.manifest(one.digest, one.media_type)

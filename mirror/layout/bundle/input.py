@@ -28,7 +28,7 @@ class FileInput:
         self._buffer_offset = 0  # offset of the buffer in the file
 
     def read(self, count: int) -> bytes:
-        """Return the next `count` bytes, or fewer at the end of the file. Raises Refused."""
+        """Return the next `count` bytes, or fewer at the end of the file. Raises Refused on a read error."""
         start = self.position - self._buffer_offset
         if not 0 <= start <= len(self._buffer) - count:
             self._buffer, self._buffer_offset, start = (
@@ -41,7 +41,7 @@ class FileInput:
         return data
 
     def _read(self, offset: int, count: int) -> bytes:
-        """Read `count` bytes at `offset`, or fewer at the end of the file. Raises Refused."""
+        """Read `count` bytes at `offset`, or fewer at the end of the file. Raises Refused on a read error."""
         data = b""
         while len(data) < count and (
             more := _read_at(self._descriptor, count - len(data), offset + len(data), self.what)
@@ -66,7 +66,8 @@ def _read_at(descriptor: int, count: int, offset: int, what: str) -> bytes:
 
 def read_error(what: str, error: OSError) -> Refused:
     """Return the error for a file that cannot be read."""
-    return Refused(f"cannot read {what}: {error.strerror}", hint="the medium may be damaged", code="bundle_invalid")
+    hint = "the medium may be damaged; copy the bundle again"
+    return Refused(f"cannot read {what}: {error.strerror}", hint=hint, code="bundle_invalid")
 
 
 class StreamInput:

@@ -30,7 +30,7 @@ _MAX_BYTES = 512 << 20  # maximum size of a journal that is read, in bytes
 
 
 class JournalEntry(Struct, frozen=True):
-    """A blob that was written. offset: the start of its data, in bytes from the start of the tar. size: bytes."""
+    """A blob that was written to a bundle. offset, size: the position of its data in the tar and its size, in bytes."""
 
     digest: Digest
     offset: int
@@ -48,9 +48,9 @@ class JournalContents(Struct, frozen=True):
 
 
 def read_journal(path: Path) -> JournalContents | None:
-    """Read the journal at `path` up to the first invalid line. Raises LocalError.
+    """Read the journal at `path` up to the first invalid line, and return its contents. Raises LocalError.
 
-    Return None if there is no journal, or if its first line is invalid."""
+    Return None if the file does not exist, or if its first line is invalid."""
     try:
         with path.open("rb") as file:
             lines = file.read(_MAX_BYTES).decode("ascii", "replace").split("\n")
@@ -78,12 +78,12 @@ def read_journal(path: Path) -> JournalContents | None:
 
 
 class Journal:
-    """The journal of a bundle that is being written. Thread-safe.
+    """The journal of a bundle that is being written: records the blobs that are already in the file. Thread-safe.
 
     Each line is written by a single write() in append mode, so writing does not need a lock."""
 
     def __init__(self, path: Path, data: int, inventory: Digest, entries: tuple[JournalEntry, ...]) -> None:
-        """Create the journal, replacing an older one.
+        """Create the journal file. An older journal at `path` is replaced.
 
         data: descriptor of the tar. entries: blobs that are already in it. Raises LocalError."""
         self._path = path

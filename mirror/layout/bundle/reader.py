@@ -47,7 +47,7 @@ class BundleReader:
     the tar, by name."""
 
     def __init__(self, descriptor: int, what: str, adopts: Collection[str] = ()) -> None:
-        """Read the headers, the inventory and the index.
+        """Read the tar headers, the inventory and the index of a bundle.
 
         descriptor: an open, seekable file, which `close` closes. adopts: see Index. Raises Refused if the bundle is
         invalid or truncated."""
@@ -73,7 +73,8 @@ class BundleReader:
     def _read_small_member(self, name: str, limit: int) -> bytes:
         """Read the member `name`. Raises Refused (bundle_invalid) if it is larger than `limit` bytes."""
         if self.members[name].size > limit:
-            raise bundle_invalid(self.what, f"{name} has {self.members[name].size} bytes, more than {limit}")
+            size = self.members[name].size
+            raise bundle_invalid(self.what, f"{name} has {size} bytes, but at most {limit} are allowed")
         return self.read_member(self.members[name])
 
     # ---- content
@@ -84,14 +85,14 @@ class BundleReader:
         return self.inventory is not None and not self.inventory.base and not self.missing_digests()
 
     def incomplete_error(self) -> Refused | None:
-        """Return an error that names the images listed as missing in the inventory, or None if there are none."""
+        """Return an error that names the images that the inventory lists as missing, or None if it lists none."""
         names = self.inventory.missing if self.inventory is not None else ()
         if not names:
             return None
         more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
         return Refused(
             f"{self.what} is incomplete: it lacks {', '.join(names[:_MAX_NAMED])}{more}",
-            hint="not everything could be fetched when the bundle was made; export again",
+            hint="not everything could be fetched during the export; export again",
             code="bundle_incomplete",
         )
 
@@ -138,7 +139,7 @@ class BundleReader:
         return [ListedTag(tag, digest) for tag, digest in sorted(contents.tags.items())]
 
     def _repository_contents(self, repository: str) -> RepositoryContents | None:
-        """Return the contents of a repository according to the inventory, or None if it does not list the repository.
+        """Return the contents of a repository from the inventory, or None if the inventory does not list it.
 
         An empty name refers to the only repository, if the bundle has exactly one."""
         every = self.inventory.repositories if self.inventory is not None else {}
@@ -299,7 +300,7 @@ def open_standard_input(what: str, spool: Path, work: Work, adopts: Collection[s
 
 
 def spool_stream(descriptor: int, what: str, spool: Path, work: Work, adopts: Collection[str]) -> BundleReader:
-    """Copy a pipe to an unnamed file in the directory `spool`, then open that file as a bundle.
+    """Copy a bundle from a pipe to an unnamed file in the directory `spool`, then open that file as a bundle.
 
     The pipe is read to its end first, so a truncated bundle is refused before any image is copied from it. Raises
     LocalError, Refused, Cancelled."""
@@ -318,7 +319,7 @@ def spool_stream(descriptor: int, what: str, spool: Path, work: Work, adopts: Co
 
 
 def _copy(descriptor: int, what: str, copy: IO[bytes], work: Work) -> None:
-    """Copy a pipe to the file `copy`, and check the tar headers. Raises Refused, OSError, Cancelled."""
+    """Copy a bundle from a pipe to the file `copy`, and check its tar headers. Raises Refused, OSError, Cancelled."""
     source = CopyingInput(descriptor, what, work.stop, copy.fileno())
     for member in members(source):
         source.skip(member.size)

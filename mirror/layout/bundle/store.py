@@ -50,8 +50,9 @@ class BundleStore:
         """Prepare the store; no file is opened.
 
         file: the path, or None for a standard stream. host: name of the store. spool: directory for copies of pipes.
-        base: the blobs that a new bundle leaves out. adopts: repositories to which tags without a repository belong.
-        new: True for a target, which may not exist yet. repair: replace an existing bundle that is damaged."""
+        base: the blobs that a new bundle leaves out. adopts: the repositories to which tags without a repository name
+        are assigned. new: True for a target, which may not exist yet. repair: replace an existing bundle if it is
+        damaged."""
         self.host = host
         self.partial = False
         self.incomplete = False
@@ -79,7 +80,7 @@ class BundleStore:
     def _open_file(self, work: Work) -> BundleReader:
         """Open the file or stream. Raises NotFound, LocalError, Refused."""
         if self._file is None and self._new:
-            raise NotFound(f"{self.host}: standard output cannot be read")
+            raise NotFound(f"{self.host} is standard output, which cannot be read")
         if self._file is None:
             return open_standard_input(self.host, self._spool, work, self._adopts)
         try:
@@ -87,7 +88,7 @@ class BundleStore:
         except NotFound as error:
             if self._new:
                 raise
-            raise Refused(error.what, hint="copy the bundle to this path first", code="bundle_invalid") from error
+            raise Refused(error.what, hint="copy the bundle to this path", code="bundle_invalid") from error
         except Refused as error:
             if self._new and error.code in DAMAGED:
                 error.hint = "remove that file, then run `mirror sync CONFIG`"
@@ -113,7 +114,7 @@ class BundleStore:
         return self._reader.get(work)
 
     def incomplete_error(self) -> Refused | None:
-        """Return an error if the bundle is already open and lacks images, or None otherwise. Never opens the bundle."""
+        """Return an error if the open bundle lacks images. Otherwise, or if it has not been opened yet, return None."""
         bundle = self._reader.value_if_created()
         return bundle.incomplete_error() if bundle is not None else None
 
@@ -165,7 +166,7 @@ class BundleStore:
         return MemberReader(bundle, member, offset)
 
     def leaves_out(self, blob: Descriptor) -> bool:
-        """Return whether the bundle is already open and does not contain the blob. Never opens the bundle."""
+        """Return whether the blob is not in the bundle. If the bundle has not been opened yet, return False."""
         bundle = self._reader.value_if_created()
         return bundle is not None and bundle.member(blob.digest) is None
 
@@ -212,7 +213,7 @@ class BundleStore:
             return None
 
     def finish(self, *, whole: bool, work: Work) -> None:
-        """If `whole` is set, rename the new bundle or write it to standard output. Otherwise keep it for the next run.
+        """If `whole` is True, rename the new bundle or write it to standard output. Otherwise keep it for the next run.
 
         Raises Refused, LocalError."""
         writer, self._writer = self._writer, None
@@ -297,7 +298,7 @@ class BundleStore:
 
 
 class BundleUpload:
-    """An UploadSession that writes one blob to its position in the file. An unfinished upload needs no cleanup."""
+    """An UploadSession that writes one blob to its position in a new bundle. A failed upload needs no cleanup."""
 
     resumable = False
 
@@ -324,13 +325,13 @@ class BundleUpload:
 
 
 def _take_standard_output() -> int:
-    """Return a new descriptor for standard output. Redirect all later writes to standard output to standard error.
+    """Return a new descriptor for standard output. Later writes to descriptor 1 go to standard error instead.
 
-    Raises LocalError if it is a terminal."""
+    Raises LocalError if standard output is a terminal."""
     if os.isatty(1):
         raise LocalError(
-            "standard output is a terminal",
-            hint="pipe it to another program: mirror sync ... | ssh HOST 'cat > FILE.tar'",
+            "cannot write a bundle to standard output, because it is a terminal",
+            hint="pipe the output to another program: mirror sync ... | ssh HOST 'cat > FILE.tar'",
         )
     if sys.stdout is not None:
         sys.stdout.flush()

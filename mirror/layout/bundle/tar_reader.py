@@ -100,7 +100,7 @@ class _TarReader:
         self._extended = False
 
     def members(self) -> Iterator[Member]:
-        """Iterate over the files of the layout, as described for the function `members`."""
+        """Read the tar, and iterate over the members that are files of a layout (see the function `members`)."""
         source = self._source
         while (block := self._next_header()) is not None:
             kind, size = block[156:157], _size(block, source.what)
@@ -189,7 +189,7 @@ class _TarReader:
 
         Other tools add such members, for example manifest.json. Raises Refused (unsafe_path, too_many)."""
         if not _HARMLESS.fullmatch(name) or {".", ".."} & set(name.split("/")):
-            raise Refused(f"{self._source.what}: {where} is outside the bundle's directory", code="unsafe_path")
+            raise Refused(f"{self._source.what}: the name of {where} is not a safe relative path", code="unsafe_path")
         self._ignored_members += 1
         if self._ignored_members > MAX_IGNORED:
             raise Refused(
@@ -232,7 +232,7 @@ class _TarReader:
     def _read_extension(self, kind: bytes, size: int) -> None:
         """Read an extension header: a pax header (x, g) or a GNU long name (L)."""
         if size > MAX_EXTENSION:
-            self._raise_invalid(f"an extension header has {size} bytes, more than {MAX_EXTENSION}")
+            self._raise_invalid(f"an extension header has {size} bytes, but at most {MAX_EXTENSION} are allowed")
         if kind != b"g" and self._extended:
             self._raise_invalid("a member has two extension headers")
         data = self._source.read(size)
@@ -343,7 +343,7 @@ def _size(block: bytes, what: str) -> int:
 
 
 def _raise_if_known_format(block: bytes, what: str) -> None:
-    """Raise Refused with the name of the format if the file is compressed or is a zip file."""
+    """Raise Refused if the file is compressed or is a zip file. The message names the format."""
     for magic, name, hint in _MAGICS:
         if block.startswith(magic):
             raise bundle_invalid(what, f"not a tar: it is {name}", hint=hint)

@@ -108,7 +108,8 @@ class _BundleVerifier:
         index.json is parsed later, and only if the bundle has no valid inventory."""
         if member.size > inventories.MAX_BYTES:
             raise Refused(
-                f"{member.name} has {member.size} bytes, more than {inventories.MAX_BYTES}", code="bundle_invalid"
+                f"{member.name} has {member.size} bytes, but at most {inventories.MAX_BYTES} are allowed",
+                code="bundle_invalid",
             )
         data = self._input.read(member.size)
         if len(data) < member.size:
@@ -179,7 +180,7 @@ class _BundleVerifier:
             self._check_entry(digest, size)
         result.problems += [
             LayoutProblem(
-                f"{printable(name)} is missing: it could not be fetched when the bundle was made", damage=False
+                f"{printable(name)} is missing: it could not be fetched when the bundle was exported", damage=False
             )
             for name in inventory.missing
         ]
@@ -227,7 +228,7 @@ class _BundleVerifier:
         self._count_entries(seen & self._sizes.keys(), {digest for digest in seen if digest in self._parsed})
 
     def _references_of(self, one: Descriptor) -> list[Descriptor]:
-        """Return the descriptors that a manifest contains, or an empty list for a blob."""
+        """Return the descriptors in the manifest `one`, or an empty list if `one` is a blob."""
         parsed = self._parsed.get(one.digest)
         if parsed is None or not (is_manifest_type(one.media_type) or not one.media_type):
             return []

@@ -34,7 +34,7 @@ _LOOK_EVERY = 0.5  # seconds between two checks for a stop while another thread 
 
 
 class BundleWriter:
-    """Writes a new bundle: creates the file, fills in blobs, and renames the file when it is complete.
+    """Writes a new bundle: creates the file with all manifests, adds blobs, and renames the file when it is complete.
 
     Thread-safe, except `prepare`, `finish` and `close`: call each once, in this order."""
 
@@ -80,8 +80,8 @@ class BundleWriter:
     def prepare(self, previous_bundle: BundleReader | None, work: Work, *, keep: bool = False) -> None:
         """Create the partial file, and reuse blobs that are already on disk.
 
-        previous_bundle: the bundle that will be replaced. keep: if the disk does not have space for a second file, keep
-        the earlier partial file and raise LocalError. Raises LockBusy, LocalError, Cancelled."""
+        previous_bundle: the bundle that will be replaced. keep: whether to keep the partial file of an earlier run, and
+        raise LocalError, if the disk does not have space for a second file. Raises LockBusy, LocalError, Cancelled."""
         self._lock.acquire(0, work.stop)
         self._locked = True
         journal = self._sibling_path("journal")
@@ -129,7 +129,7 @@ class BundleWriter:
         except OSError as error:
             raise local_error("read the status of", self.partial_path, error) from error
         if not self.partial_path.is_file() or self.partial_path.is_symlink():
-            raise LocalError(f"{self.partial_path} is not a regular file", hint="remove or rename it")
+            raise LocalError(f"{self.partial_path} is not a regular file", hint="remove or rename this file")
         return status.st_size
 
     def _create(self) -> None:
@@ -165,7 +165,7 @@ class BundleWriter:
     # ---- reuse of existing blobs
 
     def _resumable_entries(self, earlier_journal: JournalContents, stop: Stop) -> list[JournalEntry]:
-        """Return the journal entries whose data is in the file. Entries that were not synced are verified first."""
+        """Return the journal entries whose data is in the file. Data that was not synced is verified first."""
         resumed_entries = []
         for number, entry in enumerate(earlier_journal.entries):
             position = self._position_of(entry.digest)
@@ -189,7 +189,7 @@ class BundleWriter:
         return hasher.hexdigest() == entry.digest.hex
 
     def _copy_from_bundle(self, previous_bundle: BundleReader, stop: Stop) -> None:
-        """Copy the needed blobs from the bundle that will be replaced."""
+        """Copy the blobs that the new bundle needs from the bundle that will be replaced."""
         members = ((digest, previous_bundle.member(digest)) for digest in self._blobs)
         self._copy_intact(
             previous_bundle.descriptor,
@@ -198,7 +198,7 @@ class BundleWriter:
         )
 
     def _copy_intact(self, descriptor: int, blobs: Iterable[tuple[Digest, int, int]], stop: Stop) -> None:
-        """Copy the needed blobs from an open file, and record the blobs whose digest matches.
+        """Copy the blobs that the bundle needs from an open file, and record those whose digests match.
 
         blobs: (digest, offset, size in bytes) in the open file `descriptor`."""
         for digest, start, size in blobs:
@@ -317,7 +317,7 @@ class BundleWriter:
         self._sibling_path("journal").unlink(missing_ok=True)
 
     def _require_complete(self) -> None:
-        """Raise Refused (bundle_incomplete) if a blob is missing; otherwise sync the file to disk."""
+        """Raise Refused (bundle_incomplete) if a blob is missing. Otherwise, sync the file to disk."""
         missing_blobs = self.missing_blobs()
         if missing_blobs:
             raise bundle_incomplete(

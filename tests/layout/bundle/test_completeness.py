@@ -89,7 +89,7 @@ def test_verify_and_serve_report_that_a_differential_bundle_needs_its_base(whole
     assert ([], True) == (found.problems, "complete with its base" in list(found.lines())[-1])
     with pytest.raises(Refused) as caught, open_handler(path, Stop()):
         pass
-    assert "only with its base" in caught.value.what
+    assert "blobs that its base has" in caught.value.what
 
 
 def test_a_bundle_written_by_another_tool_is_served(whole: Path, tmp_path: Path) -> None:
