@@ -71,11 +71,11 @@ class Transform(Protocol):
         """Return the parts that have to be created before `finish`, in any order."""
         ...
 
-    def make(self, part: TransformPart, work: Work) -> None:
+    def create_part(self, part: TransformPart, work: Work) -> None:
         """Create one part: fetch and convert it. May be called again after a retryable failure."""
         ...
 
-    def finish(self, work: Work) -> TransformResult:
+    def build_image(self, work: Work) -> TransformResult:
         """Build the image from the parts and return it. Runs after all parts have been created."""
         ...
 
@@ -206,7 +206,7 @@ class Source(Protocol):
         The caller verifies the bytes. Raises NotFound if the blob does not exist."""
         ...
 
-    def leaves_out(self, blob: Descriptor) -> bool:
+    def omits_blob(self, blob: Descriptor) -> bool:
         """Return whether this is a partial source that leaves out `blob`. Sends no request and reads no file."""
         ...
 

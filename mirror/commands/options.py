@@ -96,7 +96,7 @@ class ReferenceFilter:
         Unlike `may_select`, this method does not record any pattern as used."""
         return any(self._can_match(one, repository) for one in self._patterns or ())
 
-    def note_unlisted(self, repository: str) -> None:
+    def mark_unlisted(self, repository: str) -> None:
         """Record that the tags of `host/repo`, or the repositories under `host/prefix/*`, could not be listed.
 
         `unused_patterns` then omits the patterns that might match references in these repositories."""

@@ -52,7 +52,7 @@ def open_for_reading(options: Options) -> Iterator[tuple[RunContext, State]]:
     only, redactor, console = choose_references(options), Redactor(), Console()
     with (
         Signals() as signals,
-        log.setup(run=new_run_id(), console=console, redact=redactor, verbosity=options.verbosity),
+        log.open_log(run=new_run_id(), console=console, redact=redactor, verbosity=options.verbosity),
     ):
         log_config_warnings(config)
         directory = state_directory(config)

@@ -11,7 +11,7 @@ from mirror.oci.reference import DOCKER_HUB
 from mirror.registry.auth.authorization import HostAuthorizer
 from mirror.registry.auth.credentials import CredentialSource
 from mirror.registry.client import RegistryV2
-from mirror.registry.convert.layer_cache import LayerCache, MeasuringCache
+from mirror.registry.convert.layer_cache import DigestOnlyCache, LayerCache
 from mirror.registry.http.host_settings import HostSettings, V1Mode
 from mirror.registry.v1.fallback_source import FallbackSource
 from mirror.registry.v1.fallback_state import ProtocolSelector, V2Memory
@@ -47,8 +47,8 @@ class RegistrySources:
         self._limits = limits
         self._policy = policy
         self._memory = memory
-        self._ancestors: LayerCache[Ancestor] = LayerCache(scratch / "v1", limit) if scratch else MeasuringCache()
-        self._layers: LayerCache[None] = LayerCache(scratch / "schema1", limit) if scratch else MeasuringCache()
+        self._ancestors: LayerCache[Ancestor] = LayerCache(scratch / "v1", limit) if scratch else DigestOnlyCache()
+        self._layers: LayerCache[None] = LayerCache(scratch / "schema1", limit) if scratch else DigestOnlyCache()
         self._v1_hosts: dict[str, V1Host] = {}
         self._opened: dict[tuple[str, V1Mode, bool], Source] = {}
 

@@ -127,7 +127,7 @@ class Stores:
         redirects requests. Such a host has no client of its own, so any client marks it."""
         registry = self._v2.get(error.host) or next(iter(self._v2.values()), None)
         if error.host and registry is not None:
-            registry.note_exhausted(error)
+            registry.mark_down_if_unreachable(error)
 
     def incomplete_sources(self) -> list[tuple[str, MirrorError]]:
         """Return the sources whose own inventory says that images are missing from them, each with an error.

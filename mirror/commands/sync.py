@@ -22,7 +22,7 @@ from mirror.output.progress import Progress
 from mirror.output.redaction import Redactor
 from mirror.output.report import Report, RunCost, check_report_path, summary
 from mirror.state.hints import State
-from mirror.state.run_marks import WHOLE, join_partition, partition_of_shards
+from mirror.state.run_marks import WHOLE, partition_of_shards, use_partition_mark
 from mirror.sync.copy_queue import CopyQueue
 from mirror.sync.image_copier import ImageCopier
 from mirror.sync.image_reader import ImageReader
@@ -53,7 +53,7 @@ def sync(options: Options) -> int:
         try:
             with Lock(directory / "lock").acquire(options.lock_wait, InterruptibleSleep(signals)):
                 delete_leftovers(directory)
-                with join_partition(
+                with use_partition_mark(
                     state_directory(config), _partition(config, options), InterruptibleSleep(signals)
                 ) as mark:
                     return _SyncRun(config, options, only, directory, signals, mark).run()
@@ -120,7 +120,7 @@ class _SyncRun:
         run = new_run_id()
         with ExitStack() as stack:
             logged = stack.enter_context(
-                logs.setup(
+                logs.open_log(
                     run=run,
                     console=self._console,
                     redact=self._redactor,
@@ -255,7 +255,7 @@ class _SyncRun:
 
     def _print_summary(self, report: Report, cost: RunCost, code: int) -> None:
         """Print the summary of the run. With `-q`, print it only if the run failed, and to standard error."""
-        lines = summary(report, cost, code, config=self._config.path, parts=not makes_bundle(self._config))
+        lines = summary(report, cost, code, config=self._config.path, suggest_retry=not makes_bundle(self._config))
         if self._options.verbosity >= 0:
             print_lines(lines)  # a failure to print does not change the exit code: the report has the results
         elif code != OK:

@@ -131,7 +131,7 @@ class LayoutStore:
             raise
         return reader
 
-    def leaves_out(self, blob: Descriptor) -> bool:
+    def omits_blob(self, blob: Descriptor) -> bool:
         """Return False, because a layout never leaves out blobs."""
         return False
 

@@ -77,7 +77,7 @@ def log_blob(
     )
 
 
-class Logs:
+class RunLog:
     """A handle for the open log of a run, to flush it and to check whether lines were lost."""
 
     def __init__(self, listener: _LogWriter) -> None:
@@ -103,7 +103,7 @@ class Logs:
 
 
 @contextmanager
-def setup(
+def open_log(
     *,
     run: str,
     console: Console,
@@ -113,7 +113,7 @@ def setup(
     max_size: int = 50 * MIB,
     backups: int = 10,
     verbosity: int = NORMAL,
-) -> Iterator[Logs]:
+) -> Iterator[RunLog]:
     """Return a context manager that logs to `file` (from `level` on) and to `console` (depending on `verbosity`).
 
     When the `with` block exits, all records are written, and the configuration of logging is restored. Raises
@@ -129,7 +129,7 @@ def setup(
     )
     handler = _QueueHandler(listener, lowest)
     with listener, _attach_handler(handler, lowest):
-        yield Logs(listener)
+        yield RunLog(listener)
 
 
 @contextmanager

@@ -78,12 +78,12 @@ class RegistryV2:
         with suppress(AuthError):
             self._session.call("GET", "/v2/", work, kind="ping", expect=range(100, 600))
 
-    def note_exhausted(self, error: MirrorError) -> None:
+    def mark_down_if_unreachable(self, error: MirrorError) -> None:
         """Mark the host as down if a blob transfer failed after all its retries because the host is unavailable.
 
         `error` is the last error of the transfer. The host is unavailable if it did not respond or still limits
         requests. The caller reports the error, because the session does not retry blob transfers itself."""
-        self._session.note_exhausted(error)
+        self._session.mark_down_if_unreachable(error)
 
     # ---- reading
 
@@ -111,7 +111,7 @@ class RegistryV2:
                 yield name if is_tag(name) else _invalid_name_error(f"{self.host}/{repository} lists a tag", name)
         except AuthError:
             if self._as_target:
-                self._session.authorizer.allow_one_more(scopes)  # a target can be used without its tag list
+                self._session.authorizer.allow_one_more_request(scopes)  # a target can be used without its tag list
             raise
 
     def _list_names(self, path: str, key: str, scope: Scope, work: Work) -> Iterable[str]:
@@ -152,7 +152,7 @@ class RegistryV2:
         The caller verifies the digest. Raises NotFound if the registry does not have the blob."""
         return open_blob(self._session, repository, blob, self._read_scopes(repository), work, offset=offset)
 
-    def leaves_out(self, blob: Descriptor) -> bool:
+    def omits_blob(self, blob: Descriptor) -> bool:
         """Return False, because a registry is expected to have every blob of its images."""
         return False
 

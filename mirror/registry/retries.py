@@ -47,7 +47,7 @@ class Retries:
                 wait = self._policy.wait_before_next(number, error, waited)
                 if wait is None:
                     if error.retryable:
-                        self.note_exhausted(error)
+                        self.mark_down_if_unreachable(error)
                     raise
                 if error.retry_after is None:
                     waited += wait
@@ -61,7 +61,7 @@ class Retries:
         extra = {"event": "retry", "host": host, "kind": request.kind, "attempt": number, "code": error.code}
         log.info("retrying in %.1f s: %s", wait, error, extra=extra)
 
-    def note_exhausted(self, error: MirrorError) -> None:
+    def mark_down_if_unreachable(self, error: MirrorError) -> None:
         """Mark a host as down if `error`, which persisted after all retries, shows that the host is unavailable.
 
         A host is unavailable if it did not respond, or still responds with 429."""
@@ -72,7 +72,7 @@ class Retries:
             event = "host_limited" if limited else "host_down"
             log.warning("%s", host.describe_outage(error), extra={"event": event, "host": host.name})
 
-    def apply_to_host(self, error: MirrorError, request: Request, host: str) -> None:
+    def react_to_error(self, error: MirrorError, request: Request, host: str) -> None:
         """React to an error response from `host`: pause the host, mark it as down, or stop requests like `request`.
 
         `error` is the error for that response. Requests with the same method and kind are stopped if the response shows

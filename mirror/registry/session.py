@@ -179,7 +179,7 @@ class Session:
             sent, response = self._get_one_off_client().send(request, work, params=params, form=form, basic=basic)
             if response.status in (408, 425, 429) or response.status >= 500:
                 error = self._error_of(sent, response.status, response.headers, response.body)
-                self._retries.apply_to_host(error, sent, self._client.limits_of(sent.destination).name)
+                self._retries.react_to_error(error, sent, self._client.limits_of(sent.destination).name)
                 raise error
             return response
 
@@ -206,9 +206,9 @@ class Session:
         request = Request(method, kind, response.destination)
         return self._error_of(request, response.status, response.headers, response.body)
 
-    def note_exhausted(self, error: MirrorError) -> None:
+    def mark_down_if_unreachable(self, error: MirrorError) -> None:
         """Mark the host as down if `error`, the last error of a transfer, shows that the host is unavailable."""
-        self._retries.note_exhausted(error)
+        self._retries.mark_down_if_unreachable(error)
 
     def _to_destination(self, path: str | Destination) -> Destination:
         """Return the destination for a path on the registry. A Destination is returned unchanged."""
@@ -260,7 +260,7 @@ class Session:
                 authorized = _add_header(authorized, "Cookie", self._cookies.header(request.destination.origin))
             stream = self._client.send(authorized, work, streamed=streamed)
         except BaseException:
-            self.authorizer.release(scopes)
+            self.authorizer.record_no_response(scopes)
             raise
         if not self.speaks_v2:
             self.speaks_v2 = status_errors.has_v2_version(stream.headers.get_all("docker-distribution-api-version"))
@@ -276,7 +276,7 @@ class Session:
         try:
             error = self._read_error(stream)
         except BaseException:
-            self.authorizer.release(scopes)
+            self.authorizer.record_no_response(scopes)
             raise
         with _mark_exhausted:
             self.authorizer.handle_challenge(scopes, stream.headers.get_all("www-authenticate"), sent, work)
@@ -288,16 +288,16 @@ class Session:
             return stream.status == 403 and status_errors.is_token_expired(403, stream.read_error_body())
         except BaseException:
             stream.close()
-            self.authorizer.release(scopes)
+            self.authorizer.record_no_response(scopes)
             raise
 
     def _report_status(self, code: int, scopes: tuple[Scope, ...]) -> None:
         """Report the status of a response to the authorizer. A 429 or 5xx does not show whether access is allowed,
         because it may come from a gateway."""
         if code == 429 or code >= 500:
-            self.authorizer.release(scopes)
+            self.authorizer.record_no_response(scopes)
         elif code != 401:
-            self.authorizer.note_accepted(scopes)
+            self.authorizer.record_accepted(scopes)
 
     def _is_registry(self, destination: Destination) -> bool:
         """Return whether a destination is the registry itself. Credentials are sent to no other destination."""
@@ -308,7 +308,7 @@ class Session:
         """Read and close an error response, apply its effects on the host (such as a pause), and return the error."""
         with stream:
             error = self._error_of(stream.request, stream.status, stream.headers, stream.read_error_body())
-        self._retries.apply_to_host(error, stream.request, self._client.limits_of(stream.destination).name)
+        self._retries.react_to_error(error, stream.request, self._client.limits_of(stream.destination).name)
         return error
 
     def _error_of(self, request: Request, code: int, headers: Headers, body: bytes) -> MirrorError:

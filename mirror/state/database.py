@@ -120,11 +120,11 @@ class Database:
         found = self._query(_TAG, (repository, side, tag))
         return digest_from_bytes(found[0][0]) if found else None
 
-    def was_held(self, repository: str, digest: Digest) -> bool:
+    def had_blob(self, repository: str, digest: Digest) -> bool:
         """Return whether the file records that the repository contained the blob or root manifest `digest`."""
         return bool(self._query(_HELD, (repository, digest_to_bytes(digest))))
 
-    def holders(self, host: str, digest: Digest, limit: int) -> list[str]:
+    def repositories_with_blob(self, host: str, digest: Digest, limit: int) -> list[str]:
         """Return the names (`host/path`) of at most `limit` repositories on `host` that contained `digest`.
 
         The most recently recorded repository comes first. The names are not validated."""
@@ -143,7 +143,7 @@ class Database:
         """Return the names of the repositories that are marked as unfinished (see `mark_unfinished`)."""
         return {name for (name,) in self._query("SELECT name FROM unfinished", ()) if isinstance(name, str)}
 
-    def has_v2_answered(self, repository: str) -> bool:
+    def has_responded_over_v2(self, repository: str) -> bool:
         """Return whether the registry has ever responded to a v2 request for this source repository."""
         if self._lacks("answered_by_v2"):
             return False
@@ -203,7 +203,7 @@ class Database:
         if lacking:
             self.apply([add_tables])
 
-    def note_tag(self, side: int, repository: str, tag: str, digest: Digest | None) -> None:
+    def record_tag(self, side: int, repository: str, tag: str, digest: Digest | None) -> None:
         """Write the digest of a tag to the file. If `digest` is None, delete the stored digest."""
         key = (self._repository(repository), side, tag)
         known = self._db.execute("SELECT digest FROM tag WHERE (repository, side, name) = (?, ?, ?)", key).fetchone()
@@ -217,7 +217,7 @@ class Database:
         else:
             self._db.execute("INSERT OR REPLACE INTO tag VALUES (?, ?, ?, ?)", (*key, value))
 
-    def note_graph(self, repository: str, root: Digest, blobs: Iterable[Digest]) -> None:
+    def record_image_blobs(self, repository: str, root: Digest, blobs: Iterable[Digest]) -> None:
         """Write to the file that the repository contains `blobs`, which are all blobs of the image `root`."""
         where, top = self._repository(repository), self._digest(root)
         rows = [(self._digest(digest), where, top) for digest in blobs]
@@ -240,7 +240,7 @@ class Database:
         """Remove the unfinished mark of a repository."""
         self._db.execute("DELETE FROM unfinished WHERE name = ?", (repository,))
 
-    def note_v2_response(self, repository: str) -> None:
+    def record_v2_response(self, repository: str) -> None:
         """Write to the file that the registry has responded to a v2 request for this source repository."""
         self._db.execute("INSERT OR IGNORE INTO answered_by_v2 VALUES (?)", (repository,))
 
@@ -250,7 +250,7 @@ class Database:
         self._db.execute("DELETE FROM writers")
         self._db.execute("INSERT INTO writers VALUES (?)", (mark,))
 
-    def note_transform_digest(self, identity: str, digest: Digest) -> None:
+    def record_transform_digest(self, identity: str, digest: Digest) -> None:
         """Write the digest of a conversion's result to the file. identity: the conversion's `Transform.identity`."""
         self._db.execute("INSERT OR REPLACE INTO transform VALUES (?, ?)", (identity, digest_to_bytes(digest)))
 

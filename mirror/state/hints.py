@@ -35,7 +35,7 @@ class State(AbstractContextManager["State"]):
     """Reads and writes the hints in the state file. Repositories are named `host/path`. Thread-safe.
 
     A read costs one or two index lookups. A method that records something only queues a write, and the new value can be
-    read about a second later, or after `flush`. `forget`, `withdraw_tag` and the methods for marks take effect
+    read about a second later, or after `flush`. `forget`, `delete_tag_record` and the methods for marks take effect
     immediately. Each reading thread uses its own connection, and a single thread writes, so no lock is held during
     SQLite's I/O. The file may be outdated or damaged, so a digest or path that a read returns may be wrong, but it is
     always well-formed."""
@@ -123,19 +123,19 @@ class State(AbstractContextManager["State"]):
         identity: the `Transform.identity` of the conversion."""
         return self._read(identity, lambda database: database.transform_digest(identity), None)
 
-    def was_held(self, repository: str, digest: Digest) -> bool:
+    def had_blob(self, repository: str, digest: Digest) -> bool:
         """Return whether `repository` contained `digest` when an earlier run copied an image to or from it.
 
         The registry may have deleted it since."""
-        return self._read(repository, lambda database: database.was_held(repository, digest), False)
+        return self._read(repository, lambda database: database.had_blob(repository, digest), False)
 
-    def holders(self, host: str, digest: Digest, limit: int = 4) -> list[str]:
+    def repositories_with_blob(self, host: str, digest: Digest, limit: int = 4) -> list[str]:
         """Return the paths of at most `limit` repositories on `host` that contained the blob `digest`.
 
         The most recently recorded repository comes first."""
         more = limit + len(self._forgotten)
         none: list[str] = []
-        names = self._read("", lambda database: database.holders(host, digest, more), none)
+        names = self._read("", lambda database: database.repositories_with_blob(host, digest, more), none)
         paths = [name[len(host) + 1 :] for name in names if name not in self._forgotten]
         return [path for path in paths if is_path(path)][:limit]
 
@@ -143,11 +143,11 @@ class State(AbstractContextManager["State"]):
         """Return whether a run started to write to the repository but did not finish, so that tags may be missing."""
         return repository in self._unfinished
 
-    def has_v2_answered(self, repository: str) -> bool:
+    def has_responded_over_v2(self, repository: str) -> bool:
         """Return whether the registry responded to a v2 request for this source repository in an earlier run.
 
         If the state file cannot be read, return True."""
-        return self._usable and self._read("", lambda database: database.has_v2_answered(repository), True)
+        return self._usable and self._read("", lambda database: database.has_responded_over_v2(repository), True)
 
     def _read(self, repository: str, query: Callable[[Database], _T], default: _T) -> _T:
         """Run a query on an idle connection. Return `default` if the repository was forgotten or the query fails."""
@@ -204,41 +204,41 @@ class State(AbstractContextManager["State"]):
 
     # -- noting -------------------------------------------------------------------------------------------------------
 
-    def note_tag(self, side: Side, repository: str, tag: str, digest: Digest | None) -> None:
+    def record_tag(self, side: Side, repository: str, tag: str, digest: Digest | None) -> None:
         """Record the current digest of `tag` in the repository. `digest` is None if the tag does not exist."""
         number = _SIDES[side]
-        self._submit(lambda database: database.note_tag(number, repository, tag, digest))
+        self._submit(lambda database: database.record_tag(number, repository, tag, digest))
 
-    def withdraw_tag(self, repository: str, tag: str, *, noted: bool) -> None:
+    def delete_tag_record(self, repository: str, tag: str, *, noted: bool) -> None:
         """Delete the recorded digest of `tag` before the tag is written in a target repository.
 
         The deletion is on disk when this returns. noted: whether this run has already recorded a digest for the tag,
         since that write may still be queued. Raises LocalError."""
         known = self._read(repository, lambda database: database.tag(TARGET, repository, tag) is not None, True)
         if (known or noted) and self._writer:
-            self._writer.call(lambda database: database.note_tag(TARGET, repository, tag, None))
+            self._writer.call(lambda database: database.record_tag(TARGET, repository, tag, None))
 
-    def note_graph(self, repository: str, root: Digest, blobs: Iterable[Digest]) -> None:
+    def record_image_blobs(self, repository: str, root: Digest, blobs: Iterable[Digest]) -> None:
         """Record that the repository contains `blobs`, which are all blobs of the image `root`.
 
         This run must have verified that the blobs exist, or have read them from the repository. Child manifests are not
         recorded: they must be sent anyway, because registries delete untagged manifests while tags keep their
         digests."""
         kept = tuple(blobs)
-        self._submit(lambda database: database.note_graph(repository, root, kept))
+        self._submit(lambda database: database.record_image_blobs(repository, root, kept))
 
-    def note_transform_digest(self, identity: str, digest: Digest) -> None:
+    def record_transform_digest(self, identity: str, digest: Digest) -> None:
         """Record the digest of the result of a manifest conversion.
 
         identity: the `Transform.identity` of the conversion."""
-        self._submit(lambda database: database.note_transform_digest(identity, digest))
+        self._submit(lambda database: database.record_transform_digest(identity, digest))
 
-    def note_v2_response(self, repository: str) -> None:
+    def record_v2_response(self, repository: str) -> None:
         """Record that the registry responded to a v2 request for this source repository."""
-        self._submit(lambda database: database.note_v2_response(repository))
+        self._submit(lambda database: database.record_v2_response(repository))
 
     def forget(self, repository: str) -> None:
-        """Delete the recorded tags and blobs of a repository, but keep its unfinished mark and `has_v2_answered`.
+        """Delete the recorded tags and blobs of a repository, but keep its unfinished mark and `has_responded_over_v2`.
 
         Hints that this run records about the repository afterwards are used only by the next run."""
         with self._lock:

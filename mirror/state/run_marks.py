@@ -37,7 +37,7 @@ def current_mark(directory: Path) -> str:
 
 
 @contextmanager
-def join_partition(directory: Path, partition: str, stop: Sleeper) -> Iterator[str]:
+def use_partition_mark(directory: Path, partition: str, stop: Sleeper) -> Iterator[str]:
     """Return a context manager that registers this run as a writer of `partition` and yields its run mark.
 
     Enter the `with` block before the first write to a target, and leave it after the last one. While runs of several

@@ -55,7 +55,7 @@ class BundleBases:
                 errors[plan_entry] = graph
                 continue
             for blob in graph.blobs:
-                if plan_entry.reference.entry.source.leaves_out(blob):
+                if plan_entry.reference.entry.source.omits_blob(blob):
                     wanted[plan_entry.target.repository, blob.digest] = blob
         missing = await self._find_missing_blobs(wanted)
         if missing:

@@ -15,7 +15,7 @@ from mirror.oci.reference import Repository
 from mirror.selection.locations import MATCHED
 from mirror.store import Target
 from mirror.sync.bundle_bases import BundleBases
-from mirror.sync.image_copier import CopyNotes, ImageCopier
+from mirror.sync.image_copier import CopyHintWriter, ImageCopier
 from mirror.sync.image_reader import ImageReader
 from mirror.sync.manifest_graph import ManifestGraph
 from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, check_immutable
@@ -50,7 +50,7 @@ class CopyQueue:
         reader: ImageReader,
         copier: ImageCopier,
         locations: BlobLocations,
-        notes: CopyNotes,
+        notes: CopyHintWriter,
         recorder: ResultRecorder,
         targets: Mapping[str, Target],
         lifecycle: TargetLifecycle,
@@ -112,7 +112,7 @@ class CopyQueue:
         host, source = plan_entry.target.repository.host, plan_entry.reference.entry.source
         self._without_result[plan_entry] = None
         if plan_entry.action is Action.FAIL and plan_entry.error is not None:
-            self._lifecycle.note_missing(host, name_on_target(plan_entry), plan_entry.error)
+            self._lifecycle.add_missing(host, name_on_target(plan_entry), plan_entry.error)
             self._record_failure(plan_entry, plan_entry.error, BlobCounts())
             self._reader.release(plan_entry.reference)
         elif self._targets[host].needs_all_images:
@@ -121,7 +121,7 @@ class CopyQueue:
             entry = plan_entry.reference.entry
             if entry.rules.is_immutable(plan_entry.reference.tag):
                 name = equality_key(entry, plan_entry.target.repository)
-                self._notes.note_tag("source", name, plan_entry.reference.tag, plan_entry.old_digest)
+                self._notes.record_tag("source", name, plan_entry.reference.tag, plan_entry.old_digest)
             self._record_up_to_date(plan_entry, plan_entry.old_digest)
             self._reader.release(plan_entry.reference)
         elif source.partial:
@@ -129,21 +129,21 @@ class CopyQueue:
         else:
             self._enqueue(plan_entry)
 
-    def record_listing_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
+    def record_mirror_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
         """Record that a mirror cannot be planned, and that bundles therefore lack its target repositories."""
         for target in entry.targets:
             name = target.repository.path.replace(MATCHED, "*")
-            self._lifecycle.note_missing(target.repository.host, name, error)
-        self._recorder.record_listing_failure(entry, error)
+            self._lifecycle.add_missing(target.repository.host, name, error)
+        self._recorder.record_mirror_failure(entry, error)
         self._halt_if_fail_fast(error)
 
     def record_invalid_name(self, entry: MirrorEntry, error: MirrorError) -> None:
         """Record an invalid tag or repository name. A bundle is complete without it: no store can contain it."""
-        self._recorder.record_listing_failure(entry, error)
+        self._recorder.record_mirror_failure(entry, error)
 
-    def note_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
+    def record_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
         """Record the digest of a tag on a target for later runs."""
-        self._notes.note_tag("target", str(repository), tag, digest)
+        self._notes.record_tag("target", str(repository), tag, digest)
 
     def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
         """Log how many references a mirror selects, and allow blobs to be mounted between its repositories."""
@@ -154,7 +154,7 @@ class CopyQueue:
             ]
         )
         text = f"{entry.name}: {count} tags selected"
-        self._recorder.expect_images(entry, count)
+        self._recorder.add_expected_images(entry, count)
         _log.info("selected", extra={"source": entry.name, "tags": count, "rejected": dict(rejected), "text": text})
 
     # ---- images that are copied after the plan is complete
@@ -272,7 +272,7 @@ class CopyQueue:
             await self._lifecycle.begin(host)
             changed = await self._copier.copy(plan_entry, graph, counts)
         except MirrorError as error:
-            self._lifecycle.note_missing(host, name_on_target(plan_entry), error)
+            self._lifecycle.add_missing(host, name_on_target(plan_entry), error)
             self._record_failure(plan_entry, error, counts)
             return
         if self._targets[host].needs_all_images:
@@ -334,7 +334,7 @@ class CopyQueue:
         entry, tag = plan_entry.reference.entry, plan_entry.reference.tag
         if entry.rules.is_immutable(tag) and isinstance(error, Refused):
             # Remove the record that the tag was equal, so that later runs find the conflict even without --deep.
-            self._notes.note_tag("source", equality_key(entry, plan_entry.target.repository), tag, None)
+            self._notes.record_tag("source", equality_key(entry, plan_entry.target.repository), tag, None)
         self._recorder.record_failure(plan_entry, error, counts)
         self._halt_if_fail_fast(error)
 

@@ -109,7 +109,7 @@ class DryRun:
         else:
             self._tasks.create_task(self._measure(plan_entry))
 
-    def record_listing_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
+    def record_mirror_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
         """Record that a mirror cannot be planned."""
         self._record_failure(entry.name, error, *entry.targets)
 
@@ -117,7 +117,7 @@ class DryRun:
         """Record an invalid tag or repository name."""
         self._record_failure(entry.name, error, *entry.targets)
 
-    def note_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
+    def record_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
         """Do nothing: a dry run does not write to the state."""
 
     def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:

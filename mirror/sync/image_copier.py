@@ -40,22 +40,22 @@ def manifest_descriptor(manifest: Manifest) -> Descriptor:
     return Descriptor(manifest.digest, manifest.size, manifest.media_type)
 
 
-class CopyNotes(Protocol):
+class CopyHintWriter(Protocol):
     """Records in the state which tags and blobs repositories have, so that later runs need fewer requests.
 
-    `withdraw_tag` writes at once; the other methods queue their records to be written later."""
+    `delete_tag_record` writes at once; the other methods queue their records to be written later."""
 
-    def note_tag(self, side: Literal["source", "target"], repository: str, tag: str, digest: Digest | None) -> None:
+    def record_tag(self, side: Literal["source", "target"], repository: str, tag: str, digest: Digest | None) -> None:
         """Record the digest that a tag refers to. If `digest` is None, remove the record.
 
         side: whether the tag is at a source or on a target."""
         ...
 
-    def note_graph(self, repository: str, root: Digest, blobs: Collection[Digest]) -> None:
+    def record_image_blobs(self, repository: str, root: Digest, blobs: Collection[Digest]) -> None:
         """Record that a repository contains the manifest `root`, all manifests below it, and `blobs`."""
         ...
 
-    def withdraw_tag(self, repository: str, tag: str, *, noted: bool) -> None:
+    def delete_tag_record(self, repository: str, tag: str, *, noted: bool) -> None:
         """Remove the recorded digest of a tag on a target. When this returns, the change has been written to disk.
 
         noted: whether this run has recorded a digest for the tag. Raises LocalError if the write fails."""
@@ -76,7 +76,7 @@ class ImageCopier:
         calls: Calls,
         blob_copier: BlobCopier,
         locations: BlobLocations,
-        notes: CopyNotes,
+        notes: CopyHintWriter,
         targets: Mapping[str, Target],
         recorder: BlobRecorder,
         *,
@@ -103,7 +103,7 @@ class ImageCopier:
         repository = plan_entry.target.repository
         digests = [blob.digest for blob in graph.blobs]
         if self._can_mount_from_source(plan_entry, graph):
-            self._locations.suggest_mounts(
+            self._locations.add_mount_candidates(
                 Repository(graph.blob_source.store.host, graph.blob_source.repository), digests
             )
         if not self._check_all and not self._targets[repository.host].on_disk:
@@ -112,7 +112,7 @@ class ImageCopier:
                 hints = await self._calls.call(
                     lambda work: self._locations.read_hints(repository, unknown), policy=ONCE
                 )
-                self._locations.note_hints(repository, hints)
+                self._locations.add_hints(repository, hints)
         try:
             return await self._push(plan_entry, graph, counts, check_all=self._check_all)
         except RemoteError as error:
@@ -132,8 +132,8 @@ class ImageCopier:
         def request_for(content: Descriptor, *, is_root: bool = False) -> BlobRequest:
             """Return a request to copy one blob or manifest of the image."""
             name = plan_entry.reference.name
-            may_have = plan_entry.may_have_blobs
-            return BlobRequest(content, store, repository, graph.blob_source, name, may_have, check_all, is_root)
+            may_exist = plan_entry.may_have_blobs
+            return BlobRequest(content, store, repository, graph.blob_source, name, may_exist, check_all, is_root)
 
         changed = await self._copy_blobs([request_for(blob) for blob in graph.blobs], counts)
         for level in graph.levels:
@@ -260,7 +260,7 @@ class ImageCopier:
 
         The record would be unreliable if the response to the PUT got lost."""
         repository = str(plan_entry.target.repository)
-        self._notes.withdraw_tag(repository, plan_entry.reference.tag, noted=plan_entry.old_digest is not None)
+        self._notes.delete_tag_record(repository, plan_entry.reference.tag, noted=plan_entry.old_digest is not None)
 
     async def _put_manifest(
         self, request: BlobRequest, reference: str, manifest: Manifest, *, before: Callable[[], None] = lambda: None
@@ -311,10 +311,10 @@ class ImageCopier:
         If blobs can be mounted from the source, record the same for the source."""
         entry, root, tag = plan_entry.reference.entry, graph.root.digest, plan_entry.reference.tag
         blobs = [blob.digest for blob in graph.blobs]
-        self._notes.note_graph(str(repository), root, blobs)
-        self._notes.note_tag("target", str(repository), tag, root)
+        self._notes.record_image_blobs(str(repository), root, blobs)
+        self._notes.record_tag("target", str(repository), tag, root)
         if self._can_mount_from_source(plan_entry, graph):
-            self._notes.note_graph(entry.name, root, blobs)
-            self._notes.note_tag("source", entry.name, tag, root)
+            self._notes.record_image_blobs(entry.name, root, blobs)
+            self._notes.record_tag("source", entry.name, tag, root)
         if entry.rules.is_immutable(tag):
-            self._notes.note_tag("source", equality_key(entry, repository), tag, root)
+            self._notes.record_tag("source", equality_key(entry, repository), tag, root)

@@ -23,10 +23,10 @@ from mirror.util.retry_policy import ONCE
 from mirror.util.structs import replace
 
 
-class TransformNotes(Protocol):
+class TransformHintWriter(Protocol):
     """Records the results of transforms for later runs."""
 
-    def note_transform_digest(self, identity: str, digest: Digest) -> None:
+    def record_transform_digest(self, identity: str, digest: Digest) -> None:
         """Record the digest of a transform's result. Does not block, because the record is written later."""
         ...
 
@@ -42,7 +42,7 @@ async def read_version(calls: Calls, reference: SourceReference) -> Version:
 class ImageReader:
     """Reads the manifest graph of each reference once, and keeps it until all its users have released it."""
 
-    def __init__(self, calls: Calls, notes: TransformNotes, manifests: ManifestCache) -> None:
+    def __init__(self, calls: Calls, notes: TransformHintWriter, manifests: ManifestCache) -> None:
         self._calls = calls
         self._manifests = manifests
         self._notes = notes
@@ -107,12 +107,12 @@ class ImageReader:
 
         async def create_part(part: TransformPart) -> None:
             """Create one part. If it is already being created for another image, wait until it is complete."""
-            run = partial(transform.make, part)
+            run = partial(transform.create_part, part)
             await self._parts.run(part.key, lambda: self._calls.call(run, needs=(host, DOWNLOADS)))
 
         await run_group(create_part(part) for part in parts)
-        result = await self._calls.call(transform.finish, needs=(host,), policy=ONCE)
+        result = await self._calls.call(transform.build_image, needs=(host,), policy=ONCE)
         graph = await self._manifests.read_graph(result.source, result.repository, result.root.digest, result.root)
-        self._notes.note_transform_digest(transform.identity, result.root.digest)
+        self._notes.record_transform_digest(transform.identity, result.root.digest)
         self._releases[reference] = result.release
         return graph

@@ -124,7 +124,7 @@ class RepositoryFilter(Protocol):
         """Return whether the run may mirror any reference from this source repository."""
         ...
 
-    def note_unlisted(self, repository: str) -> None:
+    def mark_unlisted(self, repository: str) -> None:
         """Remember that the tags of a repository, or the repositories that a wildcard matches, could not be listed.
 
         `--only` patterns for these repositories are then not reported as unused.
@@ -139,7 +139,7 @@ class PlanReceiver(Protocol):
         """Receive the plan entry for one reference on one target."""
         ...
 
-    def record_listing_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
+    def record_mirror_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
         """Record that a mirror cannot be planned.
 
         Its tags or repositories could not be listed, no tag is selected, or it conflicts with another mirror."""
@@ -149,7 +149,7 @@ class PlanReceiver(Protocol):
         """Record that a source lists a tag or repository whose name is invalid."""
         ...
 
-    def note_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
+    def record_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
         """Record the digest that a tag on a target currently refers to. Only a sync stores it in the state."""
         ...
 

@@ -142,8 +142,8 @@ class Planner:
         """Pass on the error for an entry that cannot be planned, and add the failure to `selection` if there is one."""
         if selection is not None:
             selection.add_failure(error)
-        self._only.note_unlisted(entry.name)
-        self._receiver.record_listing_failure(entry, error)
+        self._only.mark_unlisted(entry.name)
+        self._receiver.record_mirror_failure(entry, error)
 
     # ---- wildcards
 

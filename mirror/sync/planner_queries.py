@@ -159,7 +159,7 @@ def equality_key(entry: MirrorEntry, repository: Repository) -> str:
     return f"{entry.name} {repository}"
 
 
-def add_transform_result(hints: PlanHints, version: Version | MirrorError) -> Version | MirrorError:
+def with_transform_result(hints: PlanHints, version: Version | MirrorError) -> Version | MirrorError:
     """If the image needs a transform, return its version with the digest of the last transform result.
 
     The state provides this digest. Errors, and versions without a transform, are returned unchanged."""

@@ -106,7 +106,7 @@ class ResultRecorder:
         with self._lock:
             self._codes.add(FAILED)
 
-    def expect_images(self, entry: MirrorEntry, count: int) -> None:
+    def add_expected_images(self, entry: MirrorEntry, count: int) -> None:
         """Add the selected references of a mirror, once for each target, to the total of the progress display."""
         self._progress.add_images(count * len(entry.targets))
 
@@ -142,7 +142,7 @@ class ResultRecorder:
         """Record that an image was not attempted."""
         self._add_to_report(plan_entry, "skipped", BlobCounts(), plan_entry.old_digest, Cancelled(reason))
 
-    def record_listing_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
+    def record_mirror_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
         """Record that a mirror cannot be planned, or that its source lists an invalid name."""
         target = ", ".join(str(target.repository) for target in entry.targets)
         protocol = error.protocol or DEFAULT_PROTOCOL

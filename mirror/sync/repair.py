@@ -90,9 +90,9 @@ class RepairTarget:
         """Open a blob for reading from byte `offset`."""
         return self._target.open_blob(repository, blob, work, offset=offset)
 
-    def leaves_out(self, blob: Descriptor) -> bool:
+    def omits_blob(self, blob: Descriptor) -> bool:
         """Return whether the target is a partial store that leaves out `blob`."""
-        return self._target.leaves_out(blob)
+        return self._target.omits_blob(blob)
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
         """Yield the descriptors of the manifests whose subject is `digest`."""
@@ -224,7 +224,7 @@ class RepairTarget:
         copy = f"a damaged copy{_describe_damage(error, target, digest)}"
         refused = Refused(
             f"{target} accepted the upload of {digest} but still serves {copy}",
-            hint="check the disk of the target" if self.on_disk else remedy(digest),
+            hint="check the disk of the target" if self.on_disk else removal_instructions(digest),
             code="target_lied",
         )
         with self._lock:
@@ -275,7 +275,7 @@ class _VerifiedUpload:
         self._session.__exit__(kind, error, trace)
 
 
-def remedy(digest: Digest) -> str:
+def removal_instructions(digest: Digest) -> str:
     """Return instructions for the registry's operator on how to remove a damaged blob or manifest from its storage."""
     file = f"docker/registry/v2/blobs/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}/data"
     return (

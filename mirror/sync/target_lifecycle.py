@@ -57,7 +57,7 @@ class TargetLifecycle:
         self._missing_at_begin: dict[str, set[str]] = {}
         self._expected: defaultdict[str, dict[PlanEntry, ExpectedImage]] = defaultdict(dict)
 
-    def note_missing(self, host: str, name: str, error: MirrorError) -> None:
+    def add_missing(self, host: str, name: str, error: MirrorError) -> None:
         """Remember why a bundle will lack an image or repository that it should contain. Ignore targets of other kinds.
 
         name: the name that the image or repository has in the bundle."""
@@ -98,7 +98,7 @@ class TargetLifecycle:
             error = graph if isinstance(graph, MirrorError) else _unknown_size_error(plan_entry, graph)
             if error is not None:
                 errors[plan_entry] = error
-                self.note_missing(host, name_on_target(plan_entry), error)
+                self.add_missing(host, name_on_target(plan_entry), error)
             elif not isinstance(graph, MirrorError):
                 expected[plan_entry] = ExpectedImage(
                     plan_entry.target.repository.path,
@@ -123,7 +123,7 @@ class TargetLifecycle:
         for name in await self._calls.call_host(host, run) or ():
             if isinstance(name, str) and name not in planned and self._must_copy_to(host, name):
                 what = f"the bundle contains {name}, but no tag of {name} is selected any more"
-                self.note_missing(host, name, RemoteError(what, code="nothing_selected"))
+                self.add_missing(host, name, RemoteError(what, code="nothing_selected"))
 
     # ---- the end
 

@@ -20,10 +20,10 @@ from mirror.sync.plan_model import (
 from mirror.sync.planner_queries import (
     DigestOrError,
     KeepManifest,
-    add_transform_result,
     digest_or_error,
     may_be_damaged,
     resolve_all,
+    with_transform_result,
 )
 from mirror.sync.target_tags import TargetTagReader, TargetTags
 from mirror.transfer.calls import Calls
@@ -142,7 +142,7 @@ class TargetPlanner:
             if digest is None or (target_tags.tags is not None and reference.tag not in target_tags.tags):
                 others.append(reference)
             else:
-                self._receiver.note_target_tag(target.repository, reference.tag, digest)
+                self._receiver.record_target_tag(target.repository, reference.tag, digest)
                 self._receiver.add_plan_entry(PlanEntry(reference, target, Action.SKIP, digest))
         return others
 
@@ -193,7 +193,7 @@ class TargetPlanner:
             digests[tag] = digest_or_error(version, immutable=is_immutable(tag))
         for tag, digest in digests.items():
             if isinstance(digest, str):
-                self._receiver.note_target_tag(target.repository, tag, digest)
+                self._receiver.record_target_tag(target.repository, tag, digest)
         return digests
 
     async def _resolve_at_target(self, target: TargetEntry, tags: Sequence[str]) -> list[Version | MirrorError]:
@@ -218,7 +218,7 @@ class TargetPlanner:
                 versions = resolve_all(entry.source, entry.repository, identifiers, work, self._keep_manifest)
                 if self._repeat_transforms:
                     return versions
-                return [add_transform_result(self._hints, version) for version in versions]
+                return [with_transform_result(self._hints, version) for version in versions]
 
             for reference, version in zip(unresolved, await self._calls.call_host(entry.source.host, run), strict=True):
                 reference.version = version

@@ -89,7 +89,7 @@ class Verifier:
         else:
             self._tasks.create_task(self._check_image(plan_entry))
 
-    def record_listing_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
+    def record_mirror_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
         """Record that a mirror cannot be planned, so that its images cannot be verified."""
         self._add_problem(entry.name, error)
 
@@ -97,7 +97,7 @@ class Verifier:
         """Record an invalid tag or repository name."""
         self._add_problem(entry.name, error)
 
-    def note_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
+    def record_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
         """Do nothing: a verification does not write to the state."""
 
     def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
@@ -207,7 +207,7 @@ class Verifier:
             if not self._targets[repository.host].has_blob(repository.path, blob, work):
                 raise NotFound(f"blob {blob.digest} is missing in {repository}")
 
-        if self._deep and not target.store.leaves_out(blob):
+        if self._deep and not target.store.omits_blob(blob):
             run = partial(_hash_blob, blob, BlobSource(target.store, repository.path))
             self.result.bytes += await self._calls.call(run, needs=(host_permit(repository.host), DOWNLOADS))
         else:

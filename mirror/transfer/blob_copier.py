@@ -118,8 +118,8 @@ class BlobCopier:
             result.end(BlobOutcome.EXISTS, size_verified=False)
             return
         # Lookups in stores on disk cost no request, and find blobs of an earlier run or of another repository.
-        may_exist = request.may_have or request.target.on_disk
-        if request.lookup_first or (request.may_have and self._locations.is_expected(repository, digest)):
+        may_exist = request.may_exist or request.target.on_disk
+        if request.lookup_first or (request.may_exist and self._locations.is_expected(repository, digest)):
             if await self._exists(request):
                 result.end(BlobOutcome.EXISTS)
                 return

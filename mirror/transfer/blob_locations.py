@@ -21,11 +21,11 @@ MAX_FAILED_MOUNTS = 4
 class LocationHints(Protocol):
     """Provides hints from earlier runs about which repositories contain which blobs. Any hint may be wrong."""
 
-    def was_held(self, repository: str, digest: Digest) -> bool:
+    def had_blob(self, repository: str, digest: Digest) -> bool:
         """Return whether the repository had the blob in an earlier run."""
         ...
 
-    def holders(self, host: str, digest: Digest) -> list[str]:
+    def repositories_with_blob(self, host: str, digest: Digest) -> list[str]:
         """Return the paths of repositories on `host` that had the blob in an earlier run."""
         ...
 
@@ -37,10 +37,10 @@ class LocationHints(Protocol):
 class BlobHint(Struct, frozen=True):
     """A hint from earlier runs about one blob and one repository.
 
-    was_held: whether the repository had the blob. holders: paths of repositories on the same host that had the blob."""
+    had_blob: whether the repository had the blob. holders: paths of repositories on the same host that had the blob."""
 
     digest: Digest
-    was_held: bool
+    had_blob: bool
     holders: list[str]
 
 
@@ -118,25 +118,27 @@ class BlobLocations:
         return digest in self._expected[repository]
 
     def read_hints(self, repository: Repository, digests: Iterable[Digest]) -> list[BlobHint]:
-        """Read and return the hints about these blobs in `repository`, to be passed to `note_hints`.
+        """Read and return the hints about these blobs in `repository`, to be passed to `add_hints`.
 
         Blocks. May be called on any thread."""
         return [
             BlobHint(
-                digest, self._hints.was_held(str(repository), digest), self._hints.holders(repository.host, digest)
+                digest,
+                self._hints.had_blob(str(repository), digest),
+                self._hints.repositories_with_blob(repository.host, digest),
             )
             for digest in digests
         ]
 
-    def note_hints(self, repository: Repository, hints: Iterable[BlobHint]) -> None:
+    def add_hints(self, repository: Repository, hints: Iterable[BlobHint]) -> None:
         """Keep hints about blobs in memory, so that `is_expected` and `mount_candidates` can use them."""
         for hint in hints:
-            if hint.was_held:
+            if hint.had_blob:
                 self._expected[repository].add(hint.digest)
             if hint.holders:
                 self._suggested[repository.host, hint.digest].update(dict.fromkeys(hint.holders))
 
-    def suggest_mounts(self, repository: Repository, digests: Iterable[Digest]) -> None:
+    def add_mount_candidates(self, repository: Repository, digests: Iterable[Digest]) -> None:
         """Make `repository` a mount candidate for these blobs, because it has a manifest that refers to them."""
         for digest in digests:
             self._suggested[repository.host, digest][repository.path] = None
@@ -192,7 +194,7 @@ class BlobLocations:
         paths = self._mountable[repository.host] - {repository.path}
         return [Repository(repository.host, path) for path in sorted(paths)]
 
-    def note_mount(self, repository: Repository, from_path: str, digest: Digest, outcome: Mount | None) -> None:
+    def remember_mount(self, repository: Repository, from_path: str, digest: Digest, outcome: Mount | None) -> None:
         """Remember the outcome of an attempt to mount the blob from the repository `from_path` into `repository`.
 
         outcome: None if the mount still failed after all retries. Only REFUSED prevents other blobs from being mounted

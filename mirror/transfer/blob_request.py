@@ -34,7 +34,7 @@ class BlobRequest(Struct, frozen=True):
 
     source: the source that is tried first.
     image: the image that needs the blob, for log messages.
-    may_have: whether the repository may already have the blob, so that a lookup is worth a request.
+    may_exist: whether the repository may already have the blob, so that a lookup is worth a request.
     lookup_first: whether to look up the blob in the repository before anything else is tried.
     is_root: whether `blob` is the root manifest of the image."""
 
@@ -43,7 +43,7 @@ class BlobRequest(Struct, frozen=True):
     repository: Repository
     source: BlobSource
     image: str
-    may_have: bool
+    may_exist: bool
     lookup_first: bool = False
     is_root: bool = False
 

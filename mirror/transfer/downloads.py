@@ -88,7 +88,7 @@ class BlobDownload:
                     error.__cause__ = missing
                 except MirrorError as other:
                     error = other
-                self.note_error(error)
+                self.remember_error(error)
                 if error.retryable or isinstance(error, RateLimited) or not isinstance(error, RemoteError):
                     raise error
             self._first_error = self._first_error or error
@@ -97,12 +97,12 @@ class BlobDownload:
                 raise self._first_error
             del self._sources[0]
 
-    def note_error(self, error: MirrorError) -> None:
+    def remember_error(self, error: MirrorError) -> None:
         """Remember that reading from the current source failed with `error`."""
         self.error = error
         self._failures.add(self._sources[0], self._blob, error)
 
-    def verify(self, data: memoryview) -> None:
+    def hash_bytes(self, data: memoryview) -> None:
         """Add the next bytes of the blob to its hash. Check that the blob is not longer than its descriptor says.
 
         Raises Refused (size_mismatch) if it is longer."""
@@ -153,11 +153,11 @@ class VerifyingReader:
         try:
             count = self._read(buffer)
             if count:
-                self._download.verify(buffer[:count])
+                self._download.hash_bytes(buffer[:count])
             else:
                 self._download.verify_end()
         except MirrorError as error:
-            self._download.note_error(error)
+            self._download.remember_error(error)
             raise
         return count
 

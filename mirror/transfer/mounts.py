@@ -60,11 +60,11 @@ class Mounts:
                 raise
             text = f"{digest} could not be mounted from {from_path}: {error.what}; uploading it to {repository}"
             _log.info("mount_failed", extra={"target": str(repository), "code": error.code, "text": text})
-            self._locations.note_mount(repository, from_path, digest, None)
+            self._locations.remember_mount(repository, from_path, digest, None)
             return Mount.ABSENT
         if mounted is not None:
             outcome = mounted if isinstance(mounted, Mount) else Mount.ABSENT
-            self._locations.note_mount(repository, from_path, digest, outcome)
+            self._locations.remember_mount(repository, from_path, digest, outcome)
         return mounted
 
     def _mount(self, request: BlobRequest, from_path: str, work: Work) -> Mount | UploadSession | None:

@@ -131,9 +131,9 @@ def test_a_pattern_is_unused_until_it_matches() -> None:
 def test_a_pattern_is_not_reported_as_unused_if_its_repository_could_not_be_listed() -> None:
     patterns = ["host/app:v1", "host/team/web:v1", "other/app:v1"]
     only = ReferenceFilter(patterns)
-    only.note_unlisted("host/app")
+    only.mark_unlisted("host/app")
     assert patterns[1:] == only.unused_patterns()
-    only.note_unlisted("host/team/*")
+    only.mark_unlisted("host/team/*")
     assert [] == only.unused_patterns()
 
 

@@ -239,7 +239,7 @@ def test_child_manifests_are_checked_whatever_the_state_says(scripted: ScriptedF
     [file] = mirror_run.state.rglob("state.sqlite3")
     with State.open(file.parent, warn=pytest.fail) as state:
         everything = [Digest(digest) for digest in (*graph.blobs, *graph.manifests)]
-        state.note_graph(f"{target.host}/app", Digest(graph.tags["v1"]), everything)
+        state.record_image_blobs(f"{target.host}/app", Digest(graph.tags["v1"]), everything)
     mirror_run.sync()
     assert_synced(source, target)
     assert_whole(target)

@@ -20,7 +20,7 @@ from concurrent_log_handler import ConcurrentRotatingFileHandler
 
 from mirror.errors import LOCAL, LocalError
 from mirror.output.console import Console
-from mirror.output.log import DEBUG, QUIET, VERBOSE, Logs, log_blob, setup
+from mirror.output.log import DEBUG, QUIET, VERBOSE, RunLog, log_blob, open_log
 from mirror.output.redaction import Redactor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,10 +33,10 @@ BLOB_KEYS = [
 
 
 @contextmanager
-def logging_to(directory: Path, **options: Any) -> Iterator[tuple[Logs, io.StringIO]]:
+def logging_to(directory: Path, **options: Any) -> Iterator[tuple[RunLog, io.StringIO]]:
     said = io.StringIO()
     options = {"run": "r1", "redact": Redactor(), "file": directory / "mirror.log", **options}
-    with setup(console=Console(said), **options) as logs:
+    with open_log(console=Console(said), **options) as logs:
         yield logs, said
 
 
@@ -293,13 +293,13 @@ WRITE_MANY = """
 import random, sys
 from pathlib import Path
 from mirror.output.console import Console
-from mirror.output.log import setup, log_blob
+from mirror.output.log import open_log, log_blob
 from mirror.output.redaction import Redactor
 run, path, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 draw = random.Random(run)
 print("ready", flush=True)
 sys.stdin.readline()
-with setup(run=run, console=Console(), redact=Redactor(), file=path, max_size=16 * 1024, backups=50) as logs:
+with open_log(run=run, console=Console(), redact=Redactor(), file=path, max_size=16 * 1024, backups=50) as logs:
     for n in range(count):
         log_blob(source="h/a", target="h/b", image="h/a:v" * draw.randrange(1, 20), digest=f"sha256:{n}", size=n,
                    outcome="copied")
@@ -356,11 +356,11 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from mirror.output.console import Console
-from mirror.output.log import setup, log_blob
+from mirror.output.log import open_log, log_blob
 from mirror.output.redaction import Redactor
 def blob(n):
     log_blob(source="h/a", target="h/b", image="h/a:v", digest="d", size=n, outcome="copied")
-with setup(run="r", console=Console(), redact=Redactor(), file=Path(sys.argv[1])) as logs:
+with open_log(run="r", console=Console(), redact=Redactor(), file=Path(sys.argv[1])) as logs:
     for n in range(10):
         blob(n)
     logs.flush()
@@ -415,7 +415,7 @@ def test_the_console_shows_warnings_and_errors_as_sentences_and_no_blobs(tmp_pat
 
 def test_a_verbose_console_shows_every_blob() -> None:
     said = io.StringIO()
-    with setup(run="r", console=Console(said), redact=Redactor(), verbosity=VERBOSE):
+    with open_log(run="r", console=Console(said), redact=Redactor(), verbosity=VERBOSE):
         blob()
         log.info("tag_written", extra={"text": "wrote v1"})
     assert [f"mirror: copied: sha256:{'a' * 64} (10 bytes) to localhost:5000/app", "mirror: wrote v1"] == (
@@ -433,7 +433,7 @@ def test_repeated_and_excess_warnings_are_counted_instead_of_shown(
 ) -> None:
     said = io.StringIO()
     path = tmp_path / file if file else None
-    with setup(run="r", console=Console(said), redact=Redactor(), file=path, level=level):
+    with open_log(run="r", console=Console(said), redact=Redactor(), file=path, level=level):
         for n in range(1000):
             log.warning("slow", extra={"text": "the host is slow"})
             log.warning("slow", extra={"text": f"attempt {n}"})
@@ -446,7 +446,7 @@ def test_repeated_and_excess_warnings_are_counted_instead_of_shown(
 
 def test_suppressed_errors_are_counted_as_errors() -> None:
     said = io.StringIO()
-    with setup(run="r", console=Console(said), redact=Redactor()):
+    with open_log(run="r", console=Console(said), redact=Redactor()):
         for _ in range(3):
             log.warning("slow", extra={"text": "the host is slow"})
             log.error("gone", extra={"text": "the host is gone"})

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mirror.errors import LOCAL, LocalError
-from mirror.output.log import Logs
+from mirror.output.log import RunLog
 from tests.output.test_log import blob, lines, log, logging_to
 from tests.registries.process import eventually
 
@@ -26,7 +26,7 @@ def hold_lock(directory: Path) -> Iterator[None]:
         yield
 
 
-def failure_of(logs: Logs) -> LocalError | None:
+def failure_of(logs: RunLog) -> LocalError | None:
     """Return the current failure. A call, so that the type checker does not assume the previous value."""
     return logs.failure
 

@@ -209,7 +209,7 @@ def test_a_response_to_an_earlier_request_does_not_end_a_rate_limit() -> None:
     limits = Limits(Clock())
     with Peer(reply(raw_response("200 OK"))) as peer, session_with(peer, limits=limits) as session:
         with session.stream("/x", work(), kind="blob"):
-            session.note_exhausted(RateLimited("429", status=429))
+            session.mark_down_if_unreachable(RateLimited("429", status=429))
         session.host.record_response("GET blob", 200, probe=False)
         assert session.host.down
 
@@ -311,12 +311,12 @@ def test_a_host_that_does_not_respond_is_down_but_one_with_bad_responses_is_not(
 
 def test_exhausted_transfer_retries_mark_a_host_as_down_until_it_responds() -> None:
     with Peer(reply(raw_response("200 OK"))) as peer, session_with(peer) as session:
-        session.note_exhausted(RemoteError("a bad answer"))
+        session.mark_down_if_unreachable(RemoteError("a bad answer"))
         assert not session.host.down
-        session.note_exhausted(Unreachable("nobody there", host="cdn.example.net"))
+        session.mark_down_if_unreachable(Unreachable("nobody there", host="cdn.example.net"))
         assert not session.host.down
         with session.stream("/x", work(), kind="blob") as stream:
-            session.note_exhausted(Unreachable("nobody there"))
+            session.mark_down_if_unreachable(Unreachable("nobody there"))
             assert session.host.down
             assert 0 == stream.readinto(memoryview(bytearray(1)))
         session.host.record_response("GET blob", 200, probe=False)

@@ -41,9 +41,9 @@ def sql(directory: Path, *statements: str) -> list[list[tuple[object, ...]]]:
 
 def fill(directory: Path) -> None:
     with open_state(directory) as state:
-        state.note_tag("target", APP, "v1", digest("root"))
-        state.note_tag("source", "quay.io/app", "v1", digest("source root"))
-        state.note_graph(APP, digest("root"), [digest("layer"), digest("config")])
+        state.record_tag("target", APP, "v1", digest("root"))
+        state.record_tag("source", "quay.io/app", "v1", digest("source root"))
+        state.record_image_blobs(APP, digest("root"), [digest("layer"), digest("config")])
         state.mark_unfinished("localhost:5000/team/other")
 
 
@@ -51,7 +51,7 @@ def knows_all(state: State) -> bool:
     return (
         state.target_tag(APP, "v1") == digest("root")
         and state.source_tag("quay.io/app", "v1") == digest("source root")
-        and state.was_held(APP, digest("layer"))
+        and state.had_blob(APP, digest("layer"))
         and state.is_unfinished("localhost:5000/team/other")
     )
 
@@ -59,8 +59,8 @@ def knows_all(state: State) -> bool:
 def knows_nothing(state: State) -> bool:
     return (
         state.target_tag(APP, "v1") is None
-        and not state.was_held(APP, digest("layer"))
-        and state.holders("localhost:5000", digest("layer")) == []
+        and not state.had_blob(APP, digest("layer"))
+        and state.repositories_with_blob("localhost:5000", digest("layer")) == []
         and not state.is_unfinished("localhost:5000/team/other")
     )
 
@@ -72,7 +72,7 @@ def test_hints_are_available_to_the_next_run(tmp_path: Path) -> None:
     fill(tmp_path)
     with open_state(tmp_path) as state:
         assert knows_all(state)
-        assert all(state.was_held(APP, digest(name)) for name in ("root", "layer", "config"))
+        assert all(state.had_blob(APP, digest(name)) for name in ("root", "layer", "config"))
 
 
 def test_the_state_is_one_file_that_only_the_owner_can_read(tmp_path: Path) -> None:
@@ -89,11 +89,11 @@ def test_the_state_is_one_file_that_only_the_owner_can_read(tmp_path: Path) -> N
 
 def test_the_last_digest_of_a_tag_counts_separately_for_source_and_target(tmp_path: Path) -> None:
     with open_state(tmp_path) as state:
-        state.note_tag("target", APP, "v1", digest("one"))
-        state.note_tag("source", APP, "v1", digest("two", "sha512"))
-        state.note_tag("target", APP, "v1", digest("three"))
-        state.note_tag("target", APP, "gone", digest("four"))
-        state.note_tag("target", APP, "gone", None)
+        state.record_tag("target", APP, "v1", digest("one"))
+        state.record_tag("source", APP, "v1", digest("two", "sha512"))
+        state.record_tag("target", APP, "v1", digest("three"))
+        state.record_tag("target", APP, "gone", digest("four"))
+        state.record_tag("target", APP, "gone", None)
         state.flush()
         assert (digest("three"), digest("two", "sha512")) == (state.target_tag(APP, "v1"), state.source_tag(APP, "v1"))
         assert [None, None] == [state.target_tag(APP, "gone"), state.target_tag(APP, "never")]
@@ -101,70 +101,70 @@ def test_the_last_digest_of_a_tag_counts_separately_for_source_and_target(tmp_pa
 
 def test_a_repository_held_its_roots_and_their_blobs(tmp_path: Path) -> None:
     with open_state(tmp_path) as state:
-        state.note_graph(APP, digest("root"), [digest("layer")])
-        state.note_graph("localhost:5000/team/else", digest("other"), [digest("base")])
+        state.record_image_blobs(APP, digest("root"), [digest("layer")])
+        state.record_image_blobs("localhost:5000/team/else", digest("other"), [digest("base")])
         state.flush()
-        assert state.was_held(APP, digest("layer"))
-        assert state.was_held(APP, digest("root"))
-        assert not state.was_held(APP, digest("base"))
-        assert not state.was_held("localhost:5000/team", digest("layer"))
+        assert state.had_blob(APP, digest("layer"))
+        assert state.had_blob(APP, digest("root"))
+        assert not state.had_blob(APP, digest("base"))
+        assert not state.had_blob("localhost:5000/team", digest("layer"))
 
 
 def test_noting_a_root_again_replaces_its_blobs(tmp_path: Path) -> None:
     with open_state(tmp_path) as state:
-        state.note_graph(APP, digest("root"), [digest("one"), digest("two")])
-        state.note_graph(APP, digest("root"), [digest("two"), digest("two")])
+        state.record_image_blobs(APP, digest("root"), [digest("one"), digest("two")])
+        state.record_image_blobs(APP, digest("root"), [digest("two"), digest("two")])
         state.flush()
-        assert [False, True, True] == [state.was_held(APP, digest(name)) for name in ("one", "two", "root")]
+        assert [False, True, True] == [state.had_blob(APP, digest(name)) for name in ("one", "two", "root")]
 
 
 def test_roots_of_a_source_without_a_tag_are_pruned(tmp_path: Path) -> None:
     with open_state(tmp_path) as state:
         for name in ("old", "new"):
-            state.note_graph(APP, digest(name), [digest("base"), digest(f"{name} layer")])
-            state.note_tag("source", APP, "v1", digest(name))
+            state.record_image_blobs(APP, digest(name), [digest("base"), digest(f"{name} layer")])
+            state.record_tag("source", APP, "v1", digest(name))
     with open_state(tmp_path) as state:
-        assert [False, True, True] == [state.was_held(APP, digest(name)) for name in ("old layer", "new layer", "base")]
+        assert [False, True, True] == [state.had_blob(APP, digest(name)) for name in ("old layer", "new layer", "base")]
 
 
 def test_holders_are_repositories_of_the_host_with_the_last_written_first(tmp_path: Path) -> None:
     with open_state(tmp_path) as state:
         for path in ("a", "b", "c", "d", "e"):
-            state.note_graph(f"reg:5000/{path}", digest(path), [digest("base")])
-        state.note_graph("reg:50001/x", digest("x"), [digest("base")])
-        state.note_graph("reg:5000/b", digest("again"), [digest("base")])
+            state.record_image_blobs(f"reg:5000/{path}", digest(path), [digest("base")])
+        state.record_image_blobs("reg:50001/x", digest("x"), [digest("base")])
+        state.record_image_blobs("reg:5000/b", digest("again"), [digest("base")])
         state.flush()
-        assert ["b", "e", "d", "c"] == state.holders("reg:5000", digest("base"))
-        assert ["b", "e"] == state.holders("reg:5000", digest("base"), limit=2)
-        assert [] == state.holders("reg:5000", digest("unknown"))
-        assert ["x"] == state.holders("reg:50001", digest("base"))
+        assert ["b", "e", "d", "c"] == state.repositories_with_blob("reg:5000", digest("base"))
+        assert ["b", "e"] == state.repositories_with_blob("reg:5000", digest("base"), limit=2)
+        assert [] == state.repositories_with_blob("reg:5000", digest("unknown"))
+        assert ["x"] == state.repositories_with_blob("reg:50001", digest("base"))
 
 
 def test_forgetting_a_repository_takes_effect_at_once_and_in_later_runs(tmp_path: Path) -> None:
     fill(tmp_path)
     with open_state(tmp_path) as state:
-        state.note_graph("localhost:5000/team/two", digest("two"), [digest("layer")])
+        state.record_image_blobs("localhost:5000/team/two", digest("two"), [digest("layer")])
         state.flush()
         state.forget(APP)
-        assert [None, False] == [state.target_tag(APP, "v1"), state.was_held(APP, digest("layer"))]
-        assert not state.was_held(APP, digest("root"))
-        assert ["team/two"] == state.holders("localhost:5000", digest("layer"))
+        assert [None, False] == [state.target_tag(APP, "v1"), state.had_blob(APP, digest("layer"))]
+        assert not state.had_blob(APP, digest("root"))
+        assert ["team/two"] == state.repositories_with_blob("localhost:5000", digest("layer"))
     with open_state(tmp_path) as state:
         assert state.target_tag(APP, "v1") is None
-        assert ["team/two"] == state.holders("localhost:5000", digest("layer"))
+        assert ["team/two"] == state.repositories_with_blob("localhost:5000", digest("layer"))
         assert state.is_unfinished("localhost:5000/team/other")
 
 
 def test_roots_without_a_tag_are_pruned_with_blobs_that_only_they_refer_to(tmp_path: Path) -> None:
     with open_state(tmp_path) as state:
         for n in range(50):
-            state.note_graph(APP, digest(f"root{n}"), [digest("base"), digest(f"layer{n}")])
-            state.note_tag("target", APP, "latest", digest(f"root{n}"))
-            state.note_tag("target", APP, f"v{n % 3}", digest(f"root{n}"))
+            state.record_image_blobs(APP, digest(f"root{n}"), [digest("base"), digest(f"layer{n}")])
+            state.record_tag("target", APP, "latest", digest(f"root{n}"))
+            state.record_tag("target", APP, f"v{n % 3}", digest(f"root{n}"))
     with open_state(tmp_path) as state:
-        known = [n for n in range(50) if state.was_held(APP, digest(f"root{n}"))]
+        known = [n for n in range(50) if state.had_blob(APP, digest(f"root{n}"))]
         assert [47, 48, 49] == known
-        assert state.was_held(APP, digest("base"))
+        assert state.had_blob(APP, digest("base"))
     ((rows,),), ((digests,),) = sql(tmp_path, "SELECT count(*) FROM member", "SELECT count(*) FROM digest")
     assert (9, 7) == (rows, digests)
 
@@ -192,7 +192,7 @@ import sys
 from pathlib import Path
 from mirror.state.hints import State
 state = State.open(Path(sys.argv[1]), print)
-state.note_tag("target", "localhost:5000/team/app", "v1", None)
+state.record_tag("target", "localhost:5000/team/app", "v1", None)
 state.mark_unfinished("localhost:5000/team/app")
 print("marked", flush=True)
 sys.stdin.readline()
@@ -213,14 +213,17 @@ def test_a_mark_survives_a_kill_immediately_after_it(tmp_path: Path) -> None:
 
 def test_forgetting_a_repository_keeps_the_note_that_v2_answered(tmp_path: Path) -> None:
     with open_state(tmp_path) as state:
-        assert not state.has_v2_answered(APP)
-        state.note_v2_response(APP)
-        state.note_v2_response(APP)
+        assert not state.has_responded_over_v2(APP)
+        state.record_v2_response(APP)
+        state.record_v2_response(APP)
         state.forget(APP)
         state.flush()
-        assert state.has_v2_answered(APP)
+        assert state.has_responded_over_v2(APP)
     with open_state(tmp_path) as state:
-        assert [True, False] == [state.has_v2_answered(APP), state.has_v2_answered("localhost:5000/team/other")]
+        assert [True, False] == [
+            state.has_responded_over_v2(APP),
+            state.has_responded_over_v2("localhost:5000/team/other"),
+        ]
 
 
 def test_a_file_of_the_first_version_is_upgraded_and_keeps_its_content(tmp_path: Path) -> None:
@@ -228,14 +231,14 @@ def test_a_file_of_the_first_version_is_upgraded_and_keeps_its_content(tmp_path:
     sql(tmp_path, "DROP TABLE answered_by_v2", "DROP TABLE writers", "PRAGMA user_version = 1")
     with State.open(tmp_path, pytest.fail, read_only=True) as state:
         assert state.target_tag(APP, "v1") == digest("root")
-        assert not state.has_v2_answered(APP)
+        assert not state.has_responded_over_v2(APP)
     with open_state(tmp_path) as state:
         assert knows_all(state)
-        assert not state.has_v2_answered(APP)
-        state.note_v2_response(APP)
+        assert not state.has_responded_over_v2(APP)
+        state.record_v2_response(APP)
     assert [[(2,)]] == sql(tmp_path, "PRAGMA user_version")
     with open_state(tmp_path) as state:
-        assert state.has_v2_answered(APP)
+        assert state.has_responded_over_v2(APP)
 
 
 WITHDRAW_AND_HANG = """
@@ -245,8 +248,8 @@ from mirror.oci.digest import Digest
 from mirror.state.hints import State
 state = State.open(Path(sys.argv[1]), print)
 if sys.argv[2] == "noted":
-    state.note_tag("target", "localhost:5000/team/app", "v1", Digest.of(b"seen in this run"))
-state.withdraw_tag("localhost:5000/team/app", "v1", noted=sys.argv[2] == "noted")
+    state.record_tag("target", "localhost:5000/team/app", "v1", Digest.of(b"seen in this run"))
+state.delete_tag_record("localhost:5000/team/app", "v1", noted=sys.argv[2] == "noted")
 print("withdrawn", flush=True)
 sys.stdin.readline()
 """
@@ -262,17 +265,17 @@ def test_a_withdrawn_tag_is_removed_from_disk_before_the_call_returns(tmp_path: 
         child.kill()
     with open_state(tmp_path) as state:
         assert state.target_tag(APP, "v1") is None
-        assert state.was_held(APP, digest("layer"))
+        assert state.had_blob(APP, digest("layer"))
 
 
 def test_withdrawing_an_unknown_tag_writes_nothing(tmp_path: Path) -> None:
     with open_state(tmp_path) as state:
         before = sql(tmp_path, "PRAGMA data_version")
-        state.withdraw_tag(APP, "v1", noted=False)
+        state.delete_tag_record(APP, "v1", noted=False)
         assert before == sql(tmp_path, "PRAGMA data_version")
         state.forget(APP)
-        state.note_tag("target", APP, "v1", digest("root"))
-        state.withdraw_tag(APP, "v1", noted=False)
+        state.record_tag("target", APP, "v1", digest("root"))
+        state.delete_tag_record(APP, "v1", noted=False)
     with open_state(tmp_path) as state:
         assert state.target_tag(APP, "v1") is None
 
@@ -388,8 +391,8 @@ def test_a_missing_directory_is_a_local_error(tmp_path: Path) -> None:
 def test_flipped_bits_change_hints_only(tmp_path: Path, seed: int) -> None:
     with open_state(tmp_path) as state:
         for n in range(300):
-            state.note_graph(APP, digest(f"root{n}"), [digest("base"), digest(f"layer{n}")])
-            state.note_tag("target", APP, f"v{n}", digest(f"root{n}"))
+            state.record_image_blobs(APP, digest(f"root{n}"), [digest("base"), digest(f"layer{n}")])
+            state.record_tag("target", APP, f"v{n}", digest(f"root{n}"))
         state.mark_unfinished("localhost:5000/team/other")
     path = tmp_path / FILE_NAME
     content, draw = bytearray(path.read_bytes()), random.Random(seed)
@@ -400,9 +403,9 @@ def test_flipped_bits_change_hints_only(tmp_path: Path, seed: int) -> None:
     with State.open(tmp_path, warnings.append) as state:
         for n in range(300):
             state.target_tag(APP, f"v{n}")
-            state.was_held(APP, digest(f"layer{n}"))
-            state.holders("localhost:5000", digest(f"layer{n}"))
-            state.note_graph(APP, digest(f"root{n}"), [digest(f"new{n}")])
+            state.had_blob(APP, digest(f"layer{n}"))
+            state.repositories_with_blob("localhost:5000", digest(f"layer{n}"))
+            state.record_image_blobs(APP, digest(f"root{n}"), [digest(f"new{n}")])
         state.mark_unfinished("localhost:5000/team/third")
         assert state.is_unfinished("localhost:5000/team/third")
     with State.open(tmp_path, warnings.append) as state:
@@ -419,11 +422,11 @@ def test_damage_found_during_a_run_loses_hints_but_keeps_marks(tmp_path: Path) -
     path.write_bytes(content)
     warnings: list[str] = []
     with State.open(tmp_path, warnings.append) as state:
-        assert not state.was_held(APP, digest("layer"))
+        assert not state.had_blob(APP, digest("layer"))
         state.flush()
-        state.note_graph(APP, digest("root"), [digest("layer")])
+        state.record_image_blobs(APP, digest("root"), [digest("layer")])
         state.flush()
-        assert state.was_held(APP, digest("layer"))
+        assert state.had_blob(APP, digest("layer"))
         assert state.is_unfinished("localhost:5000/team/other")
     assert 1 == len(warnings)
     assert "is damaged" in warnings[0]
@@ -435,8 +438,8 @@ def test_damage_found_during_a_run_loses_hints_but_keeps_marks(tmp_path: Path) -
 def test_values_that_are_not_digests_or_paths_are_ignored(tmp_path: Path) -> None:
     fill(tmp_path)
     with open_state(tmp_path) as state:
-        state.note_graph("localhost:5000/ok", digest("ok"), [digest("layer")])
-        state.note_graph("localhost:5000/bad", digest("bad"), [digest("layer")])
+        state.record_image_blobs("localhost:5000/ok", digest("ok"), [digest("layer")])
+        state.record_image_blobs("localhost:5000/bad", digest("bad"), [digest("layer")])
     sql(
         tmp_path,
         "UPDATE tag SET digest = 'sha256:abc'",
@@ -445,8 +448,8 @@ def test_values_that_are_not_digests_or_paths_are_ignored(tmp_path: Path) -> Non
     )
     with open_state(tmp_path) as state:
         assert [None, None] == [state.target_tag(APP, "v1"), state.source_tag("quay.io/app", "v1")]
-        assert ["ok", "team/app"] == state.holders("localhost:5000", digest("layer"))
-        assert [False, True] == [state.was_held(APP, digest(name)) for name in ("config", "layer")]
+        assert ["ok", "team/app"] == state.repositories_with_blob("localhost:5000", digest("layer"))
+        assert [False, True] == [state.had_blob(APP, digest(name)) for name in ("config", "layer")]
 
 
 # -- a disk that is full ----------------------------------------------------------------------------------------------
@@ -459,12 +462,12 @@ from mirror.oci.digest import Digest
 from mirror.state.hints import State
 directory, warnings = Path(sys.argv[1]), []
 with State.open(directory, warnings.append) as state:
-    state.note_tag("target", "h/a", "v1", Digest.of(b"one"))
+    state.record_tag("target", "h/a", "v1", Digest.of(b"one"))
     state.flush()
     size = max(path.stat().st_size for path in directory.iterdir())
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     for n in range(5000):
-        state.note_tag("target", "h/a", f"v{n}", Digest.of(b"two"))
+        state.record_tag("target", "h/a", f"v{n}", Digest.of(b"two"))
     try:
         state.mark_unfinished("h/a")
     except LocalError as error:
@@ -504,11 +507,13 @@ def test_twenty_threads_share_one_state(tmp_path: Path) -> None:
         state.mark_unfinished(repository)
         for n in range(50):
             root = digest(f"{number}/{n}")
-            state.note_graph(repository, root, [digest("base"), digest(f"{number}/{n}/layer")])
-            state.note_tag("target", repository, f"v{n}", root)
+            state.record_image_blobs(repository, root, [digest("base"), digest(f"{number}/{n}/layer")])
+            state.record_tag("target", repository, f"v{n}", root)
             state.target_tag(repository, f"v{n}")
-            state.was_held(repository, digest("base"))
-            assert set(state.holders("localhost:5000", digest("base"))) <= {f"team/r{n}" for n in range(20)}
+            state.had_blob(repository, digest("base"))
+            assert set(state.repositories_with_blob("localhost:5000", digest("base"))) <= {
+                f"team/r{n}" for n in range(20)
+            }
         state.flush()
         state.mark_finished(repository)
         return sum(state.target_tag(repository, f"v{n}") == digest(f"{number}/{n}") for n in range(50))
@@ -518,17 +523,17 @@ def test_twenty_threads_share_one_state(tmp_path: Path) -> None:
     with open_state(tmp_path) as state:
         assert not any(state.is_unfinished(f"localhost:5000/team/r{number}") for number in range(20))
         assert all(
-            state.was_held(f"localhost:5000/team/r{number}", digest(f"{number}/7/layer")) for number in range(20)
+            state.had_blob(f"localhost:5000/team/r{number}", digest(f"{number}/7/layer")) for number in range(20)
         )
 
 
 def test_a_command_without_the_lock_reads_during_a_run_and_writes_nothing(tmp_path: Path) -> None:
     with open_state(tmp_path) as running:
-        running.note_tag("target", APP, "v1", digest("root"))
+        running.record_tag("target", APP, "v1", digest("root"))
         running.flush()
         with State.open(tmp_path, pytest.fail, read_only=True) as state:
             assert digest("root") == state.target_tag(APP, "v1")
-            state.note_tag("target", APP, "v1", digest("other"))
+            state.record_tag("target", APP, "v1", digest("other"))
             state.forget(APP)
             state.flush()
             with pytest.raises(LocalError):
@@ -552,7 +557,7 @@ def test_a_closed_state_knows_nothing(tmp_path: Path) -> None:
     fill(tmp_path)
     state = open_state(tmp_path)
     state.close()
-    assert [None, False] == [state.target_tag(APP, "v1"), state.was_held(APP, digest("layer"))]
+    assert [None, False] == [state.target_tag(APP, "v1"), state.had_blob(APP, digest("layer"))]
     with pytest.raises(LocalError, match="closed"):
         state.mark_unfinished("localhost:5000/team/new")
 
@@ -561,18 +566,18 @@ def test_a_state_of_a_hundred_thousand_rows_opens_at_once(tmp_path: Path) -> Non
     with open_state(tmp_path) as state:
         for n in range(2_000):
             root = Digest("sha256:" + hashlib.sha256(b"%d" % n).hexdigest())
-            state.note_graph(APP, root, [digest("base"), digest(f"a{n}"), digest(f"b{n}")])
-            state.note_tag("target", APP, f"v{n}", root)
+            state.record_image_blobs(APP, root, [digest("base"), digest(f"a{n}"), digest(f"b{n}")])
+            state.record_tag("target", APP, f"v{n}", root)
         state.flush()
-        assert state.was_held(APP, digest("base"))
+        assert state.had_blob(APP, digest("base"))
     assert (tmp_path / FILE_NAME).stat().st_size < 2_000 * 500  # bytes a tag, on disk
 
 
 def test_results_of_transforms_are_stored_by_the_identity_of_the_version(tmp_path: Path) -> None:
     with open_state(tmp_path) as state:
         assert state.transform_digest("v1 old.example.com 1234") is None
-        state.note_transform_digest("v1 old.example.com 1234", digest("first"))
-        state.note_transform_digest("v1 old.example.com 1234", digest("made"))
+        state.record_transform_digest("v1 old.example.com 1234", digest("first"))
+        state.record_transform_digest("v1 old.example.com 1234", digest("made"))
     with open_state(tmp_path) as state:
         assert digest("made") == state.transform_digest("v1 old.example.com 1234")
         assert state.transform_digest("v1 other.example.com 1234") is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from mirror.state.run_marks import WHOLE, current_mark, join_partition, partition_of_shards
+from mirror.state.run_marks import WHOLE, current_mark, partition_of_shards, use_partition_mark
 from mirror.util.cancellation import Stop
 
 TWO, THREE = partition_of_shards(2, "config"), partition_of_shards(3, "config")
@@ -13,7 +13,7 @@ TWO, THREE = partition_of_shards(2, "config"), partition_of_shards(3, "config")
 
 def mark_of_run(directory: Path, partition: str) -> str:
     """Return the mark of a run that ends at once."""
-    with join_partition(directory, partition, Stop()) as mark:
+    with use_partition_mark(directory, partition, Stop()) as mark:
         return mark
 
 
@@ -25,15 +25,15 @@ def test_runs_of_one_partition_share_a_mark_until_another_partition_writes(tmp_p
 
 
 def test_concurrent_shards_share_a_mark(tmp_path: Path) -> None:
-    with join_partition(tmp_path, TWO, Stop()) as first, join_partition(tmp_path, TWO, Stop()) as second:
+    with use_partition_mark(tmp_path, TWO, Stop()) as first, use_partition_mark(tmp_path, TWO, Stop()) as second:
         assert first == second == current_mark(tmp_path)
     assert first == mark_of_run(tmp_path, TWO)
 
 
 def test_a_mark_used_during_concurrent_partitions_is_never_used_again(tmp_path: Path) -> None:
     with ExitStack() as others:
-        seen = [others.enter_context(join_partition(tmp_path, WHOLE, Stop()))]
-        with join_partition(tmp_path, TWO, Stop()) as mark:
+        seen = [others.enter_context(use_partition_mark(tmp_path, WHOLE, Stop()))]
+        with use_partition_mark(tmp_path, TWO, Stop()) as mark:
             seen.append(mark)
         seen += [mark_of_run(tmp_path, partition) for partition in (TWO, WHOLE, TWO)]
         assert current_mark(tmp_path) not in seen

@@ -99,8 +99,8 @@ def transform_of(source: Source, repository: str, tag: str) -> Transform:
 def made(transform: Transform, work: Work = WORK) -> TransformResult:
     """Convert an image: make its parts one after another, and finish it."""
     for part in transform.parts(work):
-        transform.make(part, work)
-    return transform.finish(work)
+        transform.create_part(part, work)
+    return transform.build_image(work)
 
 
 def blob(result: TransformResult, descriptor: Descriptor, offset: int = 0) -> bytes:

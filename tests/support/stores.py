@@ -92,7 +92,7 @@ class MemoryStore:
             raise NotFound(f"{repository}@{blob.digest}") from None
         return MemoryReader(self, data, offset, work)
 
-    def leaves_out(self, blob: Descriptor) -> bool:
+    def omits_blob(self, blob: Descriptor) -> bool:
         return False
 
     def begin(self, images: Sequence[ExpectedImage], work: Work, *, missing: Collection[str] = ()) -> None:

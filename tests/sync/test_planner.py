@@ -45,13 +45,13 @@ class RecordedPlan:
     def add_plan_entry(self, plan_entry: PlanEntry) -> None:
         self.plan_entries.append(plan_entry)
 
-    def record_listing_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
+    def record_mirror_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
         self.errors.append((entry.name, error))
 
     def record_invalid_name(self, entry: MirrorEntry, error: MirrorError) -> None:
         self.errors.append((entry.name, error))
 
-    def note_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
+    def record_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
         self.tags[str(repository), tag] = digest
 
     def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
@@ -385,7 +385,7 @@ def test_immutable_tags_of_an_exclusive_target_need_only_the_list_of_the_source(
 
 def test_each_tag_of_an_exclusive_target_is_noted_once(world: World) -> None:
     noted = []
-    world.recorded.note_target_tag = lambda repository, tag, digest: noted.append(tag)  # type: ignore[method-assign]
+    world.recorded.record_target_tag = lambda repository, tag, digest: noted.append(tag)  # type: ignore[method-assign]
     for number in range(200):
         world.hints.tags["target/copy", f"v{number}"] = world.tag(world.source, f"v{number}")
     world.plan(None, TargetEntry(world.target, Repository("target", "copy"), exclusive=True))

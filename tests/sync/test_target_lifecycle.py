@@ -78,7 +78,7 @@ class PartialSource(MemoryStore):
     partial = True
     base: frozenset[Digest] = frozenset()
 
-    def leaves_out(self, blob: Descriptor) -> bool:
+    def omits_blob(self, blob: Descriptor) -> bool:
         return blob.digest in self.base
 
 
@@ -86,25 +86,25 @@ class PartialSource(MemoryStore):
 class Notes(Hints):
     """Implements the protocols for hints and notes of all parts of a run."""
 
-    def note_tag(self, side: str, repository: str, tag: str, digest: Digest | None) -> None:
+    def record_tag(self, side: str, repository: str, tag: str, digest: Digest | None) -> None:
         if digest is not None:
             self.tags[repository, tag] = digest
         else:
             self.tags.pop((repository, tag), None)
 
-    def withdraw_tag(self, repository: str, tag: str, *, noted: bool) -> None:
+    def delete_tag_record(self, repository: str, tag: str, *, noted: bool) -> None:
         self.tags.pop((repository, tag), None)
 
-    def note_graph(self, repository: str, root: Digest, blobs: object) -> None:
+    def record_image_blobs(self, repository: str, root: Digest, blobs: object) -> None:
         pass
 
-    def note_transform_digest(self, identity: str, digest: Digest) -> None:
+    def record_transform_digest(self, identity: str, digest: Digest) -> None:
         pass
 
-    def was_held(self, repository: str, digest: Digest) -> bool:
+    def had_blob(self, repository: str, digest: Digest) -> bool:
         return False
 
-    def holders(self, host: str, digest: Digest) -> list[str]:
+    def repositories_with_blob(self, host: str, digest: Digest) -> list[str]:
         return []
 
     def forget(self, repository: str) -> None:

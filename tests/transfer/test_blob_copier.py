@@ -57,10 +57,10 @@ class Hints:
     elsewhere: dict[Digest, list[str]] = field(default_factory=dict)
     forgotten: list[str] = field(default_factory=list)
 
-    def was_held(self, repository: str, digest: Digest) -> bool:
+    def had_blob(self, repository: str, digest: Digest) -> bool:
         return (repository, digest) in self.blobs
 
-    def holders(self, host: str, digest: Digest) -> list[str]:
+    def repositories_with_blob(self, host: str, digest: Digest) -> list[str]:
         return self.elsewhere.get(digest, [])
 
     def forget(self, repository: str) -> None:
@@ -133,12 +133,18 @@ class World:
         return blob
 
     def request(
-        self, blob: Descriptor, path: str, host: str = "target", *, may_have: bool = False, lookup_first: bool = False
+        self, blob: Descriptor, path: str, host: str = "target", *, may_exist: bool = False, lookup_first: bool = False
     ) -> BlobRequest:
         """Return a request to copy a blob to the repository `path` of a target."""
         target = self.targets[host]
         return BlobRequest(
-            blob, target, Repository(host, path), BlobSource(self.source, "app"), "source/app:1", may_have, lookup_first
+            blob,
+            target,
+            Repository(host, path),
+            BlobSource(self.source, "app"),
+            "source/app:1",
+            may_exist,
+            lookup_first,
         )
 
 
@@ -151,7 +157,7 @@ def value_of(result: BlobResult) -> str:
 def read_hints(world: World, digests: Sequence[Digest]) -> None:
     """Read the hints about blobs, as for a copy to target/one."""
     repository = Repository("target", "one")
-    world.locations.note_hints(repository, world.locations.read_hints(repository, digests))
+    world.locations.add_hints(repository, world.locations.read_hints(repository, digests))
 
 
 @pytest.fixture
@@ -231,7 +237,7 @@ def test_a_mount_that_is_not_done_is_followed_by_a_lookup_if_the_repository_may_
     target.blobs["one"][blob.digest] = DATA
 
     async def copy(blob_copier: BlobCopier) -> BlobResult:
-        result = await blob_copier.copy(world.request(blob, "one", may_have=True))
+        result = await blob_copier.copy(world.request(blob, "one", may_exist=True))
         await eventually(lambda: [blob.digest] == target.deleted)
         return result
 
@@ -312,8 +318,8 @@ def test_blobs_are_mounted_from_repositories_that_match_a_pattern_of_the_configu
 def test_a_blob_is_mounted_from_the_source_of_another_mirror_on_the_same_host(world: World) -> None:
     blob = world.source.add("app", DATA)
     world.targets["target"].blobs["two"][blob.digest] = DATA
-    world.locations.suggest_mounts(Repository("target", "two"), [blob.digest])
-    world.locations.suggest_mounts(Repository("target", "secret"), [blob.digest])
+    world.locations.add_mount_candidates(Repository("target", "two"), [blob.digest])
+    world.locations.add_mount_candidates(Repository("target", "secret"), [blob.digest])
     [result] = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one"))])
     assert (BlobOutcome.MOUNTED, "two") == (result.outcome, result.mounted_from)
     assert [] == world.source.asked
@@ -322,7 +328,7 @@ def test_a_blob_is_mounted_from_the_source_of_another_mirror_on_the_same_host(wo
 def test_a_lookup_finds_a_blob_in_a_repository_that_may_have_it(world: World) -> None:
     blob = world.source.add("app", DATA)
     world.targets["target"].blobs["one"][blob.digest] = DATA
-    [result] = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one", may_have=True))])
+    [result] = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one", may_exist=True))])
     assert BlobOutcome.EXISTS is result.outcome
     assert ["head"] == [verb for verb, _, _ in world.targets["target"].asked]
     assert [] == world.source.asked
@@ -336,7 +342,7 @@ def test_a_hint_about_the_repository_causes_one_lookup_before_a_mount(world: Wor
     world.targets["target"].blobs["one" if exists else "two"][blob.digest] = DATA
     read_hints(world, [blob.digest])
     assert not world.locations.has_blob(Repository("target", "one"), blob.digest)
-    [result] = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one", may_have=True))])
+    [result] = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one", may_exist=True))])
     assert (BlobOutcome.EXISTS if exists else BlobOutcome.MOUNTED) is result.outcome
     assert (["head"] if exists else ["head", "mount"]) == [verb for verb, _, _ in world.targets["target"].asked]
 
@@ -352,7 +358,7 @@ def test_a_blob_that_a_target_cannot_look_up_is_uploaded_with_retries(world: Wor
         return next(failures, None) if verb == "send" else None
 
     target.fault = fail
-    [result] = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one", may_have=True))])
+    [result] = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one", may_exist=True))])
     assert BlobOutcome.COPIED is result.outcome
     # The first lookup after a failed upload is retried together with the upload if its error is retryable.
     again = ["head", "head"] if status >= 500 else ["head"]
@@ -368,7 +374,7 @@ def test_a_denied_or_rate_limited_lookup_fails_the_copy(world: World, error: Mir
     world.targets["target"].fault = lambda verb, repository, reference: error if verb == "head" else None
 
     with pytest.raises(type(error)):
-        world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one", may_have=True))])
+        world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one", may_exist=True))])
     assert [] == world.targets["target"].verbs("begin")
 
 

@@ -165,7 +165,7 @@ class BundleStore:
             raise NotFound(f"{self.host} does not have blob {blob.digest}")
         return MemberReader(bundle, member, offset)
 
-    def leaves_out(self, blob: Descriptor) -> bool:
+    def omits_blob(self, blob: Descriptor) -> bool:
         """Return whether the blob is not in the bundle. If the bundle has not been opened yet, return False."""
         bundle = self._reader.value_if_created()
         return bundle is not None and bundle.member(blob.digest) is None

@@ -20,11 +20,12 @@ _BLOBS = {
 }
 
 
-def summary(report: Report, cost: RunCost, exit_code: int, *, config: Path, parts: bool = True) -> list[str]:
+def summary(report: Report, cost: RunCost, exit_code: int, *, config: Path, suggest_retry: bool = True) -> list[str]:
     """Return the lines of the summary. If everything was already up to date, return only one line.
 
     config: the configuration file.
-    parts: whether the summary may suggest a run that copies only the failed images. False if a target is a bundle."""
+    suggest_retry: whether the summary may suggest a run that copies only the failed images. False if a target is a
+    bundle."""
     totals = report.totals
     requests = format_count(sum(sum(kinds.values()) for kinds in cost.requests.values()), "request")
     stopped = exit_code >= SIGNALLED
@@ -42,7 +43,7 @@ def summary(report: Report, cost: RunCost, exit_code: int, *, config: Path, part
         )
     lines.append(f"cost: {requests}{retries}, {format_duration(cost.seconds)}")
     lines += _failure_lines(report, cost)
-    if totals.images.get("failed") and exit_code == FAILED and parts:
+    if totals.images.get("failed") and exit_code == FAILED and suggest_retry:
         command = shlex.join(["mirror", "sync", str(config), "--only-from", str(report.failed_path)])
         lines.append(f"to retry only these: {command}")
     return lines

@@ -74,7 +74,7 @@ class HostAuthorizer:
         """Return the `Authorization` value for a request that needs `scopes`, or None to send no header.
 
         May fetch a token, or wait for another thread that is fetching it or sending the first request. After the
-        request, the same thread must call `note_accepted`, `handle_challenge` or `release`. Raises AuthError (at once
+        request, the same thread must call `record_accepted`, `handle_challenge` or `release`. Raises AuthError (at once
         after a final 401), Refused (unsafe_realm), NetworkError."""
         state = self._states.get(scopes)
         if state is None:
@@ -105,7 +105,7 @@ class HostAuthorizer:
         finally:
             self._leave_gates(state)  # this or a waiting thread may send the next request
 
-    def note_accepted(self, scopes: tuple[Scope, ...]) -> None:
+    def record_accepted(self, scopes: tuple[Scope, ...]) -> None:
         """Record that a request with these scopes received a response other than 401."""
         state = self._states.get(scopes)
         if state is None or (state.is_authorized and not state.refusals):
@@ -121,7 +121,7 @@ class HostAuthorizer:
         state.gate.open()
         self._first_gate.open()
 
-    def release(self, scopes: tuple[Scope, ...]) -> None:
+    def record_no_response(self, scopes: tuple[Scope, ...]) -> None:
         """Record that this thread's request received no usable response, and let the next waiting request be sent."""
         state = self._states.get(scopes)
         if state is not None:
@@ -138,7 +138,7 @@ class HostAuthorizer:
         with self._lock:
             self._states.pop(pull_scopes(repository), None)
 
-    def allow_one_more(self, scopes: tuple[Scope, ...]) -> None:
+    def allow_one_more_request(self, scopes: tuple[Scope, ...]) -> None:
         """Allow one more request with these scopes after a final refusal by the registry. The next 401 is final again.
 
         Call this after a request that a registry may refuse even though it accepts other requests with the same scopes.

@@ -67,7 +67,7 @@ class Authorizer(Protocol):
     def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
         """Return the `Authorization` value to send now, or None to send no header. May fetch a token. Raises AuthError.
 
-        After each call, the same thread must call `handle_challenge`, `note_accepted` or `release`, because other
+        After each call, the same thread must call `handle_challenge`, `record_accepted` or `release`, because other
         threads may be waiting for that call."""
         ...
 
@@ -80,15 +80,15 @@ class Authorizer(Protocol):
         different value, with which the request should be sent once more. Otherwise raises AuthError."""
         ...
 
-    def note_accepted(self, scopes: tuple[Scope, ...]) -> None:
+    def record_accepted(self, scopes: tuple[Scope, ...]) -> None:
         """Record that a request with these scopes received a response other than 401."""
         ...
 
-    def release(self, scopes: tuple[Scope, ...]) -> None:
+    def record_no_response(self, scopes: tuple[Scope, ...]) -> None:
         """Record that the request received no response, or one that does not show whether access is allowed."""
         ...
 
-    def allow_one_more(self, scopes: tuple[Scope, ...]) -> None:
+    def allow_one_more_request(self, scopes: tuple[Scope, ...]) -> None:
         """Allow one more request with these scopes after a final refusal by the registry."""
         ...
 
@@ -110,14 +110,14 @@ class Anonymous:
         """Raise AuthError, because the registry requires credentials."""
         raise AuthError("the registry requires credentials, and none are configured", code="auth_failed", status=401)
 
-    def note_accepted(self, scopes: tuple[Scope, ...]) -> None:
+    def record_accepted(self, scopes: tuple[Scope, ...]) -> None:
         """Do nothing, because there is no authorization to record."""
         pass
 
-    def release(self, scopes: tuple[Scope, ...]) -> None:
+    def record_no_response(self, scopes: tuple[Scope, ...]) -> None:
         """Do nothing, because no other request waits for this one."""
         pass
 
-    def allow_one_more(self, scopes: tuple[Scope, ...]) -> None:
+    def allow_one_more_request(self, scopes: tuple[Scope, ...]) -> None:
         """Do nothing, because refusals are not recorded."""
         pass

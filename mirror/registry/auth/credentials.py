@@ -38,7 +38,7 @@ class Credential(RedactedStruct, frozen=True):
     origin: str = ""
 
     @classmethod
-    def of(cls, username: str, secret: str, origin: str) -> Credential:
+    def from_secret(cls, username: str, secret: str, origin: str) -> Credential:
         """Create a credential from a user name and a secret. As in Docker, the secret of the user `<token>` is an
         identity token."""
         if username == _IDENTITY_USER:
@@ -146,7 +146,7 @@ class CredentialSource:
                 response = self._helper_credential(helper, HUB_KEY if name == DOCKER_HUB else host, port, fresh, stop)
                 if response is not None:
                     return response
-            entry = file.login(name, repository, port)
+            entry = file.find_login(name, repository, port)
             if entry is not None:
                 return _entry_credential(entry, file.name)
         return None
@@ -163,7 +163,7 @@ class CredentialSource:
         with self._lock:
             known = self._configured.get(host)
         if known is None or fresh:
-            known = Credential.of(username, password.reveal(), password.origin)
+            known = Credential.from_secret(username, password.reveal(), password.origin)
             with self._lock:
                 self._configured[host] = known
         return known
@@ -208,7 +208,7 @@ class CredentialSource:
             self._helper_responses[helper, server] = error
             raise
         origin = f"docker-credential-{helper}"
-        found = Credential.of(response.username, response.secret, origin) if response is not None else None
+        found = Credential.from_secret(response.username, response.secret, origin) if response is not None else None
         self._helper_responses[helper, server] = found
         return found
 
@@ -216,7 +216,7 @@ class CredentialSource:
 def _entry_credential(login: Login, origin: str) -> Credential:
     """Return the credential for an entry of `auths` in Docker's configuration."""
     if login.username == _IDENTITY_USER and not login.identity_token:
-        return Credential.of(login.username, login.password, origin)
+        return Credential.from_secret(login.username, login.password, origin)
     return Credential(
         login.username or None,
         login.password or None,

@@ -131,7 +131,7 @@ class DockerConfig:
                 return helper
         return self._store or None
 
-    def login(self, host: str, repository: str, port: int) -> Login | None:
+    def find_login(self, host: str, repository: str, port: int) -> Login | None:
         """Return the credentials for a repository from `auths`, or None if there are none.
 
         The entry with the longest path that contains the repository is used. If several entries have this path, one

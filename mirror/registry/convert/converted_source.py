@@ -129,7 +129,7 @@ class ConvertedSource:
             raise self._not_found_error(repository, blob.digest)
         return self._open(self._layers[blob.digest], offset)
 
-    def leaves_out(self, blob: Descriptor) -> bool:
+    def omits_blob(self, blob: Descriptor) -> bool:
         """Return False, since the image is complete."""
         return False
 

@@ -160,7 +160,7 @@ class LayerCache(Generic[N]):
         return evicted
 
 
-class MeasuringCache(LayerCache[N]):
+class DigestOnlyCache(LayerCache[N]):
     """A layer cache for dry runs. It keeps the digests and sizes of layers, but not their bytes."""
 
     def __init__(self) -> None:

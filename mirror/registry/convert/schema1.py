@@ -75,9 +75,9 @@ class Schema1Source:
         """Open a blob from the wrapped source."""
         return self._source.open_blob(repository, blob, work, offset=offset)
 
-    def leaves_out(self, blob: Descriptor) -> bool:
+    def omits_blob(self, blob: Descriptor) -> bool:
         """Return whether the wrapped source is a partial source that leaves out `blob`."""
-        return self._source.leaves_out(blob)
+        return self._source.omits_blob(blob)
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
         """Return the referrers of a manifest from the wrapped source."""
@@ -128,11 +128,11 @@ class Schema1Transform:
         layers = [entry.layer for entry in self._read_entries(work) if entry.layer is not None]
         return [TransformPart(self._cache_key(digest)) for digest in dict.fromkeys(layers)]
 
-    def make(self, part: TransformPart, work: Work) -> None:
+    def create_part(self, part: TransformPart, work: Work) -> None:
         """Fetch and convert one layer of the manifest."""
         self._convert_layer(part.key, work)
 
-    def finish(self, work: Work) -> TransformResult:
+    def build_image(self, work: Work) -> TransformResult:
         """Build the config and the manifest from the converted layers."""
         entries = self._read_entries(work)
         keys = [self._cache_key(entry.layer) for entry in entries if entry.layer is not None]

@@ -175,7 +175,7 @@ class HttpClient:
         self._deadline = deadline
         self._proxies = connector.proxies
         self._common_headers = (("User-Agent", user_agent), ("Accept-Encoding", "identity"))
-        self._pool = ConnectionPool(connector.open, connector.check, keep=settings.parallel or 8)
+        self._pool = ConnectionPool(connector.open, connector.check_address, keep=settings.parallel or 8)
 
     def limits_of(self, destination: Destination) -> HostLimits:
         """Return the limits (parallel requests, rate, pauses) for a destination's host."""

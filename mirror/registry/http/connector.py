@@ -72,7 +72,7 @@ class Connector:
             self._tls_client = TlsClient(self._settings.tls, self._settings.host)
         return self._tls_client
 
-    def check(self, destination: Destination, address: str) -> None:
+    def check_address(self, destination: Destination, address: str) -> None:
         """Raise Refused if the URL policy forbids the IP address `address` for `destination`.
 
         Behind a proxy, the address of the destination is unknown, so nothing is checked."""
@@ -185,7 +185,7 @@ class _ConnectionAttempt:
 
     def _check_address(self, address: str) -> None:
         """Raise Refused if the URL policy forbids the IP address `address` for the destination."""
-        self._connector.check(self.destination, address)
+        self._connector.check_address(self.destination, address)
 
     def _lookup_error(self, host: str, error: OSError | UnicodeError) -> Unreachable:
         """Return the error for a host name that could not be resolved."""

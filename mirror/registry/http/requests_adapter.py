@@ -61,7 +61,7 @@ class OneOffCall:
         """Start the exchange on a new or idle connection. Raises Refused if the peer's address is not allowed."""
         destination = self.request.destination
         if destination.named_by_server and connection.peer is not None:
-            self._connector.check(destination, connection.peer)
+            self._connector.check_address(destination, connection.peer)
         self._reused = connection.reused
         connection.start_exchange(self._work.stop, self._timeouts, self.request)
         self._connection = connection

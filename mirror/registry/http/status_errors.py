@@ -43,7 +43,7 @@ _MAX_DETAIL = 200  # characters
 MIN_SECRET_LENGTH = 6  # characters; shorter credentials are not searched for in error responses
 
 
-def error_document(body: bytes, *, objects: bool = False) -> tuple[str, str]:
+def parse_error_document(body: bytes, *, objects: bool = False) -> tuple[str, str]:
     """Return the code and message of the first error in an OCI error document, or empty strings if `body` is not one.
 
     A string in `detail` is appended to the message, because docker-registry gives the reason only there. If `objects`
@@ -89,7 +89,7 @@ def error_for(
     If the server requests a wait of more than `longest_wait` seconds, the error is not retryable. `writes` is true if
     the request stores data, so that the cause may be a lack of space."""
     # For a status below 500, an object in `detail` only repeats part of the request: a name, a scope or a digest.
-    code, message = error_document(body, objects=status >= 500)
+    code, message = parse_error_document(body, objects=status >= 500)
     text = f"{what}: {_status_text(status)}{_body_text(status, code, message, body)}"
     error = _classify_status(text, status, body, writes)
     wait = retry_after(headers, now) if status in (429, 503) else None

@@ -103,13 +103,13 @@ class V1Authorizer:
             hint = "credentials that were rejected over v2 are not sent over v1"
         raise AuthError(f"{subject}: the v1 registry requires credentials", hint=hint, status=401)
 
-    def note_accepted(self, scopes: tuple[Scope, ...]) -> None:
+    def record_accepted(self, scopes: tuple[Scope, ...]) -> None:
         """Do nothing, because over v1 no request waits for the authorization of another one."""
 
-    def release(self, scopes: tuple[Scope, ...]) -> None:
+    def record_no_response(self, scopes: tuple[Scope, ...]) -> None:
         """Do nothing, because over v1 no request waits for the authorization of another one."""
 
-    def allow_one_more(self, scopes: tuple[Scope, ...]) -> None:
+    def allow_one_more_request(self, scopes: tuple[Scope, ...]) -> None:
         """Do nothing, because over v1 a refusal does not block later requests."""
 
     def _basic_header(self, repository: str, work: Work) -> str | None:

@@ -204,7 +204,7 @@ class V1Client:
         endpoints = parsing.parse_endpoints(response.headers)
         hosts = dict.fromkeys(self._session.url_policy.check_endpoint(host) for host in endpoints)
         return _IndexedRepository(
-            tuple(hosts) or (self._session.url_policy.destination("/"),), parsing.is_index(response)
+            tuple(hosts) or (self._session.url_policy.destination("/"),), parsing.is_index_response(response)
         )
 
     # ---- tags and images

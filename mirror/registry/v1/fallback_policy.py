@@ -28,7 +28,7 @@ from mirror.registry.session import TooBig
 from mirror.util.structs import Struct
 
 
-class Operation(Enum):
+class V2Read(Enum):
     """The kind of content that a v2 request was sent to read."""
 
     LISTING = "the first page of tags"
@@ -73,7 +73,7 @@ class Observation(Struct, frozen=True):
     has not been requested. answered: whether the registry has served the repository over v2 in this run.
     answered_before: whether the registry did so in an earlier run."""
 
-    operation: Operation
+    operation: V2Read
     failure: V2Failure
     mode: V1Mode
     speaks_v2: bool | None = None
@@ -128,19 +128,19 @@ def decide(observation: Observation) -> Decision:  # noqa: PLR0911 - one return 
     """Return what to do after a v2 request failed, according to the rules in docs/fallback.md."""
     if observation.mode is V1Mode.NEVER:
         return Decision(ProtocolChoice.STOP, "v1 is never used for this source")
-    if observation.operation is Operation.DIGEST:
+    if observation.operation is V2Read.DIGEST:
         return Decision(ProtocolChoice.STOP, "v1 cannot read manifests by digest")  # T9
-    if observation.operation is Operation.LATER_PAGE:
+    if observation.operation is V2Read.LATER_PAGE:
         return Decision(ProtocolChoice.STOP, "listing the tags over v2 failed after the first page")  # L18
     if (
-        observation.operation is Operation.TAG
+        observation.operation is V2Read.TAG
         and observation.mode is V1Mode.PER_TAG
         and observation.failure is V2Failure.UNKNOWN
     ):
         return Decision(ProtocolChoice.V1, "this tag does not exist over v2")
     if observation.answered:
         return Decision(ProtocolChoice.STOP, "this repository has responded over v2")  # L22, T10, T11
-    table = _LISTING_RULES if observation.operation is Operation.LISTING else _TAG_RULES
+    table = _LISTING_RULES if observation.operation is V2Read.LISTING else _TAG_RULES
     rule = table[observation.failure]
     if rule is not ProtocolChoice.STOP and observation.answered_before and observation.mode is V1Mode.AUTO:
         return Decision(ProtocolChoice.STOP, ANSWERED_BEFORE)
@@ -148,7 +148,7 @@ def decide(observation: Observation) -> Decision:  # noqa: PLR0911 - one return 
         return Decision(rule, observation.failure.value)
     if observation.speaks_v2:
         return Decision(ProtocolChoice.STOP, f"{observation.failure.value}, and the host supports v2")
-    if observation.operation is Operation.TAG:
+    if observation.operation is V2Read.TAG:
         return Decision(ProtocolChoice.LIST, observation.failure.value)
     if observation.speaks_v2 is None:
         return Decision(ProtocolChoice.PING, observation.failure.value)

@@ -15,7 +15,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.oci.reference import is_tag
 from mirror.registry.http.host_settings import V1Mode
-from mirror.registry.v1.fallback_policy import Operation, ProtocolChoice
+from mirror.registry.v1.fallback_policy import ProtocolChoice, V2Read
 from mirror.registry.v1.fallback_state import PER_TAG, NotV1Registry, ProtocolSelector, RepositoryState, combined_error
 from mirror.store import BlobReader, Source, Version
 from mirror.util.cancellation import Work
@@ -76,7 +76,7 @@ class FallbackSource:
             ):
                 results[reference] = v2_result
                 if isinstance(v2_result, Version):
-                    self._selector.note_v2_response(repository, state)
+                    self._selector.record_v2_response(repository, state)
         except MirrorError as error:  # the error concerns all remaining references
             listing_error = error
             results = {reference: results.get(reference, error) for reference in v2_references}
@@ -94,7 +94,7 @@ class FallbackSource:
         if not self._skips_v2(state, reference):
             try:
                 v2_result = self._v2.read(repository, reference, work)
-                self._selector.note_v2_response(repository, state)
+                self._selector.record_v2_response(repository, state)
             except MirrorError as error:
                 v2_result = error
         result = self._resolve_reference(repository, state, reference, v2_result, work)
@@ -110,9 +110,9 @@ class FallbackSource:
         """Open a blob over v2."""
         return self._v2.open_blob(repository, blob, work, offset=offset)
 
-    def leaves_out(self, blob: Descriptor) -> bool:
+    def omits_blob(self, blob: Descriptor) -> bool:
         """Return whether the v2 source is a partial source that leaves out `blob`."""
-        return self._v2.leaves_out(blob)
+        return self._v2.omits_blob(blob)
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
         """Return the referrers of a manifest, requested over v2."""
@@ -173,12 +173,12 @@ class FallbackSource:
         """Return what to do after the v2 request for a reference failed with `error`.
 
         If the choice depends on the tag list, the list is requested. If that request fails, its error is raised."""
-        operation = Operation.DIGEST if ":" in reference else Operation.TAG
+        operation = V2Read.DIGEST if ":" in reference else V2Read.TAG
         decision = self._selector.decide(operation, repository, state, error)
         if decision.choice is ProtocolChoice.LIST and not state.uses_v1:
             self._selector.probe_listing(repository, state, work, refused=isinstance(error, AuthError))
             decision = self._selector.decide(operation, repository, state, error)
-        return ProtocolChoice.V1 if state.uses_v1 and operation is Operation.TAG else decision.choice
+        return ProtocolChoice.V1 if state.uses_v1 and operation is V2Read.TAG else decision.choice
 
     def _resolve_over_v1(self, repository: str, state: RepositoryState, reference: str, work: Work) -> Version:
         """Resolve a tag over v1. Raises NotFound if v1 does not list it, Refused if its image id is invalid."""

@@ -18,8 +18,8 @@ from mirror.registry.v1.fallback_policy import (
     ANSWERED_BEFORE,
     Decision,
     Observation,
-    Operation,
     ProtocolChoice,
+    V2Read,
     classify_failure,
     decide,
 )
@@ -60,11 +60,11 @@ class RepositoryState(Struct):
 class V2Memory(Protocol):
     """A record, kept between runs, of the source repositories (`host/path`) that were served over v2."""
 
-    def has_v2_answered(self, repository: str) -> bool:
+    def has_responded_over_v2(self, repository: str) -> bool:
         """Return whether the repository was served over v2 in an earlier run. Reads a file."""
         ...
 
-    def note_v2_response(self, repository: str) -> None:
+    def record_v2_response(self, repository: str) -> None:
         """Record that the repository was served over v2."""
         ...
 
@@ -142,12 +142,12 @@ class ProtocolSelector:
         """Return the state of a repository, which is created on first use."""
         return self._repositories.setdefault(repository, RepositoryState())
 
-    def note_v2_response(self, repository: str, state: RepositoryState) -> None:
+    def record_v2_response(self, repository: str, state: RepositoryState) -> None:
         """Record that the registry has served the repository over v2, for this run and for later runs."""
         if not state.answered:
             state.answered = True
             if self._memory is not None:
-                self._memory.note_v2_response(f"{self.host}/{repository}")
+                self._memory.record_v2_response(f"{self.host}/{repository}")
             self._log_protocol(repository, state, "v2", "the repository responds over v2")
 
     def _log_protocol(self, repository: str, state: RepositoryState, protocol: str, reason: str) -> None:
@@ -170,17 +170,15 @@ class ProtocolSelector:
         try:
             for name in self._v2.tags(repository, work):
                 has_names = True
-                self.note_v2_response(repository, state)
+                self.record_v2_response(repository, state)
                 yield name
-            self.note_v2_response(repository, state)
+            self.record_v2_response(repository, state)
         except MirrorError as error:
-            if not self._try_v1(
-                Operation.LATER_PAGE if has_names else Operation.LISTING, repository, state, error, work
-            ):
+            if not self._try_v1(V2Read.LATER_PAGE if has_names else V2Read.LISTING, repository, state, error, work):
                 raise
 
     def _try_v1(
-        self, operation: Operation, repository: str, state: RepositoryState, error: MirrorError, work: Work
+        self, operation: V2Read, repository: str, state: RepositoryState, error: MirrorError, work: Work
     ) -> bool:
         """Choose v1 after listing the tags over v2 failed, if the rules and the v1 response allow it.
 
@@ -215,7 +213,7 @@ class ProtocolSelector:
         return True
 
     def decide(
-        self, operation: Operation, repository: str, state: RepositoryState, error: MirrorError, *, pinged: bool = False
+        self, operation: V2Read, repository: str, state: RepositoryState, error: MirrorError, *, pinged: bool = False
     ) -> Decision:
         """Return what to do after a v2 request failed with `error`.
 
@@ -223,7 +221,7 @@ class ProtocolSelector:
         after the failure; if no response has stated the API version by then, the host is assumed not to support v2."""
         if state.answered_before is None:
             memory = self._memory
-            state.answered_before = memory is not None and memory.has_v2_answered(f"{self.host}/{repository}")
+            state.answered_before = memory is not None and memory.has_responded_over_v2(f"{self.host}/{repository}")
         speaks_v2 = self._registry.speaks_v2 or (False if pinged else None)
         observation = Observation(
             operation, classify_failure(error), self.mode, speaks_v2, state.answered, state.answered_before

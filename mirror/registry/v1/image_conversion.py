@@ -58,11 +58,11 @@ class V1Transform:
         """Return the layers to convert: one part for the layer of each image in the ancestry."""
         return [TransformPart(self._cache_key(image_id)) for image_id in self._ancestry(work)]
 
-    def make(self, part: TransformPart, work: Work) -> None:
+    def create_part(self, part: TransformPart, work: Work) -> None:
         """Fetch and convert the layer of one image in the ancestry."""
         self._convert_layer(part.key, work)
 
-    def finish(self, work: Work) -> TransformResult:
+    def build_image(self, work: Work) -> TransformResult:
         """Build the config and the manifest from the converted layers."""
         chain = self._ancestry(work)
         keys = [self._cache_key(image_id) for image_id in reversed(chain)]

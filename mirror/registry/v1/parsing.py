@@ -81,7 +81,7 @@ def parse_ping(response: Response) -> PingResponse | None:
     return PingResponse(standalone if isinstance(standalone, bool) else True)
 
 
-def is_index(response: Response) -> bool:
+def is_index_response(response: Response) -> bool:
     """Return whether the body has the form that an index sends: a JSON list of objects that each have an `id`."""
     try:
         images = strictjson.parse(response.body, what="a list of images", fold=False)

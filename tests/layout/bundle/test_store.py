@@ -312,7 +312,7 @@ def test_a_differential_export_has_all_manifests_and_only_new_blobs(path: Path, 
     bundle = opened(second)
     assert sorted(new.tags) == sorted(map(str, bundle.tags("app", work())))
     assert bundle.partial
-    lacking = {blob.digest for coming in comings(new) for blob in coming.blobs if bundle.leaves_out(blob)}
+    lacking = {blob.digest for coming in comings(new) for blob in coming.blobs if bundle.omits_blob(blob)}
     assert wanted == lacking
     bundle.close()
     assert len(second.read_bytes()) - sum(len(new.blobs[digest]) for digest in fresh) < 64 << 10
@@ -399,7 +399,7 @@ def test_a_bundle_written_by_another_tool_is_read_by_its_index(path: Path, tmp_p
     found = bundle.manifest("whatever", "v1", work())
     assert graph.tags["v1"] == found.digest
     assert bundle.partial  # without an inventory it is not known to be complete
-    assert not any(bundle.leaves_out(blob) for coming in comings(graph, references=["v1"]) for blob in coming.blobs)
+    assert not any(bundle.omits_blob(blob) for coming in comings(graph, references=["v1"]) for blob in coming.blobs)
     bundle.close()
 
 

@@ -160,7 +160,7 @@ class World:
         for count in range(1, 6):
             sent = self.auth.header(scopes, work)
             if self.registry.answer(scopes, sent) != 401:
-                self.auth.note_accepted(scopes)
+                self.auth.record_accepted(scopes)
                 return count
             self.auth.handle_challenge(scopes, self.registry.challenges, sent, work)
         raise AssertionError("too many requests")

@@ -138,7 +138,7 @@ def test_a_401_after_a_final_error_raises_that_error() -> None:
     with pytest.raises(AuthError) as caught:
         world.auth.handle_challenge(pull_scopes(), BASIC, None, Work(Stop()))
     assert error.what == caught.value.what
-    world.auth.note_accepted(pull_scopes())
+    world.auth.record_accepted(pull_scopes())
     assert error.what == error_of(world, pull_scopes()).what
 
 
@@ -267,7 +267,7 @@ def test_with_configured_credentials_the_first_request_to_each_repository_is_sen
         second = pool.submit(world.auth.header, pull_scopes("secret/app"), Work(stop))
         assert stop.waits.wait(60)
         assert not second.done()
-        world.auth.note_accepted(pull_scopes("secret/app"))
+        world.auth.record_accepted(pull_scopes("secret/app"))
         assert second.result(10) is None
 
 
@@ -292,7 +292,7 @@ def test_the_next_request_is_sent_after_a_request_without_a_response() -> None:
             second = other.submit(world.auth.header, pull_scopes(), Work(waiting))
             assert waiting.waits.wait(60)
             assert not second.done()
-            pool.submit(world.auth.release, pull_scopes()).result(10)
+            pool.submit(world.auth.record_no_response, pull_scopes()).result(10)
             assert second.result(10) is None
 
 
@@ -345,8 +345,8 @@ def test_a_stopped_call_gets_no_header() -> None:
 
 def test_responses_for_unknown_scopes_are_ignored() -> None:
     world = open_world()
-    world.auth.note_accepted(pull_scopes())
-    world.auth.release(pull_scopes())
+    world.auth.record_accepted(pull_scopes())
+    world.auth.record_no_response(pull_scopes())
     assert 1 == world.request(pull_scopes())
 
 

@@ -201,7 +201,7 @@ def test_a_converted_source_serves_only_its_own_image(scripted: ScriptedFactory,
         assert [[], [], []] == [
             list(store.tags("app", WORK)), list(store.repositories("", WORK)), list(store.referrers("app", other, WORK))
         ]  # fmt: skip
-        assert not store.leaves_out(Descriptor(other, 1))
+        assert not store.omits_blob(Descriptor(other, 1))
         for ask in (lambda: store.manifest("app", other, WORK), lambda: blob(result, Descriptor(other, 1))):
             with pytest.raises(NotFound):
                 ask()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mirror.errors import LocalError, NotFound, Refused
-from mirror.registry.convert.layer_cache import LayerCache, MeasuringCache
+from mirror.registry.convert.layer_cache import DigestOnlyCache, LayerCache
 from tests.registries.v1 import gz, tar
 
 
@@ -70,7 +70,7 @@ def test_a_removed_or_truncated_file_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_measuring_cache_knows_its_layers_but_writes_no_file(tmp_path: Path) -> None:
-    written, measured = LayerCache[str](tmp_path / "scratch"), MeasuringCache[str]()
+    written, measured = LayerCache[str](tmp_path / "scratch"), DigestOnlyCache[str]()
     for cache in (written, measured):
         put(cache, "a", tar(x=b"x"), "note")
         with cache.write_layer("b", what="b", code="v1_invalid") as pending:

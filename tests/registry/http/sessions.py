@@ -54,13 +54,13 @@ class Keys:
         if len(self.values) > 1:
             del self.values[0]
 
-    def note_accepted(self, scopes: tuple[Scope, ...]) -> None:
+    def record_accepted(self, scopes: tuple[Scope, ...]) -> None:
         self.accepted_scopes.append(scopes)
 
     def release(self, scopes: tuple[Scope, ...]) -> None:
         self.releases += 1
 
-    def allow_one_more(self, scopes: tuple[Scope, ...]) -> None:
+    def allow_one_more_request(self, scopes: tuple[Scope, ...]) -> None:
         pass
 
 

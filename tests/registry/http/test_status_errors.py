@@ -9,10 +9,10 @@ import pytest
 from mirror.errors import AuthError, MirrorError, NotFound, RateLimited, RemoteError
 from mirror.registry.http.headers import Headers
 from mirror.registry.http.status_errors import (
-    error_document,
     error_for,
     has_v2_version,
     is_token_expired,
+    parse_error_document,
     redact_body,
     retry_after,
 )
@@ -143,7 +143,7 @@ def test_the_detail_of_a_server_error_is_part_of_the_message() -> None:
     ],
 )
 def test_only_valid_error_documents_are_parsed(body: bytes, expected: tuple[str, str]) -> None:
-    assert expected == error_document(body)
+    assert expected == parse_error_document(body)
 
 
 @pytest.mark.parametrize(

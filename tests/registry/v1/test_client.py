@@ -296,7 +296,7 @@ def test_a_layer_download_that_cannot_be_resumed_starts_again(
         transform = transform_of(source, "team/app", "t")
         (part,) = transform.parts(WORK)
         with pytest.raises(RemoteError) as caught:
-            transform.make(part, WORK)
+            transform.create_part(part, WORK)
         assert caught.value.retryable
         assert made(transform).root.digest.startswith("sha256:")
 
@@ -422,9 +422,9 @@ def test_a_layer_that_is_still_being_pushed_is_a_retryable_error(scripted: Scrip
         transform = transform_of(source, "team/app", "t")
         (part,) = transform.parts(WORK)
         with pytest.raises(RemoteError) as caught:
-            transform.make(part, WORK)
+            transform.create_part(part, WORK)
         assert (400, True) == (caught.value.status, caught.value.retryable)
-        transform.make(part, WORK)
+        transform.create_part(part, WORK)
 
 
 @pytest.mark.parametrize("part", ["ancestry", "json"])

@@ -20,14 +20,14 @@ from mirror.registry.http.host_settings import V1Mode
 from mirror.registry.session import TooBig
 from mirror.registry.v1.fallback_policy import (
     Observation,
-    Operation,
     ProtocolChoice,
     V2Failure,
+    V2Read,
     classify_failure,
     decide,
 )
 
-L, T = Operation.LISTING, Operation.TAG
+L, T = V2Read.LISTING, V2Read.TAG
 V1_, STOP, LIST, PING = ProtocolChoice.V1, ProtocolChoice.STOP, ProtocolChoice.LIST, ProtocolChoice.PING
 F = V2Failure
 
@@ -66,7 +66,7 @@ def test_every_kind_of_failure_has_a_rule() -> None:
 
 
 @pytest.mark.parametrize(("operation", "failure"), RULES, ids=str)
-def test_auto_follows_the_tables(operation: Operation, failure: V2Failure) -> None:
+def test_auto_follows_the_tables(operation: V2Read, failure: V2Failure) -> None:
     decided = [
         decide(Observation(operation, failure, V1Mode.AUTO, speaks_v2)).choice for speaks_v2 in (None, False, True)
     ]
@@ -74,12 +74,12 @@ def test_auto_follows_the_tables(operation: Operation, failure: V2Failure) -> No
 
 
 @pytest.mark.parametrize(("operation", "failure"), RULES, ids=str)
-def test_never_stops_in_every_row(operation: Operation, failure: V2Failure) -> None:
+def test_never_stops_in_every_row(operation: V2Read, failure: V2Failure) -> None:
     assert STOP is decide(Observation(operation, failure, V1Mode.NEVER, False)).choice
 
 
 @pytest.mark.parametrize(("operation", "failure"), RULES, ids=str)
-def test_per_tag_reads_a_tag_by_v1_if_v2_does_not_have_it(operation: Operation, failure: V2Failure) -> None:
+def test_per_tag_reads_a_tag_by_v1_if_v2_does_not_have_it(operation: V2Read, failure: V2Failure) -> None:
     expected = V1_ if (operation, failure) == (T, F.UNKNOWN) else RULES[operation, failure][2]
     assert expected is decide(Observation(operation, failure, V1Mode.PER_TAG, True)).choice
     after_listing = V1_ if (operation, failure) == (T, F.UNKNOWN) else STOP
@@ -88,7 +88,7 @@ def test_per_tag_reads_a_tag_by_v1_if_v2_does_not_have_it(operation: Operation, 
 
 @pytest.mark.parametrize(("operation", "failure"), RULES, ids=str)
 def test_a_repository_that_v2_answered_in_an_earlier_run_stays_with_v2_under_auto(
-    operation: Operation, failure: V2Failure
+    operation: V2Read, failure: V2Failure
 ) -> None:
     def choice(mode: V1Mode) -> ProtocolChoice:
         return decide(Observation(operation, failure, mode, False, answered_before=True)).choice
@@ -99,11 +99,11 @@ def test_a_repository_that_v2_answered_in_an_earlier_run_stays_with_v2_under_aut
 
 @pytest.mark.parametrize("failure", V2Failure, ids=str)
 def test_no_failure_leads_to_v1_after_v2_has_answered(failure: V2Failure) -> None:
-    for operation in Operation:
+    for operation in V2Read:
         assert STOP is decide(Observation(operation, failure, V1Mode.AUTO, answered=True)).choice
     for mode in V1Mode:
-        assert STOP is decide(Observation(Operation.LATER_PAGE, failure, mode)).choice
-        assert STOP is decide(Observation(Operation.DIGEST, failure, mode)).choice
+        assert STOP is decide(Observation(V2Read.LATER_PAGE, failure, mode)).choice
+        assert STOP is decide(Observation(V2Read.DIGEST, failure, mode)).choice
 
 
 ERRORS: list[tuple[MirrorError, V2Failure]] = [
