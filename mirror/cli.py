@@ -102,7 +102,7 @@ def _add_sync(commands: argparse._SubParsersAction[Parser]) -> None:
         "--deep", action="store_true", help="check every object of every selected image, even if its tag is unchanged"
     )
     sync.add_argument(
-        "--repair", action="store_true", help="read and hash all objects on the targets, and send damaged ones again"
+        "--repair", action="store_true", help="read and hash all objects on the targets, and replace damaged objects"
     )
     sync.add_argument("--base", metavar="INVENTORY", type=Path, help="do not export blobs that this inventory lists")
     sync.add_argument("--report", metavar="FILE", type=Path, help="also write the report to this file")
@@ -135,7 +135,7 @@ def _add_only(command: argparse.ArgumentParser) -> None:
 def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser for `plan`."""
     plan = _add_command(commands, "plan", _plan, "show what a sync would do, without writing")
-    plan.add_argument("--exit-code", action="store_true", help="exit with 10 if there is something to do")
+    plan.add_argument("--exit-code", action="store_true", help="exit with code 10 if a sync would change something")
 
 
 def _add_verify(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -168,7 +168,7 @@ def _add_bundle(commands: argparse._SubParsersAction[Parser]) -> None:
 
 def _add_inventory(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser for `inventory`."""
-    text = "list the content of a target, as the base of a differential export"
+    text = "list the content of a target, for use as the base of a differential export"
     inventory = commands.add_parser("inventory", help=text, description=_sentence(text), allow_abbrev=False)
     inventory.add_argument(
         "path",
@@ -254,7 +254,7 @@ def _seconds(text: str) -> float:
         seconds = -1.0
     if 0 <= seconds < 1e9:
         return seconds
-    raise argparse.ArgumentTypeError(f"expected a number of seconds, got {text!r}")
+    raise argparse.ArgumentTypeError(f"expected a number of seconds that is not negative, got {text!r}")
 
 
 def _options(parsed: argparse.Namespace) -> Options:

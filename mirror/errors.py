@@ -141,7 +141,7 @@ class NetworkError(RemoteError):
 
 
 class Unreachable(NetworkError):
-    """No connection could be opened."""
+    """No connection to a host could be opened."""
 
 
 class NotFound(RemoteError):

@@ -31,7 +31,7 @@ class _Outage(Struct):
 
 
 class Availability:
-    """Tracks whether one host is down or one of its quotas is used up. Thread-safe. Times are in seconds of `clock`."""
+    """Tracks whether one host is down or one of its quotas is used up. Thread-safe. clock: measures time in seconds."""
 
     def __init__(self, name: str, clock: Clock) -> None:
         self.name = name
@@ -118,7 +118,7 @@ class _HostState(Struct):
 class HostLimits(Availability):
     """The limits of one host: its parallel requests, request rate, pauses and availability.
 
-    Thread-safe. Times are in seconds of `clock`."""
+    Thread-safe. Methods return times as seconds on the same scale as `clock.now()`."""
 
     def __init__(self, name: str, parallel: int = 8, rate: Rate | None = None, clock: Clock | None = None) -> None:
         super().__init__(name, clock or SystemClock())
@@ -176,7 +176,7 @@ def _ignore_hold(until: float) -> None:
 
 
 class Limits:
-    """The limits of all hosts of a run, created on first use. Thread-safe."""
+    """The limits of all hosts of a run. The limits of a host are created when they are first requested. Thread-safe."""
 
     def __init__(self, clock: Clock | None = None, default_parallel: int = 8) -> None:
         self.clock = clock or SystemClock()

@@ -52,7 +52,7 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(message, hint=f"see `{self.prog} --help`")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        """Flush the output of `--help` or `--version`, and exit. If this fails, the exit code is nonzero."""
+        """Flush the output of `--help` or `--version`, and exit. The exit code is nonzero if flushing fails."""
         sys.exit(print_lines(()))
 
 

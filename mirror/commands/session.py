@@ -127,7 +127,7 @@ class RunContext(Struct, frozen=True):
                 continue
             option = "--shard" if options.shard is not None else "--only" if options.only else "--only-from"
             raise ConfigError(
-                f"{option}: {bundle} is a bundle, which always contains all images that the configuration selects",
+                f"{option} cannot be used: the target {bundle} is a bundle, which must contain all selected images",
                 hint="leave the option out: blobs that an earlier run has fetched are not fetched again. To export "
                 "some images, write a configuration with another bundle, or export to a layout (oci:DIR), which keeps "
                 "its other images",
@@ -141,7 +141,7 @@ class RunContext(Struct, frozen=True):
         main = self.calls.tasks.start(coroutine)
 
         def end() -> None:
-            """Request the stop, and cancel the coroutine if it has not ended after GRACE."""
+            """Request the stop, and cancel the coroutine if it has not ended after GRACE seconds."""
             reason = f"stopped by {self.signals.name}"
             halt(reason)
             self.stop.request(reason)
@@ -221,7 +221,7 @@ def _check_patterns(only: ReferenceFilter, entries: list[MirrorEntry], config: C
         like = f", like {entries[0].name}" if entries else ""
         raise ConfigError(
             f"--only {printable(unmatched[0], 80)} matches no source of {config.path}",
-            hint=f"write HOST/REPOSITORY or HOST/REPOSITORY:TAG of a source{like}",
+            hint=f"a pattern must match HOST/REPOSITORY or HOST/REPOSITORY:TAG of a source{like}",
         )
 
 
@@ -234,7 +234,7 @@ def _check_sources(config: Config) -> None:
         try:
             Path(host.removeprefix("oci:")).stat()
         except (FileNotFoundError, NotADirectoryError):
-            hint = f"{config.path} uses it as a source: copy it to this machine, or correct its path"
+            hint = f"{config.path} names it as a source: copy it to this machine, or correct its path there"
             raise ConfigError(f"{host} does not exist", hint=hint) from None
         except OSError:
             continue  # opening it raises a better error

@@ -35,12 +35,12 @@ class DiskStores(Protocol):
 
     @property
     def sources(self) -> Mapping[str, Source]:
-        """The sources by host name."""
+        """The stores from which mirrors read, by host name."""
         ...
 
     @property
     def targets(self) -> Mapping[str, Target]:
-        """The targets by host name."""
+        """The stores to which mirrors write, by host name."""
         ...
 
     def incomplete_sources(self) -> list[tuple[str, MirrorError]]:

@@ -67,7 +67,8 @@ def _state_directory(config: Config, options: Options) -> Path:
         directory = private_directory(state_directory(config))
     except LocalError as error:
         if config.state is None:
-            error.hint = "set the key `state` to a directory of your own"  # the operator did not choose this one
+            # The operator did not choose this directory.
+            error.hint = "set the key `state` in the configuration to a directory that you can write to"
         raise
     return private_directory(directory / str(options.shard)) if options.shard is not None else directory
 

@@ -50,7 +50,7 @@ class Readers:
         return list(self.readers_of_path(_WrittenPath.from_target(target)))
 
     def readers_of_path(self, written: _WrittenPath) -> Iterator[Draft]:
-        """Yield the mirrors that read the repositories at a written path."""
+        """Yield the mirrors that read the repositories at `written`, a path to which a mirror writes."""
         if written.after is None:
             yield from self._literal.get(Repository(written.host, written.before), ())
         yield from (draft for draft in self.wildcards.get(written.host, ()) if _can_read(draft, written))
@@ -110,13 +110,13 @@ def _prefix(draft: Draft) -> str:
 
 
 def _can_read(wildcard: Draft, written: _WrittenPath) -> bool:
-    """Return whether a wildcard source matches all repositories at a written path."""
+    """Return whether the source of the mirror `wildcard` matches all repositories at the path `written`."""
     prefix = _prefix(wildcard)
     return written.before.startswith(prefix) and (written.after is not None or written.before != prefix)
 
 
 def _copied_paths(reader: Draft, written: _WrittenPath) -> Iterator[_WrittenPath]:
-    """Yield the target paths to which the mirror `reader` copies the repositories at a written path."""
+    """Yield the target paths to which the mirror `reader` copies the repositories at the path `written`."""
     for target in map(_WrittenPath.from_target, reader.mirror.targets):
         if not reader.mirror.wildcard and target.after is None:
             yield target
@@ -136,6 +136,6 @@ def _own_source_message(draft: Draft, target: Repository) -> str:
         return f"would mirror onto itself: {target} is also the source; use another repository"
     elsewhere = "another registry" if not source.path else f"a target that is not below {source}/"
     return (
-        f"is inside its own source {whole}: each run would copy what the previous run wrote, one level deeper; "
+        f"the target is inside its own source {whole}: each run would copy what the last run wrote, one level deeper; "
         f"use {elsewhere}"
     )

@@ -52,7 +52,7 @@ class MirrorConfig(Struct, frozen=True):
 
 
 class Draft(Struct, frozen=True):
-    """A mirror whose source is valid, before the checks against other mirrors.
+    """A mirror with a valid source, which has not been checked against the other mirrors yet.
 
     path: the path of its key. target_paths: the key paths of its valid targets. has_valid_tags: if it is False, the
     tags that it writes are unknown."""
@@ -95,7 +95,7 @@ def _build_draft(section: Section, defaults: Section, shared: TagRules | None, h
         section.file("base") or defaults.file("base"),
     )
     if section.has_key("base") and not any(is_bundle(one.host) for one in mirror.targets):
-        section.add_problem("is for differential exports, but no target is a bundle; remove it", below="base")
+        section.add_problem("is only for exports to bundles, but no target is a bundle; remove `base`", below="base")
     _check_wildcard(mirror, section, hosts)
     return Draft(
         mirror,
@@ -135,13 +135,13 @@ def _is_wildcard(section: Section, source: Location, targets: Sequence[tuple[int
     wildcard = source.wildcard or (may_be_wildcard and any(target.wildcard for _, target in targets))
     for number, target in targets:
         if wildcard and not target.wildcard and _has_repository(target):
-            what = f"has no {MATCHED}, but the source has many repositories{_template_hint(section, number)}"
+            what = f"the target has no {MATCHED}, but the source has many repositories{_template_hint(section, number)}"
             section.document.add((*section.path, "targets", number), what)
         elif target.wildcard and not wildcard:
             path = (*section.path, "targets", number)
             node = section.document.node(path)
             written = written_template(node.text if isinstance(node, Scalar) else "")
-            what = f"contains {written}, but the source is a single repository; to copy several, end the source with /*"
+            what = f"the target contains {written}, but the source is a single repository; add /* to copy several"
             section.document.add(path, what)
     return wildcard
 

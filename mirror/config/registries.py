@@ -54,7 +54,7 @@ def build(section: Section, *, secrets: bool) -> Hosts:
         if host in keys_by_host:
             first = section.document.position(section.path, key=keys_by_host[host])
             section.add_problem(
-                f"is the same registry as {quote_key(keys_by_host[host])} on line {first.line}; keep one", key=key
+                f"this is the same registry as {quote_key(keys_by_host[host])} on line {first.line}; keep one", key=key
             )
             continue
         keys_by_host[host] = key
@@ -93,7 +93,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def check_presence(hosts: Hosts, used: set[str], document: Document, warnings: list[str] | None) -> None:
-    """Report each registry in `used` whose password is configured but missing, for example an empty file.
+    """Report each registry in `used` whose configured password is missing, for example because its file is empty.
 
     The reports are added to `warnings`. If `warnings` is None, they are added to `document` as problems."""
     for host in sorted(used & hosts.settings.keys()):

@@ -29,7 +29,7 @@ def schema_text() -> str:
 
 @cache
 def schema() -> dict[str, Any]:
-    """Return the schema as dicts, lists and scalars."""
+    """Return the JSON Schema of the configuration as dicts, lists and scalars."""
     return cast("dict[str, Any]", json.loads(schema_text()))
 
 
@@ -77,7 +77,7 @@ def _is_part_of(where: str, whole: str) -> bool:
 
 
 def resolve_reference(part: dict[str, Any]) -> dict[str, Any]:
-    """Return a part of the schema with its `$ref`, if any, replaced by the definition."""
+    """Return a part of the schema. If it has a `$ref`, merge the definition to which the `$ref` points."""
     reference = part.get("$ref")
     if not isinstance(reference, str):
         return part

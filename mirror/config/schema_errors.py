@@ -89,7 +89,7 @@ def _unknown_key_message(key: str, part: dict[str, Any]) -> str:
 
 
 def _nearest_key(key: str, part: dict[str, Any]) -> str | None:
-    """Return the key that was probably meant by `key`, or None. Unsupported keys must be more similar than others."""
+    """Return the key that was probably meant by `key`, or None. An unsupported key must be more similar."""
     known = part.get("properties", {})
     available = [name for name, below in known.items() if below.get(NOT_YET) is not True]
     synonym = _SYNONYMS.get(_normalize_key(key))

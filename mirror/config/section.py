@@ -85,7 +85,7 @@ class Section:
         try:
             return self._base / Path(os.fsdecode(text.encode("utf-8"))).expanduser()
         except RuntimeError:
-            raise ConfigError("there is no home directory to replace `~`; use an absolute path") from None
+            raise ConfigError("there is no home directory that `~` could refer to; use an absolute path") from None
 
     def parse(self, key: str, parse: Callable[[str], T]) -> T | None:
         """Return the parsed string under `key`, or None if it is missing or invalid.

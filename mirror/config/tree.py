@@ -17,7 +17,7 @@ class MisreadScalar(Struct, frozen=True):
 
 
 class Scalar(Struct):
-    """A scalar in the tree.
+    """A scalar in the parsed YAML tree.
 
     line, column: its position, counted from 0. text: as written in the file. value: as read from YAML, a str, bool,
     int, None or MisreadScalar. size, height: always 1, unlike in collections."""
@@ -31,7 +31,7 @@ class Scalar(Struct):
 
 
 class Sequence(Struct):
-    """A list in the tree.
+    """A list in the parsed YAML tree.
 
     line, column: its position, counted from 0. size: the number of nodes in it, including itself. height: the number of
     levels in it."""
@@ -44,7 +44,7 @@ class Sequence(Struct):
 
 
 class Mapping(Struct):
-    """A mapping in the tree.
+    """A mapping in the parsed YAML tree.
 
     line, column: its position, counted from 0. items, keys: its values and the scalars of its keys, by key. merged: the
     mappings to merge into it (`<<`). size: the number of nodes in it, including keys and itself. height: the number of

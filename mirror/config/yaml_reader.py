@@ -58,7 +58,7 @@ def read(path: Path) -> Document:
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # libyaml's parser, if available
-    """PyYAML's parser and resolver, which also recognizes the numbers of YAML 1.2."""
+    """PyYAML's parser and resolver, extended to recognize the number formats of YAML 1.2."""
 
 
 _Loader.add_implicit_resolver(
@@ -233,7 +233,7 @@ class _Composer:
         return self._anchors[event.anchor]
 
     def _is_in_secret(self) -> bool:
-        """Return whether the current value is in a secret, which may begin with `!` or `*` like a YAML tag or alias."""
+        """Return whether the current value is a secret. A secret may begin with `!` or `*` like a tag or alias."""
         return any(level.key is not None and level.key.text in SECRET_KEYS for level in self._open)
 
     def _add(self, node: Node, mark: yaml.Mark, anchor: str | None) -> None:

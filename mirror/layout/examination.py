@@ -82,7 +82,7 @@ class VerificationResult(Struct):
             missing = any(not problem.damage for problem in self.problems)
             state = "damaged and incomplete" if damage and missing else "damaged" if damage else "incomplete"
             again = "copy the original again; if that has the same problem, first run"
-            yield f"to repair it, {again} `mirror sync {'--repair ' if damage else ''}CONFIG`"
+            yield f"to repair {self.what}, {again} `mirror sync {'--repair ' if damage else ''}CONFIG`"
             yield f"{self.what}: {state}; intact: {counts}"
             return
         base = self.inventory.base if self.inventory is not None else {}

@@ -180,9 +180,9 @@ class Index:
     def repository_not_found(self, repository: str) -> NotFound:
         """Return the error for a repository that does not exist."""
         known = self.repositories()
-        hint = f"it has: {', '.join(known[:10])}{', …' if len(known) > 10 else ''}" if known else ""
+        hint = f"its repositories: {', '.join(known[:10])}{', …' if len(known) > 10 else ''}" if known else ""
         if "" in self._tags and repository not in self._adopts:
-            hint += f"{'; it also has' if hint else 'it has'} tags without a repository"
+            hint += f"{'; it also has' if hint else 'it has'} tags without a repository name"
         return NotFound(f"{self._what} has no repository {repository!r}", hint=hint)
 
     def _ambiguous_error(self, repository: str, tag: str) -> Refused:

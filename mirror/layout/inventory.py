@@ -295,7 +295,7 @@ def _parse_base_blob(value: Value, what: str) -> BaseBlob:
     one = _require_object(value, what)
     names = one.get("repositories")
     if not isinstance(names, list) or not names:
-        raise _invalid_error(what, "base: expected a list of repositories")
+        raise _invalid_error(what, "expected a list of repositories for each blob in `base`")
     for name in names:
         if not is_path(name):
             raise _invalid_error(what, f"invalid repository name {printable(name, 80)!r}")
@@ -305,7 +305,7 @@ def _parse_base_blob(value: Value, what: str) -> BaseBlob:
 def _parse_missing(value: Value, what: str) -> tuple[str, ...]:
     """Parse the value of the key `missing`, which is a list of names."""
     if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
-        raise _invalid_error(what, "missing: expected a list of names")
+        raise _invalid_error(what, "expected a list of names under `missing`")
     return tuple(str(name) for name in value)
 
 

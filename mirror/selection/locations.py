@@ -182,7 +182,7 @@ def _parse_target_text(text: str) -> Location:
     _check_foreign_syntax(text)
     template = text.replace("*", MATCHED)
     if template.count(MATCHED) > 1:
-        raise _Invalid(f"`*` or {MATCHED} is allowed only once")
+        raise _Invalid(f"`*` or {MATCHED} is allowed only once in a target")
     unknown = next((found for found in _TEMPLATE.findall(template) if found != MATCHED), None)
     if unknown == "{tag}":
         raise _Invalid("{tag} is not in this version: images keep the tags of the source", _remove_tag(text))
@@ -259,7 +259,7 @@ def _check_foreign_syntax(text: str) -> None:
         candidates = [] if prefix is None else [prefix + rest.removeprefix("//")]
         raise _Invalid(f"`{transport}:` is not supported; {form}", *candidates)
     if "://" in text:
-        raise _Invalid("expected host/repository without a scheme", text.partition("://")[2])
+        raise _Invalid("expected HOST/REPOSITORY without a scheme such as https://", text.partition("://")[2])
     if VARIABLE.search(text):
         raise _Invalid(NO_VARIABLES, replace_home(text))
 

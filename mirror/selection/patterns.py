@@ -54,7 +54,7 @@ def compile_pattern(text: str) -> Pattern:
         raise ConfigError(f"pattern too long: {len(text)} characters, at most {LONGEST} are allowed")
     brace = _STRAY_BRACE.search(_ESCAPED.sub("", text))
     if brace is not None:
-        hint = "a repetition is {2}, {2,} or {0,2}"
+        hint = "a repetition has the form {2}, {2,} or {0,2}"
         raise _invalid_pattern(text, f"{printable(brace.group(), 20)} is not a repetition", hint)
     try:
         return Pattern(text)

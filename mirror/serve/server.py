@@ -254,9 +254,8 @@ class RegistryServer:
         for thread in remaining.values():
             thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
-                raise LocalError(
-                    "a connection of the server did not close in time", hint="a disk may not be responding"
-                )
+                hint = "the disk that contains the layout or bundle may not be responding"
+                raise LocalError("a connection of the server did not close in time", hint=hint)
 
     def _accept(self) -> None:
         """Accept connections until the server shuts down."""

@@ -107,7 +107,7 @@ def test_a_valid_target_is_parsed(text: str) -> None:
         ("oci-archive:x.tar", '`oci-archive:` is not supported; a bundle has the form FILE.tar; write "x.tar"'),
         ("dir:/srv", '`dir:` is not supported; a layout has the form oci:DIR; write "oci:/srv"'),
         ("docker-daemon:app", "`docker-daemon:` is not supported; write a registry as host/repository)"),
-        ("https://reg.example.com/app", 'without a scheme; write "reg.example.com/app"'),
+        ("https://reg.example.com/app", 'without a scheme such as https://; write "reg.example.com/app"'),
         ("reg.example.com/app:*", 'omit the tag to select all tags; write "reg.example.com/app"'),
     ],
 )

@@ -684,25 +684,34 @@ WILDCARDS = (
         "by-template",
         "a.example.com/team/*",
         "a.example.com/team/copy/{repository}",
-        "is inside its own source a.example.com/team/*",
+        "the target is inside its own source a.example.com/team/*",
         "use a target that is not below a.example.com/team/",
     ),
-    _grows("by-star", "a.example.com/team/*", "a.example.com/team/copy/*", "is inside its own source"),
-    _grows("beside", "a.example.com/team/*", "a.example.com/team/{repository}-copy", "is inside its own source"),
-    _grows("before", "a.example.com/team/*", "a.example.com/team/x-{repository}", "is inside its own source"),
+    _grows("by-star", "a.example.com/team/*", "a.example.com/team/copy/*", "the target is inside its own source"),
+    _grows(
+        "beside", "a.example.com/team/*", "a.example.com/team/{repository}-copy", "the target is inside its own source"
+    ),
+    _grows(
+        "before", "a.example.com/team/*", "a.example.com/team/x-{repository}", "the target is inside its own source"
+    ),
     _grows("itself", "a.example.com/team/*", "A.example.com:443/team/{repository}", "would mirror onto itself"),
     _grows(
         "everything",
         "a.example.com/*",
         "a.example.com/copy/{repository}",
-        "is inside its own source a.example.com/*",
+        "the target is inside its own source a.example.com/*",
         "use another registry",
     ),
-    _grows("the-hub", "acme/*", "index.docker.io/acme/copy/*", "is inside its own source docker.io/acme/*"),
-    _grows("all-of-the-hub", "docker.io/*", "registry-1.docker.io/acme/*", "is inside its own source docker.io/*"),
-    _grows("a-layout", "oci:x/../y:team/*", "oci:y:team/copy/{repository}", "is inside its own source"),
-    _grows("a-bundle", "x.tar:*", "./x.tar:copy/{repository}", "is inside its own source"),
-    _grows("a-whole-layout", "oci:y", "oci:y:copy/{repository}", "is inside its own source"),
+    _grows("the-hub", "acme/*", "index.docker.io/acme/copy/*", "the target is inside its own source docker.io/acme/*"),
+    _grows(
+        "all-of-the-hub",
+        "docker.io/*",
+        "registry-1.docker.io/acme/*",
+        "the target is inside its own source docker.io/*",
+    ),
+    _grows("a-layout", "oci:x/../y:team/*", "oci:y:team/copy/{repository}", "the target is inside its own source"),
+    _grows("a-bundle", "x.tar:*", "./x.tar:copy/{repository}", "the target is inside its own source"),
+    _grows("a-whole-layout", "oci:y", "oci:y:copy/{repository}", "the target is inside its own source"),
     Case(
         "circle-of-wildcards",
         _wildcards(
@@ -816,7 +825,7 @@ ON_DISK = (
         "star-of-one",
         _target('"b.example.com/*"'),
         "4:13",
-        ("targets[0]: contains `*`, but the source is a single repository",),
+        ("targets[0]: the target contains `*`, but the source is a single repository",),
         fixed=("a.example.com/app", "a.example.com/app/*"),
     ),
     Case("bundle-to-one", _source('"in.tar:*"'), "4:13", ("has no {repository}", '/{repository}"')),

@@ -134,7 +134,7 @@ class BundleReader:
         contents = self._repository_contents(repository)
         if contents is None:
             known = ", ".join(self.repositories()[:10])
-            hint = f"it has: {known}" if known else ""
+            hint = f"its repositories: {known}" if known else ""
             raise NotFound(f"{self.what} has no repository {repository!r}", hint=hint)
         return [ListedTag(tag, digest) for tag, digest in sorted(contents.tags.items())]
 
@@ -326,7 +326,7 @@ def _copy(descriptor: int, what: str, copy: IO[bytes], work: Work) -> None:
 
 
 def index_json(inventory: Inventory, inventory_bytes: bytes) -> bytes:
-    """Return the content of index.json for an inventory. inventory_bytes: the inventory as it is stored."""
+    """Return the content of index.json that matches an inventory. inventory_bytes: the bytes of the inventory file."""
 
     def entry(digest: Digest, annotations: dict[str, str]) -> dict[str, object]:
         """Return the index.json entry for a manifest."""

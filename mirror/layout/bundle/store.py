@@ -229,7 +229,7 @@ class BundleStore:
             writer.close()
 
     def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:
-        """Return whether the new bundle contains the blob or leaves it out.
+        """Return whether the new bundle already contains the blob, or leaves it out because its base has it.
 
         Before `begin` is called, the existing bundle is checked instead. Raises Refused (size_mismatch)."""
         if self._writer is not None:

@@ -55,7 +55,7 @@ _MAGICS = (
 
 
 class Input(Protocol):
-    """A tar that is read sequentially, from a file or a pipe. For a seekable file, `skip` does not read the bytes."""
+    """The input of the tar reader: reads a tar sequentially. In a seekable file, `skip` reads no bytes."""
 
     what: str  # name for messages
     position: int  # number of bytes consumed
@@ -224,7 +224,7 @@ class _TarReader:
         if extended is None or extended == size:
             return size
         if size or extended < _MIN_PAX_SIZE:
-            self._raise_invalid(f"a member has two different sizes, {size} and {extended} bytes")
+            self._raise_invalid(f"two headers of a member give different sizes, {size} and {extended} bytes")
         return extended
 
     # ---- extension headers
@@ -246,7 +246,7 @@ class _TarReader:
         records = dict(self._parse_pax_records(data))
         if kind == b"g":
             if records.keys() & {"path", "size", "linkpath"}:
-                self._raise_invalid("a global pax header sets a name, size or link")
+                self._raise_invalid("a global pax header sets the name, size or link target of a member")
             return
         self._extended = True
         if any(key.startswith("GNU.sparse.") for key in records):
