@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mirror import __version__
-from mirror.commands.arguments import HelpFormatter, Parser, add_later_options, refuse_later_command
+from mirror.commands.arguments import HelpFormatter, Parser, refuse_later_command, reject_later_options
 from mirror.commands.options import Options, Shard
 from mirror.errors import ConfigError, MirrorError, worst_exit_code
 from mirror.output.console import Console, print_lines
@@ -70,7 +70,7 @@ def _add_command(
     """Add the parser for a command that reads a configuration. text: the help, in lower case and without a period."""
     command = commands.add_parser(name, help=text, description=_sentence(text), allow_abbrev=False)
     command.add_argument("config", metavar="CONFIG", type=Path, help="the YAML configuration file")
-    add_later_options(command, name)
+    reject_later_options(command, name)
     command.set_defaults(command=run)
     return command
 

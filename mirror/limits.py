@@ -210,7 +210,7 @@ class Limits:
         with self._lock:
             return sorted(self._hosts.values(), key=lambda host: host.name)
 
-    def note_retry(self, waited: float = 0.0) -> None:
+    def count_retry(self, waited: float = 0.0) -> None:
         """Count a retry that was made after a wait of `waited` seconds."""
         with self._lock:
             self.retries += 1
@@ -226,7 +226,7 @@ class Limits:
         seconds: float = getattr(self._queued, "seconds", 0.0)
         return seconds
 
-    def note_refused_wait(self, seconds: float) -> None:
+    def record_refused_wait(self, seconds: float) -> None:
         """Record that a server asked for a wait of `seconds` before a retry, which the retry policy does not allow."""
         with self._lock:
             self.retry_after = max(seconds, self.retry_after or 0.0)

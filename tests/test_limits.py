@@ -165,9 +165,9 @@ def test_all_callers_get_the_same_limits_of_a_host() -> None:
 def test_retries_and_waits_add_up_over_threads() -> None:
     limits = Limits(FakeClock())
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(limits.note_retry, [0.5] * 1000))
-    limits.note_retry(2.0)
-    limits.note_retry()
+        list(pool.map(limits.count_retry, [0.5] * 1000))
+    limits.count_retry(2.0)
+    limits.count_retry()
     assert (1002, 502.0, 2.0) == (limits.retries, limits.waited, limits.longest_wait)
 
 
@@ -175,7 +175,7 @@ def test_the_longest_refused_wait_is_kept() -> None:
     limits = Limits()
     assert limits.retry_after is None
     for seconds in (200.0, 3600.0, 300.0):
-        limits.note_refused_wait(seconds)
+        limits.record_refused_wait(seconds)
     assert 3600.0 == limits.retry_after
 
 

@@ -126,7 +126,7 @@ def refuse_later_command(command: str) -> None:
         raise ConfigError(f"`mirror {command}` is not in this version", hint=hint)
 
 
-def add_later_options(parser: argparse.ArgumentParser, command: str) -> None:
+def reject_later_options(parser: argparse.ArgumentParser, command: str) -> None:
     """Add the options that are planned for later versions to the parser for a command.
 
     Using one of them raises ConfigError, which says that the option is not in this version. The help does not list

@@ -21,7 +21,7 @@ from mirror.util.signals import Signals
 _log = logging.getLogger("mirror")
 
 
-def choose_references(options: Options) -> ReferenceFilter:
+def reference_filter(options: Options) -> ReferenceFilter:
     """Create the filter for references from the options `--only`, `--only-from` and `--shard`.
 
     Raises ConfigError if the file given with `--only-from` cannot be read."""
@@ -49,7 +49,7 @@ def open_for_reading(options: Options) -> Iterator[tuple[RunContext, State]]:
     It yields the RunContext and the state, and closes them when the `with` block exits. It takes no lock and writes no
     log file. Raises ConfigError, LocalError."""
     config = load(options.config)
-    only, redactor, console = choose_references(options), Redactor(), Console()
+    only, redactor, console = reference_filter(options), Redactor(), Console()
     with (
         Signals() as signals,
         log.open_log(run=new_run_id(), console=console, redact=redactor, verbosity=options.verbosity),

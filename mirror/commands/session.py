@@ -34,12 +34,12 @@ from mirror.util.files import local_error
 from mirror.util.signals import Signals
 from mirror.util.structs import Struct
 
-# After a signal, the process ends within 5 seconds, and all cleanup together takes at most LEAVING seconds. Cleanup
+# After a signal, the process ends within 5 seconds, and all cleanup together takes at most CLEANUP_SECONDS. Cleanup
 # waits for responses that may open an upload session, and deletes these sessions; both have shorter time limits.
 # Threads that still hang after that are left behind: a name lookup, for example, cannot be interrupted.
-LEAVING = 3.5  # seconds from the signal
-GRACE = 1.5  # seconds from the signal, after which coroutines that have not ended are cancelled
-AT_LEAST = 0.2  # seconds that cleanup may always take, even after LEAVING has passed
+CLEANUP_SECONDS = 3.5  # seconds from the signal
+CANCEL_AFTER_SECONDS = 1.5  # seconds from the signal, after which coroutines that have not ended are cancelled
+MIN_CLEANUP_SECONDS = 0.2  # seconds that cleanup may always take, even after CLEANUP_SECONDS has passed
 
 _log = logging.getLogger("mirror")
 
@@ -85,7 +85,7 @@ class RunContext(Struct, frozen=True):
         return BundleBases(
             self.calls,
             reader,
-            BlobLocations(state, self.stores.mountable(), self.stores.wildcards()),
+            BlobLocations(state, self.stores.mountable_repositories(), self.stores.wildcards()),
             self.stores.registries,
         )
 
@@ -141,11 +141,11 @@ class RunContext(Struct, frozen=True):
         main = self.calls.tasks.start(coroutine)
 
         def end() -> None:
-            """Request the stop, and cancel the coroutine if it has not ended after GRACE seconds."""
+            """Request the stop, and cancel the coroutine if it has not ended after CANCEL_AFTER_SECONDS seconds."""
             reason = f"stopped by {self.signals.name}"
             halt(reason)
             self.stop.request(reason)
-            self.loop.call_later(GRACE, main.cancel)
+            self.loop.call_later(CANCEL_AFTER_SECONDS, main.cancel)
 
         self.signals.on_signal = end
         if self.signals.number is not None:
@@ -242,7 +242,9 @@ def _check_sources(config: Config) -> None:
 
 def seconds_left(signals: Signals) -> float:
     """Return how many seconds cleanup may still take. If no signal has arrived, return the whole time limit."""
-    return LEAVING if signals.number is None else max(LEAVING - signals.seconds_since_signal(), AT_LEAST)
+    if signals.number is None:
+        return CLEANUP_SECONDS
+    return max(CLEANUP_SECONDS - signals.seconds_since_signal(), MIN_CLEANUP_SECONDS)
 
 
 def close_in_time(close: Callable[[float], None], signals: Signals) -> None:

@@ -172,7 +172,7 @@ class Stores:
             self.registries[repository.host], Repository(repository.host, repository.path), settings.exclusive
         )
 
-    def mountable(self) -> dict[str, set[str]]:
+    def mountable_repositories(self) -> dict[str, set[str]]:
         """Return the repositories that the configuration names, as paths by host. Blobs may be mounted from them.
 
         Repositories that match a wildcard are not included."""

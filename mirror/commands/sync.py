@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from mirror.commands.options import Options, ReferenceFilter
-from mirror.commands.read_only import choose_references, log_config_warnings, new_run_id
+from mirror.commands.read_only import log_config_warnings, new_run_id, reference_filter
 from mirror.commands.session import RunContext, close_in_time, makes_bundle, open_run, seconds_left, spool_directory
 from mirror.config import Config, load, state_directory
 from mirror.errors import OK, SIGNALLED, Cancelled, LocalError, MirrorError, worst_exit_code
@@ -45,7 +45,7 @@ def sync(options: Options) -> int:
 
     Raises ConfigError, LocalError, LockBusy."""
     config = load(options.config)
-    only = choose_references(options)
+    only = reference_filter(options)
     if options.report is not None:
         check_report_path(options.report, state=state_directory(config), used=_used_files(config, options))
     directory = _state_directory(config, options)
@@ -178,7 +178,7 @@ class _SyncRun:
         spool.prepare()
         context.stores.delete_leftovers()
         context.manifests.close()  # delete files that a killed run left behind
-        locations = BlobLocations(state, context.stores.mountable(), context.stores.wildcards())
+        locations = BlobLocations(state, context.stores.mountable_repositories(), context.stores.wildcards())
 
         def mark_repository(repository: Repository) -> None:
             """Mark a repository as unfinished before the first write to it."""

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from mirror.config.cycles import Readers, check_growth
+from mirror.config.cycles import Readers, check_wildcard_cycles
 from mirror.config.mirrors import Draft
 from mirror.config.problems import KeyPath
 from mirror.config.tree import Document
@@ -125,7 +125,7 @@ def _check_cycles(document: Document, drafts: Sequence[Draft], warnings: list[st
     between_literal = {
         draft.path: [reader for reader in feeds[draft.path] if not reader.mirror.wildcard] for draft in literal
     }
-    in_cycle = _report_cycles(document, literal, between_literal) | check_growth(document, drafts)
+    in_cycle = _report_cycles(document, literal, between_literal) | check_wildcard_cycles(document, drafts)
     for draft in drafts:
         warnings.extend(
             f"{reader.mirror.position}: {reader.mirror.path}: reads what {draft.mirror.path} writes, "

@@ -56,7 +56,7 @@ class Readers:
         yield from (draft for draft in self.wildcards.get(written.host, ()) if _can_read(draft, written))
 
 
-def check_growth(document: Document, drafts: Sequence[Draft]) -> set[KeyPath]:
+def check_wildcard_cycles(document: Document, drafts: Sequence[Draft]) -> set[KeyPath]:
     """Report mirrors that would create more repositories with each run.
 
     These are wildcard mirrors with a target inside their own source, and mirrors in a cycle that includes a wildcard.

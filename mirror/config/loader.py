@@ -82,7 +82,7 @@ def load(path: Path, *, secrets: bool = True) -> Config:
     hosts = registries.build(top.section("registries"), secrets=secrets)
     drafts = mirrors.build(top, hosts)
     cross_checks.check(document, drafts, warnings)
-    registries.check_presence(hosts, _used_registries(drafts), document, None if secrets else warnings)
+    registries.check_passwords(hosts, _used_registries(drafts), document, None if secrets else warnings)
     log, parallel = top.section("log"), top.section("parallel")
     config = Config(
         path=path,

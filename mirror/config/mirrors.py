@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mirror.config.problems import KeyPath, Position, format_key_path, quote_value
-from mirror.config.registries import Hosts
+from mirror.config.registries import RegistriesConfig
 from mirror.config.section import Section
 from mirror.config.tree import Scalar
 from mirror.errors import ConfigError, printable
@@ -25,7 +25,7 @@ from mirror.selection.locations import (
     is_registry,
     parse_source,
     parse_target,
-    written_template,
+    placeholder_in,
 )
 from mirror.selection.patterns import compile_pattern, regex_for_shell_pattern
 from mirror.selection.tag_rules import TagRules
@@ -63,7 +63,7 @@ class Draft(Struct, frozen=True):
     has_valid_tags: bool
 
 
-def build(top: Section, hosts: Hosts) -> list[Draft]:
+def build(top: Section, hosts: RegistriesConfig) -> list[Draft]:
     """Build a Draft for each mirror in the configuration whose source is valid. Add problems to the document."""
     defaults = top.section("defaults")
     shared = _tag_rules(defaults)
@@ -71,7 +71,7 @@ def build(top: Section, hosts: Hosts) -> list[Draft]:
     return [draft for draft in drafts if draft is not None]
 
 
-def _build_draft(section: Section, defaults: Section, shared: TagRules | None, hosts: Hosts) -> Draft | None:
+def _build_draft(section: Section, defaults: Section, shared: TagRules | None, hosts: RegistriesConfig) -> Draft | None:
     """Build the Draft for one mirror, or return None if its source is invalid. shared: the tag rules of `defaults`."""
     own = _tag_rules(section)
     source = section.parse("source", lambda text: _check_encodable(parse_source(text), section))
@@ -140,7 +140,7 @@ def _is_wildcard(section: Section, source: Location, targets: Sequence[tuple[int
         elif target.wildcard and not wildcard:
             path = (*section.path, "targets", number)
             node = section.document.node(path)
-            written = written_template(node.text if isinstance(node, Scalar) else "")
+            written = placeholder_in(node.text if isinstance(node, Scalar) else "")
             what = f"the target contains {written}, but the source is a single repository; add /* to copy several"
             section.document.add(path, what)
     return wildcard
@@ -153,7 +153,7 @@ def _template_hint(section: Section, number: int) -> str:
     return f"; write {quote_value(text)}" if text else ""
 
 
-def _check_wildcard(mirror: MirrorConfig, section: Section, hosts: Hosts) -> None:
+def _check_wildcard(mirror: MirrorConfig, section: Section, hosts: RegistriesConfig) -> None:
     """Report a wildcard source that is read over v1, because the v1 protocol cannot list repositories."""
     host = mirror.source.host
     if not mirror.wildcard or not is_registry(host) or host == DOCKER_HUB:
@@ -174,7 +174,7 @@ def _has_repository(location: Location) -> bool:
 
 
 def _target_repository(
-    target: Location, source: Repository, section: Section, hosts: Hosts, *, wildcard: bool
+    target: Location, source: Repository, section: Section, hosts: RegistriesConfig, *, wildcard: bool
 ) -> Repository:
     """Return the repository of a target. If a target on disk has no repository name, use the source's path."""
     repository = _repository(target, section, hosts)
@@ -185,7 +185,7 @@ def _target_repository(
     return replace(repository, path=f"{source.path}/{MATCHED}" if source.path else MATCHED)
 
 
-def _repository(location: Location, section: Section, hosts: Hosts) -> Repository:
+def _repository(location: Location, section: Section, hosts: RegistriesConfig) -> Repository:
     """Convert a location to a Repository with the canonical host name."""
     if isinstance(location, RegistryLocation):
         return replace(location.repository, host=hosts.canonical(location.repository.host))

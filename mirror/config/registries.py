@@ -21,7 +21,7 @@ _READABLE_BY_ALL = 0o004
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}|\$[A-Z_][A-Z0-9_]*")
 
 
-class Hosts(Struct, frozen=True):
+class RegistriesConfig(Struct, frozen=True):
     """The parsed section `registries` of the configuration: the settings for each registry host.
 
     settings: the settings by canonical host name. paths: the key path of each host's settings, by canonical host name.
@@ -36,7 +36,7 @@ class Hosts(Struct, frozen=True):
         return _canonical(host, self.plain)
 
 
-def build(section: Section, *, secrets: bool) -> Hosts:
+def build(section: Section, *, secrets: bool) -> RegistriesConfig:
     """Build the settings for all registries in the section. Add problems to the document.
 
     secrets: if it is True, a missing TLS file is reported as a problem, otherwise as a warning."""
@@ -65,7 +65,7 @@ def build(section: Section, *, secrets: bool) -> Hosts:
                 key=key,
             )
         settings[host] = _settings(host, section.section(key), secrets=secrets)
-    return Hosts(settings, {host: (*section.path, key) for host, key in keys_by_host.items()}, plain)
+    return RegistriesConfig(settings, {host: (*section.path, key) for host, key in keys_by_host.items()}, plain)
 
 
 def _can_start_reference(host: str) -> bool:
@@ -92,7 +92,7 @@ def _is_loopback(host: str) -> bool:
         return name == "localhost"
 
 
-def check_presence(hosts: Hosts, used: set[str], document: Document, warnings: list[str] | None) -> None:
+def check_passwords(hosts: RegistriesConfig, used: set[str], document: Document, warnings: list[str] | None) -> None:
     """Report each registry in `used` whose configured password is missing, for example because its file is empty.
 
     The reports are added to `warnings`. If `warnings` is None, they are added to `document` as problems."""
@@ -172,7 +172,7 @@ def _password(section: Section) -> Secret | None:
     try:
         mode = file.stat().st_mode
     except OSError:
-        return Secret(f"file {file}", file=file)  # check_presence reports it if the registry is in use
+        return Secret(f"file {file}", file=file)  # check_passwords reports it if the registry is in use
     if not stat.S_ISREG(mode):
         kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
         where.add_problem(f"{file} is {kind}; set `file` to the file that contains the password", below="file")

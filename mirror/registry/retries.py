@@ -57,7 +57,7 @@ class Retries:
 
     def _log_retry(self, request: Request, host: str, number: int, wait: float, error: MirrorError) -> None:
         """Log a retry and count it."""
-        self._limits.note_retry(wait)
+        self._limits.count_retry(wait)
         extra = {"event": "retry", "host": host, "kind": request.kind, "attempt": number, "code": error.code}
         log.info("retrying in %.1f s: %s", wait, error, extra=extra)
 
@@ -79,7 +79,7 @@ class Retries:
         that a quota is used up."""
         limits, requested_wait = self._limits.host(host), error.retry_after
         if requested_wait is not None and requested_wait > self._policy.max_retry_after:
-            self._limits.note_refused_wait(requested_wait)
+            self._limits.record_refused_wait(requested_wait)
             limits.mark_down(error)
         elif isinstance(error, RateLimited) and not error.retryable:
             limits.mark_quota_used_up(f"{request.method} {request.kind}", error)

@@ -208,11 +208,11 @@ def _parse_target_text(text: str) -> Location:
         path = found.repository.replace(_ANY_NAME, MATCHED)
         parsed = replace(found, repository=path, wildcard=True)
     if MATCHED not in path:
-        raise _Invalid(f"{written_template(text)} is allowed only in the repository")
+        raise _Invalid(f"{placeholder_in(text)} is allowed only in the repository")
     return parsed
 
 
-def written_template(text: str) -> str:
+def placeholder_in(text: str) -> str:
     """Return the placeholder that the target `text` contains, `*` or `{repository}`, for use in a message."""
     return "`*`" if "*" in text else MATCHED
 

@@ -124,7 +124,7 @@ class Calls:
             wait = self._wait_before_next(policy, attempts, error, waited) if isinstance(error, MirrorError) else None
             if wait is None or not isinstance(error, MirrorError):
                 raise error
-            self._limits.note_retry(wait)
+            self._limits.count_retry(wait)
             waited += wait if error.retry_after is None else 0.0
             await self.sleep(wait)
 
@@ -232,7 +232,7 @@ class Calls:
         if error.host and self._limits.host(error.host).down:
             return None
         if wait is None and error.retryable and (error.retry_after or 0.0) > policy.max_retry_after:
-            self._limits.note_refused_wait(error.retry_after or 0.0)
+            self._limits.record_refused_wait(error.retry_after or 0.0)
         return wait
 
     def _new_waiter(self) -> asyncio.Future[None]:

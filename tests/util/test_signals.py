@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mirror.commands.session import AT_LEAST, LEAVING, close_in_time, seconds_left
+from mirror.commands.session import CLEANUP_SECONDS, MIN_CLEANUP_SECONDS, close_in_time, seconds_left
 from mirror.errors import LocalError
 from mirror.transfer.calls import CLOSE_TIMEOUT
 from mirror.util.signals import Signals
@@ -82,14 +82,14 @@ def test_all_waits_after_a_signal_share_one_limit() -> None:
         assert eventually(lambda: time.monotonic() > before, within=1)
         close_in_time(timeouts.append, signals)
     assert CLOSE_TIMEOUT == timeouts[0]
-    assert LEAVING >= timeouts[1] > timeouts[2] >= AT_LEAST
+    assert CLEANUP_SECONDS >= timeouts[1] > timeouts[2] >= MIN_CLEANUP_SECONDS
 
 
 def test_waits_at_the_end_of_a_run_fit_the_limit_of_a_later_signal() -> None:
     with Signals() as signals:
-        assert LEAVING == seconds_left(signals)
+        assert CLEANUP_SECONDS == seconds_left(signals)
         signal.raise_signal(signal.SIGTERM)
-        assert LEAVING >= seconds_left(signals) >= AT_LEAST
+        assert CLEANUP_SECONDS >= seconds_left(signals) >= MIN_CLEANUP_SECONDS
 
 
 def test_threads_that_do_not_end_within_the_limit_are_left_behind() -> None:

@@ -74,8 +74,8 @@ class HostAuthorizer:
         """Return the `Authorization` value for a request that needs `scopes`, or None to send no header.
 
         May fetch a token, or wait for another thread that is fetching it or sending the first request. After the
-        request, the same thread must call `record_accepted`, `handle_challenge` or `release`. Raises AuthError (at once
-        after a final 401), Refused (unsafe_realm), NetworkError."""
+        request, the same thread must call `record_accepted`, `handle_challenge` or `record_no_response`. Raises
+        AuthError (at once after a final 401), Refused (unsafe_realm), NetworkError."""
         state = self._states.get(scopes)
         if state is None:
             state = self._get_state(scopes)

@@ -67,8 +67,8 @@ class Authorizer(Protocol):
     def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
         """Return the `Authorization` value to send now, or None to send no header. May fetch a token. Raises AuthError.
 
-        After each call, the same thread must call `handle_challenge`, `record_accepted` or `release`, because other
-        threads may be waiting for that call."""
+        After each call, the same thread must call `handle_challenge`, `record_accepted` or `record_no_response`,
+        because other threads may be waiting for that call."""
         ...
 
     def handle_challenge(

@@ -57,7 +57,7 @@ class Keys:
     def record_accepted(self, scopes: tuple[Scope, ...]) -> None:
         self.accepted_scopes.append(scopes)
 
-    def release(self, scopes: tuple[Scope, ...]) -> None:
+    def record_no_response(self, scopes: tuple[Scope, ...]) -> None:
         self.releases += 1
 
     def allow_one_more_request(self, scopes: tuple[Scope, ...]) -> None:
