@@ -92,7 +92,7 @@ class RunContext(Struct, frozen=True):
     def must_copy_to(self, host: str, path: str) -> bool:
         """Return whether a mirror that must select at least one tag (no `allow-empty`) copies to this repository."""
         return any(
-            target.repository.host == host and can_match(path, target.repository.path)
+            target.repository.host == host and can_match(path, target.repository.path, entry.repository_rules)
             for entry in self.entries
             if not entry.rules.allow_empty
             for target in entry.targets

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -20,7 +21,7 @@ from mirror.registry.auth.credentials import CredentialSource
 from mirror.registry.client import RegistryV2
 from mirror.registry.session import Session
 from mirror.registry.v1.fallback_state import V2Memory
-from mirror.selection.locations import MATCHED, is_bundle, is_registry
+from mirror.selection.locations import MATCHED, can_match, is_bundle, is_registry
 from mirror.store import Source, Target
 from mirror.sync.plan_model import MirrorEntry, TargetEntry
 from mirror.transfer.routes import Routes
@@ -147,6 +148,7 @@ class Stores:
                 heads_first=mirror.source.host == DOCKER_HUB,
                 schema1=mirror.schema1 != "fail",
                 wildcard=mirror.wildcard,
+                repository_rules=mirror.repositories,
             )
             for mirror in self._config.mirrors
         ]
@@ -183,16 +185,14 @@ class Stores:
                     named[repository.host].add(repository.path)
         return dict(named)
 
-    def wildcards(self) -> dict[str, list[tuple[str, str]]]:
-        """Return the text before and after the `*` in each wildcard of the configuration, by host."""
-        named: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+    def wildcards(self) -> dict[str, list[Callable[[str], bool]]]:
+        """Return functions that decide whether a repository matches a wildcard of the configuration, by host."""
+        named: defaultdict[str, list[Callable[[str], bool]]] = defaultdict(list)
         for mirror in self._config.mirrors:
             if mirror.wildcard:
-                prefix = f"{mirror.source.path}/" if mirror.source.path else ""
-                named[mirror.source.host].append((prefix, ""))
-                for target in mirror.targets:
-                    before, _, after = target.path.partition(MATCHED)
-                    named[target.host].append((before, after))
+                source = f"{mirror.source.path}/{MATCHED}" if mirror.source.path else MATCHED
+                for host, template in ((mirror.source.host, source), *((one.host, one.path) for one in mirror.targets)):
+                    named[host].append(partial(can_match, template=template, rules=mirror.repositories))
         return dict(named)
 
     def routes(self, entries: Iterable[MirrorEntry]) -> Routes:

@@ -14,9 +14,10 @@ def plan_lines(summary: PlanSummary) -> list[str]:
     """Return the lines that `plan` prints: what a sync would copy, the problems, and the totals."""
     lines = [_change_line(change) for change in sorted(summary.changes, key=lambda change: change.target)]
     lines += [_failure_line(name, str(error)) for name, error in sorted(summary.failures, key=lambda one: one[0])]
-    for source, rules in sorted(summary.rejected.items()):
-        left_out = ", ".join(f"{count} by {printable(rule, 80)}" for rule, count in sorted(rules.items()))
-        lines.append(f"{source}: tags left out: {left_out}")
+    for kind, rejected in (("repositories", summary.rejected_repositories), ("tags", summary.rejected)):
+        for source, rules in sorted(rejected.items()):
+            left_out = ", ".join(f"{count} by {printable(rule, 80)}" for rule, count in sorted(rules.items()))
+            lines.append(f"{source}: {kind} left out: {left_out}")
     lines += [f"rebuild {bundle}: it is incomplete" for bundle in summary.bundles_to_rebuild]
     if not summary.changes:
         rebuild = (

@@ -17,6 +17,7 @@ from mirror.config.tree import Document
 from mirror.errors import printable
 from mirror.oci.reference import Repository
 from mirror.selection.locations import STREAM, is_bundle
+from mirror.selection.repository_rules import RepositoryRules
 from mirror.selection.tag_rules import common_tag
 
 
@@ -25,9 +26,9 @@ def check(document: Document, drafts: Sequence[Draft], warnings: list[str]) -> N
     _check_targets(document, drafts)
     _check_bundles(document, drafts)
     _check_bases(document, drafts)
-    with_valid_tags = [draft for draft in drafts if draft.has_valid_tags]
-    _check_writers(document, with_valid_tags)
-    _check_cycles(document, with_valid_tags, warnings)
+    with_valid_rules = [draft for draft in drafts if draft.has_valid_rules]
+    _check_writers(document, with_valid_rules)
+    _check_cycles(document, with_valid_rules, warnings)
 
 
 def _check_targets(document: Document, drafts: Sequence[Draft]) -> None:
@@ -73,17 +74,26 @@ def _real_path(path: Path | None) -> str | None:
 
 
 def _check_writers(document: Document, drafts: Sequence[Draft]) -> None:
-    """Check that no two mirrors can write the same tag in a repository."""
+    """Check that no two mirrors can write the same tag in a repository.
+
+    Wildcards with different rules for repositories may select different ones. A run checks that they do."""
     writers: dict[Repository, list[tuple[Draft, KeyPath]]] = defaultdict(list)
     for draft in drafts:
         for target, path in zip(draft.mirror.targets, draft.target_paths, strict=True):
             writers[target].append((draft, path))
     for target, found in writers.items():
-        _check_writers_of_repository(document, target, found)
+        reported: set[KeyPath] = set()
+        for rules in dict.fromkeys(draft.mirror.repositories for draft, _ in found):
+            comparable = [one for one in found if one[0].mirror.repositories in (rules, RepositoryRules())]
+            _check_writers_of_repository(document, target, comparable, reported)
 
 
-def _check_writers_of_repository(document: Document, target: Repository, found: list[tuple[Draft, KeyPath]]) -> None:
-    """Check that the mirrors in `found`, which all write to `target`, cannot write the same tag."""
+def _check_writers_of_repository(
+    document: Document, target: Repository, found: list[tuple[Draft, KeyPath]], reported: set[KeyPath]
+) -> None:
+    """Check that the mirrors in `found`, which all write to `target`, cannot write the same tag.
+
+    reported: the paths of targets for which a problem was reported. They are not reported again."""
     named: dict[str, Draft] = {}
     open_ended: list[Draft] = []
     for draft, path in found:
@@ -97,6 +107,9 @@ def _check_writers_of_repository(document: Document, target: Repository, found: 
                 earlier, tag = rival, shared
                 break
         if earlier is not None and earlier is not draft:
+            if path in reported:
+                continue
+            reported.add(path)
             what = f"tag {tag}" if tag != "*" else "the same tags"
             document.add(
                 path,

@@ -110,9 +110,14 @@ def _prefix(draft: Draft) -> str:
 
 
 def _can_read(wildcard: Draft, written: _WrittenPath) -> bool:
-    """Return whether the source of the mirror `wildcard` matches all repositories at the path `written`."""
-    prefix = _prefix(wildcard)
-    return written.before.startswith(prefix) and (written.after is not None or written.before != prefix)
+    """Return whether the source of the mirror `wildcard` may select repositories at the path `written`."""
+    prefix, rules = _prefix(wildcard), wildcard.mirror.repositories
+    if not written.before.startswith(prefix):
+        return False
+    matched = written.before.removeprefix(prefix)
+    if written.after is None:
+        return bool(matched) and rules.selects(matched)
+    return rules.may_select(matched, written.after)
 
 
 def _copied_paths(reader: Draft, written: _WrittenPath) -> Iterator[_WrittenPath]:
@@ -135,7 +140,9 @@ def _own_source_message(draft: Draft, target: Repository) -> str:
     if target.path == f"{_prefix(draft)}{MATCHED}":
         return f"would mirror onto itself: {target} is also the source; use another repository"
     elsewhere = "another registry" if not source.path else f"a target that is not below {source}/"
+    before, _, after = target.path.removeprefix(_prefix(draft)).replace(".", r"\.").partition(MATCHED)
+    pattern = f"{before}.*" if before else f".*{after}"
     return (
         f"the target is inside its own source {whole}: each run would copy what the last run wrote, one level deeper; "
-        f"use {elsewhere}"
+        f"use {elsewhere}, or add `repositories: {{exclude: ['{pattern}']}}`"
     )

@@ -28,6 +28,7 @@ from mirror.selection.locations import (
     placeholder_in,
 )
 from mirror.selection.patterns import compile_pattern, regex_for_shell_pattern
+from mirror.selection.repository_rules import RepositoryRules
 from mirror.selection.tag_rules import TagRules
 from mirror.util.structs import Struct, replace
 
@@ -38,7 +39,8 @@ class MirrorConfig(Struct, frozen=True):
     path: the path of its key, such as `mirrors[2]`. source, targets: the host of each is the host name of a registry,
     the real path of a bundle, `oci:` and the real path of a layout, or `-` for a standard stream. wildcard: whether the
     source's path is a prefix, and the targets' paths contain `{repository}`. schema1: `copy`, `convert` or `fail`.
-    v1: None means that the registry's settings decide. base: the inventory that a differential export is based on."""
+    v1: None means that the registry's settings decide. base: the inventory that a differential export is based on.
+    repositories: which of the repositories that a wildcard matches are selected."""
 
     position: Position
     path: str
@@ -49,18 +51,19 @@ class MirrorConfig(Struct, frozen=True):
     v1: V1Mode | None = None
     wildcard: bool = False
     base: Path | None = None
+    repositories: RepositoryRules = RepositoryRules()
 
 
 class Draft(Struct, frozen=True):
     """A mirror with a valid source, which has not been checked against the other mirrors yet.
 
-    path: the path of its key. target_paths: the key paths of its valid targets. has_valid_tags: if it is False, the
-    tags that it writes are unknown."""
+    path: the path of its key. target_paths: the key paths of its valid targets. has_valid_rules: if it is False, the
+    repositories and tags that it writes are unknown."""
 
     mirror: MirrorConfig
     path: KeyPath
     target_paths: tuple[KeyPath, ...]
-    has_valid_tags: bool
+    has_valid_rules: bool
 
 
 def build(top: Section, hosts: RegistriesConfig) -> list[Draft]:
@@ -93,7 +96,11 @@ def _build_draft(section: Section, defaults: Section, shared: TagRules | None, h
         _v1_mode(section) or _v1_mode(defaults),
         wildcard,
         section.file("base") or defaults.file("base"),
+        (_repository_rules(section) or _repository_rules(defaults)) if wildcard else RepositoryRules(),
     )
+    if section.has_key("repositories") and not wildcard:
+        what = "selects repositories of a source that ends with /*, but this source is a single repository; remove it"
+        section.add_problem(what, below="repositories")
     if section.has_key("base") and not any(is_bundle(one.host) for one in mirror.targets):
         section.add_problem("is only for exports to bundles, but no target is a bundle; remove `base`", below="base")
     _check_wildcard(mirror, section, hosts)
@@ -101,7 +108,11 @@ def _build_draft(section: Section, defaults: Section, shared: TagRules | None, h
         mirror,
         section.path,
         tuple((*section.path, "targets", number) for number, _ in targets),
-        all(where.document.is_valid((*where.path, "tags")) for where in (section, defaults)),
+        all(
+            where.document.is_valid((*where.path, key))
+            for where in (section, defaults)
+            for key in ("tags", "repositories")
+        ),
     )
 
 
@@ -224,6 +235,12 @@ def _tag_rules(section: Section) -> TagRules | None:
     allow_empty = rules.flag("allow-empty", False)
     given = include or exclude or immutable or allow_empty
     return TagRules(None, None, include, exclude, immutable, allow_empty) if given else None
+
+
+def _repository_rules(section: Section) -> RepositoryRules:
+    """Return the rules under the key `repositories`. They are empty if the key is missing or has no valid pattern."""
+    rules = section.section("repositories")
+    return RepositoryRules(_pattern_list(rules, "include"), _pattern_list(rules, "exclude"))
 
 
 def _pattern_list(rules: Section, key: str) -> tuple[str, ...]:

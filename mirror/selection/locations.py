@@ -15,6 +15,7 @@ from typing import TypeAlias
 from mirror.errors import ConfigError
 from mirror.oci.digest import Digest
 from mirror.oci.reference import DOCKER_HUB, Reference, Repository, is_tag, names_host, printable_reference
+from mirror.selection.repository_rules import RepositoryRules
 from mirror.util.structs import Struct, replace
 
 MATCHED = "{repository}"
@@ -335,9 +336,13 @@ def _remove_tag(text: str) -> str:
     return name if colon < 0 else name[:colon]
 
 
-def can_match(path: str, template: str) -> bool:
-    """Return whether the repository `path` matches `template`. `{repository}` matches one or more characters."""
+def can_match(path: str, template: str, rules: RepositoryRules | None = None) -> bool:
+    """Return whether the repository `path` matches `template`. `{repository}` matches one or more characters.
+
+    rules: must select the characters that `{repository}` matches, if the template contains it."""
     before, matched, after = template.partition(MATCHED)
     if not matched:
         return path == template
-    return path.startswith(before) and path.endswith(after) and len(path) > len(before) + len(after)
+    if not path.startswith(before) or not path.endswith(after) or len(path) <= len(before) + len(after):
+        return False
+    return rules is None or rules.selects(path[len(before) : len(path) - len(after)])

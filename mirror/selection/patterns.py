@@ -1,8 +1,9 @@
-"""Patterns that select tags. They are RE2 regular expressions, which match in linear time."""
+"""Patterns that select tags and repositories. They are RE2 regular expressions, which match in linear time."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 
 import re2
@@ -10,6 +11,7 @@ import re2
 from mirror.errors import ConfigError, printable
 
 LONGEST = 1000  # characters
+_RANGE_BYTES = 300  # the length of the bounds of a range of names; more than the longest name of a repository
 
 # Matches strings with only the characters of shell patterns, and with a `*` that does not follow a `.` (as in `.*`).
 _SHELL_PATTERN = re.compile(r"(?=[A-Za-z0-9_.*?-]+\Z)(?:.*[^.])?\*.*")
@@ -30,7 +32,7 @@ _HINTS = {
 
 
 class Pattern:
-    """A compiled pattern for tags. Thread-safe."""
+    """A compiled pattern for names of tags or repositories. Thread-safe."""
 
     def __init__(self, text: str) -> None:
         """Compile `text`. Raises re2.error if its syntax is invalid, UnicodeError if it has lone surrogates."""
@@ -38,11 +40,21 @@ class Pattern:
         options.log_errors = False
         options.never_capture = True  # doubles the speed of matching
         self.text = text
-        self._fullmatch = re2.compile(text, options).fullmatch
+        self._regexp = re2.compile(text, options)
+        self._fullmatch = self._regexp.fullmatch
 
-    def matches(self, tag: str) -> bool:
-        """Return whether the pattern matches the whole tag."""
-        return self._fullmatch(tag) is not None
+    def matches(self, name: str) -> bool:
+        """Return whether the pattern matches the whole name."""
+        return self._fullmatch(name) is not None
+
+    def may_match_prefix(self, prefix: str) -> bool:
+        """Return whether the pattern may match a name that begins with `prefix`. If False, it certainly does not."""
+        wanted = prefix.encode()
+        try:
+            least, greatest = self._regexp.possiblematchrange(_RANGE_BYTES)
+        except re2.error:  # there is no upper bound
+            return True
+        return bool(least[: len(wanted)] <= wanted <= greatest)
 
 
 @lru_cache(maxsize=10_000)
@@ -67,6 +79,15 @@ def compile_pattern(text: str) -> Pattern:
         what = reason.partition(": ")[2]
         hint = _HINTS.get(what, "") if instead is None else f"it looks like a shell pattern; write '{instead}'"
         raise _invalid_pattern(text, reason.replace("perl operator", "operator"), hint) from None
+
+
+def rejecting_rule(name: str, include: Sequence[str], exclude: Sequence[str]) -> str | None:
+    """Return the rule that leaves out `name`, as named in the configuration, or None if the name is selected.
+
+    Selected is what matches a pattern of `include`, or any name if there is none, and no pattern of `exclude`."""
+    if include and not any(compile_pattern(text).matches(name) for text in include):
+        return "include"
+    return next((f"exclude {text}" for text in exclude if compile_pattern(text).matches(name)), None)
 
 
 def regex_for_shell_pattern(text: str) -> str | None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from mirror.oci.digest import Digest
-from mirror.selection.patterns import compile_pattern
+from mirror.selection.patterns import compile_pattern, rejecting_rule
 from mirror.util.structs import Struct
 
 
@@ -40,9 +40,7 @@ class TagRules(Struct, frozen=True):
         """Return the rule that excludes `tag`, as named in the configuration, or None if the tag is selected."""
         if self.is_literal:
             return None if tag in (self.literal or ()) else "tags"
-        if self.include and not any(compile_pattern(text).matches(tag) for text in self.include):
-            return "include"
-        return next((f"exclude {text}" for text in self.exclude if compile_pattern(text).matches(tag)), None)
+        return rejecting_rule(tag, self.include, self.exclude)
 
 
 class Selection(Struct, frozen=True):

@@ -157,6 +157,12 @@ class CopyQueue:
         self._recorder.add_expected_images(entry, count)
         _log.info("selected", extra={"source": entry.name, "tags": count, "rejected": dict(rejected), "text": text})
 
+    def record_repositories(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
+        """Log how many repositories a wildcard selects."""
+        text = f"{entry.name}: {count} repositories selected"
+        extra = {"source": entry.name, "repositories": count, "rejected": dict(rejected), "text": text}
+        _log.info("repositories_selected", extra=extra)
+
     # ---- images that are copied after the plan is complete
 
     def _defer(self, plan_entry: PlanEntry, group: list[PlanEntry]) -> None:

@@ -48,6 +48,7 @@ class PlanSummary(Struct):
     up_to_date: the number of images that are up to date.
     failures: the name of each image, mirror or source that failed, with its error.
     rejected: for each mirror, the number of tags that each rule rejects.
+    rejected_repositories: for each wildcard, the number of repositories that each rule rejects.
     bytes_to_read: the number of bytes to read from sources.
     bytes_to_send: the maximum number of bytes to send. A sync may send less, because targets are not asked which blobs
     they have.
@@ -58,6 +59,7 @@ class PlanSummary(Struct):
     up_to_date: int = 0
     failures: list[tuple[str, MirrorError]] = field(default_factory=list)
     rejected: dict[str, dict[str, int]] = field(default_factory=dict)
+    rejected_repositories: dict[str, dict[str, int]] = field(default_factory=dict)
     bytes_to_read: int = 0
     bytes_to_send: int = 0
     manifests: int = 0
@@ -125,6 +127,11 @@ class DryRun:
         self._bases.allow_mounts(target.repository for target in entry.targets)
         if rejected:
             self.summary.rejected[entry.name] = dict(rejected)
+
+    def record_repositories(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
+        """Record how many repositories the rules of a wildcard leave out."""
+        if rejected:
+            self.summary.rejected_repositories[entry.name] = dict(rejected)
 
     # ---- summing up
 

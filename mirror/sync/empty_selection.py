@@ -1,9 +1,13 @@
-"""Detects tag rules that select nothing although the source has tags. This is an error unless `allow-empty` is set."""
+"""Detects rules that select nothing although the source has something.
+
+Rules for tags that select no tag are an error unless `allow-empty` is set. Rules for repositories that select no
+repository are always an error, because nothing shows whether the repositories that they were written for still exist.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from mirror.errors import Cancelled, MirrorError, NotFound, RemoteError
 from mirror.selection.patterns import regex_for_shell_pattern
@@ -14,9 +18,25 @@ from mirror.util.cancellation import Work
 
 def nothing_selected_error(entry: MirrorEntry, rejected: Mapping[str, int]) -> RemoteError:
     """Return the error for a mirror that selects no tag. rejected: the number of tags that each rule rejects."""
-    left_out = ", ".join(f"{number} by {rule}" for rule, number in sorted(rejected.items()))
-    what = f"no tag of {entry.name} is selected; tags left out: {left_out}"
-    return RemoteError(what, hint=_correction_hint(entry.rules), code="nothing_selected")
+    what = f"no tag of {entry.name} is selected; tags left out: {_count_text(rejected)}"
+    otherwise = "correct `tags`, or add `allow-empty: true` below `tags` if an empty selection is intended"
+    hint = _correction_hint((*entry.rules.include, *entry.rules.exclude), otherwise)
+    return RemoteError(what, hint=hint, code="nothing_selected")
+
+
+def no_repository_selected_error(entry: MirrorEntry, rejected: Mapping[str, int]) -> RemoteError:
+    """Return the error for a wildcard that selects no repository.
+
+    rejected: the number of repositories that each rule leaves out."""
+    what = f"no repository of {entry.name} is selected; repositories left out: {_count_text(rejected)}"
+    rules = entry.repository_rules
+    hint = _correction_hint((*rules.include, *rules.exclude), "correct `repositories`")
+    return RemoteError(what, hint=hint, code="nothing_selected")
+
+
+def _count_text(rejected: Mapping[str, int]) -> str:
+    """Return the number of names that each rule leaves out, as text for a message."""
+    return ", ".join(f"{number} by {rule}" for rule, number in sorted(rejected.items()))
 
 
 def is_empty(rules: TagRules, selection: Selection) -> bool:
@@ -24,13 +44,15 @@ def is_empty(rules: TagRules, selection: Selection) -> bool:
     return not selection.selected and bool(selection.rejected) and not rules.allow_empty
 
 
-def _correction_hint(rules: TagRules) -> str:
-    """Return a hint that says how to correct rules that select nothing."""
-    for text in (*rules.include, *rules.exclude):
+def _correction_hint(patterns: Iterable[str], otherwise: str) -> str:
+    """Return a hint that says how to correct patterns that select nothing.
+
+    otherwise: the hint if none of them looks like a shell pattern."""
+    for text in patterns:
         regex = regex_for_shell_pattern(text)
         if regex is not None:
             return f"\"{text}\" looks like a shell pattern; the equivalent regular expression is '{regex}'"
-    return "correct `tags`, or add `allow-empty: true` below `tags` if an empty selection is intended"
+    return otherwise
 
 
 class WildcardSelection:

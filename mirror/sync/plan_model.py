@@ -10,6 +10,7 @@ from mirror.errors import MirrorError, Refused
 from mirror.oci.digest import Digest
 from mirror.oci.reference import ListedTag, Repository
 from mirror.selection.locations import MATCHED
+from mirror.selection.repository_rules import RepositoryRules
 from mirror.selection.tag_rules import TagRules
 from mirror.store import Source, Version
 from mirror.util.structs import Struct, replace
@@ -33,7 +34,8 @@ class MirrorEntry(Struct, frozen=True):
     requests for manifests against a quota, but not HEAD requests.
     schema1: whether images with schema 1 manifests are allowed.
     wildcard: whether `repository` is a prefix, so that every source repository below it is mirrored. In the target
-    repositories, MATCHED is then replaced by the part of the source repository's name after the prefix."""
+    repositories, MATCHED is then replaced by the part of the source repository's name after the prefix.
+    repository_rules: which of the repositories below the prefix of a wildcard are mirrored."""
 
     source: Source
     repository: str
@@ -42,6 +44,7 @@ class MirrorEntry(Struct, frozen=True):
     heads_first: bool = False
     schema1: bool = True
     wildcard: bool = False
+    repository_rules: RepositoryRules = RepositoryRules()
 
     @property
     def name(self) -> str:
@@ -50,9 +53,14 @@ class MirrorEntry(Struct, frozen=True):
             return str(Repository(self.source.host, f"{self.repository}/*" if self.repository else "*"))
         return str(Repository(self.source.host, self.repository))
 
+    @property
+    def prefix(self) -> str:
+        """The beginning of the names that a wildcard matches: `repository` and a slash, or an empty string."""
+        return f"{self.repository}/" if self.repository else ""
+
     def expand_wildcard(self, repository: str) -> MirrorEntry:
         """Return the mirror entry for `repository`, one of the source repositories that this wildcard matches."""
-        matched = repository.removeprefix(f"{self.repository}/" if self.repository else "")
+        matched = repository.removeprefix(self.prefix)
         targets = (
             replace(
                 target, repository=Repository(target.repository.host, target.repository.path.replace(MATCHED, matched))
@@ -157,6 +165,10 @@ class PlanReceiver(Protocol):
         """Record the number of references that are selected for a mirror.
 
         rejected: the number of tags that each rule rejects."""
+        ...
+
+    def record_repositories(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
+        """Record how many repositories a wildcard selects. rejected: the number that each rule leaves out."""
         ...
 
 

@@ -12,7 +12,12 @@ from functools import partial
 
 from mirror.errors import MirrorError, NotFound
 from mirror.selection.tag_rules import Selection, select
-from mirror.sync.empty_selection import WildcardSelection, is_empty, nothing_selected_error
+from mirror.sync.empty_selection import (
+    WildcardSelection,
+    is_empty,
+    no_repository_selected_error,
+    nothing_selected_error,
+)
 from mirror.sync.plan_model import (
     MirrorEntry,
     PlanHints,
@@ -21,7 +26,7 @@ from mirror.sync.plan_model import (
     SourceReference,
     listed_version,
 )
-from mirror.sync.planner_queries import KeepManifest, list_repositories, list_source_tags
+from mirror.sync.planner_queries import KeepManifest, list_source_tags, select_repositories
 from mirror.sync.target_planner import TargetPlanner, make_batches
 from mirror.sync.write_conflicts import WriteConflicts, find_possible_conflicts
 from mirror.transfer.calls import Calls
@@ -150,8 +155,8 @@ class Planner:
     async def _plan_wildcard(self, entry: MirrorEntry) -> None:
         """Plan every repository that a wildcard matches.
 
-        Raises NotFound if it matches none, RemoteError (nothing_selected) if the rules select no tag in any repository,
-        and the same errors as `list_repositories`."""
+        Raises NotFound if it matches none, RemoteError (nothing_selected) if the rules select no repository, or no tag
+        in any repository, and the same errors as `select_repositories`."""
         expanded = self._expanded.get(id(entry))
         if expanded is None:
             expanded = await self._expand_wildcard(entry)
@@ -169,10 +174,17 @@ class Planner:
                 raise error
 
     async def _expand_wildcard(self, entry: MirrorEntry) -> list[MirrorEntry]:
-        """Return an entry for each repository that a wildcard matches. Record an error for each invalid name."""
-        names, errors = await self._calls.call_host(entry.source.host, partial(list_repositories, entry))
-        self._record_invalid_names(entry, errors)
-        return [entry.expand_wildcard(name) for name in names]
+        """Return an entry for each repository that a wildcard selects. Record an error for each invalid name.
+
+        Raises RemoteError (nothing_selected) if the rules leave out every repository, and the same errors as
+        `select_repositories`."""
+        found = await self._calls.call_host(entry.source.host, partial(select_repositories, entry))
+        self._record_invalid_names(entry, found.errors)
+        if entry.repository_rules:
+            self._receiver.record_repositories(entry, len(found.selected), found.rejected)
+        if found.rejected and not found.selected:
+            raise no_repository_selected_error(entry, found.rejected)
+        return [entry.expand_wildcard(name) for name in found.selected]
 
     def _record_invalid_names(self, entry: MirrorEntry, errors: Iterable[MirrorError]) -> None:
         """Record the invalid names in a catalog or tag list. errors: one error for each name."""

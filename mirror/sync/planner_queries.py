@@ -6,7 +6,7 @@ Functions that query a store or the state block; they run on worker threads.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias, TypeGuard
 
 from mirror.errors import AuthError, Cancelled, MirrorError, NotFound, RateLimited, Refused, RemoteError
@@ -16,7 +16,7 @@ from mirror.oci.reference import Repository
 from mirror.store import DAMAGED, Source, Version
 from mirror.sync.plan_model import MirrorEntry, PlanHints, SourceReference, TargetEntry
 from mirror.util.cancellation import Work
-from mirror.util.structs import replace
+from mirror.util.structs import Struct, replace
 
 _log = logging.getLogger("mirror.plan")
 
@@ -27,12 +27,24 @@ DigestOrError: TypeAlias = Digest | MirrorError | None
 """The digest of a tag on a target, None if the tag does not exist or may be overwritten, or the lookup error."""
 
 
-def list_repositories(entry: MirrorEntry, work: Work) -> tuple[list[str], list[MirrorError]]:
-    """Return the sorted repositories that a wildcard matches, and an error for each invalid name.
+class RepositorySelection(Struct, frozen=True):
+    """The repositories under a wildcard.
+
+    selected: the sorted names of those that the rules select. rejected: the number of those that each rule leaves out.
+    errors: one error for each invalid name."""
+
+    selected: list[str]
+    rejected: Mapping[str, int]
+    errors: list[MirrorError]
+
+
+def select_repositories(entry: MirrorEntry, work: Work) -> RepositorySelection:
+    """List the repositories that a wildcard matches, and apply its rules to them.
 
     Raises the same errors as `Source.repositories`."""
-    prefix = f"{entry.repository}/" if entry.repository else ""
-    return _split_names(entry.source.repositories(prefix, work))
+    names, errors = _split_names(entry.source.repositories(entry.prefix, work))
+    selected, rejected = entry.repository_rules.select(names, entry.prefix)
+    return RepositorySelection(selected, rejected, errors)
 
 
 def list_source_tags(entry: MirrorEntry, work: Work) -> tuple[list[str], list[MirrorError]]:

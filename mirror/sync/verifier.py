@@ -103,6 +103,9 @@ class Verifier:
     def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
         """Do nothing: the result of a verification does not include the number of selected tags."""
 
+    def record_repositories(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
+        """Do nothing: the result of a verification does not include the number of selected repositories."""
+
     # ---- checking
 
     def _add_problem(self, name: str, error: MirrorError) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 
 from mirror.errors import Refused
 from mirror.oci.reference import Repository
-from mirror.selection.locations import MATCHED
+from mirror.selection.locations import MATCHED, can_match
+from mirror.selection.repository_rules import RepositoryRules
 from mirror.selection.tag_rules import common_tag
 from mirror.sync.plan_model import MirrorEntry
 from mirror.util.structs import replace
@@ -33,19 +34,21 @@ def find_possible_conflicts(entries: Sequence[MirrorEntry]) -> list[MirrorEntry]
             for other_position, (other, other_path) in enumerate(written):
                 if (
                     position != other_position
-                    and _may_be_equal(path, other_path)
+                    and _may_be_equal(path, other_path, entries[number].repository_rules)
                     and common_tag(entries[number].rules, entries[other].rules)
                 ):
                     conflicting |= {number, other}
     return [entries[number] for number in sorted(conflicting)]
 
 
-def _may_be_equal(template: str, path: str) -> bool:
-    """Return whether `template` can expand to `path` or, if `path` is a template too, to the same repository."""
+def _may_be_equal(template: str, path: str, rules: RepositoryRules) -> bool:
+    """Return whether `template` can expand to `path` or, if `path` is a template too, to the same repository.
+
+    rules: select what `template` can expand to. If `path` is a template, it is not known yet what they select."""
+    if MATCHED not in path:
+        return can_match(path, template, rules)
     before, _, after = template.partition(MATCHED)
-    other_before, matched, other_after = path.partition(MATCHED)
-    if not matched:
-        return len(path) > len(before) + len(after) and path.startswith(before) and path.endswith(after)
+    other_before, _, other_after = path.partition(MATCHED)
     prefixes_agree = before.startswith(other_before) or other_before.startswith(before)
     return prefixes_agree and (after.endswith(other_after) or other_after.endswith(after))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Protocol
 
 from mirror.errors import Refused
@@ -54,10 +54,10 @@ class BlobLocations:
         self,
         hints: LocationHints,
         mountable: Mapping[str, Collection[str]],
-        wildcards: Mapping[str, Collection[tuple[str, str]]] | None = None,
+        wildcards: Mapping[str, Collection[Callable[[str], bool]]] | None = None,
     ) -> None:
         """mountable: by host, the paths of the repositories that the configuration names as a source or target.
-        wildcards: by host, the text before and after the `*` of each repository pattern in the configuration.
+        wildcards: by host, functions that return whether a wildcard of the configuration selects a path.
 
         Blobs are not mounted from any other repository, because some users who can read the target may not be allowed
         to read that repository."""
@@ -180,10 +180,7 @@ class BlobLocations:
 
     def _allows_mounts_from(self, host: str, path: str) -> bool:
         """Return whether mounts from a repository are allowed: the configuration must name it or match it."""
-        return path in self._mountable[host] or any(
-            path.startswith(before) and path.endswith(after) and len(path) > len(before) + len(after)
-            for before, after in self._wildcards.get(host, ())
-        )
+        return path in self._mountable[host] or any(selects(path) for selects in self._wildcards.get(host, ()))
 
     def find_holder(self, repository: Repository, digest: Digest) -> str | None:
         """Return the path of another repository on the same host that has the blob (verified in this run), or None."""

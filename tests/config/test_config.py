@@ -38,6 +38,7 @@ from mirror.limits import Rate
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
 from mirror.registry.http.host_settings import HostSettings, V1Mode
+from mirror.selection.repository_rules import RepositoryRules
 from mirror.selection.tag_rules import TagRules
 from tests.support.bad_configs import CANARY, CASES, HEAD, MIRROR, Case
 
@@ -404,6 +405,40 @@ def test_wildcards_that_do_not_read_their_own_targets_are_valid(
     entries = "".join(f"- source: '{source}'\n  targets: ['{target}']\n" for source, target in mirrors)
     config = load_text(tmp_path, f"{HEAD}mirrors:\n{entries}")
     assert warned == any("reads what mirrors[0] writes" in warning for warning in config.warnings)
+
+
+@pytest.mark.parametrize(
+    "mirrors",
+    [
+        [("a.example.com/team/*", "a.example.com/team/copy/*", "{exclude: ['copy/.*']}")],
+        [("a.example.com/team/*", "a.example.com/team/*-copy", "{exclude: ['.*-copy']}")],
+        [("a.example.com/*", "a.example.com/copy/*", "{include: ['team/.*', 'other']}")],
+        [("oci:y", "oci:y:copy/{repository}", "{exclude: ['copy/.*']}")],
+        [("a.example.com/*", "b.example.com/*", "{include: [x.*]}"), ("b.example.com/in/*", "a.example.com/*", "")],
+        [("a.example.com/*", "b.example.com/*", "{exclude: [x]}"), ("b.example.com/x", "a.example.com/x", "")],
+        [
+            ("a.example.com/*", "b.example.com/*", "{include: [x.*]}"),
+            ("a.example.com/*", "b.example.com/*", "{exclude: [x.*]}"),
+        ],
+    ],
+)
+def test_rules_for_repositories_may_rule_out_cycles_and_conflicts(
+    mirrors: list[tuple[str, str, str]], tmp_path: Path
+) -> None:
+    entries = "".join(
+        f"- source: '{source}'\n  targets: ['{target}']\n{f'  repositories: {rules}' if rules else ''}\n"
+        for source, target, rules in mirrors
+    )
+    config = load_text(tmp_path, f"{HEAD}mirrors:\n{entries}")
+    assert [bool(rules) for _, _, rules in mirrors] == [bool(mirror.repositories) for mirror in config.mirrors]
+
+
+def test_rules_for_repositories_in_the_defaults_concern_only_wildcards(tmp_path: Path) -> None:
+    wildcard = "- source: a.example.com/*\n  targets: ['c.example.com/*']\n"
+    config = load_text(tmp_path, f"{HEAD}defaults: {{repositories: {{exclude: ['v*']}}}}\n{MIRROR}{wildcard}")
+    assert [RepositoryRules(), RepositoryRules(exclude=("v*",))] == [one.repositories for one in config.mirrors]
+    (warning,) = config.warnings
+    assert 'defaults.repositories.exclude[0]: "v*" looks like a shell pattern' in warning
 
 
 def test_wildcards_that_swap_different_tags_are_valid(tmp_path: Path) -> None:

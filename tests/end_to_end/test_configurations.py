@@ -74,7 +74,8 @@ def test_every_command_refuses_an_invalid_configuration_before_any_request(
 ) -> None:
     text = case.text if isinstance(case.text, bytes) else case.text.encode()
     for number, host in enumerate(HOSTS):
-        text = text.replace(host.encode(), f"127.0.0.{number + 1}:{listener.port}".encode())
+        spellings = re.compile(rb"(?i)" + re.escape(host).encode() + rb"\.?(:(443|80)\b)?")
+        text = spellings.sub(f"127.0.0.{number + 1}:{listener.port}".encode(), text)
     path = _write(Case(case.id, text, case.at, case.says, case.files), mirror_run.folder)
     for command in ("sync", "plan"):
         ran = mirror_run(command, path)

@@ -172,7 +172,12 @@ KEYS = (
         ("`tls: {verify: false}` for https",),
         fixed=("insecure_skip_verify: true", "tls: {verify: false}"),
     ),
-    Case("nowhere", _mirror("zzz: [x]"), "5:3", ('unknown key "zzz"; expected one of source, targets, tags',)),
+    Case(
+        "nowhere",
+        _mirror("zzz: [x]"),
+        "5:3",
+        ('unknown key "zzz"; expected one of source, targets, repositories, tags',),
+    ),
     Case("look-alike", f"{HEAD}p\u0430rallel: {{}}\n{MIRROR}", "2:1", ('"p\\u0430rallel"; did you mean "parallel"?',)),
     Case(
         "targets-in-defaults",
@@ -674,8 +679,8 @@ LOCATIONS = (
 )
 
 
-def _grows(id: str, source: str, target: str, *says: str) -> Case:
-    text = _wildcards((source, target))
+def _grows(id: str, source: str, target: str, *says: str, repositories: str = "") -> Case:
+    text = _wildcards((source, target)) + (f"  repositories: {repositories}\n" if repositories else "")
     return Case(f"grows-{id}", text, "4:13", (f"mirrors[0].targets[0]: {says[0]}", *says[1:]))
 
 
@@ -712,6 +717,40 @@ WILDCARDS = (
     _grows("a-layout", "oci:x/../y:team/*", "oci:y:team/copy/{repository}", "the target is inside its own source"),
     _grows("a-bundle", "x.tar:*", "./x.tar:copy/{repository}", "the target is inside its own source"),
     _grows("a-whole-layout", "oci:y", "oci:y:copy/{repository}", "the target is inside its own source"),
+    _grows(
+        "with-other-rules",
+        "a.example.com/team/*",
+        "a.example.com/team/my.copy/{repository}",
+        "the target is inside its own source",
+        r"or add `repositories: {exclude: ['my\.copy/.*']}`",
+        repositories="{exclude: ['my-copy/.*', 'x|my.copy/.*']}",
+    ),
+    Case(
+        "repositories-of-one",
+        _mirror("repositories: {include: ['a.*']}"),
+        "5:17",
+        ("mirrors[0].repositories: selects repositories of a source that ends with /*", "remove it"),
+    ),
+    Case(
+        "repositories-without-rules",
+        _wildcards(("a.example.com/*", "b.example.com/*")) + "  repositories: {}\n",
+        "5:17",
+        ("mirrors[0].repositories",),
+    ),
+    Case(
+        "repositories-by-shell-pattern",
+        _wildcards(("a.example.com/*", "b.example.com/*")) + "  repositories: {exclude: ['*-dev']}\n",
+        "5:28",
+        ("mirrors[0].repositories.exclude[0]: not a regular expression", "write '.*-dev'"),
+        fixed=("'*-dev'", "'.*-dev'"),
+    ),
+    Case(
+        "repositories-of-two-writers",
+        _wildcards(("a.example.com/*", "b.example.com/*"), ("c.example.com/*", "b.example.com/*"))
+        + "  repositories: {include: ['a.*']}\n",
+        "6:13",
+        ("mirrors[1] and mirrors[0] (line 3) may both write the same tags of b.example.com/{repository}",),
+    ),
     Case(
         "circle-of-wildcards",
         _wildcards(
@@ -888,7 +927,6 @@ LATER_KEYS: tuple[tuple[str, str, str, str], ...] = (
     ("registry", "login", "ecr", "[ecr]"),
     ("registry", "reserve", "20", "some"),
     ("registry", "bandwidth", "{read: 10 MiB/s, write: 5 MB/s, schedule: 'Mon-Fri'}", "{read: fast}"),
-    ("mirror", "repositories", "{include: ['a.*'], exclude: [b]}", "[a]"),
     ("mirror", "platforms", "[linux/amd64]", "linux/amd64"),
     ("mirror", "index", "sparse", "thin"),
     ("mirror", "verify-signatures", "{keys: [a.pub]}", "[a.pub]"),

@@ -57,6 +57,9 @@ class RecordedPlan:
     def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
         self.rejected[entry.name] = rejected
 
+    def record_repositories(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
+        self.rejected[entry.name] = rejected
+
     def actions(self, host: str = "target") -> dict[str, str]:
         """Return the planned actions on one target host, by tag."""
         return {

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,6 +28,8 @@ from mirror.limits import Limits
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
+from mirror.selection.locations import can_match
+from mirror.selection.repository_rules import RepositoryRules
 from mirror.store import Mount
 from mirror.transfer.blob_copier import BlobCopier
 from mirror.transfer.blob_locations import MAX_FAILED_MOUNTS, BlobLocations
@@ -303,15 +306,20 @@ def test_only_repositories_that_the_configuration_names_are_mounted_from(world: 
 
 def test_blobs_are_mounted_from_repositories_that_match_a_pattern_of_the_configuration(world: World) -> None:
     target = world.targets["target"]
-    world.locations = BlobLocations(world.hints, {"target": ["one"]}, {"target": [("hub/", "/x"), ("team/", "")]})
-    blobs = [world.source.add("app", DATA + bytes([number])) for number in range(5)]
-    paths = ["hub/a/x", "team/a/b", "hub/a", "hub//x", "team/"]
+    templates = {"hub/{repository}/x": (), "team/{repository}": ("secret",)}
+    selects = [
+        partial(can_match, template=template, rules=RepositoryRules(exclude=exclude))
+        for template, exclude in templates.items()
+    ]
+    world.locations = BlobLocations(world.hints, {"target": ["one"]}, {"target": selects})
+    blobs = [world.source.add("app", DATA + bytes([number])) for number in range(6)]
+    paths = ["hub/a/x", "team/a/b", "hub/a", "hub//x", "team/", "team/secret"]
     for blob, path in zip(blobs, paths, strict=True):
         world.hints.elsewhere[blob.digest] = [path]
         target.blobs[path][blob.digest] = world.source.blobs["app"][blob.digest]
     read_hints(world, [blob.digest for blob in blobs])
     results = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one")) for blob in blobs])
-    assert ["hub/a/x", "team/a/b", None, None, None] == [one.mounted_from for one in results]
+    assert ["hub/a/x", "team/a/b", None, None, None, None] == [one.mounted_from for one in results]
     assert 2 == len(target.verbs("mount"))
 
 

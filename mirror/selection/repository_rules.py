@@ -1,0 +1,99 @@
+"""Rules that select repositories under a wildcard source, by the part of their names that the `*` matched."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from mirror.errors import ConfigError
+from mirror.selection.patterns import compile_pattern, rejecting_rule
+from mirror.util.structs import Struct
+
+_ESCAPED_OR_CLASS = re.compile(r"\\.|\[\^?\]?(?:\[:\^?\w+:\]|\\.|[^\]])*\]", re.DOTALL)
+# Parts of a pattern that depend on what follows or precedes them, so that the pattern cannot be split there.
+_ASSERTION = re.compile(r"\$|\^|\\[AbBzQ]")
+
+
+class RepositoryRules(Struct, frozen=True):
+    """The rules by which a wildcard mirror selects repositories.
+
+    Selected are the repositories for which the part that the `*` matched matches a pattern of `include` and no pattern
+    of `exclude`. If `include` is empty, it matches every repository. Patterns are regular expressions that match the
+    whole part; `compile_pattern` has checked them."""
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether there is any rule."""
+        return bool(self.include or self.exclude)
+
+    def select(self, names: Iterable[str], prefix: str = "") -> tuple[list[str], Mapping[str, int]]:
+        """Return the selected names, in the given order, and the number of those that each rule leaves out.
+
+        prefix: the part of each name before the `*`."""
+        if not self:
+            return list(names), {}
+        rejected: Counter[str] = Counter()
+        selected = []
+        for name in names:
+            rule = self.rejecting_rule(name.removeprefix(prefix))
+            if rule is None:
+                selected.append(name)
+            else:
+                rejected[rule] += 1
+        return selected, rejected
+
+    def rejecting_rule(self, matched: str) -> str | None:
+        """Return the rule that leaves out the repository for which the `*` matched `matched`, as `TagRules` does."""
+        return rejecting_rule(matched, self.include, self.exclude)
+
+    def selects(self, matched: str) -> bool:
+        """Return whether the repository is selected for which the `*` matched `matched`."""
+        return self.rejecting_rule(matched) is None
+
+    def may_select(self, before: str, after: str) -> bool:
+        """Return whether any text may be selected that begins with `before`, ends with `after`, and is longer.
+
+        False is certain: no such text is selected. True may be wrong, because it is not computed which texts a pattern
+        matches. Only patterns like `copy/.*`, `(old|new)/.*` and `.*-copy` under `exclude` are recognized."""
+        if self.include and not any(compile_pattern(text).may_match_prefix(before) for text in self.include):
+            return False
+        return not any(_matches_all(text, before, after) for text in self.exclude)
+
+
+def _matches_all(pattern: str, before: str, after: str) -> bool:
+    """Return whether a pattern certainly matches every text that begins with `before` and ends with `after`.
+
+    This is the case if the pattern is `P.*`, and `P` matches a beginning of `before`; or if it is `.*P`, and `P`
+    matches an end of `after`."""
+    # With an alternative outside of parentheses, the `.*` belongs to only one of the alternatives.
+    if _ASSERTION.search(pattern) or _has_alternative(pattern):
+        return False
+    head, tail = pattern.removesuffix(".*"), pattern.removeprefix(".*")
+    return (head != pattern and _matches_any(head, (before[:end] for end in range(len(before) + 1)))) or (
+        tail != pattern and _matches_any(tail, (after[start:] for start in range(len(after) + 1)))
+    )
+
+
+def _has_alternative(pattern: str) -> bool:
+    """Return whether a pattern contains a `|` outside of parentheses, or may contain one."""
+    depth = 0
+    for mark in _ESCAPED_OR_CLASS.sub("", pattern):
+        depth += {"(": 1, ")": -1}.get(mark, 0)
+        if mark == "|" and depth == 0:
+            return True
+    return depth != 0
+
+
+def _matches_any(part: str, texts: Iterable[str]) -> bool:
+    """Return whether a part of a pattern is a pattern by itself that matches one of the texts.
+
+    If it is not, the pattern cannot be split there: the part ends with a backslash, or inside of a class or a group, or
+    it begins with a repetition."""
+    try:
+        pattern = compile_pattern(part)
+    except ConfigError:
+        return False
+    return any(pattern.matches(text) for text in texts)

@@ -1,0 +1,86 @@
+"""Rules that select repositories under a wildcard, from the configuration to the target."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.conftest import ScriptedFactory
+from tests.end_to_end.worlds import assert_synced, loaded
+from tests.registries.scripted import ScriptedRegistry
+from tests.support.tool import MirrorTool
+
+NAMES = ("team/app", "team/app-dev", "team/base/app", "team/web", "other/app")
+
+
+@pytest.fixture
+def both(scripted: ScriptedFactory) -> tuple[ScriptedRegistry, ScriptedRegistry]:
+    source, target = scripted("source"), scripted("target")
+    for name in NAMES:
+        loaded(source, "v1", repository=name)
+    return source, target
+
+
+def configure(tool: MirrorTool, source: ScriptedRegistry, target: ScriptedRegistry, *rules: Any) -> None:
+    """Write a configuration with one mirror of team/* for each of the rules, all to the same target."""
+    mirror = {"source": f"{source.host}/team/*", "targets": [f"{target.host}/team/*"]}
+    tool.config([{**mirror, "repositories": one} for one in rules], source, target)
+
+
+def written(target: ScriptedRegistry) -> set[str]:
+    return {name for name, repository in target.storage.repositories.items() if repository.tags}
+
+
+def test_only_selected_repositories_are_listed_copied_and_verified(
+    both: tuple[ScriptedRegistry, ScriptedRegistry], mirror_run: MirrorTool
+) -> None:
+    source, target = both
+    configure(mirror_run, source, target, {"include": ["(base/)?app.*"], "exclude": [".*-dev"]})
+    ran = mirror_run("plan", mirror_run.config_file)
+    assert f"{source.host}/team/*: repositories left out: 1 by exclude .*-dev, 1 by include\n" in ran.out
+    assert "" == mirror_run.sync("-q").text
+    assert_synced(source, target, "team/app", "team/base/app")
+    assert {"team/app", "team/base/app"} == written(target)
+    assert 0 == mirror_run("verify", mirror_run.config_file).code
+    assert {"team/app", "team/base/app"} == {seen.repository for seen in source.requests() if seen.repository}
+    [event] = [one for one in mirror_run.log() if one["event"] == "repositories_selected"]
+    assert (2, {"include": 1, "exclude .*-dev": 1}) == (event["repositories"], event["rejected"])
+
+
+@pytest.mark.parametrize(
+    ("rules", "says"),
+    [
+        ({"include": ["app*-x"]}, ("4 by include", "'app.*-x'")),
+        ({"exclude": [".*"]}, ("4 by exclude .*", "correct `repositories`")),
+    ],
+    ids=["include", "exclude"],
+)
+def test_rules_that_select_no_repository_of_a_catalog_are_a_failure(
+    both: tuple[ScriptedRegistry, ScriptedRegistry], mirror_run: MirrorTool, rules: Any, says: tuple[str, ...]
+) -> None:
+    source, target = both
+    configure(mirror_run, source, target, rules)
+    for command in ("plan", "verify", "sync"):
+        ran = mirror_run(command, mirror_run.config_file)
+        assert 1 == ran.code, ran
+        for text in (f"no repository of {source.host}/team/* is selected", *says):
+            assert text in ran.text, ran
+    [entry] = mirror_run.report()["images"]
+    assert (f"{source.host}/team/*", "nothing_selected") == (entry["source"], entry["error"]["code"])
+    assert [] == target.writes()
+
+
+def test_mirrors_with_different_rules_may_share_a_target_if_they_select_different_repositories(
+    both: tuple[ScriptedRegistry, ScriptedRegistry], mirror_run: MirrorTool
+) -> None:
+    source, target = both
+    configure(mirror_run, source, target, {"include": ["app.*"]}, {"exclude": ["app.*"]})
+    mirror_run.sync()
+    assert {name for name in NAMES if name.startswith("team/")} == written(target)
+    loaded(source, "v1", repository="team/both")
+    configure(mirror_run, source, target, {"include": ["app", "both"]}, {"exclude": ["app.*"]})
+    mirror_run.sync(expect=3)
+    conflicts = {image["source"] for image in mirror_run.report()["images"] if image["result"] == "conflict"}
+    assert {f"{source.host}/team/both"} == conflicts
+    assert "team/both" not in written(target)
