@@ -29,6 +29,7 @@ ORDER = (
     "registry.http",
     "registry.auth",
     "registry",
+    "registry.catalogs",
     "registry.convert",
     "registry.v1",
     "layout",

@@ -29,7 +29,15 @@ sys.exit(code)
 """
 
 # Slow to import, and needed by few runs. Packages include all their modules.
-RARELY_NEEDED = ("requests", "urllib3", "rich", "publicsuffixlist", "mirror.serve", "mirror.registry.v1.client")
+RARELY_NEEDED = (
+    "requests",
+    "urllib3",
+    "rich",
+    "publicsuffixlist",
+    "mirror.serve",
+    "mirror.registry.catalogs",
+    "mirror.registry.v1.client",
+)
 
 
 def loaded_by(*arguments: str | Path) -> set[str]:

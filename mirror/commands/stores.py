@@ -83,7 +83,9 @@ class Stores:
         registries = [host for host in hosts if is_registry(host)]
         self._credentials.check_docker_files(registries)
         self._authorizers: dict[str, HostAuthorizer] = {}
-        self._v2 = {host: self._open_registry(host) for host in registries}
+        named = [(mirror.wildcard, one.host) for mirror in config.mirrors for one in (mirror.source, *mirror.targets)]
+        listed = {host for wildcard, host in named if wildcard}
+        self._v2 = {host: self._open_registry(host, lists_repositories=host in listed) for host in registries}
         self._on_disk = _open_disk_stores(config, hosts, spool, base, repair=repair)
         self.registries: dict[str, Target] = {host: one.as_target() for host, one in self._v2.items()}
         self._local: dict[str, Source] = {}
@@ -95,15 +97,19 @@ class Stores:
         scratch = spool / "converted" if writes else None
         self._sources = RegistrySources(self._credentials, limits, scratch, config.spool_max, memory=memory)
 
-    def _open_registry(self, host: str) -> RegistryV2:
-        """Create the client for a registry host."""
+    def _open_registry(self, host: str, *, lists_repositories: bool) -> RegistryV2:
+        """Create the client for a registry host. lists_repositories: whether its repositories may be listed."""
         settings = self._config.settings_for(host)
         self._limits.configure(host, settings.parallel or DEFAULT_PARALLEL, settings.rate)
         session = Session(settings, self._limits)
         session.authorizer = self._authorizers[host] = HostAuthorizer(
             settings, self._credentials, session.send_one_off, session.url_policy.check_realm, self._limits.clock
         )
-        return RegistryV2(session)
+        if not lists_repositories:
+            return RegistryV2(session)
+        from mirror.registry.catalogs.registry_catalog import RegistryCatalog  # noqa: PLC0415 (only for wildcards)
+
+        return RegistryV2(session, catalog=RegistryCatalog(session, self._credentials))
 
     def __enter__(self) -> Stores:
         return self

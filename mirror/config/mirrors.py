@@ -32,6 +32,8 @@ from mirror.selection.repository_rules import RepositoryRules
 from mirror.selection.tag_rules import TagRules
 from mirror.util.structs import Struct, replace
 
+_LISTED_BY_NAMESPACE = frozenset({DOCKER_HUB, "ghcr.io", "quay.io"})  # public registries without a list of everything
+
 
 class MirrorConfig(Struct, frozen=True):
     """One entry of the section `mirrors` of the configuration.
@@ -165,9 +167,18 @@ def _template_hint(section: Section, number: int) -> str:
 
 
 def _check_wildcard(mirror: MirrorConfig, section: Section, hosts: RegistriesConfig) -> None:
-    """Report a wildcard source that is read over v1, because the v1 protocol cannot list repositories."""
-    host = mirror.source.host
-    if not mirror.wildcard or not is_registry(host) or host == DOCKER_HUB:
+    """Report a wildcard source whose repositories cannot be listed, for example because it is read over v1."""
+    host, path = mirror.source.host, mirror.source.path
+    if not mirror.wildcard or not is_registry(host):
+        return
+    if host in _LISTED_BY_NAMESPACE and not path:
+        what = f"{host} lists repositories only by namespace; write {quote_value(f'{host}/namespace/*')}"
+        section.add_problem(what, below="source")
+    elif host == DOCKER_HUB and "/" in path:
+        namespace = path.partition("/")[0]
+        what = f"names on Docker Hub have two parts; write {quote_value(f'{host}/{namespace}/*')}"
+        section.add_problem(what, below="source")
+    if host == DOCKER_HUB:
         return
     mode = mirror.v1 or hosts.settings.get(host, HostSettings(host)).v1
     if mode is V1Mode.ONLY:

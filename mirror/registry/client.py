@@ -15,8 +15,9 @@ from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Kind, Manifest
 from mirror.oci.reference import is_path, is_tag
-from mirror.registry.auth.authorizer import CATALOG, Scope, pull_scopes, push_scopes
+from mirror.registry.auth.authorizer import Scope, pull_scopes, push_scopes
 from mirror.registry.blobs import BlobStream, blob_size, open_blob
+from mirror.registry.catalog import Catalog, V2Catalog
 from mirror.registry.listings import Paging, list_names
 from mirror.registry.manifests import (
     content_digest,
@@ -49,17 +50,19 @@ class RegistryV2:
     incomplete = False
     on_disk = False
 
-    def __init__(self, session: Session, *, as_target: bool = False) -> None:
+    def __init__(self, session: Session, *, as_target: bool = False, catalog: Catalog | None = None) -> None:
+        """catalog: lists the repositories. If it is None, they are listed over the v2 API."""
         self._session = session
+        self._catalog = catalog or V2Catalog(session)
         self._as_target = as_target
         self._read_scopes = push_scopes if as_target else pull_scopes
         self.host = session.settings.host
         self._capabilities = UploadCapabilities()
-        self._paging = {"repositories": Paging(), "tags": Paging()}
+        self._paging = Paging()
 
     def as_target(self) -> RegistryV2:
         """Return a client that uses the same session and treats the registry as a target."""
-        return RegistryV2(self._session, as_target=True)
+        return RegistryV2(self._session, as_target=True, catalog=self._catalog)
 
     def close(self) -> None:
         """Close the HTTP session."""
@@ -92,7 +95,7 @@ class RegistryV2:
 
         For an invalid name, a Refused error is yielded instead. Raises NotFound if the registry has no catalog."""
         try:
-            for name in self._list_names("/v2/_catalog", "repositories", CATALOG, work):
+            for name in self._catalog.list_repositories(prefix, work):
                 if not is_path(name):
                     yield _invalid_name_error(f"{self.host} lists a repository", name)
                 elif name.startswith(prefix):
@@ -107,16 +110,13 @@ class RegistryV2:
         Raises NotFound if the repository does not exist, and AuthError if access is denied."""
         scopes = self._read_scopes(repository)
         try:
-            for name in self._list_names(f"/v2/{repository}/tags/list", "tags", scopes[0], work):
+            path = f"/v2/{repository}/tags/list"
+            for name in list_names(self._session, path, "tags", scopes[0], work, self._paging):
                 yield name if is_tag(name) else _invalid_name_error(f"{self.host}/{repository} lists a tag", name)
         except AuthError:
             if self._as_target:
                 self._session.authorizer.allow_one_more_request(scopes)  # a target can be used without its tag list
             raise
-
-    def _list_names(self, path: str, key: str, scope: Scope, work: Work) -> Iterable[str]:
-        """Yield the names of a paginated list, without validating them. `key` is the JSON key of the list."""
-        return list_names(self._session, path, key, scope, work, self._paging[key])
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterable[Version | MirrorError]:
         """Yield one result per reference, in the same order: its version, or the error if it cannot be resolved.

@@ -88,3 +88,17 @@ class Retries:
             if wait and limits.pause(wait):
                 extra = {"event": "pause", "host": host, "status": error.status}
                 log.warning("requests to %s are paused for %.0f s: %s", host, wait, error, extra=extra)
+
+
+class _ExhaustedMarker:
+    """A context manager that marks MirrorErrors from its block as already retried, to prevent further retries."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, MirrorError):
+            error.retries_exhausted = True
+
+
+mark_exhausted = _ExhaustedMarker()

@@ -22,7 +22,7 @@ from mirror.registry.http.headers import Headers
 from mirror.registry.http.host_settings import HostSettings
 from mirror.registry.http.lookups import Resolver, system_resolve
 from mirror.registry.http.url_policy import Destination, UrlPolicy
-from mirror.registry.retries import Retries
+from mirror.registry.retries import Retries, mark_exhausted
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import Policy
 
@@ -51,11 +51,12 @@ class Session:
         deadline: float = 120.0,
         resolve: Resolver = system_resolve,
         cookies: CookieJar | None = None,
+        url_policy: UrlPolicy | None = None,
     ) -> None:
         """`deadline` is the time limit for a small request, in seconds. If `cookies` is None, no cookies are stored."""
-        self.settings = settings
-        self.url_policy = UrlPolicy(settings)
-        self.host: HostLimits = limits.host(settings.host)
+        self.settings, self._limits, self._resolve = settings, limits, resolve
+        self.url_policy = url_policy or UrlPolicy(settings)
+        self.host: HostLimits = limits.host(self.url_policy.name)
         self.authorizer: Authorizer = authorizer or Anonymous()
         self.speaks_v2 = False  # the registry has sent a header with the v2 API version
         self._cookies = cookies
@@ -67,7 +68,20 @@ class Session:
         )
         self._lock = threading.Lock()
         self._one_off_client: OneOffClient | None = None
-        self._retries = Retries(limits, self._policy, settings.host)
+        self._retries = Retries(limits, self._policy, self.url_policy.name)
+
+    def open_api(self, url_policy: UrlPolicy, authorizer: Authorizer) -> Session:
+        """Return a session for another API of the same registry, with the same settings. Close it after use."""
+        return Session(
+            self.settings,
+            self._limits,
+            authorizer=authorizer,
+            policy=self._policy,
+            user_agent=self._user_agent,
+            deadline=self._deadline,
+            resolve=self._resolve,
+            url_policy=url_policy,
+        )
 
     def __enter__(self) -> Session:
         return self
@@ -252,7 +266,7 @@ class Session:
         self, request: Request, scopes: tuple[Scope, ...], work: Work, streamed: bool = False
     ) -> tuple[ResponseStream, str | None]:
         """Send a request with its `Authorization` header, and return the response and the value of that header."""
-        with _mark_exhausted:
+        with mark_exhausted:
             sent = self.authorizer.header(scopes, work)
         try:
             authorized = _add_header(request, "Authorization", sent)
@@ -278,7 +292,7 @@ class Session:
         except BaseException:
             self.authorizer.record_no_response(scopes)
             raise
-        with _mark_exhausted:
+        with mark_exhausted:
             self.authorizer.handle_challenge(scopes, stream.headers.get_all("www-authenticate"), sent, work)
         return error
 
@@ -326,20 +340,6 @@ class Session:
             # No credentials were sent to this host. If a signed URL has expired, a retry gets a new one.
             error.code, error.retryable = "auth_denied", code == 403
         return error
-
-
-class _ExhaustedMarker:
-    """A context manager that marks MirrorErrors from its block as already retried, to prevent further retries."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, MirrorError):
-            error.retries_exhausted = True
-
-
-_mark_exhausted = _ExhaustedMarker()
 
 
 def _add_header(request: Request, name: str, value: str | None) -> Request:

@@ -485,7 +485,7 @@ def test_a_file_can_be_checked_without_its_secrets(tmp_path: Path) -> None:
         ("a.example.com/team/*", "v1: per-tag", "v1: never", False),
         ("a.example.com/team/*", "", "", False),
         ("a.example.com/team/app", "v1: per-tag", "", False),
-        ("docker.io/*", "", "v1: per-tag", False),
+        ("docker.io/acme/*", "", "v1: per-tag", False),
     ],
 )
 def test_repositories_that_only_v1_has_are_not_found_by_a_wildcard(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import ScriptedFactory
 from tests.end_to_end.worlds import assert_synced, loaded
+from tests.registries.certificates import Authority
+from tests.registries.products import docker_hub, harbor
 from tests.registries.scripted import ScriptedRegistry
+from tests.registries.tunnel import Tunnel
 from tests.support.tool import MirrorTool
 
+PASSWORD = "a-secret-of-the-user"
 NAMES = ("team/app", "team/app-dev", "team/base/app", "team/web", "other/app")
 
 
@@ -84,3 +89,57 @@ def test_mirrors_with_different_rules_may_share_a_target_if_they_select_differen
     conflicts = {image["source"] for image in mirror_run.report()["images"] if image["result"] == "conflict"}
     assert {f"{source.host}/team/both"} == conflicts
     assert "team/both" not in written(target)
+
+
+# ---- catalogs of products
+
+
+def test_a_namespace_of_docker_hub_is_mirrored_by_its_own_list(
+    scripted: ScriptedFactory, mirror_run: MirrorTool, tmp_path: Path
+) -> None:
+    names = ("hub.docker.com", "registry-1.docker.io")
+    authority = Authority(tmp_path / "authority", hosts=names)
+    hub, source, target = scripted("hub", tls=authority), scripted("source", tls=authority), scripted("target")
+    hub.hook = docker_hub({"acme": ["app", "web", "old"]}, {"acme": ["secret"]}, login=("joe", PASSWORD))
+    for name in ("acme/app", "acme/web", "acme/old", "acme/secret"):
+        loaded(source, "v1", repository=name)
+    ports = {
+        f"{name}:443": int(server.host.rpartition(":")[2]) for name, server in zip(names, (hub, source), strict=True)
+    }
+    mirror = {"source": "docker.io/acme/*", "targets": [f"{target.host}/hub/*"], "repositories": {"exclude": ["old"]}}
+    with Tunnel(ports) as tunnel:
+        reached = {"proxy": tunnel.url, "tls": {"ca": str(authority.ca)}}
+        account = {"username": "joe", "password": {"env": "HUB_TOKEN"}}
+        mirror_run.config([mirror], target, registries={"docker.io": reached | account})
+        mirror_run.environment["HUB_TOKEN"] = PASSWORD
+        mirror_run.sync()
+        assert {"hub/app", "hub/web", "hub/secret"} == written(target)
+        assert 0 == source.counts()["GET catalog"]
+        assert {"POST token": 1, "GET repositories": 2} == mirror_run.report()["totals"]["requests"]["hub.docker.com"]
+        mirror_run.environment["HUB_TOKEN"] = "a wrong password"
+        ran = mirror_run.sync(expect=1)
+        assert "hub.docker.com does not accept user joe, password from env HUB_TOKEN" in ran.text
+    [entry] = mirror_run.report()["images"]
+    assert ("docker.io/acme/*", "auth_failed") == (entry["source"], entry["error"]["code"])
+    mirror_run.sweep(PASSWORD, "hub-access-token", "a wrong password")
+
+
+def test_a_project_of_harbor_is_mirrored_by_an_account_that_may_not_read_the_catalog(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    source.hook = harbor({"team": ["app", "base/app"]}, robot=f"robot$ci:{PASSWORD}")
+    for name in ("team/app", "team/base/app"):
+        loaded(source, "v1", repository=name)
+    account = {"username": "robot$ci", "password": {"env": "ROBOT"}}
+    mirrors = [
+        {"source": f"{source.host}/team/*", "targets": [f"{target.host}/a/*"], "repositories": {"include": ["app"]}},
+        {"source": f"{source.host}/team/*", "targets": [f"{target.host}/a/*"], "repositories": {"exclude": ["app"]}},
+    ]
+    mirror_run.config(mirrors, source, target, registries={source.host: account})
+    mirror_run.environment["ROBOT"] = PASSWORD
+    mirror_run.sync()
+    assert {"a/app", "a/base/app"} == written(target)
+    lists = [seen for seen in source.requests() if seen.path.startswith("/api/")]
+    assert 1 == len(lists), "two mirrors share the list"
+    mirror_run.sweep(PASSWORD)

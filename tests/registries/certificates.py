@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
 
 import trustme
@@ -13,15 +14,16 @@ from mirror.util.tls_socket import TlsSocket
 class Authority:
     """Issues certificates for loopback. ca: path of the certificate that clients must trust.
 
-    server: paths of (certificate chain, key) for 127.0.0.1, ::1 and localhost; client: the same for a client."""
+    server: paths of (certificate chain, key) for 127.0.0.1, ::1, localhost and `hosts`; client: the same for a client.
+    """
 
-    def __init__(self, root: Path, name: str = "ca") -> None:
+    def __init__(self, root: Path, name: str = "ca", *, hosts: Sequence[str] = ()) -> None:
         folder = root / name
         folder.mkdir(parents=True, exist_ok=True)
         self._authority = trustme.CA(organization_name=f"mirror tests {name}")
         self.ca = folder / "ca.pem"
         self._authority.cert_pem.write_to_path(str(self.ca))
-        self.server = _write(folder, "server", self._authority.issue_cert("127.0.0.1", "::1", "localhost"))
+        self.server = _write(folder, "server", self._authority.issue_cert("127.0.0.1", "::1", "localhost", *hosts))
         self.client = _write(folder, "client", self._authority.issue_cert("client@example.com", common_name="client"))
 
     def server_context(self, *, client_certificates: bool = False) -> ssl.SSLContext:

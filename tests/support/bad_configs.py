@@ -708,11 +708,31 @@ WILDCARDS = (
         "use another registry",
     ),
     _grows("the-hub", "acme/*", "index.docker.io/acme/copy/*", "the target is inside its own source docker.io/acme/*"),
-    _grows(
+    Case(
         "all-of-the-hub",
-        "docker.io/*",
-        "registry-1.docker.io/acme/*",
-        "the target is inside its own source docker.io/*",
+        _wildcards(("docker.io/*", "registry-1.docker.io/acme/*")),
+        "3:11",
+        (
+            'mirrors[0].source: docker.io lists repositories only by namespace; write "docker.io/namespace/*"',
+            "mirrors[0].targets[0]: the target is inside its own source docker.io/*",
+        ),
+    ),
+    Case(
+        "below-a-namespace-of-the-hub",
+        _wildcards(("acme/team/*", "b.example.com/*")),
+        "3:11",
+        ('names on Docker Hub have two parts; write "docker.io/acme/*"',),
+        fixed=("acme/team/*", "docker.io/acme/*"),
+    ),
+    *(
+        Case(
+            f"all-of-{host}",
+            _wildcards((f"{host}/*", "b.example.com/*")),
+            "3:11",
+            (f'{host} lists repositories only by namespace; write "{host}/namespace/*"',),
+            fixed=(f"{host}/*", f"{host}/acme/*"),
+        )
+        for host in ("ghcr.io", "quay.io")
     ),
     _grows("a-layout", "oci:x/../y:team/*", "oci:y:team/copy/{repository}", "the target is inside its own source"),
     _grows("a-bundle", "x.tar:*", "./x.tar:copy/{repository}", "the target is inside its own source"),

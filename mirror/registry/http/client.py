@@ -168,7 +168,6 @@ class HttpClient:
         deadline: float,
     ) -> None:
         """Create a client. `deadline` is the maximum duration of an exchange that is not streamed, in seconds."""
-        self._settings = settings
         self._url_policy = url_policy
         self._limits = limits
         self._idle_timeout = settings.idle_timeout
@@ -184,7 +183,7 @@ class HttpClient:
     def _host_name(self, destination: Destination) -> str:
         """Return the host name for limits, errors and logs. For the registry itself, it is the configured name."""
         origin = destination.origin
-        return self._settings.host if origin == self._url_policy.api else origin.netloc
+        return self._url_policy.name if origin == self._url_policy.api else origin.netloc
 
     def send(self, request: Request, work: Work, *, streamed: bool = False) -> ResponseStream:
         """Send a request as soon as the limits of the host allow it, and read the response headers.

@@ -12,6 +12,7 @@ If a URL violates a rule, Refused is raised and no request is sent to the URL.
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 from typing import TYPE_CHECKING
@@ -74,10 +75,11 @@ class UrlPolicy:
     """The rules for the URLs that one registry and its token service return in their responses. Thread-safe."""
 
     def __init__(self, settings: HostSettings) -> None:
-        self._host = settings.host
+        self._host = self.name = settings.host  # `name`: the name of the API's host in limits, errors and logs
         self._token_realms = frozenset(host.lower() for host in settings.token_realms)
         self._allow_hosts = frozenset(host.lower() for host in settings.allow_hosts)
         self.api = self._api_origin(settings)
+        self._root = Destination(self.api, "/", credentials=True)
         self.endpoints: set[Origin] = set()  # accepted by `check_endpoint`; they may receive the registry's tokens
         self._kinds: dict[Origin, AddressKind] = {}  # the kind of the last accepted address of each origin
 
@@ -94,7 +96,17 @@ class UrlPolicy:
         Raises Refused (unsafe_path) if the path contains forbidden characters."""
         if not target.startswith("/") or not target.isascii() or not target.isprintable() or " " in target:
             raise Refused(f"the path of a request is not valid: {printable(target, 80)}", code="unsafe_path")
-        return Destination(self.api, target, credentials=True)
+        return replace(self._root, target=target)
+
+    def with_api(self, api: Destination) -> UrlPolicy:
+        """Return the rules for another API of the same registry, on the origin of `api`.
+
+        The API may receive the registry's credentials, so `api` must be a host that is built into this program, or the
+        result of `check_realm`."""
+        policy = copy.copy(self)
+        policy.api, policy._root, policy.endpoints = api.origin, replace(api, target="/"), set()
+        policy.name = self._host if api.origin == self.api else api.origin.netloc
+        return policy
 
     def check_redirect(self, location: str, base: Destination) -> Destination:
         """Check the URL to which a GET or HEAD request to `base` is redirected, and return it as a destination.
@@ -211,7 +223,7 @@ class UrlPolicy:
 
         `code` and `what` (the kind of URL) are used in errors."""
         if origin == self.api:
-            return Destination(origin, target, credentials=True)
+            return replace(self._root, target=target)
         if origin.scheme == "http" and base.origin.scheme == "https":
             raise _policy_error(code, what, base, f"it points from https to {origin}")
         if origin == base.origin:

@@ -386,3 +386,26 @@ def test_an_endpoint_must_be_the_index_itself_or_listed_in_the_configuration() -
         assert "unsafe_location" == caught.value.code
         assert "token-realms" not in str(caught.value)
     assert {found.origin} == policy.endpoints
+
+
+def test_another_api_of_a_registry_has_its_own_origin_and_the_rules_of_the_registry() -> None:
+    policy = policy_for(token_realms=frozenset({"git.example.net"}))
+    service = policy.check_realm("https://git.example.net/jwt/auth?service=x")
+    api = policy.with_api(service)
+    assert ("git.example.net", "reg.example.com") == (api.name, policy.name)
+    found = api.destination("/api/v4/groups")
+    assert ("https://git.example.net/api/v4/groups", True) == (str(found), found.credentials)
+    assert api.check_redirect("/x", found).credentials
+    assert not api.check_redirect("https://reg.example.com/x", found).credentials
+    assert not api.check_redirect("https://elsewhere.example.org/x", found).credentials
+    with pytest.raises(Refused):
+        api.check_redirect("http://git.example.net/x", found)
+
+
+def test_another_api_in_the_domain_of_a_registry_must_have_a_public_address_unless_the_registry_has_not() -> None:
+    policy = policy_for()
+    api = policy.with_api(policy.check_realm("https://git.example.com/jwt/auth"))
+    with pytest.raises(Refused, match="private"):
+        api.check_peer(api.destination("/api/v4/groups"), "10.0.0.1")
+    policy.check_peer(policy.destination("/v2/"), "10.0.0.2")
+    api.check_peer(api.destination("/api/v4/groups"), "10.0.0.1")

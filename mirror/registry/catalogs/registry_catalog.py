@@ -1,0 +1,133 @@
+"""Lists the repositories of a registry over the v2 API or, where that does not list them, by the API of its product.
+
+Docker Hub, quay.io and ghcr.io are known by their names. Other registries are asked for `/v2/_catalog` first. Only if
+that is refused, or lists nothing below the prefix, the product is recognized: Harbor, GitLab and Quay by the path of
+their token service, Artifactory by its realm, or by a header of its ping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+
+from mirror.errors import AuthError, MirrorError, NotFound, RateLimited, RemoteError
+from mirror.oci.reference import DOCKER_HUB, is_path
+from mirror.registry.auth.challenge import Challenge, choose_challenge, parse_challenges
+from mirror.registry.auth.credentials import CredentialSource
+from mirror.registry.catalog import Catalog, V2Catalog
+from mirror.registry.catalogs.api import ONE_BY_ONE, RegistryAccess
+from mirror.registry.catalogs.artifactory import PING, ArtifactoryCatalog
+from mirror.registry.catalogs.docker_hub import DockerHubCatalog
+from mirror.registry.catalogs.ghcr import GhcrCatalog
+from mirror.registry.catalogs.gitlab import SERVICE_PATH, GitlabCatalog
+from mirror.registry.catalogs.harbor import HarborCatalog
+from mirror.registry.catalogs.quay import QuayCatalog
+from mirror.registry.http.headers import Headers
+from mirror.registry.session import Anonymous, Session
+from mirror.util.cancellation import Work
+from mirror.util.single_flight import SingleFlight
+
+_KNOWN: Mapping[str, Callable[[RegistryAccess], Catalog]] = {
+    DOCKER_HUB: DockerHubCatalog,
+    "quay.io": QuayCatalog,
+    "ghcr.io": GhcrCatalog,
+}
+# Statuses with which registries, or their token services, refuse to list all repositories.
+_REFUSALS = frozenset({400, 401, 403, 404, 405, 501})
+_ARTIFACTORY_HEADERS = ("x-artifactory-id", "x-jfrog-version")
+
+
+class RegistryCatalog:
+    """The catalog of any registry. Thread-safe. A list is read once in a run; it is kept until the run ends."""
+
+    def __init__(self, session: Session, credentials: CredentialSource) -> None:
+        self._session = session
+        self._access = RegistryAccess(session, credentials)
+        self._v2 = V2Catalog(session)
+        self._lists: dict[str, Sequence[str]] = {}  # by prefix
+        self._reads: SingleFlight[str, Sequence[str]] = SingleFlight(f"the catalog of {self._access.host}", None)
+
+    def list_repositories(self, prefix: str, work: Work) -> Iterable[str]:
+        """Return the names that begin with `prefix`, and names that are not valid.
+
+        Raises the error of the v2 API if it refuses the list and the product is not known, otherwise the error of the
+        product's API."""
+        found = self._lists.get(prefix)
+        if found is None:
+            found = self._reads.share(prefix, lambda: self._read_list(prefix, work), work.stop)
+            self._lists[prefix] = found
+        return found
+
+    def _read_list(self, prefix: str, work: Work) -> Sequence[str]:
+        """Read the list from the registry."""
+        known = _KNOWN.get(self._access.host)
+        if known is not None:
+            return _select(known(self._access).list_repositories(prefix, work), prefix)
+        refusal: MirrorError | None = None
+        names: Sequence[str] = ()
+        try:
+            names = _select(self._v2.list_repositories(prefix, work), prefix)
+        except RemoteError as error:
+            if error.status not in _REFUSALS or isinstance(error, RateLimited):
+                raise
+            refusal = error
+        if any(name.startswith(prefix) for name in names):
+            return names
+        product = self._recognize_product(work)
+        if product is not None:
+            return _select(product.list_repositories(prefix, work), prefix)
+        if refusal is not None:
+            if not isinstance(refusal, NotFound):
+                hint = f"if this account may not list the repositories, {ONE_BY_ONE}"
+                refusal.hint = f"{refusal.hint}; {hint}" if refusal.hint else hint
+            raise refusal
+        return names
+
+    def _recognize_product(self, work: Work) -> Catalog | None:
+        """Return the catalog of the product that the registry is, or None if the product is not known."""
+        challenge, _ = self._probe("/v2/", work)
+        if challenge is not None and challenge.scheme == "bearer":
+            service = self._session.url_policy.check_realm(challenge.params["realm"])
+            if service.path.endswith(SERVICE_PATH):
+                return GitlabCatalog(self._access, service)
+            if service.path == "/service/token" and challenge.params.get("service") == "harbor-registry":
+                return HarborCatalog(self._access, service)
+            if service.path == "/v2/auth":
+                return QuayCatalog(self._access, service)
+        if _names_artifactory(challenge):
+            return ArtifactoryCatalog(self._access)
+        challenge, headers = self._probe(PING, work)
+        if _names_artifactory(challenge) or any(headers.get(name) for name in _ARTIFACTORY_HEADERS):
+            return ArtifactoryCatalog(self._access)
+        return None
+
+    def _probe(self, path: str, work: Work) -> tuple[Challenge | None, Headers]:
+        """Send a GET request without credentials. Return the challenge of a 401, and the headers of another response.
+
+        Raises NetworkError, Refused, Cancelled, RemoteError (tls_error)."""
+        recorder = _ChallengeRecorder()
+        with self._session.open_api(self._session.url_policy, recorder) as session, suppress(AuthError):
+            response = session.call("GET", path, work, kind="ping", expect=range(100, 600))
+            return None, response.headers
+        return choose_challenge(recorder.challenges), Headers(())
+
+
+class _ChallengeRecorder(Anonymous):
+    """Sends no credentials, and records the challenges of a 401."""
+
+    challenges: Sequence[Challenge] = ()
+
+    def handle_challenge(self, scopes: object, challenges: Sequence[str], sent: str | None, work: Work) -> None:
+        """Record the challenges, and raise AuthError."""
+        self.challenges = parse_challenges(challenges)
+        raise AuthError("the registry requires credentials", status=401)
+
+
+def _names_artifactory(challenge: Challenge | None) -> bool:
+    """Return whether the realm of a challenge names Artifactory, like `Artifactory Realm` or a URL of its API."""
+    return challenge is not None and "artifactory" in challenge.params.get("realm", "").lower()
+
+
+def _select(names: Iterable[str], prefix: str) -> Sequence[str]:
+    """Return the names that begin with `prefix`, and the invalid ones, which are reported as errors."""
+    return tuple(name for name in names if name.startswith(prefix) or not is_path(name))
