@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
-from mirror.errors import AuthError, MirrorError, NotFound, RateLimited, RemoteError
+from mirror.errors import AuthError, MirrorError, NotFound, RateLimited, Refused, RemoteError
 from mirror.oci.reference import DOCKER_HUB, is_path
 from mirror.registry.auth.challenge import Challenge, choose_challenge, parse_challenges
 from mirror.registry.auth.credentials import CredentialSource
@@ -23,6 +23,7 @@ from mirror.registry.catalogs.gitlab import SERVICE_PATH, GitlabCatalog
 from mirror.registry.catalogs.harbor import HarborCatalog
 from mirror.registry.catalogs.quay import QuayCatalog
 from mirror.registry.http.headers import Headers
+from mirror.registry.http.url_policy import Destination
 from mirror.registry.session import Anonymous, Session
 from mirror.util.cancellation import Work
 from mirror.util.single_flight import SingleFlight
@@ -86,8 +87,8 @@ class RegistryCatalog:
     def _recognize_product(self, work: Work) -> Catalog | None:
         """Return the catalog of the product that the registry is, or None if the product is not known."""
         challenge, _ = self._probe("/v2/", work)
-        if challenge is not None and challenge.scheme == "bearer":
-            service = self._session.url_policy.check_realm(challenge.params["realm"])
+        service = self._trusted_service(challenge)
+        if challenge is not None and service is not None:
             if service.path.endswith(SERVICE_PATH):
                 return GitlabCatalog(self._access, service)
             if service.path == "/service/token" and challenge.params.get("service") == "harbor-registry":
@@ -100,6 +101,15 @@ class RegistryCatalog:
         if _names_artifactory(challenge) or any(headers.get(name) for name in _ARTIFACTORY_HEADERS):
             return ArtifactoryCatalog(self._access)
         return None
+
+    def _trusted_service(self, challenge: Challenge | None) -> Destination | None:
+        """Return the token service in a challenge, or None if there is none, or it must not get the credentials."""
+        if challenge is None or challenge.scheme != "bearer":
+            return None
+        try:
+            return self._session.url_policy.check_realm(challenge.params["realm"])
+        except Refused:
+            return None
 
     def _probe(self, path: str, work: Work) -> tuple[Challenge | None, Headers]:
         """Send a GET request without credentials. Return the challenge of a 401, and the headers of another response.

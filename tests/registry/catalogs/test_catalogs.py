@@ -343,6 +343,23 @@ def test_a_catalog_without_repositories_below_the_prefix_may_be_the_policy_of_a_
     assert ["GET /v2/_catalog", "GET /v2/", "GET /artifactory/api/system/ping"] == asked(plain)
 
 
+def test_a_product_is_not_recognized_by_a_token_service_that_is_not_trusted(
+    scripted: ScriptedFactory, open_registry: Open
+) -> None:
+    registry, evil = scripted(), scripted("evil", address="127.0.0.2")
+    product = harbor(PROJECTS, robot=f"joe:{SECRET}")
+    realm = ("WWW-Authenticate", f'Bearer realm="{evil.url}/service/token",service="harbor-registry"')
+
+    def hook(request: Request) -> Reply | None:
+        if request.path == "/v2/_catalog":
+            return json_reply(200, {"repositories": []})
+        return error_reply(401, "UNAUTHORIZED", "", realm) if request.path == "/v2/" else product(request)
+
+    registry.hook = hook
+    assert [] == names(open_registry(registry.host, "joe", plain_http=True), "team/")
+    assert (set(), []) == (authorizations(registry), evil.log)
+
+
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 501])
 def test_the_error_of_an_unknown_product_says_what_to_write(
     scripted: ScriptedFactory, open_registry: Open, status: int
