@@ -194,7 +194,9 @@ def _add_serve(commands: argparse._SubParsersAction[Parser]) -> None:
     command.add_argument(
         "--tls-cert", metavar="FILE", type=Path, help="use https with this certificate and its chain (PEM)"
     )
-    command.add_argument("--tls-key", metavar="FILE", type=Path, help="the unencrypted key of the certificate (PEM)")
+    command.add_argument(
+        "--tls-key", metavar="FILE", type=Path, help="the private key of the certificate, unencrypted (PEM)"
+    )
     command.set_defaults(command=_serve)
 
 

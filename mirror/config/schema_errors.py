@@ -8,7 +8,7 @@ from typing import Any
 from mirror.config.problems import SECRET_KEYS, KeyPath, quote_key, quote_value
 from mirror.config.schema import NOT_YET, conforms, paths_of, resolve_reference, validator
 from mirror.config.suggestions import YAML_BOOLEANS, is_accepted, suggest_text
-from mirror.config.tree import Document, Scalar, describe_read_value
+from mirror.config.tree import Document, Scalar, describe_parsed_value
 from mirror.selection.locations import MATCHED
 
 MATCHED_NAME = MATCHED.strip("{}")
@@ -127,7 +127,7 @@ def _type_message(document: Document, path: KeyPath, part: dict[str, Any], value
                 f"expected {_describe_allowed(part)}, got a value that YAML does not read as a string; put it in quotes"
             )
         if text:
-            return _misread_message(path, part, text, describe_read_value(value))
+            return _misread_message(path, part, text, describe_parsed_value(value))
     if value == "" and "array" in kinds:
         return _empty_message(path, part, value)
     if value is None:

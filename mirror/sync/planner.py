@@ -167,7 +167,7 @@ class Planner:
         selection = WildcardSelection(entry)
         selected = [each for each in expanded if self._only.may_select(each.name)]
         await run_group(self.plan_mirror(each, selection) for each in selected)
-        if selection.is_empty:
+        if selection.is_wrongly_empty:
             others = sorted({each.repository for each in expanded} - {each.repository for each in selected})
             error = await self._calls.call_host(entry.source.host, partial(selection.find_error, others))
             if error is not None:

@@ -67,7 +67,7 @@ def parse_error_document(body: bytes, *, objects: bool = False) -> tuple[str, st
 
 
 def _detail_text(detail: strictjson.Value, *, objects: bool) -> str:
-    """Return the `detail` of an error as text for the message, or an empty string if it is not used."""
+    """Return the `detail` of an error as text. Unless `objects` is true, return an empty string for an object."""
     if isinstance(detail, str):
         return detail
     return printable(json.dumps(detail, ensure_ascii=False), _MAX_DETAIL) if detail and objects else ""
