@@ -194,9 +194,7 @@ def _add_serve(commands: argparse._SubParsersAction[Parser]) -> None:
     command.add_argument(
         "--tls-cert", metavar="FILE", type=Path, help="use https with this certificate and its chain (PEM)"
     )
-    command.add_argument(
-        "--tls-key", metavar="FILE", type=Path, help="the private key of the certificate, unencrypted (PEM)"
-    )
+    command.add_argument("--tls-key", metavar="FILE", type=Path, help="its private key, not encrypted")
     command.set_defaults(command=_serve)
 
 
