@@ -14,7 +14,8 @@ def plan(options: Options) -> int:
     """Print what a sync would do and return the exit code. Copies nothing. Raises ConfigError, LocalError."""
     with open_for_reading(options) as (context, state):
         context.check_no_partial_bundle(options)
-        dry_run = DryRun(context.calls, context.manifests, context.bases(state))
+        bases = context.bases(state)
+        dry_run = DryRun(context.calls, context.manifests, bases, context.signatures, deep=options.deep)
         planner = context.planner(state, dry_run, use_hints=not options.deep)
         stopped = context.run_until_signal(dry_run.run(planner.plan_all(context.entries)))
         summary = dry_run.summary

@@ -26,6 +26,7 @@ from mirror.sync.manifest_bodies import ManifestBodies
 from mirror.sync.manifest_graph import ManifestCache
 from mirror.sync.plan_model import MirrorEntry, PlanReceiver
 from mirror.sync.planner import Planner
+from mirror.sync.signature_checker import SignatureChecker
 from mirror.transfer.blob_locations import BlobLocations
 from mirror.transfer.calls import CLOSE_TIMEOUT, Calls, new_loop
 from mirror.transfer.tasks import Coro
@@ -56,6 +57,7 @@ class RunContext(Struct, frozen=True):
     only: ReferenceFilter
     signals: Signals
     manifests: ManifestCache
+    signatures: SignatureChecker
 
     def planner(
         self,
@@ -81,7 +83,7 @@ class RunContext(Struct, frozen=True):
 
     def bases(self, state: State) -> BundleBases:
         """Create the object that checks whether targets have the blobs that differential bundles leave out."""
-        reader = ImageReader(self.calls, state, self.manifests)
+        reader = ImageReader(self.calls, state, self.manifests, self.signatures)
         return BundleBases(
             self.calls,
             reader,
@@ -208,7 +210,8 @@ def open_run(
         calls = Calls(loop, limits, stop, downloads=parallel.downloads, uploads=parallel.uploads)
         manifests = ManifestCache(calls, bodies=ManifestBodies(spool / "manifests" if writes else None))
         try:
-            yield RunContext(limits, stop, stores, loop, calls, entries, only, signals, manifests)
+            signatures = SignatureChecker(calls, manifests)
+            yield RunContext(limits, stop, stores, loop, calls, entries, only, signals, manifests, signatures)
         finally:
             close_in_time(calls.close, signals)
             manifests.close()

@@ -155,6 +155,7 @@ class Stores:
                 schema1=mirror.schema1 != "fail",
                 wildcard=mirror.wildcard,
                 repository_rules=mirror.repositories,
+                signature_policy=mirror.signature_policy,
             )
             for mirror in self._config.mirrors
         ]

@@ -215,7 +215,7 @@ class _SyncRun:
             repair=self._options.repair,
             before_write=mark_repository,
         )
-        reader = ImageReader(context.calls, state, context.manifests)
+        reader = ImageReader(context.calls, state, context.manifests, context.signatures)
         copy_queue = CopyQueue(
             context.calls,
             reader,

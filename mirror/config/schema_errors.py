@@ -25,6 +25,9 @@ _SYNONYMS = {
     **dict.fromkeys(("read", "write"), "idle"),
 }
 _INSECURE = ("insecure", "tls-verify", "skip-tls-verify", "insecure-skip-verify", "insecure-skip-tls-verify")
+# Names of settings for signatures that a certificate authority or a key service vouches for, in the tools that have
+# them.
+_KEYLESS = ("keyless", "identity", "issuer", "certificate", "fulcio", "rekor", "trusted-root", "oidc")
 
 
 def check(document: Document, data: Any) -> None:
@@ -78,6 +81,9 @@ def _unknown_key_message(key: str, part: dict[str, Any]) -> str:
         return f"unknown key {quote_key(key)} here; it belongs at {elsewhere[-1]}"
     if _normalize_key(key) in _INSECURE and "plain-http" in part.get("properties", {}):
         how = "use `plain-http: true` for http, or `tls: {verify: false}` for https without verification"
+        return f"unknown key {quote_key(key)}; {how}"
+    if "keys" in part.get("properties", {}) and any(word in _normalize_key(key) for word in _KEYLESS):
+        how = "keyless signatures are not supported; list the public keys under `keys`"
         return f"unknown key {quote_key(key)}; {how}"
     nearest = _nearest_key(key, part)
     if nearest and part["properties"][nearest].get(NOT_YET) is True:

@@ -35,13 +35,15 @@ class Platform(Struct, frozen=True):
 class Descriptor(Struct, frozen=True):
     """A descriptor: the digest, the size in bytes and the media type of an object.
 
-    size: None only for the layers of a schema 1 manifest, which does not state sizes."""
+    size: None only for the layers of a schema 1 manifest, which does not state sizes.
+    artifact_type: the type of the artifact that a manifest contains; empty if the descriptor does not state it."""
 
     digest: Digest
     size: int | None
     media_type: str = ""
     platform: Platform | None = None
     urls: tuple[str, ...] = ()
+    artifact_type: str = ""
 
     @property
     def foreign(self) -> bool:
@@ -87,7 +89,15 @@ def parse_descriptor(value: Value, where: str) -> Descriptor:
     media_type = value.get("mediaType", "")
     if not isinstance(media_type, str):
         raise _invalid_error(f"{where}.mediaType", "expected a string")
-    return Descriptor(digest, size, media_type, _platform(value), _urls(value, where))
+    artifact_type = value.get("artifactType")
+    return Descriptor(
+        digest,
+        size,
+        media_type,
+        _platform(value),
+        _urls(value, where),
+        artifact_type if isinstance(artifact_type, str) else "",
+    )
 
 
 def _check_data(data: Value, digest: Digest, size: int, where: str) -> None:

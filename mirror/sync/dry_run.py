@@ -14,7 +14,8 @@ from mirror.store import Target, Version
 from mirror.sync.bundle_bases import BundleBases
 from mirror.sync.image_reader import read_version
 from mirror.sync.manifest_graph import ManifestCache, ManifestGraph
-from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, TargetEntry
+from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, SourceReference, TargetEntry
+from mirror.sync.signature_checker import SignatureChecker
 from mirror.transfer.calls import Calls
 from mirror.transfer.tasks import Coro, run_group, task_group
 from mirror.util.structs import Struct, field
@@ -68,13 +69,24 @@ class PlanSummary(Struct):
 class DryRun:
     """Reads the manifests of the images that a sync would copy, and adds up their sizes. Implements PlanReceiver.
 
+    deep: whether the sync would also check the signatures of images that are up to date.
     summary: the result, which is complete after `run` and `find_bundles_to_rebuild`."""
 
-    def __init__(self, calls: Calls, manifests: ManifestCache, bases: BundleBases) -> None:
+    def __init__(
+        self,
+        calls: Calls,
+        manifests: ManifestCache,
+        bases: BundleBases,
+        signatures: SignatureChecker,
+        *,
+        deep: bool,
+    ) -> None:
         self.summary = PlanSummary()
         self._calls = calls
         self._manifests = manifests
         self._bases = bases
+        self._signatures = signatures
+        self._deep = deep
         self._from_partial: defaultdict[str, list[PlanEntry]] = defaultdict(list)  # by source host
         self._tasks: asyncio.TaskGroup
         # What has already been counted, by host.
@@ -103,7 +115,10 @@ class DryRun:
         if plan_entry.error is not None:
             self._record_failure(plan_entry.name, plan_entry.error, target)
         elif plan_entry.action is Action.SKIP:
-            self.summary.up_to_date += 1
+            if self._deep and plan_entry.reference.entry.signature_policy is not None:
+                self._tasks.create_task(self._check_unchanged(plan_entry))
+            else:
+                self.summary.up_to_date += 1
             if to_bundle and target.store.partial:
                 self._tasks.create_task(self._check_bundle_blobs(plan_entry))
         elif source.partial and not to_bundle:
@@ -177,14 +192,29 @@ class DryRun:
         if not complete:
             self._bundles_without_blobs.add(target.repository.host)
 
+    async def _check_unchanged(self, plan_entry: PlanEntry) -> None:
+        """Check the signature of an image that is up to date, and add the image to the summary."""
+        reference = plan_entry.reference
+        try:
+            await self._signatures.check(reference, await self._read_version(reference))
+        except MirrorError as error:
+            self._record_failure(plan_entry.name, error, plan_entry.target)
+        else:
+            self.summary.up_to_date += 1
+
+    async def _read_version(self, reference: SourceReference) -> Version:
+        """Return what a reference refers to. If it has not been resolved yet, resolve it."""
+        if isinstance(reference.version, Version):
+            return reference.version
+        return await read_version(self._calls, reference)
+
     async def _measure(self, plan_entry: PlanEntry) -> None:
         """Read the manifests of an image that a sync would copy, and add the image to the summary."""
         reference = plan_entry.reference
         entry = reference.entry
         try:
-            version = reference.version
-            if not isinstance(version, Version):
-                version = await read_version(self._calls, reference)
+            version = await self._read_version(reference)
+            await self._signatures.check(reference, version)
             if version.transform is not None:
                 change = PlannedCopy(
                     reference.name,

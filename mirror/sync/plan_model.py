@@ -12,6 +12,7 @@ from mirror.oci.reference import ListedTag, Repository
 from mirror.selection.locations import MATCHED
 from mirror.selection.repository_rules import RepositoryRules
 from mirror.selection.tag_rules import TagRules
+from mirror.signatures.policy import SignaturePolicy
 from mirror.store import Source, Version
 from mirror.util.structs import Struct, replace
 
@@ -33,6 +34,7 @@ class MirrorEntry(Struct, frozen=True):
     heads_first: whether digests are requested with HEAD before a manifest is read, because the source counts GET
     requests for manifests against a quota, but not HEAD requests.
     schema1: whether images with schema 1 manifests are allowed.
+    signature_policy: which keys must have signed the images; None if no signature is required.
     wildcard: whether `repository` is a prefix, so that every source repository below it is mirrored. In the target
     repositories, MATCHED is then replaced by the part of the source repository's name after the prefix.
     repository_rules: which of the repositories below the prefix of a wildcard are mirrored."""
@@ -45,6 +47,7 @@ class MirrorEntry(Struct, frozen=True):
     schema1: bool = True
     wildcard: bool = False
     repository_rules: RepositoryRules = RepositoryRules()
+    signature_policy: SignaturePolicy | None = None
 
     @property
     def name(self) -> str:

@@ -16,7 +16,8 @@ from mirror.oci.reference import Repository
 from mirror.store import DAMAGED, Target, Version
 from mirror.sync.image_reader import ImageReader, read_version
 from mirror.sync.manifest_graph import ManifestCache, WrongDescriptorError
-from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, TargetEntry
+from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, SourceReference, TargetEntry
+from mirror.sync.signature_checker import SignatureChecker
 from mirror.transfer.blob_request import BlobSource
 from mirror.transfer.calls import Calls
 from mirror.transfer.downloads import BlobDownload
@@ -58,14 +59,24 @@ class VerifyResult(Struct):
 class Verifier:
     """Checks each image that a target should have. Implements PlanReceiver.
 
-    reader: runs the transforms if `deep` is set.
-    deep: whether to hash every blob, and to run transforms in order to compare their results with the targets.
+    reader: runs the transforms if `deep` is set. signatures: checks the signatures of images that a sync would copy.
+    deep: whether to hash every blob, to run transforms in order to compare their results with the targets, and to check
+    the signatures of all images.
     result: the result, which is complete after `run`."""
 
-    def __init__(self, calls: Calls, targets: Mapping[str, Target], reader: ImageReader, *, deep: bool) -> None:
+    def __init__(
+        self,
+        calls: Calls,
+        targets: Mapping[str, Target],
+        reader: ImageReader,
+        signatures: SignatureChecker,
+        *,
+        deep: bool,
+    ) -> None:
         self.result = VerifyResult()
         self._calls = calls
         self._reader = reader
+        self._signatures = signatures
         self._manifests = ManifestCache(calls, by_repository=True)
         self._targets = targets
         self._deep = deep
@@ -116,6 +127,8 @@ class Verifier:
         """Check that an image on a target is complete and equal to the image at the source."""
         target = plan_entry.target
         try:
+            if plan_entry.action is Action.COPY or self._deep:
+                await self._check_signature(plan_entry.reference)
             if plan_entry.action is Action.COPY:
                 if plan_entry.old_digest is None:
                     plan_entry = replace(plan_entry, old_digest=await self._read_unlisted(plan_entry))
@@ -134,6 +147,20 @@ class Verifier:
             self._add_problem(plan_entry.name, error)
         finally:
             self._reader.release(plan_entry.reference)
+
+    async def _check_signature(self, reference: SourceReference) -> None:
+        """Raise Refused (not_signed) if a sync would not copy an image because of its signature.
+
+        If it cannot be read from the source, do nothing: the comparison with the source reports the error."""
+        if reference.entry.signature_policy is None:
+            return
+        if reference.version is None:
+            try:
+                reference.version = await read_version(self._calls, reference)
+            except NotFound:
+                return
+        if isinstance(reference.version, Version):
+            await self._signatures.check(reference, reference.version)
 
     async def _read_unlisted(self, plan_entry: PlanEntry) -> Digest:
         """Read a tag from the target, because the plan entry does not contain its digest, and return the digest.

@@ -856,6 +856,63 @@ TAGS = (
     Case("pattern-text", _mirror("tags: {include: 'v.*'}"), "5:19", ("expected a list", 'write ["v.*"]')),
 )
 
+PUBLIC_KEY = (
+    "-----BEGIN PUBLIC KEY-----\n"
+    "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEhlVaPg0U18Eq4PKYzoP7FQXKKitK\n"
+    "rfgeiaDbJj7YXftF9xPviKi9BIiWAjLpO6wVThc2XeeAer/G4Ggf7h2KVg==\n"
+    "-----END PUBLIC KEY-----\n"
+)
+
+
+def _keys(keys: str) -> str:
+    return _mirror(f"verify-signatures: {{{keys}}}")
+
+
+def _key_file(content: str | bytes, *says: str, id: str) -> Case:
+    return Case(f"key-{id}", _keys("keys: [a.pub]"), "5:30", ("verify-signatures.keys[0]: ", *says), {"a.pub": content})
+
+
+def _keyless(key: str) -> Case:
+    says = f'unknown key "{key}"; keyless signatures are not supported; list the public keys under `keys`'
+    return Case(f"key-{key}", _keys(f"keys: [a.pub], {key}: x"), "5:38", (says,), {"a.pub": PUBLIC_KEY})
+
+
+SIGNATURES = (
+    Case("keys-of-a-mirror-are-a-list", _mirror("verify-signatures: [a.pub]"), "5:22", ("expected a mapping",)),
+    Case("no-keys", _mirror("verify-signatures: {}"), "5:22", ('missing key "keys"',)),
+    Case("keys-empty", _keys("keys: []"), "5:29", ("expected a list with at least one entry",)),
+    Case("keys-text", _keys("keys: a.pub"), "5:29", ("expected a list", 'write ["a.pub"]')),
+    Case("keys-missing", _keys("keys: [none.pub]"), "5:30", ("verify-signatures.keys[0]: ", "none.pub: no such file")),
+    Case("keys-directory", _keys("keys: [.]"), "5:30", ("is not a regular file",)),
+    Case("keys-many", _keys(f"keys: [{'a.pub,' * 21}]"), "5:29", ("the limit is 20",), {"a.pub": PUBLIC_KEY}),
+    Case("key-of-a-service", _keys("keys: [awskms:///alias/x]"), "5:30", ("is not a file; save the public key",)),
+    Case("key-of-a-token", _keys("keys: ['pkcs11:token=x']"), "5:30", ("is not a file; save the public key",)),
+    Case("key-by-its-url", _keys("keys: ['https://a.example.com/x.pub']"), "5:30", ("is not a file",)),
+    Case("key-misspelt", _keys("Keys: [a.pub]"), "5:23", ('unknown key "Keys"; did you mean "keys"?',)),
+    _keyless("keyless"),
+    _keyless("certificate-identity"),
+    _keyless("certificate_oidc_issuer"),
+    _keyless("rekor-url"),
+    _key_file("", "a.pub is empty; expected a PEM public key", id="empty"),
+    _key_file(b"\x30\x59", "a.pub is not PEM; convert it", id="der"),
+    _key_file("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "has no valid public key", id="damaged"),
+    _key_file(PUBLIC_KEY * 2, "contains 2 keys", id="double"),
+    _key_file("-----BEGIN EC PRIVATE KEY-----\n", "contains a private key, expected a public key", id="private"),
+    _key_file("-----BEGIN CERTIFICATE-----\n", "contains a certificate, expected a public key", id="certificate"),
+    Case(
+        "defaults-with-a-missing-key",
+        f"{HEAD}defaults: {{verify-signatures: {{keys: [none.pub]}}}}\n{MIRROR}",
+        "2:39",
+        ("defaults.verify-signatures.keys[0]: ", "none.pub: no such file"),
+    ),
+    Case(
+        "signatures-of-v1",
+        _mirror("verify-signatures: {keys: [a.pub]}\n  v1: only"),
+        "3:11",
+        ("images of v1 have no signatures, so `verify-signatures` would reject all of them",),
+        {"a.pub": PUBLIC_KEY},
+    ),
+)
 
 ON_DISK = (
     Case("base-without-a-bundle", _mirror("base: far-side.json"), "5:9", ("mirrors[0].base", "no target is a bundle")),
@@ -949,7 +1006,6 @@ LATER_KEYS: tuple[tuple[str, str, str, str], ...] = (
     ("registry", "bandwidth", "{read: 10 MiB/s, write: 5 MB/s, schedule: 'Mon-Fri'}", "{read: fast}"),
     ("mirror", "platforms", "[linux/amd64]", "linux/amd64"),
     ("mirror", "index", "sparse", "thin"),
-    ("mirror", "verify-signatures", "{keys: [a.pub]}", "[a.pub]"),
     ("mirror", "every", "15 min", "15"),
     ("mirror", "referrers", "true", "sometimes"),
     ("mirror", "referrers", "{include: [a/b], exclude: [c], require: [d]}", "{require: d}"),
@@ -1004,4 +1060,7 @@ NOT_IN_THIS_VERSION = (
     Case("later-tag-template", _target("'b.example.com/app:{tag}-x'"), "4:13", ("{tag} is not in this version",)),
 )
 
-CASES: tuple[Case, ...] = (*FILE, *KEYS, *REGISTRIES, *LOCATIONS, *WILDCARDS, *TAGS, *ON_DISK, *NOT_IN_THIS_VERSION)
+CASES: tuple[Case, ...] = (
+    *(*FILE, *KEYS, *REGISTRIES, *LOCATIONS, *WILDCARDS),
+    *(*TAGS, *SIGNATURES, *ON_DISK, *NOT_IN_THIS_VERSION),
+)
