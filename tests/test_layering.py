@@ -64,6 +64,8 @@ HOMES = {
     "rich": ("mirror.output.progress",),
     "msgspec": ("mirror.util.structs",),
     "socks": ("mirror.registry.http.proxy",),
+    "boto3": ("mirror.registry.aws",),
+    "botocore": ("mirror.registry.aws",),
     "re2": ("mirror.selection.patterns",),
 }
 MAY_PRINT = ("mirror.output.console",)

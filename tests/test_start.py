@@ -37,6 +37,7 @@ RARELY_NEEDED = (
     "mirror.serve",
     "mirror.registry.catalogs",
     "mirror.registry.v1.client",
+    "boto3",
 )
 
 

@@ -5,6 +5,7 @@ All functions raise ConfigError if a value is not valid. Callers add the positio
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import stat
 from importlib.util import find_spec
@@ -134,3 +135,12 @@ def check_pem(file: Path, wanted: str) -> str | None:
         if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO) & ~stat.S_IRGRP:
             return f"users other than its owner and group can access {file}; run: chmod 600 {file}"
     return None
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether `host[:port]` is `localhost` or a loopback address."""
+    name = host.partition("]")[0][1:] if host.startswith("[") else host.partition(":")[0]
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"
