@@ -67,6 +67,8 @@ HOMES = {
     "socks": ("mirror.registry.http.proxy",),
     "cryptography": ("mirror.signatures.keys",),
     "nacl": ("mirror.signatures.keys",),
+    "boto3": ("mirror.registry.aws",),
+    "botocore": ("mirror.registry.aws",),
     "re2": ("mirror.selection.patterns",),
 }
 MAY_PRINT = ("mirror.output.console",)

@@ -38,6 +38,7 @@ RARELY_NEEDED = (
     "mirror.serve",
     "mirror.registry.catalogs",
     "mirror.registry.v1.client",
+    "boto3",
 )
 
 

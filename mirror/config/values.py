@@ -5,6 +5,7 @@ All functions raise ConfigError if a value is not valid. Callers add the positio
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import stat
 from importlib.util import find_spec
@@ -147,3 +148,12 @@ def _read_pem(file: Path, wanted: str) -> tuple[bytes, int]:
     if not _PEM.search(data):
         raise ConfigError(f"{file} is not PEM; convert it to PEM, so that it has a line -----BEGIN {wanted}-----")
     return data, status.st_mode
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether `host[:port]` is `localhost` or a loopback address."""
+    name = host.partition("]")[0][1:] if host.startswith("[") else host.partition(":")[0]
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"

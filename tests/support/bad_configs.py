@@ -470,6 +470,44 @@ REGISTRIES = (
     Case(
         "proxy-socks", _registry(f'proxy: "socks5://joe:{CANARY}@p.example.com"'), "3:26", ("http, https or socks5h",)
     ),
+    Case("create-type", _registry("create: acr"), "3:27", ("expected ecr, harbor, or a mapping with the key type",)),
+    Case("create-no-type", _registry("create: {public: true}"), "3:27", ("type",)),
+    Case("create-key", _registry("create: {type: ecr, publik: true}"), "3:39", ("unknown key",)),
+    Case(
+        "create-key-of-ecr",
+        _registry("create: {type: harbor, kms-key: alias/x}"),
+        "3:51",
+        ("create.kms-key: has no effect with type harbor, only with ecr; remove it",),
+    ),
+    Case(
+        "create-key-of-harbor",
+        _registry("create: {type: ecr, storage-limit: 5 GiB}"),
+        "3:54",
+        ("create.storage-limit: has no effect with type ecr, only with harbor; remove it",),
+    ),
+    Case(
+        "create-harbor-on-ecr",
+        _registry("create: harbor", "public.ecr.aws"),
+        "3:28",
+        ("public.ecr.aws is a registry of Amazon ECR; the type is ecr",),
+    ),
+    Case(
+        "create-immutable-on-ecr-public",
+        _registry("create: {type: ecr, immutable-tags: true}", "public.ecr.aws"),
+        "3:56",
+        ("ECR Public has no such setting; remove it",),
+    ),
+    Case("create-tag", _registry("create: {type: ecr, tags: {'aws:x': y}}"), "3:46", ("AWS reserves names",)),
+    Case("create-tag-type", _registry("create: {type: ecr, tags: {x: 1}}"), "3:49", ("create.tags.x: ",)),
+    Case("create-endpoint", _registry("create: {type: ecr, endpoint: 'ftp://x'}"), "3:49", ("not the URL of an",)),
+    Case("create-quota", _registry("create: {type: harbor, storage-limit: 5}"), "3:57", ('write "5 MiB"',)),
+    Case("login-type", _registry("login: acr"), "3:26", ("did you mean ecr?",)),
+    Case(
+        "login-with-username",
+        _registry("username: joe, password: {env: PATH}, login: ecr"),
+        "3:64",
+        ("`login` gets the user name and password of b.example.com; remove these keys",),
+    ),
     Case("no-proxy-alone", _registry("no-proxy: [c.example.com]"), "3:29", ("no effect without `proxy`",)),
     Case(
         "no-proxy-text", _registry("proxy: 'http://p:1', no-proxy: c.example.com"), "3:50", ('write ["c.example.com"]',)
@@ -999,9 +1037,6 @@ LATER_KEYS: tuple[tuple[str, str, str, str], ...] = (
     ("top", "notify", "[{url: 'https://x.example.com/y', on: [failed], format: slack}]", "me"),
     ("top", "metrics", "{textfile: mirror.prom}", "[x]"),
     ("registry", "paths", "{team: {username: joe, password: {env: PATH}}}", "[team]"),
-    ("registry", "create", "ecr", "acr"),
-    ("registry", "create", "{type: harbor, public: false}", "{public: false}"),
-    ("registry", "login", "ecr", "[ecr]"),
     ("registry", "reserve", "20", "some"),
     ("registry", "bandwidth", "{read: 10 MiB/s, write: 5 MB/s, schedule: 'Mon-Fri'}", "{read: fast}"),
     ("mirror", "platforms", "[linux/amd64]", "linux/amd64"),

@@ -186,6 +186,8 @@ def classify_failure(error: MirrorError) -> V2Failure:  # noqa: PLR0911 - one re
     if isinstance(error, AuthError):
         # If there is no status, the credential could not be read. A 407 comes from a proxy.
         return V2Failure.ACCESS if error.status in (400, 401, 403) else V2Failure.LOCAL
+    if isinstance(error, NotFound) and error.status in (401, 403):
+        return V2Failure.ACCESS  # Harbor: the project does not exist
     if isinstance(error, NotFound):
         return V2Failure.CONTRADICTED if error.registry_code in _CONTRADICTING_CODES else V2Failure.UNKNOWN
     if isinstance(error, Refused):
