@@ -136,6 +136,7 @@ _COMMANDS = {
     "plan": parsers.add_plan,
     "verify": parsers.add_verify,
     "validate": parsers.add_validate,
+    "lock": parsers.add_lock,
     "bundle": _add_bundle,
     "inventory": _add_inventory,
     "serve": _add_serve,

@@ -21,6 +21,16 @@ def _add_command(
     return command
 
 
+_LOCK_EPILOG = """\
+example:
+  mirror lock prod.yaml                       writes prod.lock
+  mirror plan prod.yaml --locked prod.lock    shows which tags have changed since
+  mirror sync prod.yaml --locked prod.lock    copies exactly the locked images
+
+If a source cannot be read, nothing is written (exit code 1).
+"""
+
+
 def sentence(text: str) -> str:
     """Return `text` as a sentence: with a capital letter at the beginning and a period at the end."""
     return f"{text[0].upper()}{text[1:]}."
@@ -51,6 +61,7 @@ def add_sync(commands: argparse._SubParsersAction[Parser]) -> None:
         "--repair", action="store_true", help="read and hash all objects on the targets, and replace damaged objects"
     )
     sync.add_argument("--base", metavar="INVENTORY", type=Path, help="do not export blobs that this inventory lists")
+    _add_locked(sync, "copy exactly the images in this file, which `mirror lock` wrote, even if their tags have moved")
     sync.add_argument("--report", metavar="FILE", type=Path, help="also write the report to this file")
     sync.add_argument(
         "--progress",
@@ -78,9 +89,15 @@ def _add_only(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_locked(command: argparse.ArgumentParser, text: str) -> None:
+    """Add the option `--locked` to the parser for a command. text: its help."""
+    command.add_argument("--locked", metavar="FILE", type=Path, help=text)
+
+
 def add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser for `plan`."""
     plan = _add_command(commands, "plan", _plan, "show what a sync would do, without writing")
+    _add_locked(plan, "plan with the images in this file, which `mirror lock` wrote, and show which tags have changed")
     plan.add_argument("--exit-code", action="store_true", help="exit with code 10 if a sync would change something")
 
 
@@ -90,6 +107,20 @@ def add_verify(commands: argparse._SubParsersAction[Parser]) -> None:
     verify.add_argument("--deep", action="store_true", help="also read and hash every blob")
     _add_only(verify)
     verify.add_argument("-q", dest="quiet", action="store_true", help="print only problems")
+
+
+def add_lock(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add the parser for `lock`."""
+    lock = _add_command(commands, "lock", _lock, "write the selected tags with their digests to a file")
+    lock.epilog = _LOCK_EPILOG
+    lock.formatter_class = argparse.RawDescriptionHelpFormatter
+    lock.add_argument(
+        "-o",
+        dest="output",
+        metavar="FILE",
+        type=Path,
+        help="the file; by default, CONFIG with the suffix .lock; - for standard output",
+    )
 
 
 def add_validate(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -136,6 +167,7 @@ def _options(parsed: argparse.Namespace) -> Options:
         exit_code=given.get("exit_code", False),
         verbosity=-1 if given.get("quiet") else given.get("verbose", 0),
         base=given.get("base"),
+        locked=given.get("locked"),
     )
 
 
@@ -151,6 +183,13 @@ def _plan(parsed: argparse.Namespace) -> int:
     from mirror.commands import plan  # noqa: PLC0415
 
     return plan.plan(_options(parsed))
+
+
+def _lock(parsed: argparse.Namespace) -> int:
+    """Run `mirror lock`."""
+    from mirror.commands import lock  # noqa: PLC0415
+
+    return lock.lock(_options(parsed), parsed.output)
 
 
 def _verify(parsed: argparse.Namespace) -> int:

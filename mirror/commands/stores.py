@@ -155,8 +155,9 @@ class Stores:
                 schema1=mirror.schema1 != "fail",
                 wildcard=mirror.wildcard,
                 repository_rules=mirror.repositories,
+                number=number,
             )
-            for mirror in self._config.mirrors
+            for number, mirror in enumerate(self._config.mirrors)
         ]
 
     def _source(self, mirror: MirrorConfig) -> Source:
