@@ -137,6 +137,7 @@ _COMMANDS = {
     "verify": parsers.add_verify,
     "validate": parsers.add_validate,
     "lock": parsers.add_lock,
+    "explain": parsers.add_explain,
     "bundle": _add_bundle,
     "inventory": _add_inventory,
     "serve": _add_serve,

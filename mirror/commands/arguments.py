@@ -99,7 +99,6 @@ LATER_COMMANDS = {
     "prune": "deletes images that are no longer selected",
     "convert": "converts the configuration of another tool",
     "copy": "copies one image or repository without a configuration",
-    "explain": "shows which rule selects or excludes a reference",
     "report": "shows or merges reports",
 }
 # Options that are planned for later versions, by command. Each maps to the name of its value, or None if it has none.

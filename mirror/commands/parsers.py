@@ -31,6 +31,14 @@ If a source cannot be read, nothing is written (exit code 1).
 """
 
 
+_EXPLAIN_EPILOG = """\
+example:
+  mirror explain prod.yaml docker.io/library/alpine:3.20
+
+Exit code 1: something could not be determined. Exit code 2: no mirror concerns the reference.
+"""
+
+
 def sentence(text: str) -> str:
     """Return `text` as a sentence: with a capital letter at the beginning and a period at the end."""
     return f"{text[0].upper()}{text[1:]}."
@@ -123,6 +131,20 @@ def add_lock(commands: argparse._SubParsersAction[Parser]) -> None:
     )
 
 
+def add_explain(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add the parser for `explain`."""
+    text = "show which rule selects a reference or leaves it out, and what a sync would do with it"
+    explain = _add_command(commands, "explain", _explain, text)
+    explain.epilog = _EXPLAIN_EPILOG
+    explain.formatter_class = argparse.RawDescriptionHelpFormatter
+    explain.add_argument(
+        "reference",
+        metavar="REFERENCE",
+        help="a reference (host/repo:tag) or repository (host/repo) of a source or a target",
+    )
+    explain.add_argument("--json", action="store_true", help="print JSON")
+
+
 def add_validate(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser for `validate`."""
     validate = _add_command(commands, "validate", _validate, "check a configuration offline")
@@ -183,6 +205,13 @@ def _plan(parsed: argparse.Namespace) -> int:
     from mirror.commands import plan  # noqa: PLC0415
 
     return plan.plan(_options(parsed))
+
+
+def _explain(parsed: argparse.Namespace) -> int:
+    """Run `mirror explain`."""
+    from mirror.commands import explain  # noqa: PLC0415
+
+    return explain.explain(_options(parsed), parsed.reference, as_json=parsed.json)
 
 
 def _lock(parsed: argparse.Namespace) -> int:

@@ -26,7 +26,7 @@ from mirror.sync.image_reader import ImageReader
 from mirror.sync.locked_selection import ReferenceCollector, lock_entries
 from mirror.sync.manifest_bodies import ManifestBodies
 from mirror.sync.manifest_graph import ManifestCache
-from mirror.sync.plan_model import MirrorEntry, PlanReceiver, SourceReference
+from mirror.sync.plan_model import MirrorEntry, PlanReceiver, RepositoryFilter, SourceReference
 from mirror.sync.planner import Planner
 from mirror.transfer.blob_locations import BlobLocations
 from mirror.transfer.calls import CLOSE_TIMEOUT, Calls, new_loop
@@ -68,14 +68,17 @@ class RunContext(Struct, frozen=True):
         use_hints: bool = True,
         repeat_transforms: bool = False,
         repair: bool = False,
+        only: RepositoryFilter | None = None,
         receive_references: Callable[[Sequence[SourceReference]], None] | None = None,
     ) -> Planner:
-        """Create the planner for the run. receiver: the object to which the planner passes the plan entries."""
+        """Create the planner for the run. receiver: the object to which the planner passes the plan entries.
+
+        only: the filter to use instead of the one for `--only` and `--shard`."""
         return Planner(
             self.calls,
             state,
             receiver,
-            only=self.only,
+            only=only or self.only,
             parallel=self.stores.parallel(),
             keep_manifest=self.manifests.add,
             use_hints=use_hints,

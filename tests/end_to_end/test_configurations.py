@@ -174,7 +174,6 @@ def test_a_usage_error_exits_2_with_a_short_message(
         ["prune", "{config}", "--apply", "x", "--max-delete", "10"],
         ["convert", "--from", "regsync", "x"],
         ["copy", "docker.io/library/alpine", "oci:x"],
-        ["explain", "{config}", "docker.io/library/alpine:3", "--json"],
         ["report", "--html", "x"],
         ["report", "--merge", "x", "y"],
         ["help", "prune"],
@@ -202,7 +201,7 @@ def test_a_command_or_option_of_a_later_version_is_reported_as_such(
         (["help", "syncc"], "`mirror` has no command 'syncc' (did you mean `mirror sync`?)"),
         (
             ["help", "nonsense"],
-            "`mirror` has no command 'nonsense' (the commands are sync, plan, verify, validate, lock, bundle, "
+            "`mirror` has no command 'nonsense' (the commands are sync, plan, verify, validate, lock, explain, bundle, "
             "inventory, serve, schema, help)",
         ),
         (["bundle", "verfy", "x.tar"], "`mirror bundle` has no command 'verfy' (did you mean `mirror bundle verify`?)"),
