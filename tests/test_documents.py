@@ -17,7 +17,7 @@ from mirror.registry.http import dialer, pool, protocol
 from mirror.registry.v1 import parsing
 from mirror.selection import patterns
 from mirror.serve import server
-from mirror.sync import manifest_graph, signature_checker
+from mirror.sync import image_lock, manifest_graph, signature_checker
 from tests.registry.v1.test_fallback_source import ROWS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -77,6 +77,8 @@ def test_every_row_of_the_fallback_tables_that_is_tested_is_documented() -> None
         ("size of `index.json`", index.MAX_BYTES),
         ("references in `index.json`", index.MAX_ROOTS),
         ("size of an inventory", inventory.MAX_BYTES),
+        ("size of an image lock", image_lock.MAX_BYTES),
+        ("JSON values in an image lock", image_lock.MAX_NODES),
         ("members of a bundle", tar_reader.MAX_MEMBERS),
         ("name of a member", tar_reader.MAX_NAME),
         ("pax header or GNU long name", tar_reader.MAX_EXTENSION),

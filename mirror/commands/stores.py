@@ -160,8 +160,9 @@ class Stores:
                 wildcard=mirror.wildcard,
                 repository_rules=mirror.repositories,
                 signature_policy=mirror.signature_policy,
+                number=number,
             )
-            for mirror in self._config.mirrors
+            for number, mirror in enumerate(self._config.mirrors)
         ]
 
     def _source(self, mirror: MirrorConfig) -> Source:
