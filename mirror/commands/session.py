@@ -26,7 +26,6 @@ from mirror.sync.manifest_bodies import ManifestBodies
 from mirror.sync.manifest_graph import ManifestCache
 from mirror.sync.plan_model import MirrorEntry, PlanReceiver
 from mirror.sync.planner import Planner
-from mirror.transfer.blob_locations import BlobLocations
 from mirror.transfer.calls import CLOSE_TIMEOUT, Calls, new_loop
 from mirror.transfer.tasks import Coro
 from mirror.util.cancellation import Stop, Work
@@ -85,7 +84,7 @@ class RunContext(Struct, frozen=True):
         return BundleBases(
             self.calls,
             reader,
-            BlobLocations(state, self.stores.mountable_repositories(), self.stores.wildcards()),
+            self.stores.blob_locations(state),
             self.stores.registries,
         )
 

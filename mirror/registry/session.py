@@ -268,10 +268,12 @@ class Session:
         """Send a request with its `Authorization` header, and return the response and the value of that header."""
         with mark_exhausted:
             sent = self.authorizer.header(scopes, work)
+        login_path = self.settings.login_path(scopes[0].repository if scopes else "")
         try:
-            authorized = _add_header(request, "Authorization", sent)
+            authorized = request.with_header("Authorization", sent)
             if self._cookies is not None:
-                authorized = _add_header(authorized, "Cookie", self._cookies.header(request.destination.origin))
+                cookie = self._cookies.header(request.destination.origin, login_path)
+                authorized = authorized.with_header("Cookie", cookie)
             stream = self._client.send(authorized, work, streamed=streamed)
         except BaseException:
             self.authorizer.record_no_response(scopes)
@@ -279,7 +281,8 @@ class Session:
         if not self.speaks_v2:
             self.speaks_v2 = status_errors.has_v2_version(stream.headers.get_all("docker-distribution-api-version"))
         if self._cookies is not None:
-            self._cookies.store(request.destination.origin, stream.headers.get_all("set-cookie"))
+            fields = stream.headers.get_all("set-cookie")
+            self._cookies.store(request.destination.origin, fields, login_path)
         return stream, sent
 
     def _handle_challenge(
@@ -340,11 +343,3 @@ class Session:
             # No credentials were sent to this host. If a signed URL has expired, a retry gets a new one.
             error.code, error.retryable = "auth_denied", code == 403
         return error
-
-
-def _add_header(request: Request, name: str, value: str | None) -> Request:
-    """Return the request with a header inserted before its other headers. If `value` is None, return it unchanged."""
-    if value is None:
-        return request
-    headers = ((name, value), *request.headers)
-    return Request(request.method, request.kind, request.destination, headers, request.body)

@@ -310,6 +310,33 @@ REGISTRIES = (
         ("username without password; set both or neither",),
         fixed=("username: joe", ""),
     ),
+    Case(
+        "path-with-the-host",
+        _registry("paths: {b.example.com/team: {username: joe, password: {env: PATH}}}"),
+        "3:27",
+        ("expected a path of repositories, without the host", 'write "team"'),
+        fixed=("b.example.com/team: {u", "team: {u"),
+    ),
+    Case(
+        "path-with-a-star",
+        _registry("paths: {team/*: {username: joe, password: {env: PATH}}}"),
+        "3:27",
+        ('write "team", which also covers all repositories below it',),
+        fixed=("team/*", "team"),
+    ),
+    Case(
+        "path-without-a-password",
+        _registry("paths: {team: {username: joe}}"),
+        "3:33",
+        ("missing key", "password"),
+    ),
+    Case(
+        "path-with-an-unset-password",
+        _registry("paths: {app: {username: joe, password: {env: MIRROR_NOPE}}}"),
+        "3:58",
+        ('registries."b.example.com".paths.app.password: ', "MIRROR_NOPE is unset or empty", "a repository below app"),
+        secrets=True,
+    ),
     Case("password-alone", _registry("password: {env: PATH}"), "3:29", ("password without username",)),
     Case(
         "password-unset",
@@ -941,7 +968,6 @@ def _top(keys: str) -> str:
 LATER_KEYS: tuple[tuple[str, str, str, str], ...] = (
     ("top", "notify", "[{url: 'https://x.example.com/y', on: [failed], format: slack}]", "me"),
     ("top", "metrics", "{textfile: mirror.prom}", "[x]"),
-    ("registry", "paths", "{team: {username: joe, password: {env: PATH}}}", "[team]"),
     ("registry", "create", "ecr", "acr"),
     ("registry", "create", "{type: harbor, public: false}", "{public: false}"),
     ("registry", "login", "ecr", "[ecr]"),

@@ -296,6 +296,37 @@ def test_mounts_are_no_longer_tried_on_a_host_where_all_mounts_fail(world: World
     assert 5 + (MAX_FAILED_MOUNTS - 1) == len(target.verbs("mount"))
 
 
+def test_refused_mounts_between_different_credentials_end_no_mounts_between_equal_ones(world: World) -> None:
+    target = world.targets["target"]
+    paths = ["a/one", "b/one", "b/two"]
+    world.locations = BlobLocations(world.hints, {"target": paths}, None, lambda one: one.path.partition("/")[0])
+    both = []
+    for number in range(MAX_FAILED_MOUNTS + 2):
+        blob = world.source.add("app", DATA + bytes([number]))
+        target.blobs["a/one"][blob.digest] = world.source.blobs["app"][blob.digest]
+        world.locations.add_blob(Repository("target", "a/one"), blob.digest)
+        both.append(blob)
+    target.mounts = Mount.ABSENT
+
+    async def copy_sequentially(blob_copier: BlobCopier) -> None:
+        for blob in both:
+            await blob_copier.copy(world.request(blob, "b/one"))
+
+    world.drive(copy_sequentially)
+    assert MAX_FAILED_MOUNTS == len(target.verbs("mount"))
+    assert world.locations.is_mount_worthwhile("target")
+    assert ["b/one"] == world.locations.mount_candidates(Repository("target", "b/two"), both[0].digest)
+
+
+def test_repositories_with_the_same_credentials_are_the_first_candidates(world: World) -> None:
+    paths = ["a/one", "a/two", "b/one"]
+    world.locations = BlobLocations(world.hints, {"target": paths}, None, lambda one: one.path.partition("/")[0])
+    blob = world.source.add("app", DATA)
+    for path in ("a/one", "b/one", "a/two"):
+        world.locations.add_blob(Repository("target", path), blob.digest)
+    assert ["b/one", "a/two"] == world.locations.mount_candidates(Repository("target", "b/two"), blob.digest)
+
+
 def test_only_repositories_that_the_configuration_names_are_mounted_from(world: World) -> None:
     blob = world.source.add("app", DATA)
     world.hints.elsewhere[blob.digest] = ["secret/project"]
