@@ -18,7 +18,8 @@ from mirror.config import Config, state_directory
 from mirror.errors import SIGNALLED, Cancelled, ConfigError, LocalError, MirrorError, NotFound, printable
 from mirror.limits import Limits
 from mirror.output.redaction import Redactor
-from mirror.selection.locations import STREAM, can_match, is_bundle, is_registry
+from mirror.selection.locations import STREAM, is_bundle, is_registry
+from mirror.selection.repository_rules import can_match
 from mirror.state.hints import State
 from mirror.sync.bundle_bases import BundleBases
 from mirror.sync.image_reader import ImageReader

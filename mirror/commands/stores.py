@@ -21,7 +21,9 @@ from mirror.registry.auth.credentials import CredentialSource
 from mirror.registry.client import RegistryV2
 from mirror.registry.session import Session
 from mirror.registry.v1.fallback_state import V2Memory
-from mirror.selection.locations import MATCHED, can_match, is_bundle, is_registry
+from mirror.selection.locations import MATCHED, is_bundle, is_registry
+from mirror.selection.repository_rules import can_match
+from mirror.selection.tag_templates import TagTemplate
 from mirror.store import Source, Target
 from mirror.sync.plan_model import MirrorEntry, TargetEntry
 from mirror.transfer.blob_locations import BlobLocations, LocationHints
@@ -151,7 +153,7 @@ class Stores:
                 source=self._source(mirror),
                 repository=mirror.source.path,
                 rules=mirror.tags,
-                targets=tuple(self._target(target) for target in mirror.targets),
+                targets=tuple(map(self._target, mirror.targets, mirror.tag_templates)),
                 # Docker Hub's quota counts GET requests for manifests, but not HEAD requests.
                 heads_first=mirror.source.host == DOCKER_HUB,
                 schema1=mirror.schema1 != "fail",
@@ -175,11 +177,11 @@ class Stores:
             convert_schema1=mirror.schema1 == "convert",
         )
 
-    def _target(self, repository: Repository) -> TargetEntry:
+    def _target(self, repository: Repository, tags: TagTemplate) -> TargetEntry:
         """Return a target of a mirror as an entry for the planner."""
         settings = self._config.settings_for(repository.host)
         return TargetEntry(
-            self.registries[repository.host], Repository(repository.host, repository.path), settings.exclusive
+            self.registries[repository.host], Repository(repository.host, repository.path), settings.exclusive, tags
         )
 
     def blob_locations(self, hints: LocationHints) -> BlobLocations:

@@ -168,7 +168,7 @@ class DryRun:
         """Check whether a differential bundle or its base has every blob of an image. If not, mark the bundle."""
         target = plan_entry.target
         try:
-            graph = await self._manifests.read_graph(target.store, target.repository.path, plan_entry.reference.tag)
+            graph = await self._manifests.read_graph(target.store, target.repository.path, plan_entry.tag)
             complete = all(await run_group(self._bases.has_blob(target.repository, blob) for blob in graph.blobs))
         except MirrorError as error:
             if isinstance(error, Cancelled):

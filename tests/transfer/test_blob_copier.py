@@ -28,8 +28,7 @@ from mirror.limits import Limits
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
-from mirror.selection.locations import can_match
-from mirror.selection.repository_rules import RepositoryRules
+from mirror.selection.repository_rules import RepositoryRules, can_match
 from mirror.store import Mount
 from mirror.transfer.blob_copier import BlobCopier
 from mirror.transfer.blob_locations import MAX_FAILED_MOUNTS, BlobLocations
