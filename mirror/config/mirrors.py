@@ -42,9 +42,9 @@ class MirrorConfig(Struct, frozen=True):
     path: the path of its key, such as `mirrors[2]`. source, targets: the host of each is the host name of a registry,
     the real path of a bundle, `oci:` and the real path of a layout, or `-` for a standard stream. tag_templates: the
     tags that images get on each target. wildcard: whether the source's path is a prefix, and the targets' paths contain
-    `{repository}`. schema1: `copy`, `convert` or `fail`. v1: None means that the registry's settings decide. base: the
-    inventory that a differential export is based on. repositories: which of the repositories that a wildcard matches
-    are selected."""
+    `{repository}`. schema1: `copy`, `convert` or `fail`. foreign_layers: whether foreign layers are copied. v1: None
+    means that the registry's settings decide. base: the inventory that a differential export is based on. repositories:
+    which of the repositories that a wildcard matches are selected."""
 
     position: Position
     path: str
@@ -53,6 +53,7 @@ class MirrorConfig(Struct, frozen=True):
     tag_templates: tuple[TagTemplate, ...]
     tags: TagRules
     schema1: str
+    foreign_layers: bool = False
     v1: V1Mode | None = None
     wildcard: bool = False
     base: Path | None = None
@@ -103,6 +104,7 @@ def _build_draft(section: Section, defaults: Section, shared: TagRules | None, h
         tuple(target.tag_template or KEEP_TAG for _, target in targets),
         _location_rules(source) or own or shared or TagRules(),
         section.text("schema1") or defaults.text("schema1") or "copy",
+        (section.text("foreign-layers") or defaults.text("foreign-layers")) == "copy",
         _v1_mode(section) or _v1_mode(defaults),
         wildcard,
         section.file("base") or defaults.file("base"),

@@ -43,6 +43,7 @@ class MirrorEntry(Struct, frozen=True):
     heads_first: whether digests are requested with HEAD before a manifest is read, because the source counts GET
     requests for manifests against a quota, but not HEAD requests.
     schema1: whether images with schema 1 manifests are allowed.
+    foreign_layers: whether foreign layers are copied.
     wildcard: whether `repository` is a prefix, so that every source repository below it is mirrored. In the target
     repositories, MATCHED is then replaced by the part of the source repository's name after the prefix.
     repository_rules: which of the repositories below the prefix of a wildcard are mirrored."""
@@ -53,6 +54,7 @@ class MirrorEntry(Struct, frozen=True):
     targets: tuple[TargetEntry, ...]
     heads_first: bool = False
     schema1: bool = True
+    foreign_layers: bool = False
     wildcard: bool = False
     repository_rules: RepositoryRules = RepositoryRules()
 

@@ -121,7 +121,10 @@ class Verifier:
                     plan_entry = replace(plan_entry, old_digest=await self._read_unlisted(plan_entry))
                 await self._compare_with_source(plan_entry)
             try:
-                graph = await self._manifests.read_graph(target.store, target.repository.path, plan_entry.tag)
+                foreign = plan_entry.reference.entry.foreign_layers
+                graph = await self._manifests.read_graph(
+                    target.store, target.repository.path, plan_entry.tag, foreign_layers=foreign
+                )
             except MirrorError as error:
                 raise _add_remedy(error) from error
             if graph.root.digest != plan_entry.old_digest:

@@ -987,10 +987,7 @@ LATER_KEYS: tuple[tuple[str, str, str, str], ...] = (
     ("tags", "min-tags", "1", "one"),
     ("tags", "max-tags", "100", "all"),
 )
-LATER_VALUES: tuple[tuple[str, str, str], ...] = (
-    ("top", "report", "changes"),
-    ("mirror", "foreign-layers", "copy"),
-)
+LATER_VALUES: tuple[tuple[str, str, str], ...] = (("top", "report", "changes"),)
 _LATER: dict[str, tuple[Callable[[str], str], int, int, str]] = {
     "top": (_top, 2, 1, ""),
     "registry": (_registry, 3, 19, 'registries."b.example.com".'),
