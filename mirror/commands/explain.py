@@ -19,9 +19,9 @@ from mirror.selection.locations import (
     LayoutLocation,
     Location,
     RegistryLocation,
-    can_match,
     parse_source,
 )
+from mirror.selection.repository_rules import can_match
 from mirror.store import Version
 from mirror.sync.explanation import MirrorExplanation, Subject, TargetExplanation, explain_subjects
 from mirror.sync.plan_model import MirrorEntry, PlanReceiver, RepositoryFilter, source_digest

@@ -20,7 +20,8 @@ from mirror.oci import strictjson
 from mirror.oci.digest import Digest
 from mirror.oci.reference import is_path, is_tag
 from mirror.output.redaction import Redactor
-from mirror.selection.locations import MATCHED, can_match
+from mirror.selection.locations import MATCHED
+from mirror.selection.repository_rules import can_match
 from mirror.store import Source
 from mirror.util.cancellation import Work
 from mirror.util.structs import Struct

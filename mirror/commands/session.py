@@ -18,7 +18,8 @@ from mirror.config import Config, state_directory
 from mirror.errors import SIGNALLED, Cancelled, ConfigError, LocalError, MirrorError, NotFound, printable
 from mirror.limits import Limits
 from mirror.output.redaction import Redactor
-from mirror.selection.locations import STREAM, can_match, is_bundle, is_registry
+from mirror.selection.locations import STREAM, is_bundle, is_registry
+from mirror.selection.repository_rules import can_match
 from mirror.state.hints import State
 from mirror.sync.bundle_bases import BundleBases
 from mirror.sync.image_lock import read_image_lock
@@ -29,7 +30,6 @@ from mirror.sync.manifest_graph import ManifestCache
 from mirror.sync.plan_model import MirrorEntry, PlanReceiver, RepositoryFilter, SourceReference
 from mirror.sync.planner import Planner
 from mirror.sync.signature_checker import SignatureChecker
-from mirror.transfer.blob_locations import BlobLocations
 from mirror.transfer.calls import CLOSE_TIMEOUT, Calls, new_loop
 from mirror.transfer.tasks import Coro
 from mirror.util.cancellation import Stop, Work
@@ -99,7 +99,7 @@ class RunContext(Struct, frozen=True):
         return BundleBases(
             self.calls,
             reader,
-            BlobLocations(state, self.stores.mountable_repositories(), self.stores.wildcards()),
+            self.stores.blob_locations(state),
             self.stores.registries,
         )
 

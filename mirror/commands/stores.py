@@ -22,9 +22,12 @@ from mirror.registry.auth.credentials import CredentialSource
 from mirror.registry.client import RegistryV2
 from mirror.registry.session import Session
 from mirror.registry.v1.fallback_state import V2Memory
-from mirror.selection.locations import MATCHED, can_match, is_bundle, is_registry
+from mirror.selection.locations import MATCHED, is_bundle, is_registry
+from mirror.selection.repository_rules import can_match
+from mirror.selection.tag_templates import TagTemplate
 from mirror.store import Source, Target
 from mirror.sync.plan_model import MirrorEntry, TargetEntry
+from mirror.transfer.blob_locations import BlobLocations, LocationHints
 from mirror.transfer.routes import Routes
 
 DEFAULT_PARALLEL = 8  # parallel requests to a host
@@ -81,12 +84,13 @@ class Stores:
         self._limits = limits
         self._services = RegistryServices(config.registries, limits)
         self._credentials = CredentialSource(config.registries, on_secret=redactor.add, services=self._services.logins)
-        hosts = list(dict.fromkeys(one.host for mirror in config.mirrors for one in (mirror.source, *mirror.targets)))
+        named = [one for mirror in config.mirrors for one in (mirror.source, *mirror.targets)]
+        hosts = list(dict.fromkeys(one.host for one in named))
         registries = [host for host in hosts if is_registry(host)]
-        self._credentials.check_docker_files(registries)
+        self._credentials.check_docker_files(one for one in named if is_registry(one.host))
         self._authorizers: dict[str, HostAuthorizer] = {}
-        named = [(mirror.wildcard, one.host) for mirror in config.mirrors for one in (mirror.source, *mirror.targets)]
-        listed = {host for wildcard, host in named if wildcard}
+        uses = [(mirror.wildcard, one.host) for mirror in config.mirrors for one in (mirror.source, *mirror.targets)]
+        listed = {host for wildcard, host in uses if wildcard}
         self._v2 = {host: self._open_registry(host, lists_repositories=host in listed) for host in registries}
         self._on_disk = _open_disk_stores(config, hosts, spool, base, repair=repair)
         self.registries: dict[str, Target] = {host: one.as_target() for host, one in self._v2.items()}
@@ -153,10 +157,11 @@ class Stores:
                 source=self._source(mirror),
                 repository=mirror.source.path,
                 rules=mirror.tags,
-                targets=tuple(self._target(target) for target in mirror.targets),
+                targets=tuple(map(self._target, mirror.targets, mirror.tag_templates)),
                 # Docker Hub's quota counts GET requests for manifests, but not HEAD requests.
                 heads_first=mirror.source.host == DOCKER_HUB,
                 schema1=mirror.schema1 != "fail",
+                foreign_layers=mirror.foreign_layers,
                 wildcard=mirror.wildcard,
                 repository_rules=mirror.repositories,
                 signature_policy=mirror.signature_policy,
@@ -179,14 +184,23 @@ class Stores:
             convert_schema1=mirror.schema1 == "convert",
         )
 
-    def _target(self, repository: Repository) -> TargetEntry:
+    def _target(self, repository: Repository, tags: TagTemplate) -> TargetEntry:
         """Return a target of a mirror as an entry for the planner."""
         settings = self._config.settings_for(repository.host)
         return TargetEntry(
-            self.registries[repository.host], Repository(repository.host, repository.path), settings.exclusive
+            self.registries[repository.host], Repository(repository.host, repository.path), settings.exclusive, tags
         )
 
-    def mountable_repositories(self) -> dict[str, set[str]]:
+    def blob_locations(self, hints: LocationHints) -> BlobLocations:
+        """Return an object that tracks where blobs are. hints: where earlier runs saw them."""
+
+        def login_path(repository: Repository) -> str:
+            """Return the path whose credentials apply to a repository."""
+            return self._config.settings_for(repository.host).login_path(repository.path)
+
+        return BlobLocations(hints, self._mountable_repositories(), self._wildcards(), login_path)
+
+    def _mountable_repositories(self) -> dict[str, set[str]]:
         """Return the repositories that the configuration names, as paths by host. Blobs may be mounted from them.
 
         Repositories that match a wildcard are not included."""
@@ -197,7 +211,7 @@ class Stores:
                     named[repository.host].add(repository.path)
         return dict(named)
 
-    def wildcards(self) -> dict[str, list[Callable[[str], bool]]]:
+    def _wildcards(self) -> dict[str, list[Callable[[str], bool]]]:
         """Return functions that decide whether a repository matches a wildcard of the configuration, by host."""
         named: defaultdict[str, list[Callable[[str], bool]]] = defaultdict(list)
         for mirror in self._config.mirrors:

@@ -30,7 +30,6 @@ from mirror.sync.recorder import ResultRecorder
 from mirror.sync.repair import wrap_for_repair
 from mirror.sync.target_lifecycle import TargetLifecycle
 from mirror.transfer.blob_copier import BlobCopier
-from mirror.transfer.blob_locations import BlobLocations
 from mirror.transfer.blob_recorder import BlobRecorder
 from mirror.transfer.blob_request import BlobRequest, BlobResult
 from mirror.transfer.spool import Spool
@@ -82,7 +81,7 @@ def _used_files(config: Config, options: Options) -> list[Path]:
     """Return the files that a run reads or writes outside its state directory. A report must not replace them."""
     files = [config.path, config.log.file, options.only_from, options.base, options.locked]
     for host in config.registries.values():
-        files += [host.tls.ca, host.tls.cert, host.tls.key, host.password.file if host.password else None]
+        files += [host.tls.ca, host.tls.cert, host.tls.key, *(password.file for password in host.passwords)]
     return [file for file in files if file is not None]
 
 
@@ -178,7 +177,7 @@ class _SyncRun:
         spool.prepare()
         context.stores.delete_leftovers()
         context.manifests.close()  # delete files that a killed run left behind
-        locations = BlobLocations(state, context.stores.mountable_repositories(), context.stores.wildcards())
+        locations = context.stores.blob_locations(state)
 
         def mark_repository(repository: Repository) -> None:
             """Mark a repository as unfinished before the first write to it."""

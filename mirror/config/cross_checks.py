@@ -13,12 +13,13 @@ from pathlib import Path
 from mirror.config.cycles import Readers, check_wildcard_cycles
 from mirror.config.mirrors import Draft
 from mirror.config.problems import KeyPath
+from mirror.config.target_tags import check_target_tags
 from mirror.config.tree import Document
 from mirror.errors import printable
 from mirror.oci.reference import Repository
 from mirror.selection.locations import STREAM, is_bundle
 from mirror.selection.repository_rules import RepositoryRules
-from mirror.selection.tag_rules import common_tag
+from mirror.selection.tag_templates import KEEP_TAG, TagTemplate, common_tag, known_tags
 
 
 def check(document: Document, drafts: Sequence[Draft], warnings: list[str]) -> None:
@@ -27,20 +28,23 @@ def check(document: Document, drafts: Sequence[Draft], warnings: list[str]) -> N
     _check_bundles(document, drafts)
     _check_bases(document, drafts)
     with_valid_rules = [draft for draft in drafts if draft.has_valid_rules]
+    check_target_tags(document, with_valid_rules)
     _check_writers(document, with_valid_rules)
     _check_cycles(document, with_valid_rules, warnings)
 
 
 def _check_targets(document: Document, drafts: Sequence[Draft]) -> None:
-    """Check that no mirror lists its own source as a target, or lists a target twice."""
+    """Check that no mirror lists its own source as a target, or lists a target twice.
+
+    The module `target_tags` checks targets with other tags than the source."""
     for draft in drafts:
-        seen: set[Repository] = set()
-        for target, path in zip(draft.mirror.targets, draft.target_paths, strict=True):
-            if target == draft.mirror.source:
+        seen: set[tuple[Repository, TagTemplate]] = set()
+        for target, template, path in draft.targets():
+            if target == draft.mirror.source and template == KEEP_TAG:
                 document.add(path, f"would mirror onto itself: {target} is also the source; use another repository")
-            elif target in seen:
+            elif (target, template) in seen:
                 document.add(path, f"{target} is listed twice; remove one")
-            seen.add(target)
+            seen.add((target, template))
 
 
 def _check_bundles(document: Document, drafts: Sequence[Draft]) -> None:
@@ -49,9 +53,10 @@ def _check_bundles(document: Document, drafts: Sequence[Draft]) -> None:
         draft.mirror.source.host: draft.mirror for draft in reversed(drafts) if is_bundle(draft.mirror.source.host)
     }
     for draft in drafts:
-        for target, path in zip(draft.mirror.targets, draft.target_paths, strict=True):
+        for target, template, path in draft.targets():
             reader = readers.get(target.host)
-            if reader is not None and target.host != STREAM and target != draft.mirror.source:
+            is_reported = target == draft.mirror.source and template == KEEP_TAG
+            if reader is not None and target.host != STREAM and not is_reported:
                 what = "is a bundle, which each run replaces as a whole, but"
                 remedy = "use a different file for the source or the target, or use a layout (oci:DIR)"
                 document.add(path, f"{printable(target.host)} {what} {reader.path} also reads from it; {remedy}")
@@ -77,32 +82,35 @@ def _check_writers(document: Document, drafts: Sequence[Draft]) -> None:
     """Check that no two mirrors can write the same tag in a repository.
 
     Wildcards with different rules for repositories may select different ones. A run checks that they do."""
-    writers: dict[Repository, list[tuple[Draft, KeyPath]]] = defaultdict(list)
+    writers: dict[Repository, list[tuple[Draft, TagTemplate, KeyPath]]] = defaultdict(list)
     for draft in drafts:
-        for target, path in zip(draft.mirror.targets, draft.target_paths, strict=True):
-            writers[target].append((draft, path))
+        for target, template, path in draft.targets():
+            writers[target].append((draft, template, path))
     for target, found in writers.items():
         reported: set[KeyPath] = set()
-        for rules in dict.fromkeys(draft.mirror.repositories for draft, _ in found):
+        for rules in dict.fromkeys(draft.mirror.repositories for draft, _, _ in found):
             comparable = [one for one in found if one[0].mirror.repositories in (rules, RepositoryRules())]
             _check_writers_of_repository(document, target, comparable, reported)
 
 
 def _check_writers_of_repository(
-    document: Document, target: Repository, found: list[tuple[Draft, KeyPath]], reported: set[KeyPath]
+    document: Document,
+    target: Repository,
+    found: list[tuple[Draft, TagTemplate, KeyPath]],
+    reported: set[KeyPath],
 ) -> None:
     """Check that the mirrors in `found`, which all write to `target`, cannot write the same tag.
 
     reported: the paths of targets for which a problem was reported. They are not reported again."""
-    named: dict[str, Draft] = {}
-    open_ended: list[Draft] = []
-    for draft, path in found:
+    named: dict[str, tuple[Draft, TagTemplate]] = {}
+    open_ended: list[tuple[Draft, TagTemplate]] = []
+    for draft, template, path in found:
         rules = draft.mirror.tags
-        tags: Sequence[str] = () if rules.literal is None else rules.literal
-        earlier, tag = next(((named[tag], tag) for tag in tags if tag in named), (None, ""))
-        rivals = open_ended if rules.is_literal else [*open_ended, *dict.fromkeys(named.values())]
-        for rival in rivals if earlier is None else ():
-            shared = common_tag(rules, rival.mirror.tags)
+        tags = known_tags(rules, template)
+        earlier, tag = next(((named[tag][0], tag) for tag in tags or () if tag in named), (None, ""))
+        rivals = open_ended if tags is not None else [*open_ended, *dict.fromkeys(named.values())]
+        for rival, rival_template in rivals if earlier is None else ():
+            shared = common_tag(rules, rival.mirror.tags, template, rival_template)
             if shared is not None:
                 earlier, tag = rival, shared
                 break
@@ -116,10 +124,10 @@ def _check_writers_of_repository(
                 f"{draft.mirror.path} and {earlier.mirror.path} (line {earlier.mirror.position.line}) may both write "
                 f"{what} of {target}; use different target repositories, or list different tags",
             )
-        elif rules.is_literal:
-            named.update(dict.fromkeys(tags, draft))
+        elif tags is not None:
+            named.update(dict.fromkeys(tags, (draft, template)))
         else:
-            open_ended.append(draft)
+            open_ended.append((draft, template))
 
 
 def _check_cycles(document: Document, drafts: Sequence[Draft], warnings: list[str]) -> None:
@@ -129,9 +137,9 @@ def _check_cycles(document: Document, drafts: Sequence[Draft], warnings: list[st
     for draft in drafts:
         found = [
             reader
-            for target in draft.mirror.targets
+            for target, template, _ in draft.targets()
             for reader in readers.readers_of(target)
-            if reader is not draft and common_tag(draft.mirror.tags, reader.mirror.tags) is not None
+            if reader is not draft and common_tag(draft.mirror.tags, reader.mirror.tags, template) is not None
         ]
         feeds[draft.path] = list({reader.path: reader for reader in found}.values())
     literal = [draft for draft in drafts if not draft.mirror.wildcard]

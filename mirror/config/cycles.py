@@ -10,8 +10,8 @@ from mirror.config.problems import KeyPath
 from mirror.config.tree import Document
 from mirror.oci.reference import Repository
 from mirror.selection.locations import MATCHED
-from mirror.selection.tag_rules import common_tag
-from mirror.util.structs import Struct
+from mirror.selection.tag_templates import KEEP_TAG, TagTemplate, common_tag
+from mirror.util.structs import Struct, replace
 
 _MOST_STEPS = 1000  # the maximum number of paths that are followed from one target
 
@@ -20,17 +20,18 @@ class _WrittenPath(Struct, frozen=True):
     """A repository path to which a mirror writes, or a pattern for all repository paths to which it writes.
 
     host: the host of the repository. If `after` is None, `before` is the whole path. Otherwise, a path consists of
-    `before`, the text that the `*` in the source matched, and `after`."""
+    `before`, the text that the `*` in the source matched, and `after`. tags: the tags that images get there."""
 
     host: str
     before: str
     after: str | None = None
+    tags: TagTemplate = KEEP_TAG
 
     @classmethod
-    def from_target(cls, target: Repository) -> _WrittenPath:
+    def from_target(cls, target: Repository, tags: TagTemplate = KEEP_TAG) -> _WrittenPath:
         """Return the path or the pattern for a target. It is a pattern if the target contains `{repository}`."""
         before, matched, after = target.path.partition(MATCHED)
-        return cls(target.host, before, after if matched else None)
+        return cls(target.host, before, after if matched else None, tags)
 
 
 class Readers:
@@ -66,8 +67,8 @@ def check_wildcard_cycles(document: Document, drafts: Sequence[Draft]) -> set[Ke
         return set()
     reported: set[frozenset[KeyPath]] = set()
     for draft in drafts:
-        for target, path in zip(draft.mirror.targets, draft.target_paths, strict=True):
-            cycle = _find_cycle(draft, target, readers)
+        for target, template, path in draft.targets():
+            cycle = _find_cycle(draft, _WrittenPath.from_target(target, template), readers)
             members = frozenset(one.path for one in cycle)
             if not cycle or members in reported or not any(one.mirror.wildcard for one in cycle):
                 continue
@@ -80,11 +81,10 @@ def check_wildcard_cycles(document: Document, drafts: Sequence[Draft]) -> set[Ke
     return {path for members in reported for path in members}
 
 
-def _find_cycle(start: Draft, target: Repository, readers: Readers) -> list[Draft]:
-    """Return the mirrors of a cycle that copies what `start` writes to `target` back into the source of `start`.
+def _find_cycle(start: Draft, first: _WrittenPath, readers: Readers) -> list[Draft]:
+    """Return the mirrors of a cycle that copies what `start` writes to `first` back into the source of `start`.
 
     If there is no such cycle, return an empty list."""
-    first = _WrittenPath.from_target(target)
     if (start.mirror.wildcard) != (first.after is not None):
         return []  # the modules `cross_checks` and `mirrors` report this problem
     todo = deque([(first, [start])])
@@ -92,7 +92,7 @@ def _find_cycle(start: Draft, target: Repository, readers: Readers) -> list[Draf
     while todo:
         written, chain = todo.popleft()
         for reader in readers.readers_of_path(written):
-            if common_tag(chain[-1].mirror.tags, reader.mirror.tags) is None:
+            if common_tag(chain[-1].mirror.tags, reader.mirror.tags, written.tags) is None:
                 continue
             if reader is start:
                 return chain
@@ -122,15 +122,15 @@ def _can_read(wildcard: Draft, written: _WrittenPath) -> bool:
 
 def _copied_paths(reader: Draft, written: _WrittenPath) -> Iterator[_WrittenPath]:
     """Yield the target paths to which the mirror `reader` copies the repositories at the path `written`."""
-    for target in map(_WrittenPath.from_target, reader.mirror.targets):
+    for target in map(_WrittenPath.from_target, reader.mirror.targets, reader.mirror.tag_templates):
         if not reader.mirror.wildcard and target.after is None:
             yield target
         elif reader.mirror.wildcard and target.after is not None:
             matched = written.before.removeprefix(_prefix(reader))
             if written.after is None:
-                yield _WrittenPath(target.host, target.before + matched + target.after)
+                yield replace(target, before=target.before + matched + target.after, after=None)
             else:
-                yield _WrittenPath(target.host, target.before + matched, written.after + target.after)
+                yield replace(target, before=target.before + matched, after=written.after + target.after)
 
 
 def _own_source_message(draft: Draft, target: Repository) -> str:

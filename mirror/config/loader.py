@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,7 +17,7 @@ from mirror.config.section import Section
 from mirror.config.tree import to_plain
 from mirror.errors import LocalError, printable
 from mirror.registry.http.host_settings import HostSettings
-from mirror.selection.locations import is_registry
+from mirror.selection.locations import MATCHED, is_registry
 from mirror.util.structs import Struct
 
 _WRITABLE_BY_OTHERS = 0o022
@@ -82,7 +82,7 @@ def load(path: Path, *, secrets: bool = True) -> Config:
     hosts = registries.build(top.section("registries"), secrets=secrets)
     drafts = mirrors.build(top, hosts)
     cross_checks.check(document, drafts, warnings)
-    registries.check_passwords(hosts, _used_registries(drafts), document, None if secrets else warnings)
+    registries.check_passwords(hosts, _used_repositories(drafts), document, None if secrets else warnings)
     log, parallel = top.section("log"), top.section("parallel")
     config = Config(
         path=path,
@@ -136,10 +136,19 @@ def _state_home() -> Path | None:
     return home if home.is_absolute() else None
 
 
-def _used_registries(drafts: list[mirrors.Draft]) -> set[str]:
-    """Return the hosts of the registries that mirrors use."""
-    hosts = {repository.host for draft in drafts for repository in (draft.mirror.source, *draft.mirror.targets)}
-    return {host for host in hosts if is_registry(host)}
+def _used_repositories(drafts: list[mirrors.Draft]) -> Iterator[registries.UsedRepositories]:
+    """Yield the repositories of registries that mirrors use."""
+    for mirror in (draft.mirror for draft in drafts):
+        source = mirror.source
+        if is_registry(source.host) and mirror.wildcard:
+            prefix = f"{source.path}/" if source.path else ""
+            yield registries.UsedRepositories(source.host, prefix, is_prefix=True, has_catalog=True)
+        elif is_registry(source.host):
+            yield registries.UsedRepositories(source.host, source.path)
+        for target in mirror.targets:
+            before, matched, _ = target.path.partition(MATCHED)
+            if is_registry(target.host):
+                yield registries.UsedRepositories(target.host, before, is_prefix=bool(matched))
 
 
 def _or_default(number: int | None, default: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mirror.config.problems import KeyPath, Position, format_key_path, quote_value
@@ -31,6 +31,7 @@ from mirror.selection.locations import (
 from mirror.selection.patterns import compile_pattern, regex_for_shell_pattern
 from mirror.selection.repository_rules import RepositoryRules
 from mirror.selection.tag_rules import TagRules
+from mirror.selection.tag_templates import KEEP_TAG, TagTemplate
 from mirror.signatures.policy import SignaturePolicy
 from mirror.util.structs import Struct, replace
 
@@ -41,18 +42,21 @@ class MirrorConfig(Struct, frozen=True):
     """One entry of the section `mirrors` of the configuration.
 
     path: the path of its key, such as `mirrors[2]`. source, targets: the host of each is the host name of a registry,
-    the real path of a bundle, `oci:` and the real path of a layout, or `-` for a standard stream. wildcard: whether the
-    source's path is a prefix, and the targets' paths contain `{repository}`. schema1: `copy`, `convert` or `fail`.
-    v1: None means that the registry's settings decide. base: the inventory that a differential export is based on.
-    repositories: which of the repositories that a wildcard matches are selected. signature_policy: which keys must have
-    signed the images; None if no signature is required."""
+    the real path of a bundle, `oci:` and the real path of a layout, or `-` for a standard stream. tag_templates: the
+    tags that images get on each target. wildcard: whether the source's path is a prefix, and the targets' paths contain
+    `{repository}`. schema1: `copy`, `convert` or `fail`. foreign_layers: whether foreign layers are copied. v1: None
+    means that the registry's settings decide. base: the inventory that a differential export is based on. repositories:
+    which of the repositories that a wildcard matches are selected. signature_policy: which keys must have signed the
+    images; None if no signature is required."""
 
     position: Position
     path: str
     source: Repository
     targets: tuple[Repository, ...]
+    tag_templates: tuple[TagTemplate, ...]
     tags: TagRules
     schema1: str
+    foreign_layers: bool = False
     v1: V1Mode | None = None
     wildcard: bool = False
     base: Path | None = None
@@ -70,6 +74,10 @@ class Draft(Struct, frozen=True):
     path: KeyPath
     target_paths: tuple[KeyPath, ...]
     has_valid_rules: bool
+
+    def targets(self) -> Iterator[tuple[Repository, TagTemplate, KeyPath]]:
+        """Yield each valid target with the tags that images get on it, and its key path."""
+        yield from zip(self.mirror.targets, self.mirror.tag_templates, self.target_paths, strict=True)
 
 
 def build(top: Section, hosts: RegistriesConfig) -> list[Draft]:
@@ -103,8 +111,10 @@ def _build_draft(
         format_key_path(section.path),
         read,
         tuple(_target_repository(target, read, section, hosts, wildcard=wildcard) for _, target in targets),
+        tuple(target.tag_template or KEEP_TAG for _, target in targets),
         _location_rules(source) or own or shared or TagRules(),
         section.text("schema1") or defaults.text("schema1") or "copy",
+        (section.text("foreign-layers") or defaults.text("foreign-layers")) == "copy",
         _v1_mode(section) or _v1_mode(defaults),
         wildcard,
         section.file("base") or defaults.file("base"),
@@ -161,8 +171,8 @@ def _is_wildcard(section: Section, source: Location, targets: Sequence[tuple[int
     wildcard = source.wildcard or (may_be_wildcard and any(target.wildcard for _, target in targets))
     for number, target in targets:
         if wildcard and not target.wildcard and _has_repository(target):
-            what = f"the target has no {MATCHED}, but the source has many repositories{_template_hint(section, number)}"
-            section.document.add((*section.path, "targets", number), what)
+            what = f"the target has no {MATCHED}, but the source has many repositories"
+            section.document.add((*section.path, "targets", number), what + _template_hint(section, number, target))
         elif target.wildcard and not wildcard:
             path = (*section.path, "targets", number)
             node = section.document.node(path)
@@ -172,11 +182,13 @@ def _is_wildcard(section: Section, source: Location, targets: Sequence[tuple[int
     return wildcard
 
 
-def _template_hint(section: Section, number: int) -> str:
+def _template_hint(section: Section, number: int, target: Location) -> str:
     """Return the hint for a target that needs a template, because its source is a wildcard."""
     node = section.document.node((*section.path, "targets", number))
-    text = f"{node.text}/{MATCHED}" if isinstance(node, Scalar) else ""
-    return f"; write {quote_value(text)}" if text else ""
+    if not isinstance(node, Scalar):
+        return ""
+    tag = f":{target.tag_template}" if target.tag_template is not None else ""
+    return f"; write {quote_value(f'{node.text.removesuffix(tag)}/{MATCHED}{tag}')}"
 
 
 def _check_wildcard(mirror: MirrorConfig, section: Section, hosts: RegistriesConfig) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 import ssl
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mirror.config import repository_creation, values
-from mirror.config.problems import KeyPath, format_key_path, quote_key
+from mirror.config.problems import KeyPath, format_key_path, quote_key, quote_value
 from mirror.config.section import Section
 from mirror.config.tree import Document
 from mirror.errors import ConfigError
-from mirror.registry.http.host_settings import HostSettings, Secret, TlsSettings, V1Mode
+from mirror.oci.reference import is_path
+from mirror.registry.http.host_settings import HostSettings, PathLogin, Secret, TlsSettings, V1Mode
 from mirror.util.structs import Struct
 
 _READABLE_BY_ALL = 0o004
@@ -82,34 +83,61 @@ def _canonical(host: str, plain: frozenset[str]) -> str:
     return base if port == "80" and base in plain else host
 
 
-def check_passwords(hosts: RegistriesConfig, used: set[str], document: Document, warnings: list[str] | None) -> None:
-    """Report each registry in `used` whose configured password is missing, for example because its file is empty.
+class UsedRepositories(Struct, frozen=True):
+    """A repository that a mirror uses, or several repositories if `path` is a prefix.
+
+    path: the path of the repository, or the part of its path before a wildcard or template. has_catalog: whether the
+    mirror also reads the catalog of the host."""
+
+    host: str
+    path: str
+    is_prefix: bool = False
+    has_catalog: bool = False
+
+    def login_paths(self, settings: HostSettings) -> set[str]:
+        """Return the paths whose credentials requests for these repositories may use. Empty: those of the host."""
+        found = {""} if self.has_catalog else set()
+        if not self.is_prefix:
+            return found | {settings.login_path(self.path)}
+        directory = self.path.rpartition("/")[0]
+        below = {login.path for login in settings.paths if login.path.startswith(self.path)}
+        return found | {settings.login_path(directory)} | below
+
+
+def check_passwords(
+    hosts: RegistriesConfig, used: Iterable[UsedRepositories], document: Document, warnings: list[str] | None
+) -> None:
+    """Report each missing password that requests for the repositories in `used` need, such as one in an empty file.
 
     The reports are added to `warnings`. If `warnings` is None, they are added to `document` as problems."""
-    for host in sorted(used & hosts.settings.keys()):
-        password, path = hosts.settings[host].password, (*hosts.paths[host], "password")
-        missing = password.problem() if password and document.is_valid(path) else None
+    logins = {
+        (one.host, path)
+        for one in used
+        if one.host in hosts.settings
+        for path in one.login_paths(hosts.settings[one.host])
+    }
+    for host, login_path in sorted(logins):
+        login = hosts.settings[host].find_login(login_path)
+        path = (*hosts.paths[host], *(("paths", login_path) if login_path else ()), "password")
+        missing = login[1].problem() if login and document.is_valid(path) else None
         if missing and warnings is not None:
             warnings.append(f"{document.position(path)}: {format_key_path(path)}: {missing}; a run needs it")
         elif missing:
-            document.add(path, f"{missing}; the password is required, because a mirror uses this registry")
+            what = f"a repository below {login_path}" if login_path else "this registry"
+            document.add(path, f"{missing}; the password is required, because a mirror uses {what}")
 
 
 def _settings(host: str, section: Section, *, secrets: bool) -> HostSettings:
     """Build the settings for one registry host."""
-    username, password = section.text("username"), _password(section)
+    username, password = _login(section)
+    paths = section.section("paths")
     plain_http = section.flag("plain-http", False)
-    if section.has_key("username") != section.has_key("password"):
-        given, other = ("username", "password") if section.has_key("username") else ("password", "username")
-        section.add_problem(f"{given} without {other}; set both or neither", below=given)
     if plain_http and section.has_key("tls"):
         section.add_problem("tls has no effect with `plain-http: true`; remove one of them", below="tls")
-    has_secret = section.has_key("password") or section.has_key("login")
+    has_secret = any(section.has_key(key) for key in ("password", "paths", "login"))
     if plain_http and has_secret and not values.is_loopback(host):
         what = "credentials and images are sent unencrypted; remove `plain-http` to use https"
         section.add_warning(what, below="plain-http")
-    if _VARIABLE.fullmatch(username or ""):
-        section.add_problem("variables are not expanded; write the user name", below="username")
     if section.has_key("no-proxy") and not section.has_key("proxy"):
         section.add_problem("no-proxy has no effect without `proxy`; remove it, or set `proxy`", below="no-proxy")
     timeouts = section.section("timeouts")
@@ -119,6 +147,7 @@ def _settings(host: str, section: Section, *, secrets: bool) -> HostSettings:
         plain_http=plain_http,
         username=username,
         password=password,
+        paths=_path_logins(host, paths),
         tls=_tls(section.section("tls"), secrets=secrets),
         parallel=section.number("parallel"),
         rate=section.parse("rate", values.rate),
@@ -140,6 +169,36 @@ def _settings(host: str, section: Section, *, secrets: bool) -> HostSettings:
 def _host_set(section: Section, key: str) -> frozenset[str]:
     """Return the valid hosts in the list under `key`, without default ports."""
     return frozenset(_canonical(host, frozenset()) for _, host in section.parse_list(key, values.host))
+
+
+def _path_logins(host: str, section: Section) -> tuple[PathLogin, ...]:
+    """Build the credentials for single paths of a host. Report invalid paths."""
+    found: list[PathLogin] = []
+    for path in section.keys():  # noqa: SIM118 (a Section is not a dict)
+        username, password = _login(section.section(path))
+        if not is_path(path) or path.startswith(f"{host}/"):
+            section.add_problem(_path_problem(host, path), key=path)
+        elif username is not None and password is not None:
+            found.append(PathLogin(path, username, password))
+    return tuple(found)
+
+
+def _path_problem(host: str, path: str) -> str:
+    """Return the message for a path that is not valid."""
+    stem = path.removeprefix(f"{host}/").removesuffix("*").strip("/")
+    meant = f"; write {quote_value(stem)}, which also covers all repositories below it" if is_path(stem) else ""
+    return f"expected a path of repositories, without the host and without a slash at its end{meant}"
+
+
+def _login(section: Section) -> tuple[str | None, Secret | None]:
+    """Return the user name and the password in a section. Report problems with them."""
+    username, password = section.text("username"), _password(section)
+    if section.has_key("username") != section.has_key("password"):
+        given, other = ("username", "password") if section.has_key("username") else ("password", "username")
+        section.add_problem(f"{given} without {other}; set both or neither", below=given)
+    if _VARIABLE.fullmatch(username or ""):
+        section.add_problem("variables are not expanded; write the user name", below="username")
+    return username, password
 
 
 def _password(section: Section) -> Secret | None:

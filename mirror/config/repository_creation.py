@@ -57,8 +57,9 @@ def build_login(section: Section, host: str) -> str:
     service = section.text("login")
     if service is None:
         return ""
-    if section.has_key("username") or section.has_key("password"):
-        section.add_problem(f"`login` gets the user name and password of {host}; remove these keys", below="login")
+    if any(section.has_key(key) for key in ("username", "password", "paths")):
+        what = f"`login` gets the user name and password of {host}; remove username, password and paths"
+        section.add_problem(what, below="login")
     _check_extra(section, "login")
     return service
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 from mirror.config.problems import KeyPath, format_key_path, quote_value
 from mirror.config.tree import Document
 from mirror.errors import ConfigError
-from mirror.selection.locations import NO_VARIABLES, VARIABLE, replace_home
+from mirror.selection.shell_variables import NO_VARIABLES, VARIABLE, replace_home
 
 T = TypeVar("T")
 

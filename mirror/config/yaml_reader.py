@@ -26,7 +26,7 @@ from mirror.config.problems import (
 )
 from mirror.config.tree import Document, Mapping, MisreadScalar, Node, Scalar, Sequence, describe_parsed_value
 from mirror.errors import printable
-from mirror.selection.locations import NO_VARIABLES, replace_home
+from mirror.selection.shell_variables import NO_VARIABLES, replace_home
 from mirror.util.structs import Struct
 
 MAX_DEPTH = 32

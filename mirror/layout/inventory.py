@@ -185,7 +185,8 @@ class BaseInventory:
             repositories = implied.get(one.digest) or self._repositories_with_manifest(one.digest)
             if repositories:
                 implied.update({child.digest: repositories for child in one.children})
-                found.update({blob.digest: repositories for blob in one.blobs})
+                # A target may have an image without its foreign layers.
+                found.update({blob.digest: repositories for blob in one.blobs if not blob.foreign})
         return found
 
     def _repositories_with_manifest(self, digest: Digest) -> tuple[str, ...]:

@@ -71,7 +71,7 @@ class _LayoutVerifier:
         while todo:
             self._stop.raise_if_requested()
             descriptor = todo.pop()
-            if descriptor.digest not in seen and not descriptor.foreign:
+            if descriptor.digest not in seen and not self._may_lack(descriptor):
                 seen.add(descriptor.digest)
                 try:
                     if is_manifest_type(descriptor.media_type):
@@ -82,6 +82,10 @@ class _LayoutVerifier:
                         self._verify_blob(descriptor)
                 except MirrorError as error:
                     self._result.problems.append(LayoutProblem.from_error(error, descriptor.digest))
+
+    def _may_lack(self, descriptor: Descriptor) -> bool:
+        """Return whether this is a foreign layer that the layout does not contain."""
+        return descriptor.foreign and self._files.blob_size(descriptor.digest) is None
 
     def _verify_manifest(self, descriptor: Descriptor) -> list[Descriptor]:
         """Verify a manifest, and return all descriptors in it. Raises MirrorError if it is missing or damaged."""

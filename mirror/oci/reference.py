@@ -46,6 +46,11 @@ def is_path(text: object) -> bool:
     return isinstance(text, str) and len(text) <= _LONGEST_NAME and _PATH.fullmatch(text) is not None
 
 
+def contains_repository(path: str, repository: str) -> bool:
+    """Return whether `repository` is `path` or a repository below it. An empty path contains every repository."""
+    return not path or repository == path or repository.startswith(f"{path}/")
+
+
 def parse_host(text: str) -> str:
     """Return `host[:port]` in canonical form: in lower case, without a trailing dot, and `docker.io` for Docker Hub.
 

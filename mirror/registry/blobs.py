@@ -9,6 +9,7 @@ from types import TracebackType
 from mirror.errors import NetworkError, Refused, RemoteError
 from mirror.oci.descriptor import Descriptor
 from mirror.registry.auth.authorizer import Scope
+from mirror.registry.http.url_policy import Destination
 from mirror.registry.session import Headers, ResponseStream, Session
 from mirror.util.cancellation import Work
 
@@ -41,19 +42,25 @@ class BlobStream:
 
 
 def open_blob(
-    session: Session, repository: str, blob: Descriptor, scopes: tuple[Scope, ...], work: Work, *, offset: int = 0
+    session: Session,
+    repository: str,
+    blob: Descriptor,
+    scopes: tuple[Scope, ...],
+    work: Work,
+    *,
+    offset: int = 0,
+    url: Destination | None = None,
 ) -> BlobStream:
-    """Open `blob` for reading, starting at byte `offset`.
+    """Open `blob` for reading, starting at byte `offset`. url: where to read it instead of from the repository.
 
     If the registry does not support range requests, the whole blob is requested and the first `offset` bytes are
     skipped. The caller already has these bytes, and verifies the digest of the whole blob.
     Raises Refused (size_mismatch) if the blob's size on the registry differs from the size in its descriptor."""
-    what = f"{session.settings.host}/{repository}@{blob.digest}"
-    stream = (
-        _request_range(session, repository, blob, scopes, work, offset) if offset and blob.size is not None else None
-    )
+    what = str(url or f"{session.settings.host}/{repository}@{blob.digest}")
+    where = url or _blob_path(repository, blob)
+    stream = _request_range(session, where, blob, scopes, work, offset) if offset and blob.size is not None else None
     if stream is None:
-        stream = _request_blob(session, repository, blob, scopes, work)
+        stream = _request_blob(session, where, scopes, work)
     try:
         size = _full_size(stream)
         if size is not None and blob.size is not None and size != blob.size:
@@ -67,10 +74,14 @@ def open_blob(
     return BlobStream(stream, size)
 
 
+def _blob_path(repository: str, blob: Descriptor) -> str:
+    """Return the path of a blob on its registry."""
+    return f"/v2/{repository}/blobs/{blob.digest}"
+
+
 def _request_blob(
     session: Session,
-    repository: str,
-    blob: Descriptor,
+    where: str | Destination,
     scopes: tuple[Scope, ...],
     work: Work,
     *,
@@ -79,7 +90,7 @@ def _request_blob(
 ) -> ResponseStream:
     """Send a GET request for a blob, and return the response as a stream."""
     return session.stream(
-        f"/v2/{repository}/blobs/{blob.digest}",
+        where,
         work,
         kind="blob",
         scopes=scopes,
@@ -89,7 +100,12 @@ def _request_blob(
 
 
 def _request_range(
-    session: Session, repository: str, blob: Descriptor, scopes: tuple[Scope, ...], work: Work, offset: int
+    session: Session,
+    where: str | Destination,
+    blob: Descriptor,
+    scopes: tuple[Scope, ...],
+    work: Work,
+    offset: int,
 ) -> ResponseStream | None:
     """Request the bytes of a blob from `offset` to the end of the blob. Return the response, or None if it is unusable.
 
@@ -98,7 +114,7 @@ def _request_range(
     last = (blob.size or 0) - 1
     headers = (("Range", f"bytes={offset}-{last}"),)
     try:
-        stream = _request_blob(session, repository, blob, scopes, work, headers=headers, expect=(200, 206))
+        stream = _request_blob(session, where, scopes, work, headers=headers, expect=(200, 206))
     except RemoteError as error:
         if error.status in NO_RANGE_STATUSES:
             return None
@@ -146,7 +162,7 @@ def blob_size(session: Session, repository: str, blob: Descriptor, scopes: tuple
     fails."""
     response = session.call(
         "HEAD",
-        f"/v2/{repository}/blobs/{blob.digest}",
+        _blob_path(repository, blob),
         work,
         kind="blob",
         scopes=scopes,
@@ -172,7 +188,8 @@ def _get_blob_size(
     first = (("Range", "bytes=0-0"),) if blob.size != 0 else ()
     for headers in dict.fromkeys((first, ())):
         expect = (200, 206, 404, *NO_RANGE_STATUSES) if headers else (200, 404)
-        with _request_blob(session, repository, blob, scopes, work, headers=headers, expect=expect) as stream:
+        where = _blob_path(repository, blob)
+        with _request_blob(session, where, scopes, work, headers=headers, expect=expect) as stream:
             if stream.status == 404:
                 return None
             if stream.status == 200:

@@ -18,6 +18,7 @@ from mirror.oci.reference import is_path, is_tag
 from mirror.registry.auth.authorizer import Scope, pull_scopes, push_scopes
 from mirror.registry.blobs import BlobStream, blob_size, open_blob
 from mirror.registry.catalog import Catalog, V2Catalog
+from mirror.registry.foreign_layers import open_foreign_layer
 from mirror.registry.listings import Paging, list_names
 from mirror.registry.manifests import (
     content_digest,
@@ -159,8 +160,14 @@ class RegistryV2:
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobStream:
         """Open a blob for reading, starting at byte `offset`. Use the result in a `with` block.
 
-        The caller verifies the digest. Raises NotFound if the registry does not have the blob."""
-        return open_blob(self._session, repository, blob, self._read_scopes(repository), work, offset=offset)
+        The caller verifies the digest. Raises NotFound if the registry does not have the blob. If a source does not
+        have a foreign layer, it is read from its URLs."""
+        try:
+            return open_blob(self._session, repository, blob, self._read_scopes(repository), work, offset=offset)
+        except NotFound as error:
+            if self._as_target or not blob.foreign:
+                raise
+            return open_foreign_layer(self._session, repository, blob, error, work, offset=offset)
 
     def omits_blob(self, blob: Descriptor) -> bool:
         """Return False, because a registry is expected to have every blob of its images."""

@@ -263,25 +263,26 @@ class Session:
         """Send a request with its `Authorization` header, and return the response and the value of that header."""
         with mark_exhausted:
             sent = self.authorizer.header(scopes, work)
+        login_path = self.settings.login_path(scopes[0].repository if scopes else "")
+        origin, cookies = request.destination.origin, self._cookies
         try:
             authorized = request.with_header("Authorization", sent)
-            if self._cookies is not None:
-                authorized = authorized.with_header("Cookie", self._cookies.header(request.destination.origin))
+            if cookies is not None:
+                authorized = authorized.with_header("Cookie", cookies.header(origin, login_path))
             stream = self._client.send(authorized, work, streamed=streamed)
         except BaseException:
             self.authorizer.record_no_response(scopes)
             raise
         if not self.speaks_v2:
             self.speaks_v2 = status_errors.has_v2_version(stream.headers.get_all("docker-distribution-api-version"))
-        if self._cookies is not None:
-            self._cookies.store(request.destination.origin, stream.headers.get_all("set-cookie"))
+        if cookies is not None:
+            cookies.store(origin, stream.headers.get_all("set-cookie"), login_path)
         return stream, sent
 
     def _handle_challenge(
         self, stream: ResponseStream, scopes: tuple[Scope, ...], sent: str | None, work: Work
     ) -> MirrorError:
-        """Let the authorizer handle a response that rejects the credentials. Return the error, for callers that do not
-        repeat the request. Raises AuthError if repeating it cannot help."""
+        """Let the authorizer handle a rejection, and return it as an error. Raises AuthError if it is final."""
         try:
             error = self._read_error(stream)
         except BaseException:
@@ -323,8 +324,7 @@ class Session:
 
     def _is_registry(self, destination: Destination) -> bool:
         """Return whether a destination is the registry itself. Credentials are sent to no other destination."""
-        origin = destination.origin
-        return destination.credentials and (origin == self.url_policy.api or origin in self.url_policy.endpoints)
+        return destination.credentials and destination.origin in {self.url_policy.api, *self.url_policy.endpoints}
 
     def _read_error(self, stream: ResponseStream) -> MirrorError:
         """Read and close an error response, apply its effects on the host (such as a pause), and return the error."""

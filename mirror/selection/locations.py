@@ -1,9 +1,10 @@
 """The grammar of sources and targets: `host/repository`, `oci:DIR[:REPOSITORY]`, `FILE.tar[:REPOSITORY]`, and `-`.
 
 A source may end in `/*`, which selects all repositories under the prefix. In its targets, `*` or `{repository}` is
-replaced with the text that the `*` matched, which may contain slashes. A location that ends in `.tar`, or has `.tar:`
-before a repository, is a bundle. A target in a registry must name its host. A source without a host is an image on
-Docker Hub, as in Docker, unless it looks like a host without a repository or like a file.
+replaced with the text that the `*` matched, which may contain slashes. A target may end in a tag, in which `{tag}` is
+replaced with the tag of the source. A location that ends in `.tar`, or has `.tar:` before a repository, is a bundle. A
+target in a registry must name its host. A source without a host is an image on Docker Hub, as in Docker, unless it
+looks like a host without a repository or like a file.
 """
 
 from __future__ import annotations
@@ -15,13 +16,12 @@ from typing import TypeAlias
 from mirror.errors import ConfigError
 from mirror.oci.digest import Digest
 from mirror.oci.reference import DOCKER_HUB, Reference, Repository, is_tag, names_host, printable_reference
-from mirror.selection.repository_rules import RepositoryRules
+from mirror.selection.shell_variables import NO_VARIABLES, VARIABLE, replace_home
+from mirror.selection.tag_templates import ANY_TAG, TAG, TagTemplate, parse_tag_template
 from mirror.util.structs import Struct, replace
 
 MATCHED = "{repository}"
 STREAM = "-"  # takes the place of a host for standard streams
-VARIABLE = re.compile(r"\$\{?[A-Za-z_]")  # a shell variable
-NO_VARIABLES = "variables like $HOME are not expanded: write their values"
 _ANY_NAME = "any-name-0"  # replaces the wildcard while the other parts are checked
 _NO_HOST = "layout.invalid"
 _BUNDLE = re.compile(r"(?P<file>.+\.tar)(?::(?P<repository>.*))?", re.DOTALL)
@@ -47,24 +47,26 @@ class RegistryLocation(Struct, frozen=True):
     """A repository of a registry or, with a wildcard, several repositories.
 
     repository: for a wildcard source, the prefix, which may be empty; for a wildcard target, it contains
-    `{repository}`."""
+    `{repository}`. tag_template: for a target, the tags of the images on it, or None if it does not say."""
 
     repository: Repository
     tag: str | None = None
     digest: Digest | None = None
     wildcard: bool = False
+    tag_template: TagTemplate | None = None
 
     kind = "registries"
 
 
 class LayoutLocation(Struct, frozen=True):
-    """An OCI image layout in a directory. `repository` may be empty. Wildcards work as in RegistryLocation."""
+    """An OCI image layout in a directory. `repository` may be empty. Templates work as in RegistryLocation."""
 
     directory: str
     repository: str = ""
     tag: str | None = None
     digest: Digest | None = None
     wildcard: bool = False
+    tag_template: TagTemplate | None = None
 
     kind = "layouts (oci:)"
 
@@ -77,6 +79,7 @@ class BundleLocation(Struct, frozen=True):
     tag: str | None = None
     digest: Digest | None = None
     wildcard: bool = False
+    tag_template: TagTemplate | None = None
 
     kind = "bundles (.tar)"
 
@@ -85,6 +88,7 @@ class StreamLocation(Struct, frozen=True):
     """A bundle that is read from standard input or written to standard output."""
 
     wildcard: bool = False
+    tag_template: TagTemplate | None = None
 
     kind = "streams (-)"
 
@@ -119,7 +123,7 @@ def parse_source(text: str) -> Location:
 
 
 def parse_target(text: str) -> Location:
-    """Parse a target of a mirror. Raises ConfigError (ref_invalid) if it is invalid or has a tag or digest."""
+    """Parse a target of a mirror. Raises ConfigError (ref_invalid) if it is invalid or has a digest."""
     return _parse_or_suggest(text, _parse_target_text)
 
 
@@ -135,6 +139,9 @@ def _parse_or_suggest(text: str, parse: Callable[[str], Location]) -> Location:
         raise ConfigError(
             f"not a valid location: '{printable_reference(text)}'", hint=hint, code="ref_invalid"
         ) from None
+    except ConfigError as error:
+        what, hint = (one.replace(ANY_TAG, TAG).replace(_ANY_NAME, MATCHED) for one in (error.what, error.hint))
+        raise ConfigError(what, hint=hint, code=error.code) from None
 
 
 def _is_valid_suggestion(text: str, parse: Callable[[str], Location]) -> bool:
@@ -182,27 +189,28 @@ def _parse_target_text(text: str) -> Location:
     """Parse a target. Raises _Invalid or ConfigError if it is not valid."""
     _check_foreign_syntax(text)
     template = text.replace("*", MATCHED)
-    if template.count(MATCHED) > 1:
-        raise _Invalid(f"`*` or {MATCHED} is allowed only once in a target")
-    unknown = next((found for found in _TEMPLATE.findall(template) if found != MATCHED), None)
-    if unknown == "{tag}":
-        raise _Invalid("{tag} is not in this version: images keep the tags of the source", _remove_tag(text))
+    if template.count(MATCHED) > 1 or template.count(TAG) > 1:
+        raise _Invalid(f"`*` or {MATCHED} is allowed only once in a target, and so is {TAG}")
+    unknown = next((found for found in _TEMPLATE.findall(template) if found not in (MATCHED, TAG)), None)
     if unknown is not None:
-        candidate = template.replace(unknown, MATCHED)
-        raise _Invalid(f"unknown template {printable_reference(unknown)}: only {MATCHED} is supported", candidate)
+        hint = f"unknown template {printable_reference(unknown)}: only {MATCHED} and {TAG} are supported"
+        raise _Invalid(hint, template.replace(unknown, MATCHED), template.replace(unknown, TAG))
     _reject_file_or_bare_host(text, hub=False)
     _check_host(text)
-    found = _parse(template.replace(MATCHED, _ANY_NAME))
+    found = _parse(template.replace(MATCHED, _ANY_NAME).replace(TAG, ANY_TAG))
     if isinstance(found, StreamLocation):
         return found
-    if found.tag or found.digest:
-        hint = "a target must not have a tag or digest: images keep the tags of the source"
-        raise _Invalid(hint, _remove_tag(text))
+    if found.digest:
+        raise _Invalid("a target must not have a digest: an image keeps its digest", text.partition("@")[0])
+    tag_template = parse_tag_template(found.tag) if found.tag else None
+    if TAG in text and (tag_template is None or tag_template.is_fixed):
+        raise _Invalid(f"{TAG} is allowed only in the tag, as in {_EXAMPLE_HOST}/app:{TAG}-copy")
+    found = replace(found, tag=None, tag_template=tag_template)
     if MATCHED not in template:
         return found
     if isinstance(found, RegistryLocation):
         host, path = found.repository.host, found.repository.path
-        implied = template == f"{host}/{MATCHED}" and path == f"library/{_ANY_NAME}"
+        implied = path == f"library/{_ANY_NAME}" and "library/" not in template
         path = MATCHED if implied else path.replace(_ANY_NAME, MATCHED)
         parsed: Location = replace(found, repository=Repository(host, path), wildcard=True)
     else:
@@ -263,11 +271,6 @@ def _check_foreign_syntax(text: str) -> None:
         raise _Invalid("expected HOST/REPOSITORY without a scheme such as https://", text.partition("://")[2])
     if VARIABLE.search(text):
         raise _Invalid(NO_VARIABLES, replace_home(text))
-
-
-def replace_home(text: str) -> str:
-    """Return the text with `~` in place of the shell variable HOME."""
-    return text.replace("${HOME}", "~").replace("$HOME", "~")
 
 
 def _reject_file_or_bare_host(text: str, *, hub: bool) -> None:
@@ -334,15 +337,3 @@ def _remove_tag(text: str) -> str:
         start = name.find(":", 4) + 1
     colon = name.find(":", start)
     return name if colon < 0 else name[:colon]
-
-
-def can_match(path: str, template: str, rules: RepositoryRules | None = None) -> bool:
-    """Return whether the repository `path` matches `template`. `{repository}` matches one or more characters.
-
-    rules: must select the characters that `{repository}` matches, if the template contains it."""
-    before, matched, after = template.partition(MATCHED)
-    if not matched:
-        return path == template
-    if not path.startswith(before) or not path.endswith(after) or len(path) <= len(before) + len(after):
-        return False
-    return rules is None or rules.selects(path[len(before) : len(path) - len(after)])

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from mirror.errors import ConfigError
+from mirror.selection.locations import MATCHED
 from mirror.selection.patterns import compile_pattern, rejecting_rule
 from mirror.util.structs import Struct
 
@@ -61,6 +62,18 @@ class RepositoryRules(Struct, frozen=True):
         if self.include and not any(compile_pattern(text).may_match_prefix(before) for text in self.include):
             return False
         return not any(_matches_all(text, before, after) for text in self.exclude)
+
+
+def can_match(path: str, template: str, rules: RepositoryRules | None = None) -> bool:
+    """Return whether the repository `path` matches `template`. `{repository}` matches one or more characters.
+
+    rules: must select the characters that `{repository}` matches, if the template contains it."""
+    before, matched, after = template.partition(MATCHED)
+    if not matched:
+        return path == template
+    if not path.startswith(before) or not path.endswith(after) or len(path) <= len(before) + len(after):
+        return False
+    return rules is None or rules.selects(path[len(before) : len(path) - len(after)])
 
 
 def _matches_all(pattern: str, before: str, after: str) -> bool:

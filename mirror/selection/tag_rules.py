@@ -74,20 +74,3 @@ def select(rules: TagRules, tags: Iterable[str]) -> Selection:
         else:
             rejected[why] += 1
     return Selection(tuple(selected), rejected)
-
-
-def common_tag(one: TagRules, other: TagRules) -> str | None:
-    """Return a tag that both `one` and `other` select, or None if no such tag is possible.
-
-    Return `*` if the answer depends on which tags exist."""
-    if not (_selects_tags(one) and _selects_tags(other)):
-        return None
-    if not one.is_literal and not other.is_literal:
-        return "*"
-    literal, rules = (one, other) if one.is_literal else (other, one)
-    return next((tag for tag in literal.literal or () if rules.rejecting_rule(tag) is None), None)
-
-
-def _selects_tags(rules: TagRules) -> bool:
-    """Return whether the selected images are tagged. A digest without a literal tag selects an untagged image."""
-    return rules.literal is not None or rules.digest is None

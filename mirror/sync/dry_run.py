@@ -183,7 +183,10 @@ class DryRun:
         """Check whether a differential bundle or its base has every blob of an image. If not, mark the bundle."""
         target = plan_entry.target
         try:
-            graph = await self._manifests.read_graph(target.store, target.repository.path, plan_entry.reference.tag)
+            foreign = plan_entry.reference.entry.foreign_layers
+            graph = await self._manifests.read_graph(
+                target.store, target.repository.path, plan_entry.tag, foreign_layers=foreign
+            )
             complete = all(await run_group(self._bases.has_blob(target.repository, blob) for blob in graph.blobs))
         except MirrorError as error:
             if isinstance(error, Cancelled):
@@ -229,7 +232,9 @@ class DryRun:
                 self.summary.changes.append(change)
                 return
             identifier = version.digest or reference.identifier
-            graph = await self._manifests.read_graph(entry.source, entry.repository, identifier, version.manifest)
+            graph = await self._manifests.read_graph(
+                entry.source, entry.repository, identifier, version.manifest, foreign_layers=entry.foreign_layers
+            )
         except MirrorError as error:
             self._record_failure(plan_entry.name, error, plan_entry.target)
             return

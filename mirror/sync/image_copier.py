@@ -150,7 +150,7 @@ class ImageCopier:
                 self._check_replaced(request_for(manifest_descriptor(child)), child.digest, child) for child in damaged
             )
             changed = changed or bool(missing)
-        root, tag = graph.root, plan_entry.reference.tag
+        root, tag = graph.root, plan_entry.tag
         root_request = request_for(manifest_descriptor(root), is_root=True)
         changed = changed or plan_entry.old_digest != root.digest
         if not changed and self._repair:
@@ -260,7 +260,7 @@ class ImageCopier:
 
         The record would be unreliable if the response to the PUT got lost."""
         repository = str(plan_entry.target.repository)
-        self._notes.delete_tag_record(repository, plan_entry.reference.tag, noted=plan_entry.old_digest is not None)
+        self._notes.delete_tag_record(repository, plan_entry.tag, noted=plan_entry.old_digest is not None)
 
     async def _put_manifest(
         self, request: BlobRequest, reference: str, manifest: Manifest, *, before: Callable[[], None] = lambda: None
@@ -309,13 +309,13 @@ class ImageCopier:
         """Record for later runs that the target has the image, and its digest.
 
         If blobs can be mounted from the source, record the same for the source."""
-        reference, root = plan_entry.reference, graph.root.digest
-        entry, tag = reference.entry, reference.tag
+        reference, root, tag = plan_entry.reference, graph.root.digest, plan_entry.tag
+        entry = reference.entry
         blobs = [blob.digest for blob in graph.blobs]
         self._notes.record_image_blobs(str(repository), root, blobs)
         self._notes.record_tag("target", str(repository), tag, root)
         if self._can_mount_from_source(plan_entry, graph):
             self._notes.record_image_blobs(entry.name, root, blobs)
-            self._notes.record_tag("source", entry.name, tag, root)
+            self._notes.record_tag("source", entry.name, plan_entry.reference.tag, root)
         if entry.rules.is_immutable(tag):
             self._notes.record_tag("source", equality_key(reference, repository), tag, root)

@@ -98,7 +98,9 @@ class ImageReader:
         Raises RemoteError (manifest_invalid) for a schema 1 image if the mirror does not allow schema 1."""
         entry = reference.entry
         identifier = version.digest or reference.identifier
-        graph = await self._manifests.read_graph(entry.source, entry.repository, identifier, version.manifest)
+        graph = await self._manifests.read_graph(
+            entry.source, entry.repository, identifier, version.manifest, foreign_layers=entry.foreign_layers
+        )
         if not entry.schema1 and any(manifest.kind is Kind.SCHEMA1 for manifest in graph.manifests()):
             raise RemoteError(
                 f"{reference.name} is a schema 1 image (made by Docker before 1.10)",

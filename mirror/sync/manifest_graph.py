@@ -44,7 +44,7 @@ class ManifestGraph(Struct, frozen=True):
     """The manifests and blobs of an image. Its manifests may load their bodies from files on demand.
 
     levels: the child manifests by level, lowest first; each manifest refers only to manifests of lower levels.
-    blobs: the blobs of all manifests, each digest once, without foreign layers.
+    blobs: the blobs of all manifests, each digest once. Foreign layers are included only if they are to be copied.
     blob_source: the repository that the blobs can be read from."""
 
     root: Manifest
@@ -102,12 +102,19 @@ class ManifestCache:
         )
 
     async def read_graph(
-        self, source: Source, repository: str, reference: str, known: Manifest | None = None
+        self,
+        source: Source,
+        repository: str,
+        reference: str,
+        known: Manifest | None = None,
+        *,
+        foreign_layers: bool = False,
     ) -> ManifestGraph:
         """Read the graph of the image that `reference` refers to.
 
-        known: the root manifest, if it has already been read. Raises Refused (too_deep, too_many, type_mismatch,
-        size_mismatch, manifest_too_big), and the same errors as `read`."""
+        known: the root manifest, if it has already been read. foreign_layers: whether foreign layers are copied.
+        Raises Refused (too_deep, too_many, type_mismatch, size_mismatch, manifest_too_big), and the same errors as
+        `read`."""
         root = await (
             self._add_on_thread(source, repository, known) if known else self.read(source, repository, reference)
         )
@@ -118,7 +125,7 @@ class ManifestCache:
                 child.digest: child for parent in level for child in parent.children if child.digest not in manifests
             }
             if not wanted:
-                return _assemble_graph(root, manifests, BlobSource(source, repository))
+                return _assemble_graph(root, manifests, BlobSource(source, repository), foreign_layers=foreign_layers)
             if len(manifests) + len(wanted) > MAX_MANIFESTS:
                 raise Refused(
                     f"image {reference} in {source.host}/{repository} has more than {MAX_MANIFESTS} manifests",
@@ -200,7 +207,9 @@ def _check_descriptor(child: Manifest, descriptor: Descriptor, what: str) -> Non
         )
 
 
-def _assemble_graph(root: Manifest, manifests: dict[Digest, Manifest], blob_source: BlobSource) -> ManifestGraph:
+def _assemble_graph(
+    root: Manifest, manifests: dict[Digest, Manifest], blob_source: BlobSource, *, foreign_layers: bool
+) -> ManifestGraph:
     """Build the graph of an image: sort its manifests into levels, and collect its blobs."""
     heights: dict[Digest, int] = {}
 
@@ -219,4 +228,4 @@ def _assemble_graph(root: Manifest, manifests: dict[Digest, Manifest], blob_sour
     distinct = sorted({heights[manifest.digest] for manifest in below})
     levels = tuple(tuple(one for one in below if heights[one.digest] == value) for value in distinct)
     blobs = unique_descriptors((blob for manifest in manifests.values() for blob in manifest.blobs), root.digest)
-    return ManifestGraph(root, levels, tuple(blob for blob in blobs if not blob.foreign), blob_source)
+    return ManifestGraph(root, levels, tuple(blob for blob in blobs if foreign_layers or not blob.foreign), blob_source)

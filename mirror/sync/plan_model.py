@@ -12,6 +12,7 @@ from mirror.oci.reference import ListedTag, Repository
 from mirror.selection.locations import MATCHED
 from mirror.selection.repository_rules import RepositoryRules
 from mirror.selection.tag_rules import TagRules
+from mirror.selection.tag_templates import KEEP_TAG, TagTemplate
 from mirror.signatures.policy import SignaturePolicy
 from mirror.store import Source, Version
 from mirror.sync.image_lock import LockedImage
@@ -22,11 +23,20 @@ class TargetEntry(Struct, frozen=True):
     """A target repository of a mirror, and the store that contains it.
 
     exclusive: whether no other tool writes to the repository. The digests that the state has recorded for its tags are
-    then used without asking the target."""
+    then used without asking the target.
+    tags: the template for the tags that images get in the repository. It does not apply to tags that contain the digest
+    of an image, such as those of signatures."""
 
     store: Source
     repository: Repository
     exclusive: bool = False
+    tags: TagTemplate = KEEP_TAG
+
+    def tag_of(self, reference: SourceReference) -> str:
+        """Return the tag that an image gets in the repository, or its digest if it gets no tag.
+
+        The tag is invalid if it is too long."""
+        return self.tags.apply(reference.tag)
 
 
 class MirrorEntry(Struct, frozen=True):
@@ -35,6 +45,7 @@ class MirrorEntry(Struct, frozen=True):
     heads_first: whether digests are requested with HEAD before a manifest is read, because the source counts GET
     requests for manifests against a quota, but not HEAD requests.
     schema1: whether images with schema 1 manifests are allowed.
+    foreign_layers: whether foreign layers are copied.
     signature_policy: which keys must have signed the images; None if no signature is required.
     wildcard: whether `repository` is a prefix, so that every source repository below it is mirrored. In the target
     repositories, MATCHED is then replaced by the part of the source repository's name after the prefix.
@@ -49,6 +60,7 @@ class MirrorEntry(Struct, frozen=True):
     targets: tuple[TargetEntry, ...]
     heads_first: bool = False
     schema1: bool = True
+    foreign_layers: bool = False
     wildcard: bool = False
     repository_rules: RepositoryRules = RepositoryRules()
     signature_policy: SignaturePolicy | None = None
@@ -89,7 +101,7 @@ class SourceReference(Struct, eq=False):
     """A selected tag or digest at a source. In a run, it is resolved at most once, and its image is read once.
 
     identifier: the tag or digest that is requested from the source.
-    tag: the tag that the image gets on the targets, or its digest if it gets no tag.
+    tag: its tag, or its digest if it has no tag. `TargetEntry.tag_of` returns the tag that it gets on a target.
     version: what the reference refers to, or the error if it could not be resolved. None until it is resolved.
     users: the number of targets that may still need the image."""
 
@@ -138,7 +150,12 @@ class PlanEntry(Struct, frozen=True, eq=False):
     @property
     def name(self) -> str:
         """The reference on the target as `HOST/REPOSITORY:TAG`, or `HOST/REPOSITORY@DIGEST`."""
-        return str(self.target.repository) + reference_suffix(self.reference.tag)
+        return str(self.target.repository) + reference_suffix(self.tag)
+
+    @property
+    def tag(self) -> str:
+        """The tag that the image gets on the target, or its digest if it gets no tag."""
+        return self.target.tag_of(self.reference)
 
 
 class RepositoryFilter(Protocol):
@@ -264,7 +281,7 @@ def plan_image(
         return PlanEntry(reference, target, Action.SKIP, old)
     if (
         old is not None
-        and reference.entry.rules.is_immutable(reference.tag)
+        and reference.entry.rules.is_immutable(target.tag_of(reference))
         and not (version and version.needs_transform)
     ):
         return PlanEntry(reference, target, Action.FAIL, old, error=immutable_conflict(version, old))
@@ -292,7 +309,7 @@ def check_immutable(plan_entry: PlanEntry, digest: Digest) -> None:
 
     digest: the digest of the image to copy. It may have been unknown until the image was transformed."""
     old, reference = plan_entry.old_digest, plan_entry.reference
-    if old is not None and old != digest and reference.entry.rules.is_immutable(reference.tag):
+    if old is not None and old != digest and reference.entry.rules.is_immutable(plan_entry.tag):
         raise immutable_conflict(Version(digest), old)
 
 

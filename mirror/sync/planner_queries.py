@@ -171,12 +171,11 @@ def read_equal_tags(
     The digests are returned by tag. Tags that a later run saw on the target with a different digest are left out."""
     equal = {}
     for reference in references:
-        if entry.rules.is_immutable(reference.tag):
-            digest = hints.target_tag(str(target.repository), reference.tag)
-            if digest is not None and digest == hints.source_tag(
-                equality_key(reference, target.repository), reference.tag
-            ):
-                equal[reference.tag] = digest
+        tag = target.tag_of(reference)
+        if entry.rules.is_immutable(tag):
+            digest = hints.target_tag(str(target.repository), tag)
+            if digest is not None and digest == hints.source_tag(equality_key(reference, target.repository), tag):
+                equal[tag] = digest
     return equal
 
 

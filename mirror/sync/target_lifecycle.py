@@ -102,7 +102,7 @@ class TargetLifecycle:
             elif not isinstance(graph, MirrorError):
                 expected[plan_entry] = ExpectedImage(
                     plan_entry.target.repository.path,
-                    plan_entry.reference.tag,
+                    plan_entry.tag,
                     tuple(graph.manifests()),
                     graph.blobs,
                 )
@@ -201,7 +201,7 @@ class TargetLifecycle:
 
 def name_on_target(plan_entry: PlanEntry) -> str:
     """Return the name that an image has on its target, without the host: `REPOSITORY:TAG` or `REPOSITORY@DIGEST`."""
-    return plan_entry.target.repository.path + reference_suffix(plan_entry.reference.tag)
+    return plan_entry.target.repository.path + reference_suffix(plan_entry.tag)
 
 
 def _completion_hint(host: str, causes: Iterable[MirrorError]) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from mirror.errors import MirrorError
+from mirror.errors import MirrorError, Refused, printable
+from mirror.oci.reference import is_tag, tag_hint
+from mirror.selection.tag_templates import KEEP_TAG
 from mirror.store import Version
 from mirror.sync.plan_model import (
     Action,
@@ -86,13 +88,29 @@ class TargetPlanner:
         listing: asyncio.Task[TargetTags | None],
     ) -> None:
         """Plan the references in `batches` for one target of `entry`. listing: the task that runs `list_if_needed`."""
-        references = [reference for batch in batches for reference in batch.references]
+        valid = {batch: self._check_tags(target, batch.references) for batch in batches}
+        references = [reference for batch in batches for reference in valid[batch]]
         try:
             target_tags = await self._target_tags.read(entry, target, references, listing)
         except MirrorError as error:
             self._add_failed_entries(references, target, error)
             return
-        await run_group(self._plan_batch(target, target_tags, batch) for batch in batches)
+        await run_group(self._plan_batch(target, target_tags, batch, valid[batch]) for batch in batches)
+
+    def _check_tags(self, target: TargetEntry, references: list[SourceReference]) -> list[SourceReference]:
+        """Return the references that get a valid tag on a target. Add a failed plan entry for each of the others."""
+        if target.tags == KEEP_TAG:
+            return references
+        valid = []
+        for reference in references:
+            tag = target.tag_of(reference)
+            if ":" in tag or is_tag(tag):
+                valid.append(reference)
+            else:
+                what = f"its tag on the target would be {printable(tag, 160)}: {tag_hint(tag)}"
+                hint = "shorten the tag of the target in the configuration, or exclude this tag of the source"
+                self._add_failed_entries([reference], target, Refused(what, hint=hint, code="ref_invalid"))
+        return valid
 
     def _add_failed_entries(
         self, references: Sequence[SourceReference], target: TargetEntry, error: MirrorError
@@ -101,13 +119,15 @@ class TargetPlanner:
         for reference in references:
             self._receiver.add_plan_entry(PlanEntry(reference, target, Action.FAIL, error=error))
 
-    async def _plan_batch(self, target: TargetEntry, target_tags: TargetTags, batch: Batch) -> None:
-        """Plan the references of one batch for one target."""
-        references = self._skip_known_equal(target, target_tags, batch)
+    async def _plan_batch(
+        self, target: TargetEntry, target_tags: TargetTags, batch: Batch, references: Sequence[SourceReference]
+    ) -> None:
+        """Plan `references`, which belong to one batch, for one target."""
+        references = self._skip_known_equal(target, target_tags, references)
         if not references:
             return
         tags = target_tags.tags
-        listed = [reference for reference in references if tags is None or reference.tag in tags]
+        listed = [reference for reference in references if tags is None or target.tag_of(reference) in tags]
         at_source = references if tags is None or references[0].entry.heads_first else listed
         try:
             digests = await self._resolve_at_both(target, target_tags, batch, at_source, listed)
@@ -120,30 +140,34 @@ class TargetPlanner:
             self._add_failed_entries(references, target, error)
             return
         for reference in references:
+            tag = target.tag_of(reference)
             plan_entry = plan_image(
                 reference,
                 target,
-                digests.get(reference.tag),
-                known_equal=target_tags.known_equal.get(reference.tag),
+                digests.get(tag),
+                known_equal=target_tags.known_equal.get(tag),
                 may_have_blobs=bool(target_tags.may_have_blobs),
-                damaged=reference.tag in target_tags.damaged,
+                damaged=tag in target_tags.damaged,
                 repair=self._repair,
-                damaged_digest=target_tags.damaged_digest(reference.tag),
+                damaged_digest=target_tags.damaged_digest(tag),
             )
             self._receiver.add_plan_entry(plan_entry)
 
-    def _skip_known_equal(self, target: TargetEntry, target_tags: TargetTags, batch: Batch) -> list[SourceReference]:
+    def _skip_known_equal(
+        self, target: TargetEntry, target_tags: TargetTags, references: Sequence[SourceReference]
+    ) -> list[SourceReference]:
         """Skip the references that are known to be equal at the source and on the target. Return the other references.
 
         An immutable tag that was equal in an earlier run is assumed to be still equal, unless the target does not list
         it."""
         others = []
-        for reference in batch.references:
-            digest = target_tags.known_equal.get(reference.tag)
-            if digest is None or (target_tags.tags is not None and reference.tag not in target_tags.tags):
+        for reference in references:
+            tag = target.tag_of(reference)
+            digest = target_tags.known_equal.get(tag)
+            if digest is None or (target_tags.tags is not None and tag not in target_tags.tags):
                 others.append(reference)
             else:
-                self._receiver.record_target_tag(target.repository, reference.tag, digest)
+                self._receiver.record_target_tag(target.repository, tag, digest)
                 self._receiver.add_plan_entry(PlanEntry(reference, target, Action.SKIP, digest))
         return others
 
@@ -158,14 +182,13 @@ class TargetPlanner:
         if target_tags.tags is None:
             return {}
         immutable = references[0].entry.rules.is_immutable
-        unlisted = [
-            reference for reference in references if reference.tag not in target_tags.tags and immutable(reference.tag)
-        ]
+        tags = ((reference, target.tag_of(reference)) for reference in references)
+        unlisted = [reference for reference, tag in tags if tag not in target_tags.tags and immutable(tag)]
         digests = await self._resolve_at_both(target, target_tags, batch, [], unlisted)
         differing = [
             reference
             for reference in unlisted
-            if digests[reference.tag] not in (None, target_tags.known_equal.get(reference.tag))
+            if digests[tag := target.tag_of(reference)] not in (None, target_tags.known_equal.get(tag))
         ]
         await self.resolve_at_source(batch, differing)
         return digests
@@ -179,7 +202,7 @@ class TargetPlanner:
         at_target: Sequence[SourceReference],
     ) -> dict[str, DigestOrError]:
         """Resolve references at the source and on the target in parallel. Return the digests on the target, by tag."""
-        tags = [reference.tag for reference in at_target]
+        tags = [target.tag_of(reference) for reference in at_target]
         unknown = [tag for tag in tags if tag not in target_tags.known_digests]
         async with run_in_background([self.resolve_at_source(batch, at_source)]) as (source_task,):
             versions = await self._resolve_at_target(target, unknown)

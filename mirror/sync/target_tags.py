@@ -78,7 +78,7 @@ class TargetTagReader:
         known_equal = last_equal if self._use_hints else {}
         if target.exclusive and self._use_hints:
             known = await self._calls.call(
-                lambda work: read_target_tags(self._hints, name, [reference.tag for reference in references])
+                lambda work: read_target_tags(self._hints, name, [target.tag_of(reference) for reference in references])
             )
             if known:
                 # No other tool writes to this repository, so no request is sent for what the state contains.

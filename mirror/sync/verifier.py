@@ -134,7 +134,10 @@ class Verifier:
                     plan_entry = replace(plan_entry, old_digest=await self._read_unlisted(plan_entry))
                 await self._compare_with_source(plan_entry)
             try:
-                graph = await self._manifests.read_graph(target.store, target.repository.path, plan_entry.reference.tag)
+                foreign = plan_entry.reference.entry.foreign_layers
+                graph = await self._manifests.read_graph(
+                    target.store, target.repository.path, plan_entry.tag, foreign_layers=foreign
+                )
             except MirrorError as error:
                 raise _add_remedy(error) from error
             if graph.root.digest != plan_entry.old_digest:
@@ -172,7 +175,7 @@ class Verifier:
         try:
             # The target's tag list may be incomplete. If the target responded to the lookup of the tag with a server
             # error, the plan entry also has no digest.
-            return (await self._manifests.read(plan_entry.target.store, repository, reference.tag)).digest
+            return (await self._manifests.read(plan_entry.target.store, repository, plan_entry.tag)).digest
         except NotFound:
             pass
         except MirrorError as error:

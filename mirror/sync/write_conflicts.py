@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 
 from mirror.errors import Refused
 from mirror.oci.reference import Repository
-from mirror.selection.locations import MATCHED, can_match
-from mirror.selection.repository_rules import RepositoryRules
-from mirror.selection.tag_rules import common_tag
-from mirror.sync.plan_model import MirrorEntry
+from mirror.selection.locations import MATCHED
+from mirror.selection.repository_rules import RepositoryRules, can_match
+from mirror.selection.tag_templates import common_tag
+from mirror.sync.plan_model import MirrorEntry, TargetEntry
 from mirror.util.structs import replace
 
 
@@ -22,20 +22,22 @@ def find_possible_conflicts(entries: Sequence[MirrorEntry]) -> list[MirrorEntry]
     """Return the entries that may write the same tags to one repository, depending on what a wildcard matches.
 
     Two targets of one wildcard may also conflict with each other."""
-    by_host: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
+    by_host: defaultdict[str, list[tuple[int, TargetEntry]]] = defaultdict(list)
     for number, entry in enumerate(entries):
         for target in entry.targets:
-            by_host[target.repository.host].append((number, target.repository.path))
+            by_host[target.repository.host].append((number, target))
     conflicting: set[int] = set()
     for written in by_host.values():
-        for position, (number, path) in enumerate(written):
+        for position, (number, target) in enumerate(written):
             if not entries[number].wildcard:
                 continue
-            for other_position, (other, other_path) in enumerate(written):
+            for other_position, (other, other_target) in enumerate(written):
                 if (
                     position != other_position
-                    and _may_be_equal(path, other_path, entries[number].repository_rules)
-                    and common_tag(entries[number].rules, entries[other].rules)
+                    and _may_be_equal(
+                        target.repository.path, other_target.repository.path, entries[number].repository_rules
+                    )
+                    and common_tag(entries[number].rules, entries[other].rules, target.tags, other_target.tags)
                 ):
                     conflicting |= {number, other}
     return [entries[number] for number in sorted(conflicting)]
@@ -59,31 +61,34 @@ class WriteConflicts:
     entries: the entries that may conflict, without wildcards, in the order of the configuration."""
 
     def __init__(self, entries: Iterable[MirrorEntry] = ()) -> None:
-        self._writers: defaultdict[Repository, list[MirrorEntry]] = defaultdict(list)
+        self._writers: defaultdict[Repository, list[tuple[MirrorEntry, TargetEntry]]] = defaultdict(list)
         for entry in entries:
             for target in entry.targets:
-                self._writers[target.repository].append(entry)
+                self._writers[target.repository].append((entry, target))
 
     def remove_conflicts(self, entry: MirrorEntry) -> tuple[MirrorEntry, list[tuple[MirrorEntry, Refused]]]:
         """Remove the targets of `entry` to which another entry may write the same tags.
 
         Return the entry with the remaining targets. Also return, for each removed target, an entry with only that
         target, and the error."""
-        errors = [(target, self._find_conflict(entry, target.repository)) for target in entry.targets]
+        errors = [(target, self._find_conflict(entry, target)) for target in entry.targets]
         conflicts = [(replace(entry, targets=(target,)), error) for target, error in errors if error is not None]
         if not conflicts:
             return entry, []
         return replace(entry, targets=tuple(target for target, error in errors if error is None)), conflicts
 
-    def _find_conflict(self, entry: MirrorEntry, repository: Repository) -> Refused | None:
-        """Return an error if another entry, or another target of `entry`, may write the same tags to `repository`."""
-        writers = self._writers.get(repository, ())
-        others = [writer for writer in writers if writer is not entry]
-        if len(writers) - len(others) > 1:
-            others.append(entry)  # two targets of `entry` are this repository
-        other = next((writer for writer in others if common_tag(entry.rules, writer.rules)), None)
+    def _find_conflict(self, entry: MirrorEntry, target: TargetEntry) -> Refused | None:
+        """Return an error if another entry, or another target of `entry`, may write the same tags as `target`."""
+        others = (
+            writer
+            for writer, other_target in self._writers.get(target.repository, ())
+            if (writer is not entry or other_target is not target)
+            and common_tag(entry.rules, writer.rules, target.tags, other_target.tags)
+        )
+        other = next(others, None)
         if other is None:
             return None
+        repository = target.repository
         return Refused(
             f"{entry.name} and {other.name} would write the same tags in {repository}, so neither is copied to it",
             hint="change the target or the selected tags of one of these mirrors",

@@ -55,9 +55,12 @@ class BlobLocations:
         hints: LocationHints,
         mountable: Mapping[str, Collection[str]],
         wildcards: Mapping[str, Collection[Callable[[str], bool]]] | None = None,
+        login_path: Callable[[Repository], str] = lambda repository: "",
     ) -> None:
         """mountable: by host, the paths of the repositories that the configuration names as a source or target.
         wildcards: by host, functions that return whether a wildcard of the configuration selects a path.
+        login_path: returns the path whose credentials requests for a repository use, or an empty string if they use
+        those of the host.
 
         Blobs are not mounted from any other repository, because some users who can read the target may not be allowed
         to read that repository."""
@@ -75,6 +78,9 @@ class BlobLocations:
         self._failed_pairs: set[tuple[Repository, str]] = set()  # target, path for which all retries failed
         self._mounted: defaultdict[str, int] = defaultdict(int)  # number by host
         self._failed_mounts: defaultdict[str, int] = defaultdict(int)  # number by host
+        self._login_path = login_path
+        # Failures since the last success, by host and by the login paths of both repositories, if these differ.
+        self._failed_across: defaultdict[tuple[str, str, str], int] = defaultdict(int)
 
     def allow_mounts_from(self, repositories: Iterable[Repository]) -> None:
         """Allow mounts from these repositories, which the configuration names or matches with a pattern."""
@@ -163,20 +169,33 @@ class BlobLocations:
     def mount_candidates(self, repository: Repository, digest: Digest, extra: Iterable[str] = ()) -> list[str]:
         """Return the paths of the repositories from which mounting the blob should be tried, in order of preference.
 
-        Repositories where this run verified the blob come first, then the paths in `extra`, then suggested ones."""
+        Repositories with the credentials of `repository` come first. Among them, those where this run verified the blob
+        come first, then the paths in `extra`, then suggested ones."""
         verified = self._holders.get((repository.host, digest), ())
         suggested = [
             path
             for path in self._suggested.get((repository.host, digest), ())
             if Repository(repository.host, path) not in self._distrusted
         ]
-        return [
+        candidates = [
             path
             for path in dict.fromkeys([*verified, *extra, *suggested])
             if path != repository.path
             and (repository, path) not in self._refused_pairs
             and self._allows_mounts_from(repository.host, path)
-        ][:MAX_CANDIDATES]
+            and self._failed_across.get(self._logins(repository, path), 0) < MAX_FAILED_MOUNTS
+        ]
+        return sorted(candidates, key=lambda path: self._differ(self._logins(repository, path)))[:MAX_CANDIDATES]
+
+    def _logins(self, repository: Repository, from_path: str) -> tuple[str, str, str]:
+        """Return the host, and the login paths of `repository` and of the repository `from_path`."""
+        other = Repository(repository.host, from_path)
+        return repository.host, self._login_path(repository), self._login_path(other)
+
+    @staticmethod
+    def _differ(logins: tuple[str, str, str]) -> bool:
+        """Return whether two repositories have different credentials."""
+        return logins[1] != logins[2]
 
     def _allows_mounts_from(self, host: str, path: str) -> bool:
         """Return whether the configuration names a repository or selects it with a wildcard. Others are not used."""
@@ -195,9 +214,11 @@ class BlobLocations:
         """Remember the outcome of an attempt to mount the blob from the repository `from_path` into `repository`.
 
         outcome: None if the mount still failed after all retries. Only REFUSED prevents other blobs from being mounted
-        between the two repositories."""
-        pair = (repository, from_path)
+        between the two repositories. If the repositories have different credentials, failures are expected and say
+        nothing about other mounts on the host."""
+        pair, logins = (repository, from_path), self._logins(repository, from_path)
         if outcome is Mount.MOUNTED:
+            self._failed_across.pop(logins, None)
             self._mounted[repository.host] += 1
             self._failed_pairs.discard(pair)
             return
@@ -206,7 +227,10 @@ class BlobLocations:
         if outcome is None:
             self._failed_pairs.add(pair)
         if outcome is None or from_path in self._holders[repository.host, digest]:
-            self._failed_mounts[repository.host] += 1
+            if self._differ(logins):
+                self._failed_across[logins] += 1
+            else:
+                self._failed_mounts[repository.host] += 1
 
     def has_failed_mount(self, repository: Repository, from_path: str) -> bool:
         """Return whether a mount from `from_path` into `repository` failed after all retries, with no success since."""

@@ -692,7 +692,8 @@ def test_the_manual_has_every_key_and_marks_those_of_later_versions() -> None:
     "block", re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/configuration.md").read_text(encoding="utf-8"), re.DOTALL)
 )
 def test_the_examples_of_the_manual_are_valid(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HUB_TOKEN", "x")
+    for name in re.findall(r"env: (\w+)", block):
+        monkeypatch.setenv(name, "x")
     write(tmp_path, PUBLIC_KEY, "cosign.pub")
     assert load_text(tmp_path, block).mirrors
 

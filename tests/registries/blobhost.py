@@ -22,7 +22,7 @@ class BlobHost:
     def __init__(
         self, storage: Storage, *, head: int = 403, address: str = "127.0.0.2", tls: Authority | None = None
     ) -> None:
-        self._storage, self._head = storage, head
+        self.storage, self._head = storage, head
         self.seen: list[Request] = []
         self._scheme = "https" if tls else "http"
         context = tls.server_context() if tls else None
@@ -55,5 +55,5 @@ class BlobHost:
             return Reply(400, plain, b"<Error><Code>InvalidArgument</Code></Error>")
         if request.method == "HEAD" and self._head != 200:
             return Reply(self._head, plain)
-        data = self._storage.bytes.get(request.path.rpartition("/")[2])
+        data = self.storage.bytes.get(request.path.rpartition("/")[2])
         return Reply(404, plain) if data is None else blob_reply(request, data, ranges=True)

@@ -18,6 +18,7 @@ from mirror.selection.locations import (
     parse_source,
     parse_target,
 )
+from mirror.selection.tag_templates import TagTemplate
 
 HEX = "a" * 64
 DIGEST = Digest(f"sha256:{HEX}")
@@ -68,6 +69,26 @@ TARGETS: dict[str, Location] = {
     "oci:/srv/export:{repository}": LayoutLocation("/srv/export", "{repository}", wildcard=True),
     "oci:/srv/export:x/*": LayoutLocation("/srv/export", "x/{repository}", wildcard=True),
     "export.tar:{repository}": BundleLocation("export.tar", "{repository}", wildcard=True),
+    "reg.example.com/app:{tag}-x": RegistryLocation(
+        Repository("reg.example.com", "app"), tag_template=TagTemplate("", "-x")
+    ),
+    "reg.example.com:5000/app:v{tag}": RegistryLocation(
+        Repository("reg.example.com:5000", "app"), tag_template=TagTemplate("v", "")
+    ),
+    "reg.example.com/app:{tag}": RegistryLocation(Repository("reg.example.com", "app"), tag_template=TagTemplate()),
+    "reg.example.com/app:v1": RegistryLocation(
+        Repository("reg.example.com", "app"), tag_template=TagTemplate("v1", None)
+    ),
+    "docker.io/{repository}:{tag}-x": RegistryLocation(
+        Repository("docker.io", "{repository}"), wildcard=True, tag_template=TagTemplate("", "-x")
+    ),
+    "docker.io/library/*:x": RegistryLocation(
+        Repository("docker.io", "library/{repository}"), wildcard=True, tag_template=TagTemplate("x", None)
+    ),
+    "oci:/srv/x:{repository}:a-{tag}": LayoutLocation(
+        "/srv/x", "{repository}", wildcard=True, tag_template=TagTemplate("a-", "")
+    ),
+    "x.tar:app:{tag}-b": BundleLocation("x.tar", "app", tag_template=TagTemplate("", "-b")),
     "-": StreamLocation(),
 }
 
@@ -121,9 +142,13 @@ def test_an_invalid_source_is_an_error(text: str, says: str) -> None:
 @pytest.mark.parametrize(
     "text, says",
     [
-        ("reg.example.com/app:v1", "a target must not have a tag or digest"),
-        (f"reg.example.com/app@{DIGEST}", "a target must not have a tag or digest"),
-        ("oci:/srv/x:app:v1", "a target must not have a tag or digest"),
+        (f"reg.example.com/app@{DIGEST}", "a target must not have a digest"),
+        (f"oci:/srv/x:app:{{tag}}@{DIGEST}", "a target must not have a digest"),
+        ("reg.example.com/{tag}", "{tag} is allowed only in the tag"),
+        ("oci:/srv/{tag}:app", "{tag} is allowed only in the tag"),
+        ("reg.example.com/app:{tag}-{tag}", "only once"),
+        ("reg.example.com/app:-{tag}", "does not begin with '.' or '-'"),
+        ("reg.example.com/app:{repository}", "{repository} is allowed only in the repository"),
         ("reg.example.com/*/{repository}", "only once"),
         ("*.example.com/app", "(`*` is allowed only in the repository"),
         ("oci:/srv/*", "(`*` is allowed only in the repository"),
@@ -210,11 +235,9 @@ def test_a_target_without_a_registry_is_an_error_with_suggestions(text: str, mea
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("reg.example.com/{repo}", 'only {repository} is supported; write "reg.example.com/{repository}"'),
-        ("reg.example.com/app:{tag}-x", "{tag} is not in this version"),
-        ("reg.example.com/app:v1", '; write "reg.example.com/app"'),
-        ("oci:/srv/x:app:v1", '; write "oci:/srv/x:app"'),
-        ("x.tar:app:v1", '; write "x.tar:app"'),
+        ("reg.example.com/{repo}", '{tag} are supported; write "reg.example.com/{repository}"'),
+        ("reg.example.com/app:{Tag}-x", '{tag} are supported; write "reg.example.com/app:{tag}-x"'),
+        (f"reg.example.com/app:v1@{DIGEST}", '; write "reg.example.com/app:v1"'),
     ],
 )
 def test_an_invalid_template_is_an_error_with_a_suggestion(text: str, says: str) -> None:

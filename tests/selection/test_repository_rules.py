@@ -9,9 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mirror.errors import ConfigError
-from mirror.selection.locations import can_match
 from mirror.selection.patterns import compile_pattern
-from mirror.selection.repository_rules import RepositoryRules
+from mirror.selection.repository_rules import RepositoryRules, can_match
 
 NAMES = ("app", "app-dev", "base/app", "copy/app", "web")
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from mirror.errors import ConfigError
 from mirror.oci.digest import Digest
 from mirror.selection.patterns import compile_pattern
-from mirror.selection.tag_rules import Selection, TagRules, common_tag, select
+from mirror.selection.tag_rules import Selection, TagRules, select
+from mirror.selection.tag_templates import common_tag
 
 DIGEST = Digest("sha256:" + "a" * 64)
 TAGS = ("v1.0.0", "v1.1.0-rc.1", "v1.1.0", "v2.0.0", "latest", "nightly")

@@ -310,6 +310,33 @@ REGISTRIES = (
         ("username without password; set both or neither",),
         fixed=("username: joe", ""),
     ),
+    Case(
+        "path-with-the-host",
+        _registry("paths: {b.example.com/team: {username: joe, password: {env: PATH}}}"),
+        "3:27",
+        ("expected a path of repositories, without the host", 'write "team"'),
+        fixed=("b.example.com/team: {u", "team: {u"),
+    ),
+    Case(
+        "path-with-a-star",
+        _registry("paths: {team/*: {username: joe, password: {env: PATH}}}"),
+        "3:27",
+        ('write "team", which also covers all repositories below it',),
+        fixed=("team/*", "team"),
+    ),
+    Case(
+        "path-without-a-password",
+        _registry("paths: {team: {username: joe}}"),
+        "3:33",
+        ("missing key", "password"),
+    ),
+    Case(
+        "path-with-an-unset-password",
+        _registry("paths: {app: {username: joe, password: {env: MIRROR_NOPE}}}"),
+        "3:58",
+        ('registries."b.example.com".paths.app.password: ', "MIRROR_NOPE is unset or empty", "a repository below app"),
+        secrets=True,
+    ),
     Case("password-alone", _registry("password: {env: PATH}"), "3:29", ("password without username",)),
     Case(
         "password-unset",
@@ -506,7 +533,7 @@ REGISTRIES = (
         "login-with-username",
         _registry("username: joe, password: {env: PATH}, login: ecr"),
         "3:64",
-        ("`login` gets the user name and password of b.example.com; remove these keys",),
+        ("`login` gets the user name and password of b.example.com; remove username, password and paths",),
     ),
     Case("no-proxy-alone", _registry("no-proxy: [c.example.com]"), "3:29", ("no effect without `proxy`",)),
     Case(
@@ -646,7 +673,7 @@ LOCATIONS = (
         "target-is-another-template",
         _wildcards(("a.example.com/team/*", "b.example.com/{repo}")),
         "4:13",
-        ('only {repository} is supported; write "b.example.com/{repository}"',),
+        ('only {repository} and {tag} are supported; write "b.example.com/{repository}"',),
     ),
     Case("source-template", _source('"a.example.com/{repository}"'), "3:11", ("targets",)),
     Case("source-stars", _source("a.example.com/*/x"), "3:11", ("at the end",)),
@@ -654,7 +681,7 @@ LOCATIONS = (
         "target-tag",
         _target("b.example.com/app:v1"),
         "4:13",
-        ("a target must not have a tag", 'write "b.example.com/app"'),
+        ("would give all images the tag", 'write "b.example.com/app"'),
     ),
     Case("target-number", _target("12"), "4:13", ("targets[0]: read as the number 12",)),
     Case("itself", _target("a.example.com/app"), "4:13", ("would mirror onto itself",)),
@@ -983,7 +1010,7 @@ ON_DISK = (
         fixed=("a.example.com/app", "a.example.com/app/*"),
     ),
     Case("bundle-to-one", _source('"in.tar:*"'), "4:13", ("has no {repository}", '/{repository}"')),
-    Case("bundle-with-a-tag-as-target", _target('"out.tar:app:v1"'), "4:13", ("a target must not have a tag",)),
+    Case("bundle-with-a-tag-as-target", _target('"out.tar:app:v1"'), "4:13", ('write "out.tar:app" to keep',)),
     Case(
         "base-for-a-layout",
         f"{HEAD}mirrors:\n- source: a.example.com/app\n  targets: ['oci:out']\n  base: far-side.json\n",
@@ -993,7 +1020,7 @@ ON_DISK = (
     Case("layout-to-one", _source('"oci:in:*"'), "4:13", ("has no {repository}", '/{repository}"')),
     Case("nul-in-a-layout", _target(r'"oci:a\0b"'), "4:13", ("a path cannot contain", "remove it")),
     Case("no-home-of-a-bundle", _target("~no-such-user/x.tar"), "4:13", ("no home directory", "use an absolute path")),
-    Case("layout-with-a-tag-as-target", _target('"oci:out:app:v1"'), "4:13", ("a target must not have a tag",)),
+    Case("layout-with-a-tag-as-target", _target('"oci:out:app:v1"'), "4:13", ('write "oci:out:app" to keep',)),
     Case("layout-without-a-directory", _target('"oci::app"'), "4:13", ("expected oci:DIR or oci:DIR:REPOSITORY",)),
     Case("layout-without-a-repository", _target('"oci:out:"'), "4:13", ("the repository is missing",)),
     Case(
@@ -1036,7 +1063,6 @@ def _top(keys: str) -> str:
 LATER_KEYS: tuple[tuple[str, str, str, str], ...] = (
     ("top", "notify", "[{url: 'https://x.example.com/y', on: [failed], format: slack}]", "me"),
     ("top", "metrics", "{textfile: mirror.prom}", "[x]"),
-    ("registry", "paths", "{team: {username: joe, password: {env: PATH}}}", "[team]"),
     ("registry", "reserve", "20", "some"),
     ("registry", "bandwidth", "{read: 10 MiB/s, write: 5 MB/s, schedule: 'Mon-Fri'}", "{read: fast}"),
     ("mirror", "platforms", "[linux/amd64]", "linux/amd64"),
@@ -1052,10 +1078,7 @@ LATER_KEYS: tuple[tuple[str, str, str, str], ...] = (
     ("tags", "min-tags", "1", "one"),
     ("tags", "max-tags", "100", "all"),
 )
-LATER_VALUES: tuple[tuple[str, str, str], ...] = (
-    ("top", "report", "changes"),
-    ("mirror", "foreign-layers", "copy"),
-)
+LATER_VALUES: tuple[tuple[str, str, str], ...] = (("top", "report", "changes"),)
 _LATER: dict[str, tuple[Callable[[str], str], int, int, str]] = {
     "top": (_top, 2, 1, ""),
     "registry": (_registry, 3, 19, 'registries."b.example.com".'),
@@ -1092,10 +1115,96 @@ NOT_IN_THIS_VERSION = (
         "2:23",
         ("defaults.referrers: not in this version",),
     ),
-    Case("later-tag-template", _target("'b.example.com/app:{tag}-x'"), "4:13", ("{tag} is not in this version",)),
+)
+
+
+def _retagged(source: str, *targets: str) -> str:
+    """Return a configuration with one mirror with these targets."""
+    return f"{HEAD}mirrors:\n- source: {source}\n  targets:\n" + "".join(f"  - '{one}'\n" for one in targets)
+
+
+_OTHER = "- source: c.example.com/app{source}\n  targets: ['b.example.com/app:{target}']\n"
+_DIGEST = f"sha256:{'a' * 64}"
+TAG_TEMPLATES = (
+    Case(
+        "fixed-tag-for-several-tags",
+        _retagged("a.example.com/app", "b.example.com/app:stable") + "  tags: [v1, v2]\n",
+        "5:5",
+        ("would give all images the tag stable, but the mirror may select several", 'write "b.example.com/app"'),
+        fixed=("app:stable", "app"),
+    ),
+    Case(
+        "tag-template-for-a-digest",
+        _retagged(f"a.example.com/app@{_DIGEST}", "b.example.com/app:{tag}-x"),
+        "5:5",
+        ("the source has a digest but no tag that could replace {tag}",),
+        fixed=("{tag}-x", "stable"),
+    ),
+    Case(
+        "tag-that-becomes-too-long",
+        _retagged(f"a.example.com/app:{'v' * 120}", "b.example.com/app:{tag}-a-suffix"),
+        "5:5",
+        ("becomes", "a tag has at most 128 characters"),
+    ),
+    Case(
+        "tag-template-with-an-invalid-character",
+        _retagged("a.example.com/app", "b.example.com/app:{tag}+x"),
+        "5:5",
+        ("'b.example.com/app:{tag}+x'", "use '{tag}_x'"),
+    ),
+    Case("tag-template-twice", _retagged("a.example.com/app", "b.example.com/app:{tag}-{tag}"), "5:5", ("only once",)),
+    Case(
+        "tag-template-in-the-repository",
+        _retagged("a.example.com/app", "b.example.com/app-{tag}"),
+        "5:5",
+        ("{tag} is allowed only in the tag, as in registry.example.com/app:{tag}-copy",),
+    ),
+    Case(
+        "one-source-with-two-templates-that-may-give-one-tag",
+        _retagged("a.example.com/app", "b.example.com/app:{tag}-x", "b.example.com/app"),
+        "6:5",
+        ("b.example.com/app is listed twice, and two images may get the same tag there",),
+    ),
+    Case(
+        "one-image-with-one-tag-twice",
+        _retagged("a.example.com/app:v1", "b.example.com/app:v1-x", "b.example.com/app:{tag}-x"),
+        "6:5",
+        ("two images may get the tag v1-x there",),
+    ),
+    Case(
+        "two-sources-on-one-renamed-tag",
+        _retagged("a.example.com/app:v1", "b.example.com/app:{tag}-x") + _OTHER.format(source=":1-x", target="v{tag}"),
+        "7:13",
+        ("mirrors[1] and mirrors[0] (line 3) may both write tag v1-x of b.example.com/app",),
+    ),
+    Case(
+        "a-fixed-tag-that-a-source-may-have",
+        _retagged("a.example.com/app", "b.example.com/app") + _OTHER.format(source=":1", target="stable"),
+        "7:13",
+        ("mirrors[1] and mirrors[0] (line 3) may both write tag stable of b.example.com/app",),
+    ),
+    Case(
+        "templates-that-may-give-one-tag",
+        _retagged("a.example.com/app", "b.example.com/app:{tag}-x") + _OTHER.format(source="", target="v{tag}"),
+        "7:13",
+        ("may both write the same tags of b.example.com/app",),
+    ),
+    Case(
+        "new-tags-in-the-source-repository",
+        _retagged("a.example.com/app", "a.example.com/app:{tag}-copy"),
+        "5:5",
+        ("would mirror onto itself", "the next run may copy the new tags again"),
+    ),
+    Case(
+        "tags-that-move-in-a-circle",
+        _retagged("a.example.com/app:v1", "b.example.com/app:v2")
+        + "- source: b.example.com/app:v2\n  targets: ['a.example.com/app:v1']\n",
+        "3:11",
+        ("mirrors form a cycle",),
+    ),
 )
 
 CASES: tuple[Case, ...] = (
     *(*FILE, *KEYS, *REGISTRIES, *LOCATIONS, *WILDCARDS),
-    *(*TAGS, *SIGNATURES, *ON_DISK, *NOT_IN_THIS_VERSION),
+    *(*TAGS, *SIGNATURES, *ON_DISK, *NOT_IN_THIS_VERSION, *TAG_TEMPLATES),
 )

@@ -28,8 +28,7 @@ from mirror.limits import Limits
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
-from mirror.selection.locations import can_match
-from mirror.selection.repository_rules import RepositoryRules
+from mirror.selection.repository_rules import RepositoryRules, can_match
 from mirror.store import Mount
 from mirror.transfer.blob_copier import BlobCopier
 from mirror.transfer.blob_locations import MAX_FAILED_MOUNTS, BlobLocations
@@ -294,6 +293,37 @@ def test_mounts_are_no_longer_tried_on_a_host_where_all_mounts_fail(world: World
 
     assert {BlobOutcome.COPIED} == {one.outcome for one in world.drive(copy_sequentially)}
     assert 5 + (MAX_FAILED_MOUNTS - 1) == len(target.verbs("mount"))
+
+
+def test_refused_mounts_between_different_credentials_end_no_mounts_between_equal_ones(world: World) -> None:
+    target = world.targets["target"]
+    paths = ["a/one", "b/one", "b/two"]
+    world.locations = BlobLocations(world.hints, {"target": paths}, None, lambda one: one.path.partition("/")[0])
+    both = []
+    for number in range(MAX_FAILED_MOUNTS + 2):
+        blob = world.source.add("app", DATA + bytes([number]))
+        target.blobs["a/one"][blob.digest] = world.source.blobs["app"][blob.digest]
+        world.locations.add_blob(Repository("target", "a/one"), blob.digest)
+        both.append(blob)
+    target.mounts = Mount.ABSENT
+
+    async def copy_sequentially(blob_copier: BlobCopier) -> None:
+        for blob in both:
+            await blob_copier.copy(world.request(blob, "b/one"))
+
+    world.drive(copy_sequentially)
+    assert MAX_FAILED_MOUNTS == len(target.verbs("mount"))
+    assert world.locations.is_mount_worthwhile("target")
+    assert ["b/one"] == world.locations.mount_candidates(Repository("target", "b/two"), both[0].digest)
+
+
+def test_repositories_with_the_same_credentials_are_the_first_candidates(world: World) -> None:
+    paths = ["a/one", "a/two", "b/one"]
+    world.locations = BlobLocations(world.hints, {"target": paths}, None, lambda one: one.path.partition("/")[0])
+    blob = world.source.add("app", DATA)
+    for path in ("a/one", "b/one", "a/two"):
+        world.locations.add_blob(Repository("target", path), blob.digest)
+    assert ["b/one", "a/two"] == world.locations.mount_candidates(Repository("target", "b/two"), blob.digest)
 
 
 def test_only_repositories_that_the_configuration_names_are_mounted_from(world: World) -> None:

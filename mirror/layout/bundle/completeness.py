@@ -53,7 +53,7 @@ def _find_gaps_by_index(bundle: BundleReader, work: Work) -> Iterator[str]:
     while todo:
         work.stop.raise_if_requested()
         one = todo.pop()
-        if one.digest in seen or one.foreign:
+        if one.digest in seen or (one.foreign and bundle.member(one.digest) is None):
             continue
         seen.add(one.digest)
         yield from _check_member(bundle, one.digest, one.size)

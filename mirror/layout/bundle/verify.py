@@ -220,7 +220,7 @@ class _BundleVerifier:
         seen: set[Digest] = set()
         while todo:
             one = todo.pop()
-            if one.digest in seen or one.foreign:
+            if one.digest in seen or (one.foreign and one.digest not in self._sizes):
                 continue
             seen.add(one.digest)
             self._check_entry(one.digest, one.size)

@@ -67,8 +67,8 @@ class HostAuthorizer:
         self._first_gate = Gate(self._clock)  # admits single requests until the scheme is known or the host is open
         self._renewals: SingleFlight[ScopeState, Grant] = SingleFlight(f"a token for {self._host}")
         self._renewal_count = 0
-        # If the configuration has a user name, the warning was logged when the configuration was read.
-        self._warned = not settings.plain_http or settings.username is not None
+        # If the configuration has a password, the warning was logged when the configuration was read.
+        self._warned = not settings.plain_http or bool(settings.passwords)
 
     def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
         """Return the `Authorization` value for a request that needs `scopes`, or None to send no header.
@@ -193,7 +193,7 @@ class HostAuthorizer:
             return True
         if scheme is None and not self._is_open:
             return self._first_gate.enter(stop)
-        if scheme is None and self._settings.username is None:
+        if scheme is None and self._settings.find_login(state.repository) is None:
             return True  # the host allows anonymous access, and there are no credentials
         return state.gate.enter(stop)
 
@@ -214,12 +214,12 @@ class HostAuthorizer:
         with self._lock:
             state = self._states.get(scopes)
             if state is None:
-                key = tuple(sorted({Scope(s.repository, tuple(sorted(set(s.actions)))) for s in scopes}))
+                key = tuple(sorted({Scope(s.repository, tuple(sorted(set(s.actions))), s.kind) for s in scopes}))
                 state = self._states.get(key)
                 if state is None:
                     state = self._states[key] = ScopeState(scopes, self._clock)
                     if len(key) == 1:
-                        self._by_repository.setdefault(key[0].repository, []).append(state)
+                        self._by_repository.setdefault(state.repository, []).append(state)
                 self._states[scopes] = state
         return state
 
@@ -284,7 +284,7 @@ class HostAuthorizer:
 
     def _subject(self, state: ScopeState) -> str:
         """Return the subject of error messages about these scopes, such as `host/repository (pull)`."""
-        scope = f"/{state.repository} ({','.join(state.scopes[0].actions)})" if state.scopes else ""
+        scope = f"/{state.scopes[0].repository} ({','.join(state.scopes[0].actions)})" if state.scopes else ""
         return f"{self._host}{scope}"
 
     # --- grants

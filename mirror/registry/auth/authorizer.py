@@ -50,7 +50,7 @@ def widen_scopes(scopes: tuple[Scope, ...], challenge: str) -> tuple[str, ...]:
     if len(scopes) != 1:
         return requested
     scope = scopes[0]
-    prefix = f"repository:{scope.repository}:"
+    prefix = f"{scope.kind}:{scope.repository}:"
     actions = list(scope.actions)
     for challenge_scope in challenge.split():
         challenge_actions = (
@@ -58,7 +58,7 @@ def widen_scopes(scopes: tuple[Scope, ...], challenge: str) -> tuple[str, ...]:
         )
         if challenge_actions and set(challenge_actions) <= _ADDABLE_ACTIONS:
             actions += [action for action in challenge_actions if action not in actions]
-    return (str(Scope(scope.repository, tuple(actions))),)
+    return (str(Scope(scope.repository, tuple(actions), scope.kind)),)
 
 
 class Authorizer(Protocol):

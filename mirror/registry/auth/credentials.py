@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mirror.errors import AuthError, ConfigError
-from mirror.oci.reference import DOCKER_HUB
+from mirror.oci.reference import DOCKER_HUB, Repository
 from mirror.registry.auth import credential_helpers
 from mirror.registry.auth.docker_config import HUB_KEY, DockerConfig, Login, config_files, display_path
 from mirror.registry.http.host_settings import HostSettings, Secret
@@ -97,7 +97,7 @@ class CredentialSource:
         self._on_secret = on_secret
         self._files = config_files(self._environ)
         self._lock = threading.Lock()
-        self._configured: dict[str, Credential] = {}
+        self._configured: dict[tuple[str, str], Credential] = {}  # by host and path
         self._docker_configs: dict[Path, DockerConfig | None] = {}
         # The keys are a helper and a server. No lock is needed: entries are replaced as a whole, and never removed.
         self._helper_responses: dict[tuple[str, str], Credential | AuthError | None] = {}
@@ -110,11 +110,11 @@ class CredentialSource:
         names = [display_path(path, self._environ) for path in self._files]
         return " or ".join(names) if names else "Docker's configuration (no home directory is known)"
 
-    def check_docker_files(self, hosts: Iterable[str]) -> None:
-        """Read Docker's configuration now, unless mirror's own configuration has credentials for all `hosts`.
+    def check_docker_files(self, repositories: Iterable[Repository]) -> None:
+        """Read Docker's configuration now, unless mirror's own one has credentials for all `repositories`.
 
         Raises ConfigError if a file is invalid, so that the problem is reported before the first request."""
-        if all(host in self._services or self._configured_login(host) for host in hosts):
+        if all(one.host in self._services or self._settings_of(one.host).find_login(one.path) for one in repositories):
             return
         try:
             for path in self._files:
@@ -140,6 +140,12 @@ class CredentialSource:
                     self._on_secret(secret, found.username)
         return found
 
+    def login_path(self, host: str, repository: str) -> str:
+        """Return the path in mirror's own configuration whose credentials apply to a repository.
+
+        The path is empty if the credentials of the host apply."""
+        return self._settings_of(host).login_path(repository)
+
     def known_secrets(self) -> frozenset[str]:
         """Return the secrets of all credentials returned so far, for redaction."""
         with self._lock:
@@ -150,11 +156,11 @@ class CredentialSource:
         service = self._services.get(host)
         if service is not None:
             return service.find(fresh=fresh, stop=stop)
-        login = self._configured_login(host)
+        settings = self._settings_of(host)
+        login = settings.find_login(repository)
         if login is not None:
-            return self._configured_credential(host, *login, fresh)
-        settings = self._hosts.get(host)
-        port = 80 if settings is not None and settings.plain_http else 443
+            return self._configured_credential((host, settings.login_path(repository)), *login, fresh)
+        port = 80 if settings.plain_http else 443
         name = host.removesuffix(f":{port}")
         for path in self._files:
             file = self._read_file(path, fresh)
@@ -170,21 +176,20 @@ class CredentialSource:
                 return _entry_credential(entry, file.name)
         return None
 
-    def _configured_login(self, host: str) -> tuple[str, Secret] | None:
-        """Return the user name and password for a host in mirror's own configuration, or None."""
-        settings = self._hosts.get(host)
-        if settings is None or settings.username is None or settings.password is None:
-            return None
-        return settings.username, settings.password
+    def _settings_of(self, host: str) -> HostSettings:
+        """Return the settings of a host. If it is not configured, return the defaults."""
+        return self._hosts.get(host) or HostSettings(host)
 
-    def _configured_credential(self, host: str, username: str, password: Secret, fresh: bool) -> Credential:
-        """Return a credential from mirror's own configuration. Its password is read on first use and cached."""
+    def _configured_credential(self, key: tuple[str, str], username: str, password: Secret, fresh: bool) -> Credential:
+        """Return a credential from mirror's own configuration. Its password is read on first use and cached.
+
+        key: the host, and the path to which the credential applies."""
         with self._lock:
-            known = self._configured.get(host)
+            known = self._configured.get(key)
         if known is None or fresh:
             known = Credential.from_secret(username, password.reveal(), password.origin)
             with self._lock:
-                self._configured[host] = known
+                self._configured[key] = known
         return known
 
     def _read_file(self, path: Path, fresh: bool) -> DockerConfig | None:

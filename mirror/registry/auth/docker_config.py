@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mirror.errors import AuthError, printable
-from mirror.oci.reference import DOCKER_HUB
+from mirror.oci.reference import DOCKER_HUB, contains_repository
 from mirror.util.structs import RedactedStruct
 
 MAX_BYTES = 1024 * 1024
@@ -140,7 +140,7 @@ class DockerConfig:
         found: list[tuple[int, bool, Login]] = []
         for key, entry in self._auths.items():
             path = _key_path(key)
-            if normalize_host(key, port) != host or not _covers_repository(path, repository):
+            if normalize_host(key, port) != host or not contains_repository(path, repository):
                 continue
             login = self._parse_login(key, path, entry)
             if login is not None:
@@ -198,8 +198,3 @@ def _key_path(key: str) -> str:
         return ""
     path = key.partition("/")[2].strip("/")
     return "" if path in _API_PATHS else path
-
-
-def _covers_repository(path: str, repository: str) -> bool:
-    """Return whether `repository` is `path` or a repository below it. An empty path contains every repository."""
-    return not path or repository == path or repository.startswith(f"{path}/")

@@ -42,5 +42,7 @@ class ScopeState:
 
     @property
     def repository(self) -> str:
-        """The repository of the first scope, or an empty string if there are no scopes."""
-        return self.scopes[0].repository if self.scopes else ""
+        """The repository of the first scope, whose credentials are used. It is empty if the scopes name none.
+
+        For a mount, the first scope is that of the target repository."""
+        return self.scopes[0].repository if self.scopes and self.scopes[0].kind == "repository" else ""

@@ -74,7 +74,7 @@ class TokenIssuer:
         self._clock = clock
         self._lock = threading.Lock()
         self._reloads: SingleFlight[str, None] = SingleFlight(f"credentials for {host}")
-        self._next_reload_at = -math.inf
+        self._next_reload_at: dict[str, float] = {}  # by the path to which the credentials apply
         self._tokens: deque[str] = deque(maxlen=_REMEMBERED_TOKENS)
 
     def issue(self, scheme: AuthScheme, request: GrantRequest, work: Work) -> Grant:
@@ -155,13 +155,14 @@ class TokenIssuer:
     def _reload_credential(self, request: GrantRequest, stop: Stop) -> Credential | None:
         """Look up the credential again, in case it has changed, and return it.
 
-        Files are read and helpers are run at most once per RELOAD_INTERVAL."""
+        Files are read and helpers are run at most once per RELOAD_INTERVAL, for each path with its own credentials."""
+        path = self._credentials.login_path(self._host, request.repository)
 
         def reload() -> None:
             """Refresh the cached credentials, unless they were refreshed less than RELOAD_INTERVAL ago."""
-            if self._clock.now() >= self._next_reload_at:
+            if self._clock.now() >= self._next_reload_at.get(path, -math.inf):
                 self._credentials.find(self._host, request.repository, fresh=True, stop=stop)
-                self._next_reload_at = self._clock.now() + RELOAD_INTERVAL
+                self._next_reload_at[path] = self._clock.now() + RELOAD_INTERVAL
 
-        self._reloads.share("", reload, stop)
+        self._reloads.share(path, reload, stop)
         return self._credentials.find(self._host, request.repository, stop=stop)

@@ -1,6 +1,7 @@
 """Cookies, which are used only with the v1 protocol: the oldest registries recognize a logged-in client by a cookie.
 
-A cookie is kept until the end of the run, and is sent only to the origin that set it.
+A cookie is kept until the end of the run, and is sent only to the origin that set it, for repositories that have the
+same credentials as the one for which it was set.
 """
 
 from __future__ import annotations
@@ -23,19 +24,22 @@ _EXPIRED = re.compile(r";\s*max-age\s*=\s*(?:0+|-\d+)\s*(?:;|$)", re.IGNORECASE)
 
 
 class CookieJar:
-    """The cookies that each origin has set in this run. Thread-safe."""
+    """The cookies that each origin has set in this run. Thread-safe.
+
+    `login_path` is the path in the configuration whose credentials a request uses, or an empty string if it uses those
+    of the host."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._jars: dict[Origin, dict[str, str]] = {}
+        self._jars: dict[tuple[Origin, str], dict[str, str]] = {}
 
-    def header(self, origin: Origin) -> str | None:
+    def header(self, origin: Origin, login_path: str = "") -> str | None:
         """Return the value of the Cookie header for a request to `origin`, or None if there are no cookies."""
         with self._lock:
-            jar = self._jars.get(origin)
+            jar = self._jars.get((origin, login_path))
             return "; ".join(f"{name}={value}" for name, value in jar.items()) if jar else None
 
-    def store(self, origin: Origin, fields: Sequence[str]) -> None:
+    def store(self, origin: Origin, fields: Sequence[str], login_path: str = "") -> None:
         """Store the cookies that a response from `origin` sets, and remove those that it expires.
 
         `fields` are the values of its Set-Cookie headers. Invalid cookies, cookies larger than MAX_BYTES and new
@@ -45,7 +49,7 @@ class CookieJar:
             if pair is None or len(pair[0]) > MAX_BYTES:
                 continue
             with self._lock:
-                jar = self._jars.setdefault(origin, {})
+                jar = self._jars.setdefault((origin, login_path), {})
                 jar.pop(pair[1], None)
                 if not _EXPIRED.search(field) and len(jar) < MAX_COOKIES:
                     jar[pair[1]] = pair[2]

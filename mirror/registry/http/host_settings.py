@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mirror.errors import AuthError, printable
 from mirror.limits import Rate
+from mirror.oci.reference import contains_repository
 from mirror.util.structs import RedactedStruct, Struct
 
 
@@ -60,6 +61,14 @@ class Secret(RedactedStruct, frozen=True):
     __str__ = __repr__
 
 
+class PathLogin(Struct, frozen=True):
+    """The credentials for the repository `path` and for all repositories below it."""
+
+    path: str
+    username: str
+    password: Secret
+
+
 class TlsSettings(Struct, frozen=True):
     """The TLS settings of a registry. All files are PEM files."""
 
@@ -99,7 +108,10 @@ class HarborProjectSettings(Struct, frozen=True):
 
 
 class HostSettings(RedactedStruct, frozen=True):
-    """The settings of one registry. `host` is its name in references, such as `docker.io` or `example.com:5000`."""
+    """The settings of one registry. `host` is its name in references, such as `docker.io` or `example.com:5000`.
+
+    `username` and `password` are the credentials of the host. They apply to all requests except those for repositories
+    that have credentials of their own in `paths`."""
 
     HIDDEN = ("proxy",)
 
@@ -107,6 +119,7 @@ class HostSettings(RedactedStruct, frozen=True):
     plain_http: bool = False
     username: str | None = None
     password: Secret | None = None
+    paths: tuple[PathLogin, ...] = ()
     tls: TlsSettings = TlsSettings()
     parallel: int | None = None  # concurrent requests; None means 8
     rate: Rate | None = None
@@ -122,3 +135,26 @@ class HostSettings(RedactedStruct, frozen=True):
     login: str = ""  # "ecr": the service that issues passwords; empty for none
     v1: V1Mode = V1Mode.AUTO
     v1_checksums: str = "require"  # "require" or "warn": what to do if the checksum of a v1 layer does not match
+
+    @property
+    def passwords(self) -> tuple[Secret, ...]:
+        """All passwords in the settings."""
+        own = () if self.password is None else (self.password,)
+        return (*own, *(login.password for login in self.paths))
+
+    def login_path(self, repository: str) -> str:
+        """Return the path in `paths` whose credentials apply to a repository: the longest one that contains it.
+
+        The path is empty if the credentials of the host apply. For a request that concerns no single repository, such
+        as one for the catalog, `repository` is empty."""
+        containing = (login.path for login in self.paths if contains_repository(login.path, repository))
+        return max(containing, key=len, default="")
+
+    def find_login(self, repository: str) -> tuple[str, Secret] | None:
+        """Return the user name and the password for requests about a repository, or None if the settings have none."""
+        path = self.login_path(repository)
+        if path:
+            return next((login.username, login.password) for login in self.paths if login.path == path)
+        if self.username is None or self.password is None:
+            return None
+        return self.username, self.password

@@ -42,7 +42,8 @@ class Destination(Struct, frozen=True):
 
     `target` is the path and query exactly as sent. `credentials` says whether the registry's credentials may be sent.
     If `named_by_server` is true, the host's address is checked when a connection is opened or reused. `named_by` is the
-    origin that named the host. `refusal_code` is the error code if the address is rejected."""
+    origin that named the host. `refusal_code` is the error code if the address is rejected. If `anonymous` is true, a
+    redirect never leads to a destination with credentials, not even to the registry."""
 
     origin: Origin
     target: str
@@ -50,6 +51,7 @@ class Destination(Struct, frozen=True):
     named_by_server: bool = False
     named_by: Origin | None = None
     refusal_code: str = "unsafe_redirect"
+    anonymous: bool = False
 
     @property
     def path(self) -> str:
@@ -188,6 +190,22 @@ class UrlPolicy:
             self.endpoints.add(origin)
         return Destination(origin, "/", credentials=True, named_by=self.api, refusal_code="unsafe_location")
 
+    def check_layer_url(self, location: str) -> Destination:
+        """Check a URL in the descriptor of a foreign layer, and return it as a destination.
+
+        It must be absolute and use https. It receives no credentials, even if it is on the registry itself. Raises
+        Refused (unsafe_location)."""
+        base = Destination(self.api, "/")
+        origin, target = _join_location(location, base, "unsafe_location", "URL of a foreign layer")
+        if not location.lower().startswith("https:"):
+            why = f"it is not an https URL, but {printable(location.partition(':')[0], 40)}"
+            raise _policy_error("unsafe_location", "URL of a foreign layer", base, why)
+        destination = Destination(
+            origin, target, named_by_server=True, named_by=self.api, refusal_code="unsafe_location", anonymous=True
+        )
+        self._check_literal_address(destination)
+        return destination
+
     def check_token_redirect(self, location: str, base: Destination) -> Destination:
         """Check a redirect from a token service, which must stay on the same origin, and return the new destination.
 
@@ -222,13 +240,15 @@ class UrlPolicy:
         """Check a parsed URL in a response from `base`, and return it as a destination. Raises Refused.
 
         `code` and `what` (the kind of URL) are used in errors."""
-        if origin == self.api:
+        if origin == self.api and not base.anonymous:
             return replace(self._root, target=target)
         if origin.scheme == "http" and base.origin.scheme == "https":
             raise _policy_error(code, what, base, f"it points from https to {origin}")
         if origin == base.origin:
             return replace(base, target=target, refusal_code=code)
-        destination = Destination(origin, target, named_by_server=True, named_by=base.origin, refusal_code=code)
+        destination = Destination(
+            origin, target, named_by_server=True, named_by=base.origin, refusal_code=code, anonymous=base.anonymous
+        )
         self._check_literal_address(destination)
         return destination
 

@@ -12,9 +12,10 @@ import pytest
 
 from mirror.errors import AuthError, Cancelled, Refused
 from mirror.registry.auth.authorization import HostAuthorizer
+from mirror.registry.auth.authorizer import CATALOG
 from mirror.registry.auth.credentials import Credential, CredentialSource
 from mirror.registry.auth.token_issuer import RELOAD_INTERVAL
-from mirror.registry.http.host_settings import HostSettings, Secret
+from mirror.registry.http.host_settings import HostSettings, PathLogin, Secret
 from mirror.registry.http.url_policy import UrlPolicy
 from mirror.util.cancellation import Stop, Work
 from mirror.util.single_flight import HAND_OVER
@@ -26,6 +27,7 @@ from tests.registry.auth.doubles import (
     REALM,
     FakeCredentials,
     FakeRegistry,
+    FakeTokenService,
     WatchedStop,
     World,
     basic,
@@ -394,3 +396,87 @@ def test_an_authorized_request_costs_no_token_request_no_look_up_and_no_wait() -
     counts = Counter(world.request(pull_scopes()) for _ in range(1000))
     assert {1: 1000} == counts
     assert before == (len(world.tokens.calls), len(world.logins.asked))
+
+
+# --- credentials for paths
+
+
+def _path_settings() -> HostSettings:
+    """Return settings with a user for the host, and one for each of two paths. A password is the user name."""
+    secrets = {name: Secret("plain", plain=name) for name in ("host", "a", "b")}
+    paths = (PathLogin("team-a", "a", secrets["a"]), PathLogin("team-b", "b", secrets["b"]))
+    return HostSettings(HOST, username="host", password=secrets["host"], paths=paths)
+
+
+def _path_world(challenges: list[str], tokens: FakeTokenService) -> tuple[FakeRegistry, World]:
+    """Return a registry that requires authorization, and a world with the credentials of `_path_settings`."""
+    registry = FakeRegistry(challenges, lambda scopes, header: header is not None)
+    settings = _path_settings()
+    credentials = CredentialSource({HOST: settings}, {"HOME": "/nonexistent"})
+    world = World(registry, settings=settings, tokens=tokens)
+    world.auth = HostAuthorizer(settings, credentials, tokens, UrlPolicy(settings).check_realm, world.clock)
+    return registry, world
+
+
+_REQUESTS = {
+    "a": (pull_scopes("team-a/app"), push_scopes("team-a/app")),
+    "b": (pull_scopes("team-b/app"), (*push_scopes("team-b/app"), *pull_scopes("team-a/app"))),  # the last is a mount
+    "host": (pull_scopes("team-ab/app"), (CATALOG,), ()),
+}
+
+
+def test_basic_credentials_are_those_of_the_path_or_target_of_a_request() -> None:
+    registry, world = _path_world(BASIC, FakeTokenService())
+    world.request(pull_scopes("first"))
+    for name, requests in _REQUESTS.items():
+        for scopes in requests * 2:
+            world.request(scopes)
+            assert basic(name, name) == registry.headers[-1]
+
+
+def test_the_token_service_gets_the_credentials_of_the_path_or_target_of_a_request() -> None:
+    tokens = FakeTokenService()
+    registry, world = _path_world(BEARER, tokens)
+    users: dict[str | None, str] = {}
+    for name, requests in _REQUESTS.items():
+        for scopes in requests * 2:
+            world.request(scopes)
+            users.setdefault(registry.headers[-1], name)
+            assert name == users[registry.headers[-1]]  # no token is used for the credentials of another path
+    assert ["a", "a", "b", "b", "host", "host", "host"] == [call["basic"][0] for call in tokens.calls]  # type: ignore[index]
+
+
+def test_the_scope_of_a_catalog_stays_that_of_a_registry() -> None:
+    tokens = FakeTokenService()
+    _, world = _path_world([f'{BEARER[0]},scope="registry:catalog:*"'], tokens)
+    world.request((CATALOG,))
+    assert [["registry:catalog:*"]] == [call["scopes"] for call in tokens.calls]
+
+
+def test_a_changed_password_of_one_path_is_read_again_whatever_happened_to_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    paths = tuple(PathLogin(name, name, Secret(f"env {name}", env=f"WORD_{name}")) for name in ("a", "b"))
+    settings = HostSettings(HOST, paths=paths)
+    accepted = {basic(name, "new") for name in ("a", "b")}
+    world = World(FakeRegistry(BASIC, lambda scopes, header: header in accepted), settings=settings)
+    credentials = CredentialSource({HOST: settings}, {"HOME": "/nonexistent"})
+    world.auth = HostAuthorizer(settings, credentials, world.tokens, UrlPolicy(settings).check_realm, world.clock)
+    for name in ("a", "b"):
+        monkeypatch.setenv(f"WORD_{name}", "old")
+        found = credentials.find(HOST, name)
+        assert "old" == (found and found.password)
+        monkeypatch.setenv(f"WORD_{name}", "new")
+    assert [3, 2] == [world.request(pull_scopes(name)) for name in ("a", "b")]  # the clock does not move
+
+
+def test_a_refused_path_does_not_stop_requests_for_other_paths() -> None:
+    registry, world = _path_world(BASIC, FakeTokenService())
+    registry.accepts = lambda scopes, header: header in (basic("b", "b"), basic("host", "host"))
+    refused = error_of(world, pull_scopes("team-a/app"))
+    assert "user a, password from plain" in str(refused)
+    for scopes in (pull_scopes("team-b/app"), pull_scopes("other")):
+        world.request(scopes)
+    count = registry.count
+    assert str(refused) == str(error_of(world, pull_scopes("team-a/app")))
+    assert count == registry.count

@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 
 from mirror.errors import AuthError, ConfigError
+from mirror.oci.reference import Repository
 from mirror.registry.auth.credentials import Credential, CredentialSource
 from mirror.registry.auth.docker_config import MAX_BYTES, config_files, home_directory, normalize_host
-from mirror.registry.http.host_settings import HostSettings, Secret
+from mirror.registry.http.host_settings import HostSettings, PathLogin, Secret
 
 HOST = "reg.example.com"
+APP = "team/app"
 HUB_V1 = "https://index.docker.io/v1/"
 
 
@@ -55,7 +57,7 @@ def user(found: Credential | None) -> str | None:
 
 def test_without_a_file_there_are_no_credentials(docker: Callable[..., CredentialSource]) -> None:
     source = docker()
-    source.check_docker_files([HOST])
+    source.check_docker_files([Repository(HOST, APP)])
     assert source.find(HOST) is None
     assert "~/.docker/config.json" == source.searched_files
 
@@ -80,7 +82,7 @@ def test_an_invalid_file_is_an_error_and_does_not_mean_anonymous(
 ) -> None:
     source = docker(data)
     with pytest.raises(ConfigError, match=rf"~/\.docker/config\.json.* {why}"):
-        source.check_docker_files([HOST])
+        source.check_docker_files([Repository(HOST, APP)])
     with pytest.raises(AuthError, match=why):
         source.find(HOST)
 
@@ -245,10 +247,10 @@ def test_docker_files_are_not_read_if_our_own_configuration_has_credentials(
     docker: Callable[..., CredentialSource],
 ) -> None:
     source = docker(b"broken", settings_with(Secret("configuration", plain="p")))
-    source.check_docker_files([HOST])
+    source.check_docker_files([Repository(HOST, APP)])
     assert "acme" == user(source.find(HOST))
     with pytest.raises(ConfigError):
-        source.check_docker_files([HOST, "other.example"])
+        source.check_docker_files([Repository(HOST, APP), Repository("other.example", APP)])
 
 
 def test_a_password_is_read_on_first_use_and_again_only_on_a_fresh_lookup(
@@ -396,3 +398,70 @@ def test_a_failed_helper_does_not_mean_no_credentials(
 )
 def test_a_key_is_normalized_to_a_host(text: str, expected: str) -> None:
     assert expected == normalize_host(text)
+
+
+# --- credentials for paths
+
+
+def _with_paths(**logins: str) -> dict[str, HostSettings]:
+    """Return settings in which each path has a user of this name; `host` is the user of the host."""
+    host = logins.pop("host", None)
+    paths = tuple(PathLogin(path, name, Secret("plain", plain=f"{name}-word")) for path, name in logins.items())
+    own = Secret("plain", plain="host-word") if host else None
+    return {HOST: HostSettings(HOST, username=host, password=own, paths=paths)}
+
+
+@pytest.mark.parametrize(
+    ("repository", "expected"),
+    [
+        ("team", "a"),
+        ("team/app", "a"),
+        ("team/app/deep", "b"),
+        ("team/app/deep/er", "b"),
+        ("team/app/deeper", "a"),
+        ("team-b/app", "h"),
+        ("other/team/app", "h"),
+        ("", "h"),
+    ],
+)
+def test_the_longest_path_of_whole_components_counts(
+    docker: Callable[..., CredentialSource], repository: str, expected: str
+) -> None:
+    source = docker(None, _with_paths(host="h", **{"team": "a", "team/app/deep": "b"}))
+    assert expected == user(source.find(HOST, repository))
+
+
+def test_a_repository_outside_the_paths_uses_dockers_configuration(docker: Callable[..., CredentialSource]) -> None:
+    document = {"auths": {HOST: entry("docker"), f"{HOST}/team/app": entry("docker-team")}}
+    source = docker(document, _with_paths(team="a"))
+    found = [user(source.find(HOST, one)) for one in ("team/app", "teams", "")]
+    assert ["a", "docker", "docker"] == found
+
+
+def test_dockers_configuration_is_read_only_if_a_repository_needs_it(docker: Callable[..., CredentialSource]) -> None:
+    source = docker(b"{", _with_paths(team="a"))
+    source.check_docker_files([Repository(HOST, "team/app")])
+    with pytest.raises(ConfigError, match="not valid JSON"):
+        source.check_docker_files([Repository(HOST, "team/app"), Repository(HOST, "other")])
+
+
+def test_the_secrets_of_all_paths_are_passed_on_for_redaction(docker: Callable[..., CredentialSource]) -> None:
+    source = docker(None, _with_paths(host="h", team="a"))
+    source.find(HOST, "team/app")
+    source.find(HOST)
+    assert {"a-word", "host-word"} == source.known_secrets()
+
+
+def test_each_path_caches_its_own_credentials(
+    docker: Callable[..., CredentialSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORD", "old")
+    login = PathLogin("team", "a", Secret("env WORD", env="WORD"))
+    source = docker(None, {HOST: HostSettings(HOST, username="h", password=Secret("x", plain="y"), paths=(login,))})
+    passwords = []
+    for word, fresh in (("old", False), ("new", False), ("new", True)):
+        monkeypatch.setenv("WORD", word)
+        found = source.find(HOST, "team/app", fresh=fresh)
+        passwords.append(found and found.password)
+        assert "h" == user(source.find(HOST, "other"))
+    assert ["old", "old", "new"] == passwords

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from mirror.errors import AuthError, MirrorError, NetworkError
+from mirror.oci.reference import Repository
 from mirror.registry.auth.authorization import HostAuthorizer
 from mirror.registry.auth.credentials import CredentialSource
 from mirror.registry.auth.expiring_logins import RETRY_AFTER, ExpiringLogin, IssuedPassword
@@ -160,7 +161,7 @@ def test_no_other_credentials_are_used_for_a_host_with_a_service() -> None:
     world = World()
     world.service.failure = AuthError("denied")
     source = CredentialSource({}, {"DOCKER_CONFIG": "/nonexistent"}, services={HOST: world.login})
-    source.check_docker_files([HOST])
+    source.check_docker_files([Repository(HOST, "app")])
     with pytest.raises(AuthError, match="denied"):
         source.find(HOST, "app")
     assert source.find("other.example.com", "app") is None

@@ -19,3 +19,10 @@ def test_a_cookie_is_sent_only_to_its_origin() -> None:
     jar.store(HERE, [f"c{number}=1" for number in range(100)])
     assert 50 == len((jar.header(HERE) or "").split("; "))
     assert "CookieJar()" == repr(jar)
+
+
+def test_a_cookie_is_not_sent_for_repositories_with_other_credentials() -> None:
+    jar = CookieJar()
+    jar.store(HERE, ["session=host"])
+    jar.store(HERE, ["session=team"], "team")
+    assert ["session=host", "session=team", None] == [jar.header(HERE, path) for path in ("", "team", "other")]

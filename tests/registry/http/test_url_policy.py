@@ -409,3 +409,66 @@ def test_another_api_in_the_domain_of_a_registry_must_have_a_public_address_unle
         api.check_peer(api.destination("/api/v4/groups"), "10.0.0.1")
     policy.check_peer(policy.destination("/v2/"), "10.0.0.2")
     api.check_peer(api.destination("/api/v4/groups"), "10.0.0.1")
+
+
+# --- URLs of foreign layers
+
+
+@pytest.mark.parametrize(
+    "url", ["https://cdn.example.org/layer", "https://reg.example.com/v2/x/blobs/y", "HTTPS://1.1.1.1:8443/layer?sig=1"]
+)
+def test_the_url_of_a_foreign_layer_never_receives_credentials(url: str) -> None:
+    policy = policy_for()
+    destination = policy.check_layer_url(url)
+    assert (False, True, True) == (destination.credentials, destination.named_by_server, destination.anonymous)
+    for location in ("https://reg.example.com/v2/secret/blobs/y", "https://other.example.org/z", "/elsewhere"):
+        redirected = policy.check_redirect(location, destination)
+        assert (False, True) == (redirected.credentials, redirected.anonymous)
+        again = policy.check_redirect("https://reg.example.com/v2/secret/blobs/y", redirected)
+        assert not again.credentials
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://cdn.example.org/layer",
+        "http://reg.example.com/layer",
+        "/v2/x/blobs/y",
+        "//cdn.example.org/layer",
+        "cdn.example.org/layer",
+        "ftp://cdn.example.org/layer",
+        "file:///etc/passwd",
+        "https://user:word@cdn.example.org/layer",
+        "https://10.0.0.1/layer",
+        "https://127.0.0.1/layer",
+        "https://169.254.169.254/latest/meta-data",
+        "https://[::1]/layer",
+        "https://2130706433/layer",
+        "https://cdn.example.org\\@evil.example/layer",
+        "https://cdn.example.org/a b",
+        "",
+    ],
+)
+def test_an_unsafe_url_of_a_foreign_layer_is_refused(url: str) -> None:
+    with pytest.raises(Refused) as caught:
+        policy_for().check_layer_url(url)
+    assert "unsafe_location" == caught.value.code
+
+
+def test_a_foreign_layer_at_a_private_address_is_refused_when_the_name_is_resolved() -> None:
+    policy = policy_for()
+    destination = policy.check_layer_url("https://cdn.example.org/layer")
+    policy.check_peer(destination, PUBLIC)
+    for address in ("10.0.0.1", "127.0.0.1", "169.254.169.254", "::1"):
+        with pytest.raises(Refused):
+            policy.check_peer(destination, address)
+    policy_for(allow_hosts=frozenset({"cdn.example.org"})).check_peer(destination, "10.0.0.1")
+
+
+def test_a_redirect_of_a_foreign_layer_must_use_https_and_a_public_address() -> None:
+    policy = policy_for()
+    destination = policy.check_layer_url("https://cdn.example.org/layer")
+    for location in ("http://cdn.example.org/layer", "http://reg.example.com/", "https://10.0.0.1/layer"):
+        with pytest.raises(Refused) as caught:
+            policy.check_redirect(location, destination)
+        assert "unsafe_redirect" == caught.value.code

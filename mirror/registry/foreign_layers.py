@@ -1,0 +1,38 @@
+"""Reads foreign layers from the URLs in their descriptors. Source: OCI image-spec v1.1, descriptor.md, `urls`.
+
+The URLs come from the author of the image, so they are treated as URLs that a server named (docs/trust.md): only https,
+no credentials, and no internal addresses. The caller verifies size and digest.
+"""
+
+from __future__ import annotations
+
+from mirror.errors import AuthError, Cancelled, MirrorError, NotFound, Refused
+from mirror.oci.descriptor import Descriptor
+from mirror.registry.blobs import BlobStream, open_blob
+from mirror.registry.session import Session
+from mirror.util.cancellation import Work
+
+MAX_URLS = 10  # URLs of one layer that are tried
+
+
+def open_foreign_layer(
+    session: Session, repository: str, layer: Descriptor, missing: NotFound, work: Work, *, offset: int
+) -> BlobStream:
+    """Open a foreign layer that the registry does not have, at the first of its URLs that provides it.
+
+    missing: the registry's response. If no URL provides the layer, raises the error of one of them: one that a retry
+    may resolve if there is any, otherwise Refused if a URL is unsafe or provides other content."""
+    errors: list[MirrorError] = []
+    for text in layer.urls[:MAX_URLS]:
+        try:
+            url = session.url_policy.check_layer_url(text)
+            return open_blob(session, repository, layer, (), work, offset=offset, url=url)
+        except Cancelled:
+            raise
+        except MirrorError as error:
+            if isinstance(error, AuthError):
+                error.retryable = False  # a URL of a layer is not signed anew by a retry
+            errors.append(error)
+    cause = max(errors, key=lambda one: (one.retryable, isinstance(one, Refused)))
+    what = f"{session.settings.host}/{repository} does not have the foreign layer {layer.digest}, and {cause.what}"
+    raise cause.with_text(what) from missing

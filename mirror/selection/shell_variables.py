@@ -1,0 +1,13 @@
+"""Recognizes shell variables in paths and locations. They are not expanded: a file means the same everywhere."""
+
+from __future__ import annotations
+
+import re
+
+VARIABLE = re.compile(r"\$\{?[A-Za-z_]")  # a shell variable
+NO_VARIABLES = "variables like $HOME are not expanded: write their values"
+
+
+def replace_home(text: str) -> str:
+    """Return the text with `~` in place of the shell variable HOME."""
+    return text.replace("${HOME}", "~").replace("$HOME", "~")
