@@ -16,7 +16,7 @@ from mirror.oci.reference import Repository
 from mirror.store import DAMAGED, Target, Version
 from mirror.sync.image_reader import ImageReader, read_version
 from mirror.sync.manifest_graph import ManifestCache, WrongDescriptorError
-from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, SourceReference, TargetEntry
+from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, SelectionSummary, SourceReference, TargetEntry
 from mirror.sync.signature_checker import SignatureChecker
 from mirror.transfer.blob_request import BlobSource
 from mirror.transfer.calls import Calls
@@ -111,7 +111,7 @@ class Verifier:
     def record_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
         """Do nothing: a verification does not write to the state."""
 
-    def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
+    def record_selection(self, entry: MirrorEntry, selection: SelectionSummary) -> None:
         """Do nothing: the result of a verification does not include the number of selected tags."""
 
     def record_repositories(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
