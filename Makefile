@@ -15,7 +15,7 @@ BENCH_ARGS ?=
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONDONTWRITEBYTECODE PYTHONUNBUFFERED
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kill test-damage test-worlds test-long test-old test-gap test-registries test-cosign test-conformance lint format \
+.PHONY: help demo test test-kill test-damage test-worlds test-long test-old test-gap test-regsync test-registries test-cosign test-conformance lint format \
 	check coverage bench bench-verify \
 	bench-tools registries clean
 
@@ -38,6 +38,10 @@ test-old: $(STAMP) ## test with a v1 registry of another vendor and a layer of 2
 test-gap: $(STAMP) ## test 10 GiB across an air gap, 20,000 tags in a layout, and oras (about 5 minutes; 35 GiB in TMPDIR)
 	@tools/need.sh docker-registry
 	$(BIN)/python -m pytest -s tests_real/test_gap.py tests_real/test_oras.py $(PYTEST_ARGS)
+
+test-regsync: $(STAMP) ## compare the selection of tags with regsync (run `make bench-tools` first)
+	@tools/need.sh docker-registry
+	$(BIN)/python -m pytest tests_real/test_regsync.py $(PYTEST_ARGS)
 
 test-registries: $(STAMP) ## test with registries of other vendors (about 2 minutes; run `make registries` first)
 	@tools/need.sh docker-registry skopeo htpasswd:apache2-utils

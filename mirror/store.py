@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from mirror.errors import MirrorError
 from mirror.oci.descriptor import Descriptor
@@ -77,6 +77,15 @@ class Transform(Protocol):
 
     def build_image(self, work: Work) -> TransformResult:
         """Build the image from the parts and return it. Runs after all parts have been created."""
+        ...
+
+
+@runtime_checkable
+class DatedTransform(Transform, Protocol):
+    """A Transform of an image that has no config at its source, so that only the transform knows where its date is."""
+
+    def created(self, work: Work) -> str:
+        """Return the date on which the image was created, as its description states it, or "" if it states none."""
         ...
 
 

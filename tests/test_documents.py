@@ -15,9 +15,9 @@ from mirror.registry import listings
 from mirror.registry.convert import layers
 from mirror.registry.http import dialer, pool, protocol
 from mirror.registry.v1 import parsing
-from mirror.selection import patterns
+from mirror.selection import patterns, versions
 from mirror.serve import server
-from mirror.sync import image_lock, manifest_graph, signature_checker
+from mirror.sync import image_dates, image_lock, manifest_graph, signature_checker
 from tests.registry.v1.test_fallback_source import ROWS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -52,9 +52,11 @@ def test_every_row_of_the_fallback_tables_that_is_tested_is_documented() -> None
         ("aliases", yaml_reader.MAX_ALIASES),
         ("values, with aliases expanded", yaml_reader.MAX_VALUES),
         ("length of a tag pattern", patterns.LONGEST),
+        ("length of a range of versions", versions.LONGEST),
         ("size of a manifest or index", manifest.MAX_BYTES),
         ("layers of an image, children of an index", manifest.MAX_ENTRIES),
         ("nesting of indexes", manifest_graph.MAX_DEPTH),
+        ("size of a config that is read for its date", image_dates.MAX_CONFIG_BYTES),
         ("manifests below one root", manifest_graph.MAX_MANIFESTS),
         ("size of a signed payload or of a signature bundle", signature_checker.MAX_DOCUMENT),
         ("payloads and bundles read for one image", signature_checker.MAX_DOCUMENTS),

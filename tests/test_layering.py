@@ -70,6 +70,7 @@ HOMES = {
     "boto3": ("mirror.registry.aws",),
     "botocore": ("mirror.registry.aws",),
     "re2": ("mirror.selection.patterns",),
+    "semantic_version": ("mirror.selection.versions",),
 }
 MAY_PRINT = ("mirror.output.console",)
 # Runs callables of others: like a future, it keeps any exception for the caller that waits (a name is bound).

@@ -30,15 +30,8 @@ sys.exit(code)
 
 # Slow to import, and needed by few runs. Packages include all their modules.
 RARELY_NEEDED = (
-    "requests",
-    "urllib3",
-    "rich",
-    "publicsuffixlist",
-    "cryptography",
-    "mirror.serve",
-    "mirror.registry.catalogs",
-    "mirror.registry.v1.client",
-    "boto3",
+    *("requests", "urllib3", "rich", "publicsuffixlist", "cryptography", "semantic_version"),
+    *("mirror.serve", "mirror.registry.catalogs", "mirror.registry.v1.client", "boto3"),
 )
 
 

@@ -23,7 +23,7 @@ def plan(options: Options) -> int:
         context.check_no_partial_bundle(options)
         bases = context.bases(state)
         dry_run = DryRun(context.calls, context.manifests, bases, context.signatures, deep=options.deep)
-        planner = context.planner(state, dry_run, use_hints=not options.deep)
+        planner = context.planner(state, dry_run, use_hints=not options.deep, reread_dates=options.deep)
 
         async def compare() -> None:
             """Compare the image lock, if there is one, with the sources."""

@@ -72,6 +72,7 @@ class RunContext(Struct, frozen=True):
         repair: bool = False,
         only: RepositoryFilter | None = None,
         receive_references: Callable[[Sequence[SourceReference]], None] | None = None,
+        reread_dates: bool = False,
     ) -> Planner:
         """Create the planner for the run. receiver: the object to which the planner passes the plan entries.
 
@@ -82,11 +83,12 @@ class RunContext(Struct, frozen=True):
             receiver,
             only=only or self.only,
             parallel=self.stores.parallel(),
-            keep_manifest=self.manifests.add,
+            manifests=self.manifests,
             use_hints=use_hints,
             repeat_transforms=repeat_transforms,
             repair=repair,
             receive_references=receive_references,
+            reread_dates=reread_dates,
         )
 
     def source_planner(self, state: State, collector: ReferenceCollector) -> Planner:

@@ -27,6 +27,7 @@ from mirror.selection.repository_rules import can_match
 from mirror.selection.tag_templates import TagTemplate
 from mirror.store import Source, Target
 from mirror.sync.plan_model import MirrorEntry, TargetEntry
+from mirror.sync.small_blobs import SmallBlobSource
 from mirror.transfer.blob_locations import BlobLocations, LocationHints
 from mirror.transfer.routes import Routes
 
@@ -176,13 +177,15 @@ class Stores:
         if not is_registry(host):
             return self._local[host]
         settings = self._config.settings_for(host)
-        return self._sources.open(
+        source = self._sources.open(
             self._v2[host],
             self._authorizers[host],
             settings,
             v1=mirror.v1 or settings.v1,
             convert_schema1=mirror.schema1 == "convert",
         )
+        # The selection reads the configs of all candidates. Those that are copied are not read again.
+        return SmallBlobSource(source) if mirror.tags.newest and mirror.tags.by_created else source
 
     def _target(self, repository: Repository, tags: TagTemplate) -> TargetEntry:
         """Return a target of a mirror as an entry for the planner."""

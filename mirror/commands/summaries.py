@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from mirror.errors import printable
 from mirror.output.report.summary import format_count, format_size
+from mirror.selection.tag_rules import SelectionSummary
 from mirror.sync.dry_run import PlannedCopy, PlanSummary
 from mirror.sync.locked_selection import Drift, DriftKind
 from mirror.sync.verifier import VerifyResult
@@ -17,10 +20,10 @@ def plan_lines(summary: PlanSummary) -> list[str]:
     """Return the lines that `plan` prints: what a sync would copy, the problems, and the totals."""
     lines = [_change_line(change) for change in sorted(summary.changes, key=lambda change: change.target)]
     lines += [_failure_line(name, str(error)) for name, error in sorted(summary.failures, key=lambda one: one[0])]
-    for kind, rejected in (("repositories", summary.rejected_repositories), ("tags", summary.rejected)):
-        for source, rules in sorted(rejected.items()):
-            left_out = ", ".join(f"{count} by {printable(rule, 80)}" for rule, count in sorted(rules.items()))
-            lines.append(f"{source}: {kind} left out: {left_out}")
+    for source, rejected in sorted(summary.rejected_repositories.items()):
+        lines.append(f"{source}: repositories left out: {_count_text(rejected)}")
+    for source, selection in sorted(summary.selections.items()):
+        lines += [f"{source}: {text}" for text in _selection_texts(selection)]
     lines += [f"rebuild {bundle}: it is incomplete" for bundle in summary.bundles_to_rebuild]
     if not summary.changes:
         rebuild = (
@@ -44,6 +47,28 @@ def plan_lines(summary: PlanSummary) -> list[str]:
         f"{format_count(summary.manifests, 'manifest request')} that count{'s' if summary.manifests == 1 else ''} "
         f"against a pull quota{unknown}",
     ]
+
+
+def _count_text(rejected: Mapping[str, int]) -> str:
+    """Return how many names each rule leaves out."""
+    return ", ".join(f"{count} by {printable(rule, 80)}" for rule, count in sorted(rejected.items()))
+
+
+def _selection_texts(selection: SelectionSummary) -> Iterator[str]:
+    """Yield how many tags each rule leaves out, until when tags wait, and how many images were read for their dates."""
+    rejected = dict(selection.rejected)
+    waiting = rejected.pop("min-age", 0)
+    parts = [_count_text(rejected)] if rejected else []
+    if selection.wait_ends is not None:
+        # Rounded up to a whole minute: a sync at this time selects the tag.
+        end = datetime.fromtimestamp(math.ceil(selection.wait_ends / 60) * 60, UTC)
+        until = "waits for min-age, until" if waiting == 1 else "wait for min-age, the first until"
+        parts.append(f"{waiting} {until} {end:%Y-%m-%d %H:%M} UTC")
+    if parts:
+        yield f"tags left out: {', '.join(parts)}"
+    if selection.dates_read:
+        images = format_count(selection.dates_read, "image")
+        yield f"the dates of {images} are not recorded; the next sync reads them once more"
 
 
 def _kind(change: PlannedCopy) -> str:

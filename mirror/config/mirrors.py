@@ -1,4 +1,4 @@
-"""Parses the section `mirrors` into locations and tag rules, and applies the section `defaults`."""
+"""Parses the section `mirrors` into locations, and applies the section `defaults`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from mirror.config.problems import KeyPath, Position, format_key_path, quote_val
 from mirror.config.registries import RegistriesConfig
 from mirror.config.section import Section
 from mirror.config.signature_keys import check_not_v1, parse_policy
+from mirror.config.tag_rules import parse_patterns, parse_tag_rules
 from mirror.config.tree import Scalar
 from mirror.errors import ConfigError, printable
-from mirror.oci.reference import DOCKER_HUB, Repository, is_tag, tag_hint
+from mirror.oci.reference import DOCKER_HUB, Repository
 from mirror.registry.http.host_settings import HostSettings, V1Mode
 from mirror.selection.locations import (
     MATCHED,
@@ -28,7 +29,6 @@ from mirror.selection.locations import (
     parse_target,
     placeholder_in,
 )
-from mirror.selection.patterns import compile_pattern, regex_for_shell_pattern
 from mirror.selection.repository_rules import RepositoryRules
 from mirror.selection.tag_rules import TagRules
 from mirror.selection.tag_templates import KEEP_TAG, TagTemplate
@@ -83,7 +83,7 @@ class Draft(Struct, frozen=True):
 def build(top: Section, hosts: RegistriesConfig) -> list[Draft]:
     """Build a Draft for each mirror in the configuration whose source is valid. Add problems to the document."""
     defaults = top.section("defaults")
-    shared, policy = _tag_rules(defaults), parse_policy(defaults)
+    shared, policy = parse_tag_rules(defaults), parse_policy(defaults)
     drafts = [_build_draft(section, defaults, shared, policy, hosts) for section in top.sections("mirrors")]
     return [draft for draft in drafts if draft is not None]
 
@@ -96,7 +96,7 @@ def _build_draft(
     hosts: RegistriesConfig,
 ) -> Draft | None:
     """Build the Draft for one mirror, or return None if its source is invalid. shared, policy: those of `defaults`."""
-    own = _tag_rules(section)
+    own = parse_tag_rules(section)
     source = section.parse("source", lambda text: _check_encodable(parse_source(text), section))
     targets = section.parse_list("targets", lambda text: _check_encodable(parse_target(text), section))
     if source is None:
@@ -256,53 +256,7 @@ def _v1_mode(section: Section) -> V1Mode | None:
     return V1Mode(text) if text else None
 
 
-def _tag_rules(section: Section) -> TagRules | None:
-    """Return the rules under the key `tags`, or None if the key is missing or contains no valid rule."""
-    literal = [tag for _, tag in section.parse_list("tags", _check_tag)]
-    if literal:
-        twice = (
-            next((tag for tag in literal if literal.count(tag) > 1), None) if len(set(literal)) < len(literal) else None
-        )
-        if twice is not None:
-            section.add_warning(f'"{twice}" is listed twice; remove one', below="tags")
-        return TagRules(tuple(dict.fromkeys(literal)))
-    rules = section.section("tags")
-    include, exclude, immutable = (_pattern_list(rules, key) for key in ("include", "exclude", "immutable"))
-    allow_empty = rules.flag("allow-empty", False)
-    given = include or exclude or immutable or allow_empty
-    return TagRules(None, None, include, exclude, immutable, allow_empty) if given else None
-
-
 def _repository_rules(section: Section) -> RepositoryRules:
     """Return the rules under the key `repositories`. They are empty if the key is missing or has no valid pattern."""
     rules = section.section("repositories")
-    return RepositoryRules(_pattern_list(rules, "include"), _pattern_list(rules, "exclude"))
-
-
-def _pattern_list(rules: Section, key: str) -> tuple[str, ...]:
-    """Return the valid patterns in the list under `key`. Add a warning for each one that looks like a shell pattern."""
-    found = rules.parse_list(key, _check_pattern)
-    for number, text in found:
-        instead = regex_for_shell_pattern(text)
-        if instead is not None:
-            what = f"\"{text}\" looks like a shell pattern, but is read as a regular expression; write '{instead}'"
-            rules.add_warning(what, below=key, item=number)
-    return tuple(text for _, text in found)
-
-
-def _check_tag(text: str) -> str:
-    """Return `text` if it is a valid tag. Otherwise, raise ConfigError."""
-    if is_tag(text):
-        return text
-    hint = tag_hint(text)
-    if text.startswith(("sha256:", "sha512:")):
-        hint = "a digest belongs in `source`, like host/repository@sha256:…"
-    elif any(mark in text for mark in "*?[(|\\^$"):
-        hint = "a pattern belongs under `tags: {include: […]}`"
-    raise ConfigError(f"not a tag: {quote_value(text)}; {hint}")
-
-
-def _check_pattern(text: str) -> str:
-    """Return `text` if it is a valid regular expression. Otherwise, raise ConfigError."""
-    compile_pattern(text)
-    return text
+    return RepositoryRules(parse_patterns(rules, "include"), parse_patterns(rules, "exclude"))

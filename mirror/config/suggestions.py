@@ -9,10 +9,12 @@ from typing import Any
 from mirror.config import values
 from mirror.config.problems import KeyPath, quote_value
 from mirror.config.schema import conforms
+from mirror.config.tag_rules import min_age
 from mirror.errors import ConfigError
 from mirror.oci.reference import is_tag
 from mirror.selection.locations import parse_source, parse_target
 from mirror.selection.patterns import compile_pattern
+from mirror.selection.versions import compile_range
 
 YAML_BOOLEANS = frozenset({"true", "false", "yes", "no", "on", "off"})
 
@@ -51,6 +53,8 @@ _CHECKS: dict[str, Callable[[str], object]] = {
     "include": compile_pattern,
     "exclude": compile_pattern,
     "immutable": compile_pattern,
+    "semver": compile_range,
+    "min-age": min_age,
     "connect": values.connect_timeout,
     "idle": values.idle_timeout,
     "spool-max": values.size,

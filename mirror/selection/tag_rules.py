@@ -1,4 +1,8 @@
-"""The rules by which mirrors select tags of a source. `plan`, `sync` and `verify` apply the same rules."""
+"""The rules by which mirrors select tags of a source. `plan`, `sync` and `verify` apply the same rules.
+
+This module applies the rules that need only the names of tags. `sync/digest_rules.py` applies the others: `min-age`,
+and `newest` with `by: created`.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +10,34 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from mirror.oci.digest import Digest
-from mirror.selection.patterns import compile_pattern, rejecting_rule
+from mirror.selection.patterns import compile_pattern
+from mirror.selection.versions import VersionRanges, find_newest_versions, parse_version
 from mirror.util.structs import Struct
 
 
 class TagRules(Struct, frozen=True):
-    """The rules by which a mirror selects tags.
+    """The rules by which a mirror selects tags. They apply in the order of the fields from `include` to `newest`.
 
     literal: select exactly these tags, without listing the repository. digest: select only this manifest. If there is
     also a literal tag, the manifest gets this tag on the targets.
     include, exclude: select the tags that match a pattern of `include` and no pattern of `exclude`. If `include` is
-    empty, it matches every tag.
+    empty, it matches every tag. semver: ranges of versions; select the tags whose version is in one of them.
+    min_age: seconds for which a tag must have had its digest. newest: the number of tags to select, the newest first.
+    by_created: order them by the date of the image instead of the version.
+    min_tags, max_tags: how many tags may be selected.
     immutable: patterns of tags that are never overwritten. allow_empty: whether a selection without tags is allowed.
-    Patterns are regular expressions that match whole tags; `compile_pattern` has checked them."""
+    Patterns are regular expressions that match whole tags. Patterns and ranges are valid."""
 
     literal: tuple[str, ...] | None = None
     digest: Digest | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    semver: tuple[str, ...] = ()
+    min_age: float = 0.0
+    newest: int | None = None
+    by_created: bool = False
+    min_tags: int = 0
+    max_tags: int | None = None
     immutable: tuple[str, ...] = ()
     allow_empty: bool = False
 
@@ -36,11 +50,34 @@ class TagRules(Struct, frozen=True):
         """Whether the selection is known without listing the repository's tags."""
         return self.literal is not None or self.digest is not None
 
+    @property
+    def needs_digests(self) -> bool:
+        """Whether the selection depends on the digests of tags, not only on their names."""
+        return self.min_age > 0 or (self.newest is not None and self.by_created)
+
+    @property
+    def needs_versions(self) -> bool:
+        """Whether only tags that are versions can be selected."""
+        return bool(self.semver) or (self.newest is not None and not self.by_created)
+
     def rejecting_rule(self, tag: str) -> str | None:
-        """Return the rule that excludes `tag`, as named in the configuration, or None if the tag is selected."""
+        """Return the rule that excludes `tag` because of its name, or None if there is none.
+
+        The rule is named as in the configuration. `newest` excludes only tags that are not versions: how many other
+        tags are newer is not known here."""
         if self.is_literal:
             return None if tag in (self.literal or ()) else "tags"
-        return rejecting_rule(tag, self.include, self.exclude)
+        return _NameRules(self).rejecting_rule(tag)
+
+
+class FirstSeen(Struct, frozen=True):
+    """Since when a tag at a source refers to an image.
+
+    identity: the digest of the image, or its image id in a v1 registry.
+    time: when a run first saw the tag with this image, in seconds since the epoch."""
+
+    identity: str
+    time: float
 
 
 class Selection(Struct, frozen=True):
@@ -52,25 +89,71 @@ class Selection(Struct, frozen=True):
     rejected: Mapping[str, int]
 
 
-def select(rules: TagRules, tags: Iterable[str]) -> Selection:
-    """Apply the rules to a list of tags. Literal tags are always selected, even if `tags` does not contain them.
+class SelectionSummary(Struct, frozen=True):
+    """A summary of the selection of a mirror.
 
-    Whether a literal tag exists is not known until it is resolved."""
+    count: the number of selected references. rejected: the number of tags that each rule rejects. wait_ends: when the
+    first of the tags that `min-age` rejects is selected, in seconds since the epoch; None if none of them waits.
+    dates_read: the number of images that were read for their dates, because these were not recorded."""
+
+    count: int
+    rejected: Mapping[str, int]
+    wait_ends: float | None = None
+    dates_read: int = 0
+
+
+def select(rules: TagRules, tags: Iterable[str]) -> Selection:
+    """Apply the rules that need only names to a list of tags.
+
+    Literal tags are always selected, even if `tags` does not contain them. Whether a literal tag exists is not known
+    until it is resolved. `newest` is applied unless `min_age` or `by_created` has to be applied first."""
     if rules.is_literal:
         return Selection(rules.literal or (), {})
     rejected: Counter[str] = Counter()
-    selected: dict[str, None] = {}
-    if not rules.include and not rules.exclude:
+    names = _NameRules(rules)
+    if names.exclude_nothing:
         return Selection(tuple(dict.fromkeys(tags)), rejected)
-    include = [compile_pattern(text).matches for text in rules.include]
-    exclude = [(f"exclude {text}", compile_pattern(text).matches) for text in rules.exclude]
+    selected: dict[str, None] = {}
     for tag in tags:
-        if include and not any(match(tag) for match in include):
-            rejected["include"] += 1
-            continue
-        why = next((rule for rule, match in exclude if match(tag)), None)
+        why = names.rejecting_rule(tag)
         if why is None:
             selected[tag] = None
         else:
             rejected[why] += 1
-    return Selection(tuple(selected), rejected)
+    if rules.newest is None or rules.needs_digests or len(selected) <= rules.newest:
+        return Selection(tuple(selected), rejected)
+    newest = find_newest_versions(selected, rules.newest)
+    rejected["newest"] = len(selected) - len(newest)
+    return Selection(tuple(tag for tag in selected if tag in newest), rejected)
+
+
+class _NameRules:
+    """The compiled rules of a mirror that exclude tags because of their names."""
+
+    def __init__(self, rules: TagRules) -> None:
+        self._include = [compile_pattern(text).matches for text in rules.include]
+        self._exclude = [(f"exclude {text}", compile_pattern(text).matches) for text in rules.exclude]
+        self._ranges = VersionRanges(rules.semver) if rules.semver else None
+        self._needs_versions = rules.needs_versions
+        self.exclude_nothing = not (self._include or self._exclude or self._needs_versions)
+
+    def rejecting_rule(self, tag: str) -> str | None:
+        """Return the rule that excludes `tag`, as named in the configuration, or None if there is none."""
+        if self._include and not any(match(tag) for match in self._include):
+            return "include"
+        for rule, match in self._exclude:
+            if match(tag):
+                return rule
+        return self._rejecting_version_rule(tag) if self._needs_versions else None
+
+    def _rejecting_version_rule(self, tag: str) -> str | None:
+        """Return `semver` or `newest` if this rule excludes `tag`, and in parentheses why, if it is not the range."""
+        version = parse_version(tag)
+        if self._ranges is None:
+            return "newest (no version)" if version is None else None
+        if version is None:
+            return "semver (no version)"
+        if self._ranges.matches(version):
+            return None
+        only_suffix = version.is_prerelease and self._ranges.matches(version.without_suffix)
+        return "semver (pre-release)" if only_suffix else "semver"

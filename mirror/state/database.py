@@ -1,4 +1,4 @@
-"""The schema of the state file, and all SQL statements that read or write the file.
+"""The schema of the state, and its SQL statements, except those in `selection_records`.
 
 Only this module uses sqlite3. It converts all sqlite3 errors to `DatabaseError`.
 """
@@ -18,7 +18,7 @@ from mirror.oci.digest import Digest
 SOURCE, TARGET = 0, 1
 
 APPLICATION_ID = 0x4D495252  # "MIRR"
-VERSION = 2
+VERSION = 3
 
 # Names and digests are stored once and referred to by number. A digest is stored as its 32 or 64 bytes. A row of
 # `member` means that the repository contained all blobs of the image `root`, and that `digest` is one of these blobs.
@@ -37,8 +37,14 @@ SCHEMA = {
     "unfinished": "CREATE TABLE unfinished(name TEXT PRIMARY KEY) WITHOUT ROWID",
     "answered_by_v2": "CREATE TABLE answered_by_v2(name TEXT PRIMARY KEY) WITHOUT ROWID",
     "writers": "CREATE TABLE writers(mark TEXT PRIMARY KEY) WITHOUT ROWID",
+    "first_seen": "CREATE TABLE first_seen(repository INTEGER NOT NULL, tag TEXT NOT NULL, identity TEXT NOT NULL, "
+    "time INTEGER NOT NULL, PRIMARY KEY(repository, tag)) WITHOUT ROWID",
+    "image_date": "CREATE TABLE image_date(repository INTEGER NOT NULL, identity TEXT NOT NULL, "
+    "date INTEGER NOT NULL, PRIMARY KEY(repository, identity)) WITHOUT ROWID",
 }
-ADDED = {1: ("answered_by_v2", "writers")}  # the tables that files of an earlier version lack, by version
+_SELECTION = ("first_seen", "image_date")
+# The tables that files of an earlier version lack, by version.
+ADDED = {1: ("answered_by_v2", "writers", *_SELECTION), 2: _SELECTION}
 
 _TAG = """SELECT t.digest FROM repository r JOIN tag t ON t.repository = r.id
           WHERE r.name = ? AND t.side = ? AND t.name = ?"""
@@ -145,19 +151,23 @@ class Database:
 
     def has_responded_over_v2(self, repository: str) -> bool:
         """Return whether the registry has ever responded to a v2 request for this source repository."""
-        if self._lacks("answered_by_v2"):
+        if self.lacks("answered_by_v2"):
             return False
         return bool(self._query("SELECT 1 FROM answered_by_v2 WHERE name = ?", (repository,)))
 
     def writers_mark(self) -> str | None:
         """Return the run mark (see `run_marks`) under which target tags are stored in this file, or None if unset."""
-        found = [] if self._lacks("writers") else self._query("SELECT mark FROM writers", ())
+        found = [] if self.lacks("writers") else self._query("SELECT mark FROM writers", ())
         return str(found[0][0]) if found else None
 
-    def _lacks(self, table: str) -> bool:
+    def lacks(self, table: str) -> bool:
         """Return whether the file lacks the table, because its version is older and it has not been upgraded yet."""
         ((version,),) = self._query("PRAGMA user_version", ())
         return table in ADDED.get(int(version), ())
+
+    def query(self, statement: str, values: Sequence[object]) -> list[tuple[str | bytes | int, ...]]:
+        """Return all rows of a query. Raises DatabaseError."""
+        return list(self._query(statement, values))
 
     def tables(self) -> dict[str, str]:
         """Return the SQL statements that define the tables and indexes of the file, by name."""
@@ -203,9 +213,13 @@ class Database:
         if lacking:
             self.apply([add_tables])
 
+    def execute(self, statement: str, rows: Iterable[Sequence[object]]) -> None:
+        """Run a statement that writes, once for each row of values. For use within `apply`."""
+        self._db.executemany(statement, rows)
+
     def record_tag(self, side: int, repository: str, tag: str, digest: Digest | None) -> None:
         """Write the digest of a tag to the file. If `digest` is None, delete the stored digest."""
-        key = (self._repository(repository), side, tag)
+        key = (self.repository_id(repository), side, tag)
         known = self._db.execute("SELECT digest FROM tag WHERE (repository, side, name) = (?, ?, ?)", key).fetchone()
         value = digest_to_bytes(digest) if digest is not None else None
         if known == (value,) or known is value:
@@ -219,7 +233,7 @@ class Database:
 
     def record_image_blobs(self, repository: str, root: Digest, blobs: Iterable[Digest]) -> None:
         """Write to the file that the repository contains `blobs`, which are all blobs of the image `root`."""
-        where, top = self._repository(repository), self._digest(root)
+        where, top = self.repository_id(repository), self._digest(root)
         rows = [(self._digest(digest), where, top) for digest in blobs]
         self._db.execute("DELETE FROM member WHERE repository = ? AND root = ?", (where, top))
         self._db.executemany("INSERT OR IGNORE INTO member VALUES (?, ?, ?)", [*rows, (top, where, top)])
@@ -228,7 +242,7 @@ class Database:
 
     def forget(self, repository: str) -> None:
         """Delete all rows about the tags and blobs of a repository."""
-        where = self._repository(repository)
+        where = self.repository_id(repository)
         self._db.execute("DELETE FROM tag WHERE repository = ?", (where,))
         self._delete_stale(where)
 
@@ -279,7 +293,7 @@ class Database:
         unused = "DELETE FROM digest WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM member WHERE digest = ?1)"
         self._db.executemany(unused, orphans)
 
-    def _repository(self, name: str) -> int:
+    def repository_id(self, name: str) -> int:
         """Return the id of a repository. If the repository has no row yet, insert one."""
         known = self._ids.get(name)
         if known is None:

@@ -1,17 +1,18 @@
 """The state: hints from earlier runs, stored in one SQLite file. They change the cost of a run, but not its result.
 
-Three kinds of records are more than hints (docs/operations.md, "State and lock"):
+Four kinds of records are more than hints (docs/operations.md, "State and lock"):
 
 * the mark of a repository in which a run has not finished,
 * whether the registry has responded to a v2 request for a source repository,
-* the tags of targets that the operator declared `exclusive` or `immutable`.
+* the tags of targets that the operator declared `exclusive` or `immutable`,
+* when a tag of a source was first seen with its digest.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,8 @@ from typing import Literal, TypeVar
 from mirror.errors import LocalError, MirrorError
 from mirror.oci.digest import Digest
 from mirror.oci.reference import is_path
+from mirror.selection.tag_rules import FirstSeen
+from mirror.state import selection_records
 from mirror.state.database import SOURCE, TARGET, Database, DatabaseError
 from mirror.state.file import find_fault, open_database, state_error
 from mirror.state.writer import Writer
@@ -149,6 +152,14 @@ class State(AbstractContextManager["State"]):
         If the state file cannot be read, return True."""
         return self._usable and self._read("", lambda database: database.has_responded_over_v2(repository), True)
 
+    def first_seen(self, repository: str, tag: str) -> FirstSeen | None:
+        """Return the image that a tag at a source was last recorded with, and since when, or None if unknown."""
+        return self._read("", lambda database: selection_records.read_first_seen(database, repository, tag), None)
+
+    def image_date(self, repository: str, identity: str) -> int | None:
+        """Return the date of an image at a source, in microseconds since the epoch, or None if none is recorded."""
+        return self._read("", lambda database: selection_records.read_image_date(database, repository, identity), None)
+
     def _read(self, repository: str, query: Callable[[Database], _T], default: _T) -> _T:
         """Run a query on an idle connection. Return `default` if the repository was forgotten or the query fails."""
         if not self._usable or repository in self._forgotten:
@@ -236,6 +247,19 @@ class State(AbstractContextManager["State"]):
     def record_v2_response(self, repository: str) -> None:
         """Record that the registry responded to a v2 request for this source repository."""
         self._submit(lambda database: database.record_v2_response(repository))
+
+    def record_first_seen(self, repository: str, tag: str, seen: FirstSeen) -> None:
+        """Record since when a tag at a source refers to an image. An earlier time for the same image is kept."""
+        self._submit(lambda database: selection_records.record_first_seen(database, repository, tag, seen))
+
+    def record_image_dates(self, repository: str, dates: Mapping[str, int]) -> None:
+        """Record the dates of images at a source."""
+        if dates:
+            self._submit(lambda database: selection_records.record_image_dates(database, repository, dates))
+
+    def delete_other_image_dates(self, repository: str, identities: Collection[str]) -> None:
+        """Delete the recorded dates of all images at a source except these."""
+        self._submit(lambda database: selection_records.delete_other_image_dates(database, repository, identities))
 
     def forget(self, repository: str) -> None:
         """Delete the recorded tags and blobs of a repository, but keep its unfinished mark and `has_responded_over_v2`.

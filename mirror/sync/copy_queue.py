@@ -13,6 +13,7 @@ from mirror.errors import Cancelled, MirrorError, Refused
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
 from mirror.selection.locations import MATCHED
+from mirror.selection.tag_rules import SelectionSummary
 from mirror.store import Target
 from mirror.sync.bundle_bases import BundleBases
 from mirror.sync.image_copier import CopyHintWriter, ImageCopier
@@ -145,17 +146,15 @@ class CopyQueue:
         """Record the digest of a tag on a target for later runs."""
         self._notes.record_tag("target", str(repository), tag, digest)
 
-    def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
+    def record_selection(self, entry: MirrorEntry, selection: SelectionSummary) -> None:
         """Log how many references a mirror selects, and allow blobs to be mounted between its repositories."""
-        self._locations.allow_mounts_from(
-            [
-                Repository(entry.source.host, entry.repository),
-                *(target.repository for target in entry.targets),
-            ]
-        )
-        text = f"{entry.name}: {count} tags selected"
+        source = Repository(entry.source.host, entry.repository)
+        self._locations.allow_mounts_from([source, *(target.repository for target in entry.targets)])
+        count, rejected = selection.count, dict(selection.rejected)
+        waiting = f"; {rejected['min-age']} wait for min-age" if "min-age" in rejected else ""
+        text = f"{entry.name}: {count} tags selected{waiting}"
         self._recorder.add_expected_images(entry, count)
-        _log.info("selected", extra={"source": entry.name, "tags": count, "rejected": dict(rejected), "text": text})
+        _log.info("selected", extra={"source": entry.name, "tags": count, "rejected": rejected, "text": text})
 
     def record_repositories(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
         """Log how many repositories a wildcard selects."""

@@ -10,6 +10,7 @@ from mirror.errors import Cancelled, MirrorError, Refused
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
 from mirror.selection.locations import is_bundle, is_registry
+from mirror.selection.tag_rules import SelectionSummary
 from mirror.store import Target, Version
 from mirror.sync.bundle_bases import BundleBases
 from mirror.sync.image_reader import read_version
@@ -48,7 +49,7 @@ class PlanSummary(Struct):
     bundles_to_rebuild: incomplete bundles that a sync would write again although all their images are up to date.
     up_to_date: the number of images that are up to date.
     failures: the name of each image, mirror or source that failed, with its error.
-    rejected: for each mirror, the number of tags that each rule rejects.
+    selections: what the rules of each mirror select, by its name.
     rejected_repositories: for each wildcard, the number of repositories that each rule rejects.
     bytes_to_read: the number of bytes to read from sources.
     bytes_to_send: the maximum number of bytes to send. A sync may send less, because targets are not asked which blobs
@@ -59,7 +60,7 @@ class PlanSummary(Struct):
     bundles_to_rebuild: list[str] = field(default_factory=list)
     up_to_date: int = 0
     failures: list[tuple[str, MirrorError]] = field(default_factory=list)
-    rejected: dict[str, dict[str, int]] = field(default_factory=dict)
+    selections: dict[str, SelectionSummary] = field(default_factory=dict)
     rejected_repositories: dict[str, dict[str, int]] = field(default_factory=dict)
     bytes_to_read: int = 0
     bytes_to_send: int = 0
@@ -137,11 +138,10 @@ class DryRun:
     def record_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
         """Do nothing: a dry run does not write to the state."""
 
-    def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
+    def record_selection(self, entry: MirrorEntry, selection: SelectionSummary) -> None:
         """Record how many tags each rule of a mirror rejects, and allow mounts between its target repositories."""
         self._bases.allow_mounts(target.repository for target in entry.targets)
-        if rejected:
-            self.summary.rejected[entry.name] = dict(rejected)
+        self.summary.selections[entry.name] = selection
 
     def record_repositories(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
         """Record how many repositories the rules of a wildcard leave out."""

@@ -19,9 +19,17 @@ from mirror.util.cancellation import Work
 def nothing_selected_error(entry: MirrorEntry, rejected: Mapping[str, int]) -> RemoteError:
     """Return the error for a mirror that selects no tag. rejected: the number of tags that each rule rejects."""
     what = f"no tag of {entry.name} is selected; tags left out: {_count_text(rejected)}"
-    otherwise = "correct `tags`, or add `allow-empty: true` below `tags` if an empty selection is intended"
-    hint = _correction_hint((*entry.rules.include, *entry.rules.exclude), otherwise)
+    hint = _correction_hint((*entry.rules.include, *entry.rules.exclude), _tags_hint(rejected))
     return RemoteError(what, hint=hint, code="nothing_selected")
+
+
+def _tags_hint(rejected: Mapping[str, int]) -> str:
+    """Return a hint that says how to correct rules that select no tag."""
+    if rejected and all(rule.endswith("(no version)") for rule in rejected):
+        return "no tag is a version: select tags with `include`, or by date with `newest: {count: N, by: created}`"
+    if rejected.get("semver (pre-release)"):
+        return "a suffix such as -alpine or -rc.1 makes a version a pre-release: select such tags with `include`"
+    return "correct `tags`, or add `allow-empty: true` below `tags` if an empty selection is intended"
 
 
 def no_repository_selected_error(entry: MirrorEntry, rejected: Mapping[str, int]) -> RemoteError:

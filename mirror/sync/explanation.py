@@ -14,6 +14,7 @@ from mirror.errors import MirrorError, NotFound, printable
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
 from mirror.selection.rule_descriptions import RuleDescription, describe_rule
+from mirror.selection.tag_rules import SelectionSummary
 from mirror.store import Source, Version
 from mirror.sync.plan_model import (
     Action,
@@ -120,7 +121,7 @@ class PlanCollector:
     def __init__(self) -> None:
         self.plan_entries: list[PlanEntry] = []
         self.failures: list[tuple[MirrorEntry, MirrorError]] = []
-        self.selections: dict[tuple[int, str], tuple[int, Mapping[str, int]]] = {}
+        self.selections: dict[tuple[int, str], SelectionSummary] = {}
 
     def add_plan_entry(self, plan_entry: PlanEntry) -> None:
         """Collect a plan entry."""
@@ -139,9 +140,9 @@ class PlanCollector:
     def record_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
         """Do nothing: an explanation does not write to the state."""
 
-    def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
+    def record_selection(self, entry: MirrorEntry, selection: SelectionSummary) -> None:
         """Collect how many references are selected, and how many tags each rule leaves out."""
-        self.selections[entry.number, entry.repository] = (count, rejected)
+        self.selections[entry.number, entry.repository] = selection
 
 
 async def explain_subjects(
@@ -166,7 +167,7 @@ async def _explain(calls: Calls, collector: PlanCollector, subject: Subject) -> 
         if failed.number == entry.number and (failed.wildcard or failed.repository == entry.repository)
     ]
     selection = collector.selections.get((entry.number, entry.repository))
-    count, found.rejected = selection or (0, {})
+    count, found.rejected = (selection.count, selection.rejected) if selection is not None else (0, {})
     plans = [
         one
         for one in collector.plan_entries
@@ -305,7 +306,7 @@ def _describe_skip(plan: PlanEntry, source: Digest | None, copy: Digest | None) 
     """Return why an image is up to date. source, copy: the digests at the source and on the target now."""
     if copy is not None and copy == plan.old_digest and source in (None, copy):
         return "the target has the image already"
-    if plan.reference.entry.rules.is_immutable(plan.reference.tag) and plan.reference.version is None:
+    if plan.reference.entry.rules.is_immutable(plan.tag) and plan.reference.version is None:
         why = "the tag is immutable, and the state says that it was equal at the source and on the target"
     else:
         why = "the target is exclusive, and the state says that it has the image"

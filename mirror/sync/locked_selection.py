@@ -10,6 +10,7 @@ from functools import partial
 from mirror.errors import ConfigError, MirrorError, NotFound, RemoteError, printable
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
+from mirror.selection.tag_rules import SelectionSummary
 from mirror.store import Version
 from mirror.sync.image_lock import ImageLock, LockedImage, LockedMirror
 from mirror.sync.plan_model import MirrorEntry, PlanEntry, SourceReference, source_digest
@@ -62,7 +63,7 @@ class ReferenceCollector:
     def record_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
         """Do nothing: targets are not planned."""
 
-    def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
+    def record_selection(self, entry: MirrorEntry, selection: SelectionSummary) -> None:
         """Do nothing: the number of tags that each rule rejects is not needed."""
 
 

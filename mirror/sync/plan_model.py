@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import Enum
 from typing import Protocol
 
@@ -11,7 +11,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.reference import ListedTag, Repository
 from mirror.selection.locations import MATCHED
 from mirror.selection.repository_rules import RepositoryRules
-from mirror.selection.tag_rules import TagRules
+from mirror.selection.tag_rules import FirstSeen, SelectionSummary, TagRules
 from mirror.selection.tag_templates import KEEP_TAG, TagTemplate
 from mirror.signatures.policy import SignaturePolicy
 from mirror.store import Source, Version
@@ -198,10 +198,8 @@ class PlanReceiver(Protocol):
         """Record the digest that a tag on a target currently refers to. Only a sync stores it in the state."""
         ...
 
-    def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
-        """Record the number of references that are selected for a mirror.
-
-        rejected: the number of tags that each rule rejects."""
+    def record_selection(self, entry: MirrorEntry, selection: SelectionSummary) -> None:
+        """Record which references are selected for a mirror, as a summary."""
         ...
 
     def record_repositories(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
@@ -210,7 +208,7 @@ class PlanReceiver(Protocol):
 
 
 class PlanHints(Protocol):
-    """Reads what earlier runs recorded in the state. The methods read a file, so they block."""
+    """Reads what earlier runs recorded in the state. The methods that return a record read a file, so they block."""
 
     def target_tag(self, repository: str, tag: str) -> Digest | None:
         """Return the digest that was last recorded for a tag on a target, or None if none is recorded."""
@@ -226,6 +224,26 @@ class PlanHints(Protocol):
 
     def is_unfinished(self, repository: str) -> bool:
         """Return whether an earlier run started to write to a target repository but did not finish."""
+        ...
+
+    def first_seen(self, repository: str, tag: str) -> FirstSeen | None:
+        """Return the image that a tag at a source was last recorded with, and since when, or None if unknown."""
+        ...
+
+    def record_first_seen(self, repository: str, tag: str, seen: FirstSeen) -> None:
+        """Record since when a tag at a source refers to an image. Commands that only read record nothing."""
+        ...
+
+    def image_date(self, repository: str, identity: str) -> int | None:
+        """Return the date of an image at a source, in microseconds since the epoch, or None if none is recorded."""
+        ...
+
+    def record_image_dates(self, repository: str, dates: Mapping[str, int]) -> None:
+        """Record the dates of images at a source. Commands that only read record nothing."""
+        ...
+
+    def delete_other_image_dates(self, repository: str, identities: Collection[str]) -> None:
+        """Delete the recorded dates of all images at a source except these."""
         ...
 
 

@@ -7,31 +7,23 @@ is passed on as soon as it is known, so that copying starts while other tags are
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from mirror.errors import MirrorError, NotFound
-from mirror.selection.tag_rules import Selection, select
-from mirror.sync.empty_selection import (
-    WildcardSelection,
-    is_empty,
-    no_repository_selected_error,
-    nothing_selected_error,
-)
-from mirror.sync.plan_model import (
-    MirrorEntry,
-    PlanHints,
-    PlanReceiver,
-    RepositoryFilter,
-    SourceReference,
-    listed_version,
-)
-from mirror.sync.planner_queries import KeepManifest, list_source_tags, select_repositories
-from mirror.sync.target_planner import TargetPlanner, make_batches
+from mirror.sync.digest_rules import DigestRules
+from mirror.sync.empty_selection import WildcardSelection, no_repository_selected_error
+from mirror.sync.image_dates import ImageDates
+from mirror.sync.manifest_graph import ManifestCache
+from mirror.sync.plan_model import MirrorEntry, PlanHints, PlanReceiver, RepositoryFilter, SourceReference
+from mirror.sync.planner_queries import select_repositories
+from mirror.sync.source_resolver import SourceResolver, make_batches
+from mirror.sync.source_selection import SourceSelector
+from mirror.sync.target_planner import TargetPlanner
 from mirror.sync.write_conflicts import WriteConflicts, find_possible_conflicts
 from mirror.transfer.calls import Calls
 from mirror.transfer.tasks import gather_results, run_group, run_in_background
-from mirror.util.cancellation import Work
 
 
 class Planner:
@@ -48,8 +40,10 @@ class Planner:
         use_hints: bool = True,
         repeat_transforms: bool = False,
         repair: bool = False,
-        keep_manifest: KeepManifest | None = None,
+        reread_dates: bool = False,
+        manifests: ManifestCache | None = None,
         receive_references: Callable[[Sequence[SourceReference]], None] | None = None,
+        now: Callable[[], float] = time.time,
     ) -> None:
         """Create a planner.
 
@@ -60,26 +54,34 @@ class Planner:
         and immutable tags.
         repeat_transforms: whether to ignore the transform results that the state has recorded.
         repair: whether to copy a damaged immutable tag if the source still has the digest that the tag had.
-        keep_manifest: called with each manifest that had to be read to resolve a source reference.
+        reread_dates: whether to ignore the dates of images that the state has recorded.
+        manifests: the cache for manifests of sources, with which images are copied later.
         receive_references: if it is given, the targets are not planned. Instead, this function is called with the
-        selected references of each source repository, all of which have a version."""
+        selected references of each source repository, all of which have a version.
+        now: returns the time in seconds since the epoch."""
         self._calls = calls
         self._receiver = receiver
         self._only = only
         self._parallel = parallel
-        self._use_hints = use_hints
         self._receive_references = receive_references
         self._write_conflicts = WriteConflicts()
         # For wildcard entries that may conflict with another entry, by id: the entries for the matched repositories.
         self._expanded: dict[int, list[MirrorEntry] | MirrorError] = {}
-        self._target_planner = TargetPlanner(
+        manifests = manifests or ManifestCache(calls)
+        self._source_resolver = SourceResolver(
+            calls, hints, repeat_transforms=repeat_transforms, keep_manifest=manifests.add
+        )
+        dates = ImageDates(calls, hints, manifests, reread=reread_dates)
+        self._source_selector = SourceSelector(
             calls,
-            hints,
             receiver,
+            DigestRules(calls, hints, self._source_resolver, dates, use_hints=use_hints, now=now),
+            only=only,
+            parallel=parallel,
             use_hints=use_hints,
-            repeat_transforms=repeat_transforms,
-            repair=repair,
-            keep_manifest=keep_manifest,
+        )
+        self._target_planner = TargetPlanner(
+            calls, hints, receiver, self._source_resolver, use_hints=use_hints, repair=repair
         )
 
     async def plan_all(self, entries: Iterable[MirrorEntry]) -> None:
@@ -130,9 +132,9 @@ class Planner:
             if not entry.targets:
                 return
             if self._receive_references is not None:
-                references = await self._select_references(entry, selection)
+                references = await self._source_selector.select(entry, selection)
                 batches = make_batches(references, self._parallel.get(entry.source.host, 8))
-                await run_group(self._target_planner.resolve_at_source(batch, batch.references) for batch in batches)
+                await run_group(self._source_resolver.resolve(batch, batch.references) for batch in batches)
                 self._receive_references(references)
                 return
         except MirrorError as error:
@@ -143,7 +145,7 @@ class Planner:
             self._target_planner.list_if_needed(entry, target) for target in entry.targets
         ) as listings:
             try:
-                references = await self._select_references(entry, selection)
+                references = await self._source_selector.select(entry, selection)
             except MirrorError as error:
                 self._record_failure(entry, error, selection)
                 return
@@ -204,50 +206,3 @@ class Planner:
         """Record the invalid names in a catalog or tag list. errors: one error for each name."""
         for error in errors:
             self._receiver.record_invalid_name(entry, error)
-
-    # ---- the source
-
-    async def _select_references(
-        self, entry: MirrorEntry, wildcard_selection: WildcardSelection | None
-    ) -> list[SourceReference]:
-        """Return the references that the run mirrors from the source of an entry.
-
-        Raises the same errors as `list_source_tags`, and RemoteError (nothing_selected)."""
-        rules = entry.rules
-        rejected: Mapping[str, int] = {}
-        if entry.locked is not None:
-            references = [
-                SourceReference(entry, image.digest, name, users=len(entry.targets))
-                for name, image in sorted(entry.locked.get(entry.repository, {}).items())
-            ]
-        elif rules.digest is not None:
-            names = rules.literal or (rules.digest,)
-            references = [SourceReference(entry, rules.digest, name, users=len(entry.targets)) for name in names]
-        else:
-            selection = select(rules, ()) if rules.is_literal else await self._list_and_select(entry)
-            rejected = selection.rejected
-            if wildcard_selection is not None:
-                wildcard_selection.add(selection)
-            elif is_empty(rules, selection):
-                raise nothing_selected_error(entry, rejected)
-            references = [
-                SourceReference(
-                    entry, tag, tag, listed_version(tag) if self._use_hints else None, users=len(entry.targets)
-                )
-                for tag in selection.selected
-            ]
-        references = [reference for reference in references if self._only.is_selected(reference.name)]
-        self._receiver.record_selection(entry, len(references), rejected)
-        return references
-
-    async def _list_and_select(self, entry: MirrorEntry) -> Selection:
-        """List the tags of a source and apply the rules to them."""
-
-        def run(work: Work) -> tuple[Selection, list[MirrorError]]:
-            """List and select the tags on a worker thread. Also return an error for each invalid tag."""
-            tags, errors = list_source_tags(entry, work)
-            return select(entry.rules, tags), errors
-
-        selection, errors = await self._calls.call_host(entry.source.host, run)
-        self._record_invalid_names(entry, errors)
-        return selection

@@ -96,13 +96,19 @@ def _split_names(names: Iterable[str | MirrorError]) -> tuple[list[str], list[Mi
 
 
 def resolve_all(
-    store: Source, repository: str, references: Sequence[str], work: Work, keep_manifest: KeepManifest | None = None
+    store: Source,
+    repository: str,
+    references: Sequence[str],
+    work: Work,
+    keep_manifest: KeepManifest | None = None,
+    *,
+    raise_common_error: bool = False,
 ) -> list[Version | MirrorError]:
     """Resolve `references`, and return a version or an error for each of them, in the same order.
 
-    If an error concerns all references, it is returned for each reference that has not been resolved yet. Manifests
-    that the store had to read are passed to `keep_manifest`. They are not part of the result, because all of them
-    together may need too much memory.
+    If an error concerns all references, it is returned for each reference that has not been resolved yet, or raised if
+    `raise_common_error` is set. Manifests that the store had to read are passed to `keep_manifest`. They are not part
+    of the result, because all of them together may need too much memory.
 
     Raises Cancelled."""
     versions: list[Version | MirrorError] = []
@@ -117,12 +123,19 @@ def resolve_all(
     except Cancelled:
         raise
     except MirrorError as error:
+        if raise_common_error:
+            raise
         versions += [error] * (len(references) - len(versions))
     return versions
 
 
 def resolve_references(
-    entry: MirrorEntry, references: Sequence[SourceReference], work: Work, keep_manifest: KeepManifest | None
+    entry: MirrorEntry,
+    references: Sequence[SourceReference],
+    work: Work,
+    keep_manifest: KeepManifest | None,
+    *,
+    raise_common_error: bool = False,
 ) -> list[Version | MirrorError]:
     """Resolve references at the source of their entry, as `resolve_all` does.
 
@@ -132,7 +145,9 @@ def resolve_references(
         found = [images[reference.tag] for reference in references]
         return [Version(image.digest, media_type=image.media_type) for image in found]
     identifiers = [reference.identifier for reference in references]
-    return resolve_all(entry.source, entry.repository, identifiers, work, keep_manifest)
+    return resolve_all(
+        entry.source, entry.repository, identifiers, work, keep_manifest, raise_common_error=raise_common_error
+    )
 
 
 def digest_or_error(version: Version | MirrorError, *, immutable: bool) -> DigestOrError:

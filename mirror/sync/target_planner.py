@@ -21,35 +21,14 @@ from mirror.sync.plan_model import (
 )
 from mirror.sync.planner_queries import (
     DigestOrError,
-    KeepManifest,
     digest_or_error,
     may_be_damaged,
     resolve_all,
-    resolve_references,
-    with_transform_result,
 )
+from mirror.sync.source_resolver import Batch, SourceResolver
 from mirror.sync.target_tags import TargetTagReader, TargetTags
 from mirror.transfer.calls import Calls
 from mirror.transfer.tasks import run_group, run_in_background
-from mirror.util.cancellation import Work
-
-LARGEST_BATCH = 64  # maximum number of references that one call resolves
-
-
-class Batch:
-    """A batch of references from one source, which are resolved together.
-
-    lock: held while they are resolved, so that each reference is resolved once for all targets."""
-
-    def __init__(self, references: list[SourceReference]) -> None:
-        self.references = references
-        self.lock = asyncio.Lock()
-
-
-def make_batches(references: list[SourceReference], parallel: int) -> list[Batch]:
-    """Divide references into batches, so that up to `parallel` batches can be resolved at the same time."""
-    size = max(1, min(LARGEST_BATCH, -(-len(references) // max(1, parallel))))
-    return [Batch(references[start : start + size]) for start in range(0, len(references), size)]
 
 
 class TargetPlanner:
@@ -62,18 +41,15 @@ class TargetPlanner:
         calls: Calls,
         hints: PlanHints,
         receiver: PlanReceiver,
+        source_resolver: SourceResolver,
         *,
         use_hints: bool,
-        repeat_transforms: bool,
         repair: bool,
-        keep_manifest: KeepManifest | None,
     ) -> None:
         self._calls = calls
-        self._hints = hints
         self._receiver = receiver
-        self._repeat_transforms = repeat_transforms
+        self._source_resolver = source_resolver
         self._repair = repair
-        self._keep_manifest = keep_manifest
         self._target_tags = TargetTagReader(calls, hints, use_hints=use_hints, repair=repair)
 
     async def list_if_needed(self, entry: MirrorEntry, target: TargetEntry) -> TargetTags | None:
@@ -190,7 +166,7 @@ class TargetPlanner:
             for reference in unlisted
             if digests[tag := target.tag_of(reference)] not in (None, target_tags.known_equal.get(tag))
         ]
-        await self.resolve_at_source(batch, differing)
+        await self._source_resolver.resolve(batch, differing)
         return digests
 
     async def _resolve_at_both(
@@ -204,7 +180,7 @@ class TargetPlanner:
         """Resolve references at the source and on the target in parallel. Return the digests on the target, by tag."""
         tags = [target.tag_of(reference) for reference in at_target]
         unknown = [tag for tag in tags if tag not in target_tags.known_digests]
-        async with run_in_background([self.resolve_at_source(batch, at_source)]) as (source_task,):
+        async with run_in_background([self._source_resolver.resolve(batch, at_source)]) as (source_task,):
             versions = await self._resolve_at_target(target, unknown)
             await source_task
         digests: dict[str, DigestOrError] = {
@@ -227,21 +203,3 @@ class TargetPlanner:
         return await self._calls.call_host(
             target.store.host, lambda work: resolve_all(target.store, target.repository.path, tags, work)
         )
-
-    async def resolve_at_source(self, batch: Batch, references: Sequence[SourceReference]) -> None:
-        """Resolve the references that have no version yet at their source, and set their versions."""
-        async with batch.lock:
-            unresolved = [reference for reference in references if reference.version is None]
-            if not unresolved:
-                return
-            entry = unresolved[0].entry
-
-            def run(work: Work) -> list[Version | MirrorError]:
-                """Resolve the references on a worker thread, and add the results of earlier transforms."""
-                versions = resolve_references(entry, unresolved, work, self._keep_manifest)
-                if self._repeat_transforms:
-                    return versions
-                return [with_transform_result(self._hints, version) for version in versions]
-
-            for reference, version in zip(unresolved, await self._calls.call_host(entry.source.host, run), strict=True):
-                reference.version = version

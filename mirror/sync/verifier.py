@@ -13,6 +13,7 @@ from mirror.errors import AuthError, Cancelled, MirrorError, NetworkError, NotFo
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
+from mirror.selection.tag_rules import SelectionSummary
 from mirror.store import DAMAGED, Target, Version
 from mirror.sync.image_reader import ImageReader, read_version
 from mirror.sync.manifest_graph import ManifestCache, WrongDescriptorError
@@ -111,7 +112,7 @@ class Verifier:
     def record_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
         """Do nothing: a verification does not write to the state."""
 
-    def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
+    def record_selection(self, entry: MirrorEntry, selection: SelectionSummary) -> None:
         """Do nothing: the result of a verification does not include the number of selected tags."""
 
     def record_repositories(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:

@@ -286,6 +286,45 @@ mirrors:
     ]
 
 
+@pytest.mark.parametrize(
+    ("written", "rules"),
+    [
+        ("{semver: '>=2 <4'}", TagRules(semver=(">=2 <4",))),
+        ("{semver: [1.x, '>= 3']}", TagRules(semver=("1.x", ">= 3"))),
+        ("{newest: 5}", TagRules(newest=5)),
+        ("{newest: {count: 5}}", TagRules(newest=5)),
+        ("{newest: {count: 5, by: version}}", TagRules(newest=5)),
+        ("{newest: {count: 5, by: created}}", TagRules(newest=5, by_created=True)),
+        ("{min-age: 1.5 h}", TagRules(min_age=5400.0)),
+        ("{min-tags: 2, max-tags: 3}", TagRules(min_tags=2, max_tags=3)),
+        ("{min-tags: 0, max-tags: 1, newest: 1}", TagRules(newest=1, max_tags=1)),
+        (
+            "{include: [a], exclude: [b], semver: '*', min-age: 3 d, newest: 1, immutable: [c], allow-empty: true}",
+            TagRules(
+                include=("a",),
+                exclude=("b",),
+                semver=("*",),
+                min_age=3 * 86400.0,
+                newest=1,
+                immutable=("c",),
+                allow_empty=True,
+            ),
+        ),
+    ],
+)
+def test_the_rules_for_tags_are_read(written: str, rules: TagRules, tmp_path: Path) -> None:
+    config = load_text(tmp_path, f"{HEAD}{MIRROR}  tags: {written}\n")
+    assert (rules, ()) == (config.mirrors[0].tags, config.warnings)
+    shared = load_text(tmp_path, f"{HEAD}defaults: {{tags: {written}}}\n{MIRROR}")
+    assert rules == shared.mirrors[0].tags
+
+
+def test_a_named_tag_outside_of_a_range_may_share_its_repository(tmp_path: Path) -> None:
+    other = "- source: c.example.com/app\n  targets: [b.example.com/app]\n  tags: [v1.9, latest]\n"
+    config = load_text(tmp_path, f"{HEAD}{MIRROR}  tags: {{semver: '>=2'}}\n{other}")
+    assert [TagRules(semver=(">=2",)), TagRules(("v1.9", "latest"))] == [mirror.tags for mirror in config.mirrors]
+
+
 def test_all_spellings_of_a_registry_have_one_name(tmp_path: Path) -> None:
     config = load_text(
         tmp_path,

@@ -33,6 +33,22 @@ TAGS = ("v1.0.0", "v1.1.0-rc.1", "v1.1.0", "v2.0.0", "latest", "nightly")
         ),
         (TagRules(include=("v.*",), exclude=("v1.*",)), ("v2.0.0",), {"include": 2, "exclude v1.*": 3}),
         (TagRules(exclude=(".*",)), (), {"exclude .*": 6}),
+        (
+            TagRules(semver=("1.x",)),
+            ("v1.0.0", "v1.1.0"),
+            {"semver": 1, "semver (pre-release)": 1, "semver (no version)": 2},
+        ),
+        (TagRules(semver=(">=2", "=1.0.0")), ("v1.0.0", "v2.0.0"), {"semver": 2, "semver (no version)": 2}),
+        (TagRules(newest=2), ("v1.1.0", "v2.0.0"), {"newest": 2, "newest (no version)": 2}),
+        (TagRules(newest=9), TAGS[:4], {"newest (no version)": 2}),
+        (
+            TagRules(include=("v.*",), exclude=(".*-rc.*",), semver=("<2",), newest=1),
+            ("v1.1.0",),
+            {"include": 2, r"exclude .*-rc.*": 1, "semver": 1, "newest": 1},
+        ),
+        # These need digests, so `newest` is applied later.
+        (TagRules(newest=1, by_created=True), TAGS, {}),
+        (TagRules(newest=1, min_age=60.0), TAGS[:4], {"newest (no version)": 2}),
         (TagRules(literal=("v9", "v1.0.0")), ("v9", "v1.0.0"), {}),  # asked for by name, listed or not
         (TagRules(digest=DIGEST), (), {}),
         (TagRules(literal=("pinned",), digest=DIGEST), ("pinned",), {}),
@@ -91,6 +107,11 @@ def test_select_agrees_with_rejected_by(tags: list[str], include: list[str], exc
         (TagRules(literal=("a", "b")), TagRules(include=("b",)), "b"),
         (TagRules(literal=("a",)), TagRules(exclude=("a",)), None),
         (TagRules(literal=("a",)), TagRules(), "a"),
+        (TagRules(literal=("v1", "latest")), TagRules(semver=(">=2",)), None),
+        (TagRules(literal=("v1", "v2.1")), TagRules(semver=(">=2",)), "v2.1"),
+        (TagRules(literal=("latest",)), TagRules(newest=3), None),
+        (TagRules(literal=("latest",)), TagRules(newest=3, by_created=True), "latest"),
+        (TagRules(semver=("<2",)), TagRules(semver=(">=2",)), "*"),
         (TagRules(digest=DIGEST), TagRules(), None),  # it writes no tag
         (TagRules(literal=("a",), digest=DIGEST), TagRules(), "a"),
     ],

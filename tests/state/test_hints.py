@@ -228,15 +228,18 @@ def test_forgetting_a_repository_keeps_the_note_that_v2_answered(tmp_path: Path)
 
 def test_a_file_of_the_first_version_is_upgraded_and_keeps_its_content(tmp_path: Path) -> None:
     fill(tmp_path)
-    sql(tmp_path, "DROP TABLE answered_by_v2", "DROP TABLE writers", "PRAGMA user_version = 1")
+    later = ("answered_by_v2", "writers", "first_seen", "image_date")
+    sql(tmp_path, *(f"DROP TABLE {table}" for table in later), "PRAGMA user_version = 1")
     with State.open(tmp_path, pytest.fail, read_only=True) as state:
         assert state.target_tag(APP, "v1") == digest("root")
         assert not state.has_responded_over_v2(APP)
+        assert state.first_seen(APP, "v1") is None
+        assert state.image_date(APP, digest("root")) is None
     with open_state(tmp_path) as state:
         assert knows_all(state)
         assert not state.has_responded_over_v2(APP)
         state.record_v2_response(APP)
-    assert [[(2,)]] == sql(tmp_path, "PRAGMA user_version")
+    assert [[(3,)]] == sql(tmp_path, "PRAGMA user_version")
     with open_state(tmp_path) as state:
         assert state.has_responded_over_v2(APP)
 
@@ -321,7 +324,7 @@ BAD_FILES = {
     "one page": (write_cut_file(4096), "cannot be read"),
     "cut in the middle": (write_cut_file(9000), "cannot be read"),
     "another program's": (write_foreign_database, "is another program's database"),
-    "a later version": (write_changed_file("PRAGMA user_version = 3"), "has version 3"),
+    "a later version": (write_changed_file("PRAGMA user_version = 4"), "has version 4"),
     "no version": (write_changed_file("PRAGMA user_version = 0"), "has version 0"),
     "a table too few": (write_changed_file("DROP TABLE tag"), "tables"),
     "a table too many": (write_changed_file("CREATE TABLE more(x)"), "tables"),

@@ -151,7 +151,7 @@ KEYS = (
     ),
     Case("timeout-of-a-read", _registry("timeouts: {read: 10 s}"), "3:30", ('"read"; did you mean "idle"?',)),
     Case("schedule", _registry("schedule: 'Mon-Fri'"), "3:19", ('unknown key "schedule"; expected one of username, ',)),
-    Case("semver-of-a-mirror", _mirror("semver: '>=2'"), "5:3", ('unknown key "semver"; expected one of source, ',)),
+    Case("semver-of-a-mirror", _mirror("semver: '>=2'"), "5:3", ("it belongs at mirrors[].tags.semver",)),
     Case(
         "src", f"{HEAD}mirrors:\n- src: a.example.com/app\n  targets: [b.example.com/app]\n", "3:3", ('mean "source"?',)
     ),
@@ -919,6 +919,45 @@ TAGS = (
     Case("pattern-long", _mirror(f"tags: {{include: [{'x' * 10_000}]}}"), "5:20", ("pattern too long", "at most 1000")),
     Case("pattern-number", _mirror("tags: {include: [1.0]}"), "5:20", ('read as the number 1.0; write "1.0"',)),
     Case("pattern-text", _mirror("tags: {include: 'v.*'}"), "5:19", ("expected a list", 'write ["v.*"]')),
+    Case(
+        "range-word", _mirror("tags: {semver: latest}"), "5:18", ('a range of versions: "latest"; latest', ">=2.50 <4")
+    ),
+    Case("range-empty", _mirror("tags: {semver: ''}"), "5:18", ('expected a range like ">=2.50 <4"',)),
+    Case("range-blank", _mirror("tags: {semver: ' '}"), "5:18", ('write "*" for every version',)),
+    Case("range-of-nothing", _mirror("tags: {semver: '>=1 ||'}"), "5:18", ("an alternative is empty",)),
+    Case("range-number", _mirror("tags: {semver: 1.20}"), "5:18", ('read as the number 1.2; write "1.20"',)),
+    Case("range-list-empty", _mirror("tags: {semver: []}"), "5:18", ("expected a range like", "or a list of ranges")),
+    Case(
+        "range-in-a-list", _mirror("tags: {semver: ['1.x', '=>2']}"), "5:26", ("semver[1]: not a range", 'write ">=2"')
+    ),
+    Case("range-go", _mirror("tags: {semver: '>= 1.2, < 2'}"), "5:18", ('; write ">=1.2 <2"',)),
+    Case("range-ruby", _mirror("tags: {semver: '~> 1.2'}"), "5:18", ('; write ">=1.2 <2"',)),
+    Case("range-ruby-of-three", _mirror("tags: {semver: '~> 1.2.3'}"), "5:18", ('; write ">=1.2.3 <1.3"',)),
+    Case("range-python", _mirror("tags: {semver: '~=1.4.2, ==1.4.*'}"), "5:18", ('; write ">=1.4.2 <1.5 =1.4.*"',)),
+    Case("range-or", _mirror("tags: {semver: '1.x | 3.x'}"), "5:18", ('; write "1.x || 3.x"',)),
+    Case("range-not", _mirror("tags: {semver: '>=1 !=1.2'}"), "5:18", ("under `exclude`",)),
+    Case("range-hyphen", _mirror("tags: {semver: '>1 - <2'}"), "5:18", ("has no operators",)),
+    Case("range-of-four", _mirror("tags: {semver: '>=1.2.3.4'}"), "5:18", (">=1.2.3.4 cannot be read",)),
+    Case("range-tilde-any", _mirror("tags: {semver: '~*'}"), "5:18", ('not a range of versions: "~*"',)),
+    Case("range-long", _mirror(f"tags: {{semver: '{'1' * 2000}'}}"), "5:18", ("range too long", "at most 1000")),
+    Case("newest-zero", _mirror("tags: {newest: 0}"), "5:18", ("expected a number from 1, or a mapping", "got 0")),
+    Case("newest-text", _mirror('tags: {newest: "5"}'), "5:18", ('got "5"; write 5, without quotes',)),
+    Case("newest-without-count", _mirror("tags: {newest: {by: created}}"), "5:18", ('missing key "count"',)),
+    Case("newest-count", _mirror("tags: {newest: {count: 0}}"), "5:26", ("expected a number from 1, got 0",)),
+    Case("newest-by", _mirror("tags: {newest: {count: 5, by: date}}"), "5:33", ("expected one of version, created",)),
+    Case("min-age-number", _mirror("tags: {min-age: 72}"), "5:19", ('read as the number 72; write "72 s"',)),
+    Case("min-age-unit", _mirror("tags: {min-age: 72 hours}"), "5:19", ('; write "72 h"',)),
+    Case("min-age-zero", _mirror("tags: {min-age: 0 s}"), "5:19", ("expected 1 s..87600 h, got 0 s",)),
+    Case("min-tags", _mirror("tags: {min-tags: -1}"), "5:20", ("expected a number from 0, got -1",)),
+    Case("max-tags", _mirror("tags: {max-tags: 0}"), "5:20", ("expected a number from 1, got 0",)),
+    Case("min-above-max", _mirror("tags: {min-tags: 3, max-tags: 2}"), "5:20", ("is more than `max-tags`",)),
+    Case("min-above-newest", _mirror("tags: {newest: 2, min-tags: 3}"), "5:31", ("is more than `newest`",)),
+    Case(
+        "two-mirrors-in-one-range",
+        f"{HEAD}{MIRROR}  tags: {{semver: '>=2'}}\n- source: c.example.com/app:v2.1\n  targets: [b.example.com/app]\n",
+        "7:13",
+        ("may both write tag v2.1 of b.example.com/app",),
+    ),
 )
 
 PUBLIC_KEY = (
@@ -1058,8 +1097,8 @@ def _top(keys: str) -> str:
     return f"{HEAD}{keys}\n{MIRROR}"
 
 
-# Every key without an effect yet, with a value of the right type and one of a wrong type. Position: `top`, `registry`,
-# `mirror` or `tags`.
+# Every key without an effect yet, with a value of the right type and one of a wrong type. Position: `top`, `registry`
+# or `mirror`.
 LATER_KEYS: tuple[tuple[str, str, str, str], ...] = (
     ("top", "notify", "[{url: 'https://x.example.com/y', on: [failed], format: slack}]", "me"),
     ("top", "metrics", "{textfile: mirror.prom}", "[x]"),
@@ -1071,19 +1110,12 @@ LATER_KEYS: tuple[tuple[str, str, str, str], ...] = (
     ("mirror", "referrers", "true", "sometimes"),
     ("mirror", "referrers", "{include: [a/b], exclude: [c], require: [d]}", "{require: d}"),
     ("mirror", "recheck", "24 h", "24"),
-    ("tags", "semver", "'>=2.50 <4'", "2"),
-    ("tags", "newest", "10", "ten"),
-    ("tags", "newest", "{count: 10, by: created}", "{by: created}"),
-    ("tags", "min-age", "2 d", "soon"),
-    ("tags", "min-tags", "1", "one"),
-    ("tags", "max-tags", "100", "all"),
 )
 LATER_VALUES: tuple[tuple[str, str, str], ...] = (("top", "report", "changes"),)
 _LATER: dict[str, tuple[Callable[[str], str], int, int, str]] = {
     "top": (_top, 2, 1, ""),
     "registry": (_registry, 3, 19, 'registries."b.example.com".'),
     "mirror": (_mirror, 5, 3, "mirrors[0]."),
-    "tags": (lambda keys: _mirror(f"tags: {{exclude: [x], {keys}}}"), 5, 24, "mirrors[0].tags."),
 }
 
 

@@ -120,13 +120,16 @@ class Graph:
         twice: bool = False,
         subject: Made | None = None,
         annotations: Mapping[str, str] | None = None,
+        created: str = CREATED,
     ) -> Made:
         """Make an image of `layers` (default: two of `size` bytes, of its own). twice: its first layer occurs twice."""
         if layers is None:
             own = f"{label}-{platform}-{'-'.join(tags)}"
             layers = [self.layer(f"{own}-{number}", size, oci=oci) for number in range(2)]
         layers = [*layers, layers[0]] if twice else list(layers)
-        config = self.blob(oddly(self._config(layers, platform, label)), OCI_CONFIG if oci else DOCKER_CONFIG)
+        config = self.blob(
+            oddly({**self._config(layers, platform, label), "created": created}), OCI_CONFIG if oci else DOCKER_CONFIG
+        )
         document: dict[str, Any] = {
             "schemaVersion": 2,
             "mediaType": OCI_MANIFEST if oci else DOCKER_MANIFEST,

@@ -37,6 +37,7 @@ class MemoryStore:
     fault: Callable[[str, str, str], MirrorError | None] = field(default=lambda verb, repository, reference: None)
     cut_after: int | None = None  # bytes after which each body fails
     deleted: list[str] = field(default_factory=list)
+    gone: set[str] = field(default_factory=set)  # tags that are listed, but cannot be resolved
     most_at_once: int = 0
     gate: threading.Event | None = None  # event that bodies wait for before their first byte
     closing: threading.Event | None = None  # event that a cancelled session waits for
@@ -70,7 +71,7 @@ class MemoryStore:
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterable[Version | MirrorError]:
         for reference in references:
             self.note("resolve", repository, reference)
-            found = self.manifests[repository].get(reference)
+            found = self.manifests[repository].get(reference) if reference not in self.gone else None
             yield Version(found.digest) if found else NotFound(f"{repository}:{reference}")
 
     def read(self, repository: str, reference: str, work: Work) -> Version:

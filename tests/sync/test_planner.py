@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import pytest
@@ -15,7 +15,7 @@ from mirror.limits import Limits
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest, parse_manifest
 from mirror.oci.reference import ListedTag, Repository
-from mirror.selection.tag_rules import TagRules
+from mirror.selection.tag_rules import FirstSeen, SelectionSummary, TagRules
 from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, TargetEntry
 from mirror.sync.planner import Planner
 from mirror.transfer.calls import Calls, new_loop
@@ -41,6 +41,8 @@ class RecordedPlan:
     errors: list[tuple[str, MirrorError]] = field(default_factory=list)
     tags: dict[tuple[str, str], Digest] = field(default_factory=dict)
     rejected: dict[str, Mapping[str, int]] = field(default_factory=dict)
+    wait_ends: dict[str, float | None] = field(default_factory=dict)
+    dates_read: dict[str, int] = field(default_factory=dict)
 
     def add_plan_entry(self, plan_entry: PlanEntry) -> None:
         self.plan_entries.append(plan_entry)
@@ -54,8 +56,10 @@ class RecordedPlan:
     def record_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
         self.tags[str(repository), tag] = digest
 
-    def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
-        self.rejected[entry.name] = rejected
+    def record_selection(self, entry: MirrorEntry, selection: SelectionSummary) -> None:
+        self.rejected[entry.name] = selection.rejected
+        self.wait_ends[entry.name] = selection.wait_ends
+        self.dates_read[entry.name] = selection.dates_read
 
     def record_repositories(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
         self.rejected[entry.name] = rejected
@@ -76,6 +80,8 @@ class Hints:
     tags: dict[tuple[str, str], Digest] = field(default_factory=dict)
     marks: set[str] = field(default_factory=set)
     sources: dict[tuple[str, str], Digest] = field(default_factory=dict)
+    ages: dict[tuple[str, str], FirstSeen] = field(default_factory=dict)
+    dates: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def target_tag(self, repository: str, tag: str) -> Digest | None:
         return self.tags.get((repository, tag))
@@ -89,6 +95,21 @@ class Hints:
     def is_unfinished(self, repository: str) -> bool:
         return repository in self.marks
 
+    def first_seen(self, repository: str, tag: str) -> FirstSeen | None:
+        return self.ages.get((repository, tag))
+
+    def record_first_seen(self, repository: str, tag: str, seen: FirstSeen) -> None:
+        self.ages[repository, tag] = seen
+
+    def image_date(self, repository: str, identity: str) -> int | None:
+        return self.dates.get(repository, {}).get(identity)
+
+    def record_image_dates(self, repository: str, dates: Mapping[str, int]) -> None:
+        self.dates.setdefault(repository, {}).update(dates)
+
+    def delete_other_image_dates(self, repository: str, identities: Collection[str]) -> None:
+        self.dates[repository] = {one: date for one, date in self.dates[repository].items() if one in identities}
+
 
 class World:
     """A source, two targets, and what earlier runs noted."""
@@ -100,6 +121,7 @@ class World:
         self.hints = Hints()
         self.recorded = RecordedPlan()
         self.only = ""
+        self.now = 1_800_000_000.0
 
     def tag(self, store: MemoryStore, tag: str, name: str | None = None, repository: str = "app") -> Digest:
         """Add a tag to a store and return its digest. name: makes the manifest unique; the tag by default."""
@@ -111,7 +133,9 @@ class World:
         """Note, as an earlier run does, that source and target had the tag with the same digest."""
         self.hints.tags["target/copy", tag] = self.hints.sources["source/app target/copy", tag] = digest
 
-    def plan(self, rules: TagRules | None = None, *targets: TargetEntry, heads_first: bool = False) -> RecordedPlan:
+    def plan(
+        self, rules: TagRules | None = None, *targets: TargetEntry, heads_first: bool = False, deep: bool = False
+    ) -> RecordedPlan:
         """Plan a mirror of `app`, by default to `copy` on the first target."""
         entry = MirrorEntry(
             self.source,
@@ -123,7 +147,16 @@ class World:
         loop = new_loop()
         calls = Calls(loop, Limits(), Stop())
         only = ReferenceFilter([f"*{self.only}*"])
-        planner = Planner(calls, self.hints, self.recorded, only=only, parallel={"source": 4})
+        planner = Planner(
+            calls,
+            self.hints,
+            self.recorded,
+            only=only,
+            parallel={"source": 4},
+            use_hints=not deep,
+            reread_dates=deep,
+            now=lambda: self.now,
+        )
         try:
             loop.run_until_complete(planner.plan_all([entry]))
         finally:

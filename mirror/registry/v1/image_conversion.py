@@ -81,6 +81,11 @@ class V1Transform:
         make = partial(self._convert_layer, work=work)
         return assemble_image(self._client.host, self._repository, self._cache, keys, make, build)
 
+    def created(self, work: Work) -> str:
+        """Return the date in the JSON of the image, or "" if there is none."""
+        date = self._client.image(self._repository, self._id, work).document.get("created")
+        return date if isinstance(date, str) else ""
+
     def _cache_key(self, image_id: str) -> Hashable:
         """Return the key of an image in the layer cache."""
         # An id is unique on one host only.

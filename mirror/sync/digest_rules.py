@@ -1,0 +1,153 @@
+"""Applies the rules that need the digests of tags: `min-age`, and `newest` with `by: created`. Only reads the source.
+
+The digests are requested with the same requests that the plan needs anyway: they become the versions of the
+references, which are not resolved again.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from mirror.errors import MirrorError
+from mirror.oci.digest import Digest
+from mirror.selection.tag_rules import FirstSeen
+from mirror.selection.versions import find_newest_versions, version_order
+from mirror.store import Version
+from mirror.sync.image_dates import ImageDates, image_identity
+from mirror.sync.plan_model import MirrorEntry, PlanHints, SourceReference
+from mirror.sync.planner_queries import read_equal_tags
+from mirror.sync.source_resolver import Batch, SourceResolver, make_batches
+from mirror.transfer.calls import Calls
+from mirror.transfer.tasks import run_group
+from mirror.util.cancellation import Work
+from mirror.util.retry_policy import ONCE
+from mirror.util.structs import Struct
+
+
+class DigestSelection(Struct, frozen=True):
+    """The references that the rules select, in their original order.
+
+    waiting: the number of references that `min-age` leaves out. until: when the first of them is selected, in seconds
+    since the epoch; None if none waits. older: the number of references that `newest` leaves out. dates_read: the
+    number of images that were read for their dates."""
+
+    references: list[SourceReference]
+    waiting: int = 0
+    until: float | None = None
+    older: int = 0
+    dates_read: int = 0
+
+
+class DigestRules:
+    """Applies the rules of mirrors to the candidates that the other rules leave.
+
+    use_hints: believe what the state says about immutable tags. now: returns the time in seconds since the epoch."""
+
+    def __init__(
+        self,
+        calls: Calls,
+        hints: PlanHints,
+        resolver: SourceResolver,
+        dates: ImageDates,
+        *,
+        use_hints: bool,
+        now: Callable[[], float],
+    ) -> None:
+        self._calls = calls
+        self._hints = hints
+        self._resolver = resolver
+        self._dates = dates
+        self._use_hints = use_hints
+        self._now = now
+
+    async def apply(
+        self, entry: MirrorEntry, candidates: Sequence[SourceReference], *, parallel: int
+    ) -> DigestSelection:
+        """Select references from the candidates of an entry.
+
+        parallel: the number of parallel requests to the source. Candidates that cannot be resolved stay selected, so
+        that each of them is reported as a failure; this also holds for those whose date cannot be read. Raises errors
+        that concern all candidates, such as one of a host that is down."""
+        batches = make_batches(list(candidates), parallel)
+        waits = dict(
+            wait for part in await run_group(self._find_waiting(entry, batch) for batch in batches) for wait in part
+        )
+        ready = [reference for reference in candidates if reference not in waits]
+        until = min(waits.values(), default=None)
+        rules = entry.rules
+        if rules.newest is None:
+            return DigestSelection(ready, len(waits), until)
+        if rules.by_created:
+            selected, read = await self._select_last_created(entry, ready, rules.newest)
+        else:
+            newest = find_newest_versions((reference.tag for reference in ready), rules.newest)
+            selected, read = [reference for reference in ready if reference.tag in newest], 0
+        return DigestSelection(selected, len(waits), until, len(ready) - len(selected), read)
+
+    async def _find_waiting(self, entry: MirrorEntry, batch: Batch) -> list[tuple[SourceReference, float]]:
+        """Resolve the references of a batch. Return those that `min-age` leaves out, each with the end of its wait."""
+        if self._use_hints and entry.rules.immutable:
+            await self._calls.call(partial(self._believe_equal_tags, entry, batch.references), policy=ONCE)
+        await self._resolver.resolve(batch, batch.references, raise_common_error=True)
+        if not entry.rules.min_age:
+            return []
+        return await self._calls.call(partial(self._compare_ages, entry, batch.references), policy=ONCE)
+
+    def _believe_equal_tags(self, entry: MirrorEntry, references: Sequence[SourceReference], work: Work) -> None:
+        """Set the versions of immutable tags that an earlier run found equal at the source and on all targets.
+
+        They are not requested again, if the state also has what the rules need to know about their digests."""
+        equal = [(target, read_equal_tags(self._hints, entry, target, references)) for target in entry.targets]
+        for reference in references:
+            digest, *others = {digests.get(target.tag_of(reference)) for target, digests in equal}
+            if digest is not None and not others and self._is_recorded(entry, reference.tag, digest):
+                reference.version = reference.version or Version(digest)
+
+    def _is_recorded(self, entry: MirrorEntry, tag: str, digest: Digest) -> bool:
+        """Return whether the state has the age of a tag with this digest, and the date of its image, if needed."""
+        rules = entry.rules
+        seen = self._hints.first_seen(entry.name, tag) if rules.min_age else None
+        if rules.min_age and (seen is None or seen.identity != digest):
+            return False
+        return not (rules.newest and rules.by_created) or self._dates.find_recorded(entry, digest) is not None
+
+    def _compare_ages(
+        self, entry: MirrorEntry, references: Sequence[SourceReference], work: Work
+    ) -> list[tuple[SourceReference, float]]:
+        """Return the references that have had their digests for less than `min-age`, each with the end of its wait.
+
+        Record when each digest was first seen. A time in the future, from a clock that was wrong, is replaced."""
+        now = self._now()
+        waits = []
+        for reference in references:
+            if not isinstance(reference.version, Version):
+                continue
+            seen = FirstSeen(image_identity(reference.version), now)
+            known = self._hints.first_seen(entry.name, reference.tag)
+            if known is not None and known.identity == seen.identity and known.time <= now:
+                seen = known
+            else:
+                self._hints.record_first_seen(entry.name, reference.tag, seen)
+            if now - seen.time < entry.rules.min_age:
+                waits.append((reference, seen.time + entry.rules.min_age))
+        return waits
+
+    async def _select_last_created(
+        self, entry: MirrorEntry, references: list[SourceReference], count: int
+    ) -> tuple[list[SourceReference], int]:
+        """Return the `count` references whose images were created last, and how many images were read for this.
+
+        References whose date cannot be read are returned, too, with this error as their version: they fail, instead of
+        being copied without need."""
+        found = await self._dates.read_all(entry, references)
+        dated = [(date, reference) for reference, date in found.dates.items() if not isinstance(date, MirrorError)]
+        # Builds that can be reproduced have the same date, so the version decides.
+        first = heapq.nlargest(count, dated, key=lambda one: (one[0], version_order(one[1].tag)))
+        kept = {reference for _, reference in first}
+        for reference, date in found.dates.items():
+            if isinstance(date, MirrorError):
+                reference.version = date
+                kept.add(reference)
+        return [reference for reference in references if reference in kept], found.new

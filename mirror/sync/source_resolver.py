@@ -1,0 +1,68 @@
+"""Resolves the references of a source, each at most once in a run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from mirror.errors import MirrorError
+from mirror.store import Version
+from mirror.sync.plan_model import PlanHints, SourceReference
+from mirror.sync.planner_queries import KeepManifest, resolve_references, with_transform_result
+from mirror.transfer.calls import Calls
+from mirror.util.cancellation import Work
+
+LARGEST_BATCH = 64  # maximum number of references that one call resolves
+
+
+class Batch:
+    """A batch of references from one source, which are resolved together.
+
+    lock: held while they are resolved, so that each reference is resolved once for all targets."""
+
+    def __init__(self, references: list[SourceReference]) -> None:
+        self.references = references
+        self.lock = asyncio.Lock()
+
+
+def make_batches(references: list[SourceReference], parallel: int) -> list[Batch]:
+    """Divide references into batches, so that up to `parallel` batches can be resolved at the same time."""
+    size = max(1, min(LARGEST_BATCH, -(-len(references) // max(1, parallel))))
+    return [Batch(references[start : start + size]) for start in range(0, len(references), size)]
+
+
+class SourceResolver:
+    """Finds out what references at their sources refer to. The parameters are described in `Planner`."""
+
+    def __init__(
+        self, calls: Calls, hints: PlanHints, *, repeat_transforms: bool, keep_manifest: KeepManifest | None
+    ) -> None:
+        self._calls = calls
+        self._hints = hints
+        self._repeat_transforms = repeat_transforms
+        self._keep_manifest = keep_manifest
+
+    async def resolve(
+        self, batch: Batch, references: Sequence[SourceReference], *, raise_common_error: bool = False
+    ) -> None:
+        """Set the version of those references of a batch that have none yet.
+
+        raise_common_error: raise an error that concerns all references, such as one of a host that is down. Otherwise,
+        such an error becomes the version of each reference that could not be resolved."""
+        async with batch.lock:
+            unresolved = [reference for reference in references if reference.version is None]
+            if not unresolved:
+                return
+            entry = unresolved[0].entry
+
+            def run(work: Work) -> list[Version | MirrorError]:
+                """Resolve the references on a worker thread, and add the results of earlier transforms."""
+                versions = resolve_references(
+                    entry, unresolved, work, self._keep_manifest, raise_common_error=raise_common_error
+                )
+                if self._repeat_transforms:
+                    return versions
+                return [with_transform_result(self._hints, version) for version in versions]
+
+            for reference, version in zip(unresolved, await self._calls.call_host(entry.source.host, run), strict=True):
+                reference.version = version
