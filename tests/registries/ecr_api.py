@@ -24,13 +24,17 @@ class _Quiet(WSGIRequestHandler):
     def log(self, type: str, message: str, *args: Any) -> None:
         pass
 
+    def send_response(self, code: int, message: str | None = None) -> None:
+        """Send no headers, so that the response has only the Date of the application."""
+        self.send_response_only(code, message)
+
 
 class EcrServer:
     """Use with `with`. Passwords and ECR Public are not moto's: its password is always the same, and has expired.
 
     calls: (operation, parameters) of every call, in order. failures: operation -> (status, code, message), sent instead
     of the response. created: called with the name of each new repository, before the response. issued: called with
-    each new password. life: seconds of a password. gate: if set, calls wait for it."""
+    each new password. life: seconds of a password. ahead: seconds by which the clock of AWS is ahead of ours."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, dict[str, Any]]] = []
@@ -38,6 +42,7 @@ class EcrServer:
         self.created: Callable[[str], object] = str
         self.issued: Callable[[str], object] = str
         self.life = HALF_A_DAY
+        self.ahead = 0.0
         self.passwords: list[str] = []
         self._server = make_server("127.0.0.1", 0, self._serve, threaded=True, request_handler=_Quiet)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="ecr-api")
@@ -71,13 +76,13 @@ class EcrServer:
         failure = self.failures.get(operation)
         if failure is not None:
             status, code, message = failure
-            return _reply(start, {"__type": code, "message": message}, f"{status} Refused")
+            return self._reply(start, {"__type": code, "message": message}, f"{status} Refused")
         is_public = service.startswith("Spencer")
         if operation == "GetAuthorizationToken":
-            return _reply(start, self._token(is_public=is_public))
+            return self._reply(start, self._token(is_public=is_public))
         if is_public:
             self.created(parameters["repositoryName"])
-            return _reply(start, {"repository": {"repositoryName": parameters["repositoryName"]}})
+            return self._reply(start, {"repository": {"repositoryName": parameters["repositoryName"]}})
         statuses: list[str] = []
 
         def note(status: str, *rest: object) -> Callable[[bytes], object]:
@@ -95,12 +100,12 @@ class EcrServer:
         self.passwords.append(password)
         self.issued(password)
         token = base64.b64encode(f"AWS:{password}".encode()).decode()
-        data = {"authorizationToken": token, "expiresAt": time.time() + self.life}
+        data = {"authorizationToken": token, "expiresAt": time.time() + self.ahead + self.life}
         return {"authorizationData": data if is_public else [data]}
 
-
-def _reply(start: _StartResponse, document: Mapping[str, Any], status: str = "200 OK") -> Iterable[bytes]:
-    body = json.dumps(document).encode()
-    date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
-    start(status, [("Content-Type", "application/x-amz-json-1.1"), ("Content-Length", str(len(body))), ("Date", date)])
-    return [body]
+    def _reply(self, start: _StartResponse, document: Mapping[str, Any], status: str = "200 OK") -> Iterable[bytes]:
+        body = json.dumps(document).encode()
+        date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + self.ahead))
+        length = ("Content-Length", str(len(body)))
+        start(status, [("Content-Type", "application/x-amz-json-1.1"), length, ("Date", date)])
+        return [body]

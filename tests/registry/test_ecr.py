@@ -47,7 +47,7 @@ def server(running: EcrServer) -> EcrServer:
     running.calls.clear()
     running.failures.clear()
     running.passwords.clear()
-    running.life = HALF_A_DAY
+    running.life, running.ahead = HALF_A_DAY, 0.0
     return running
 
 
@@ -246,6 +246,14 @@ def test_the_lifetime_of_a_password_does_not_depend_on_the_clock_of_this_machine
     server.life = 600.0
     with service() as ecr:
         assert abs(600.0 - ecr.issue(Stop()).lifetime) <= 2
+
+
+@pytest.mark.parametrize("ahead", [-7200.0, 7200.0])
+def test_a_wrong_clock_of_this_machine_does_not_change_the_lifetime(server: EcrServer, ahead: float) -> None:
+    server.life, server.ahead = 3600.0, ahead
+    with service() as ecr:
+        assert abs(3600 - ecr.issue(Stop()).lifetime) <= 2
+    assert ["GetAuthorizationToken"] == server.names()
 
 
 @pytest.mark.parametrize(
