@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -237,15 +236,6 @@ def test_a_password_is_issued_with_its_lifetime(server: EcrServer, host: str, li
     assert ("AWS", server.passwords[0]) == (issued.username, issued.password)
     assert abs(lifetime - issued.lifetime) <= 2, "the times in headers are whole seconds"
     assert server.passwords[0] not in repr(issued)
-
-
-def test_the_lifetime_of_a_password_does_not_depend_on_the_clock_of_this_machine(
-    server: EcrServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mirror.registry.ecr.time", SimpleNamespace(time=lambda: 0.0))
-    server.life = 600.0
-    with service() as ecr:
-        assert abs(600.0 - ecr.issue(Stop()).lifetime) <= 2
 
 
 @pytest.mark.parametrize("ahead", [-7200.0, 7200.0])
