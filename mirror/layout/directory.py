@@ -213,11 +213,11 @@ class LayoutStore:
         self._index_file.begin(work)
         return LayoutUpload(self._files, blob)
 
-    def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
+    def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> bool:
         """Write a manifest and add it to the index.
 
-        Raises RemoteError (blob_missing if the layout lacks a blob or child, manifest_invalid for schema 1),
-        LocalError."""
+        Return True, because a layout needs no lists of referrers. Raises RemoteError (blob_missing if the layout lacks
+        a blob or child, manifest_invalid for schema 1), LocalError."""
         if manifest.kind is Kind.SCHEMA1:
             raise RemoteError(
                 f"{self.host}:{repository}:{reference} is a schema 1 image, which an OCI layout cannot hold",
@@ -249,6 +249,7 @@ class LayoutStore:
             self._referrers.invalidate()  # if writing index.json failed, the index in memory has still changed
             raise
         self._referrers.add(repository, manifest)
+        return True
 
     def delete(self, repository: str, reference: str, work: Work) -> None:
         """Remove a tag, or all entries for a manifest. Blobs are kept. Does nothing if the index has no such entry."""

@@ -101,7 +101,7 @@ class MemoryStore:
     def finish(self, *, whole: bool, work: Work) -> None:
         self.note("finish", "", "")
 
-    def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
+    def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor] | None:
         return ()
 
     def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:
@@ -119,12 +119,13 @@ class MemoryStore:
         self.note("begin", repository, blob.digest)
         return MemorySession(self, repository, blob)
 
-    def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
+    def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> bool:
         self.note("put", repository, reference)
         missing = [one.digest for one in manifest.blobs if one.digest not in self.blobs[repository]]
         if missing:
             raise RemoteError(f"{repository} lacks {missing[0]}", code="blob_missing", status=400)
         self.manifests[repository][reference] = self.manifests[repository][manifest.digest] = manifest
+        return True
 
     def delete(self, repository: str, reference: str, work: Work) -> None:
         self.note("delete", repository, reference)
