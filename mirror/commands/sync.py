@@ -228,7 +228,9 @@ class _SyncRun:
             deep=self._options.deep,
             fail_fast=self._options.fail_fast,
         )
-        planner = context.planner(state, copy_queue, use_hints=not self._options.deep, repair=self._options.repair)
+        planner = context.planner(
+            state, copy_queue, reader, use_hints=not self._options.deep, repair=self._options.repair
+        )
         with ExitStack() as stack:
             stack.callback(blob_recorder.close)
             stack.callback(spool.close)

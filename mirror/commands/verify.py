@@ -17,7 +17,7 @@ def verify(options: Options) -> int:
         reader = ImageReader(context.calls, state, context.manifests, context.signatures)
         registries = context.stores.registries
         verifier = Verifier(context.calls, registries, reader, context.signatures, deep=options.deep)
-        planner = context.planner(state, verifier, use_hints=False, repeat_transforms=options.deep)
+        planner = context.planner(state, verifier, reader, use_hints=False, repeat_transforms=options.deep)
         stopped = context.run_until_signal(verifier.run(planner.plan_all(context.entries)))
         verifier.result.problems += [Problem(*one) for one in context.run_problems()] if stopped is None else []
     shown = verifier.result.problems or options.verbosity >= 0

@@ -144,8 +144,8 @@ class LayoutStore:
             """Return the roots of the current index."""
             return self._index_file.query(lambda index: list(index.roots()))
 
-        self._index_file.query(lambda index: None)  # update `revision` before it is read
-        return self._referrers.find(repository, digest, self._index_file.revision, roots, work)
+        name = self._index_file.query(lambda index: index.effective_repository(repository))  # also updates `revision`
+        return self._referrers.find(name, digest, self._index_file.revision, roots, work)
 
     def _lookup(self, repository: str, reference: str) -> Descriptor | NotFound | Refused:
         """Return the descriptor of the manifest that a tag or digest refers to, or an error if it is not found.

@@ -49,6 +49,7 @@ _KINDS = {
     SCHEMA1: Kind.SCHEMA1,
 }
 
+INDEX_TYPES = frozenset({OCI_INDEX, DOCKER_LIST})
 # For the Accept header, in order of preference. Each gets its own line, because old registries compare whole lines.
 ACCEPTED = tuple(_KINDS)
 

@@ -133,8 +133,7 @@ class RegistryV2:
                 self._missing.record_existing(repository)
                 yield name if is_tag(name) else _invalid_name_error(f"{self.host}/{repository} lists a tag", name)
         except AuthError:
-            if self._as_target:
-                self._session.authorizer.allow_one_more_request(scopes)  # a target can be used without its tag list
+            self._session.authorizer.allow_one_more_request(scopes)  # images can be copied without the list
             raise
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterable[Version | MirrorError]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from functools import partial
 
 from mirror.errors import MirrorError, Refused, RemoteError
+from mirror.oci import strictjson
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import MAX_BYTES, OCI_INDEX, manifest_too_big_error, parse_manifest
@@ -25,6 +26,7 @@ from mirror.util.single_flight import SingleFlight
 
 MAX_REFERRERS = 10_000  # of one manifest
 MAX_PAGES = 1_000
+_LONGEST_EMPTY_LIST = 1024  # bytes
 _HINT = "to copy the image without its signatures and other artifacts, set `referrers: false` for this mirror"
 # A registry without the API rejects the path: the statuses of registries that were tested or reported.
 _NO_API = frozenset({400, 404, 405, 501})
@@ -127,6 +129,8 @@ class ReferrersApi:
 
 def _parse_page(response: Response, what: str) -> tuple[Descriptor, ...]:
     """Return the entries of one page. Raises RemoteError if it is not an index, and Refused if an entry is invalid."""
+    if len(response.body) <= _LONGEST_EMPTY_LIST and _is_empty(response.body, what):
+        return ()
     content_type = response.headers.get("content-type") or ""
     index = parse_manifest(response.body, content_type, what=what)
     if index.media_type != OCI_INDEX:
@@ -138,3 +142,14 @@ def _parse_page(response: Response, what: str) -> tuple[Descriptor, ...]:
             code="manifest_invalid",
         )
     return index.children
+
+
+def _is_empty(body: bytes, what: str) -> bool:
+    """Return whether a list has no entries, written as null. Some registries write an empty list of Go in this way."""
+    try:
+        document = strictjson.parse(body, what=what)
+    except Refused:
+        return False  # the caller finds the same error
+    return (
+        isinstance(document, dict) and document.get("mediaType") == OCI_INDEX and document.get("manifests", 0) is None
+    )

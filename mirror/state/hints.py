@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -149,6 +149,19 @@ class State(AbstractContextManager["State"]):
         If the state file cannot be read, return True."""
         return self._usable and self._read("", lambda database: database.has_responded_over_v2(repository), True)
 
+    def checked_attachments(
+        self, source: str, repository: str, digests: Collection[Digest], after: float, until: float
+    ) -> set[Digest]:
+        """Return those of the images `digests` on a target whose attachments were found complete in a period of time.
+
+        source: the source, with the rules for its attachments. after, until: seconds since the epoch."""
+        none: set[Digest] = set()
+        return self._read(
+            repository,
+            lambda database: database.checked_attachments(source, repository, digests, after, until),
+            none,
+        )
+
     def _read(self, repository: str, query: Callable[[Database], _T], default: _T) -> _T:
         """Run a query on an idle connection. Return `default` if the repository was forgotten or the query fails."""
         if not self._usable or repository in self._forgotten:
@@ -232,6 +245,12 @@ class State(AbstractContextManager["State"]):
 
         identity: the `Transform.identity` of the conversion."""
         self._submit(lambda database: database.record_transform_digest(identity, digest))
+
+    def record_attachments(self, source: str, repository: str, digest: Digest, time: float) -> None:
+        """Record when the attachments of an image were found complete in a target repository.
+
+        source: the source, with the rules for its attachments. time: seconds since the epoch."""
+        self._submit(lambda database: database.record_attachments(source, repository, digest, time))
 
     def record_v2_response(self, repository: str) -> None:
         """Record that the registry responded to a v2 request for this source repository."""

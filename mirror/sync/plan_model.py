@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import Enum
 from typing import Protocol
 
 from mirror.errors import MirrorError, Refused
 from mirror.oci.digest import Digest
 from mirror.oci.reference import ListedTag, Repository
+from mirror.selection.attachment_rules import AttachmentRules
 from mirror.selection.locations import MATCHED
 from mirror.selection.repository_rules import RepositoryRules
 from mirror.selection.tag_rules import TagRules
@@ -47,6 +48,7 @@ class MirrorEntry(Struct, frozen=True):
     schema1: whether images with schema 1 manifests are allowed.
     foreign_layers: whether foreign layers are copied.
     signature_policy: which keys must have signed the images; None if no signature is required.
+    attachments: the rules for the attachments of its images; None if they are not copied.
     wildcard: whether `repository` is a prefix, so that every source repository below it is mirrored. In the target
     repositories, MATCHED is then replaced by the part of the source repository's name after the prefix.
     repository_rules: which of the repositories below the prefix of a wildcard are mirrored.
@@ -66,6 +68,13 @@ class MirrorEntry(Struct, frozen=True):
     signature_policy: SignaturePolicy | None = None
     number: int = 0
     locked: Mapping[str, Mapping[str, LockedImage]] | None = None
+    attachments: AttachmentRules | None = None
+
+    @property
+    def attachments_key(self) -> str:
+        """The key under which the state records when the attachments of its images were checked."""
+        rules = self.attachments.key if self.attachments is not None else ""
+        return f"{self.name} {rules}" if rules else self.name
 
     @property
     def name(self) -> str:
@@ -135,6 +144,7 @@ class PlanEntry(Struct, frozen=True, eq=False):
 
     old_digest: the digest that the tag on the target refers to now, or None if it is not known or there is no tag.
     may_have_blobs: whether the target repository may already contain blobs.
+    recheck: whether the target has the image already, but its attachments are due to be requested from the source.
     damaged: whether the target has the tag but cannot return its manifest, probably because the stored manifest is
     damaged. A push might fail to replace a damaged manifest.
     error: set if the action is FAIL."""
@@ -146,6 +156,7 @@ class PlanEntry(Struct, frozen=True, eq=False):
     may_have_blobs: bool = True
     damaged: bool = False
     error: MirrorError | None = None
+    recheck: bool = False
 
     @property
     def name(self) -> str:
@@ -226,6 +237,14 @@ class PlanHints(Protocol):
 
     def is_unfinished(self, repository: str) -> bool:
         """Return whether an earlier run started to write to a target repository but did not finish."""
+        ...
+
+    def checked_attachments(
+        self, source: str, repository: str, digests: Collection[Digest], after: float, until: float
+    ) -> set[Digest]:
+        """Return those of the images `digests` on a target whose attachments were found complete in a period of time.
+
+        source: the source, with the rules for its attachments. after, until: seconds since the epoch."""
         ...
 
 

@@ -7,6 +7,7 @@ is passed on as soon as it is known, so that copying starts while other tags are
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
@@ -26,7 +27,7 @@ from mirror.sync.plan_model import (
     SourceReference,
     listed_version,
 )
-from mirror.sync.planner_queries import KeepManifest, list_source_tags, select_repositories
+from mirror.sync.planner_queries import KeepManifest, KeepTags, list_source_tags, select_repositories
 from mirror.sync.target_planner import TargetPlanner, make_batches
 from mirror.sync.write_conflicts import WriteConflicts, find_possible_conflicts
 from mirror.transfer.calls import Calls
@@ -50,6 +51,8 @@ class Planner:
         repair: bool = False,
         keep_manifest: KeepManifest | None = None,
         receive_references: Callable[[Sequence[SourceReference]], None] | None = None,
+        keep_tags: KeepTags | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """Create a planner.
 
@@ -62,7 +65,10 @@ class Planner:
         repair: whether to copy a damaged immutable tag if the source still has the digest that the tag had.
         keep_manifest: called with each manifest that had to be read to resolve a source reference.
         receive_references: if it is given, the targets are not planned. Instead, this function is called with the
-        selected references of each source repository, all of which have a version."""
+        selected references of each source repository, all of which have a version.
+        keep_tags: called on a thread with each tag list of a source that is read.
+        clock: returns the time, in seconds since the epoch."""
+        self._keep_tags = keep_tags
         self._calls = calls
         self._receiver = receiver
         self._only = only
@@ -80,6 +86,7 @@ class Planner:
             repeat_transforms=repeat_transforms,
             repair=repair,
             keep_manifest=keep_manifest,
+            clock=clock,
         )
 
     async def plan_all(self, entries: Iterable[MirrorEntry]) -> None:
@@ -246,6 +253,8 @@ class Planner:
         def run(work: Work) -> tuple[Selection, list[MirrorError]]:
             """List and select the tags on a worker thread. Also return an error for each invalid tag."""
             tags, errors = list_source_tags(entry, work)
+            if self._keep_tags is not None:
+                self._keep_tags(entry, tags)
             return select(entry.rules, tags), errors
 
         selection, errors = await self._calls.call_host(entry.source.host, run)

@@ -23,6 +23,9 @@ _log = logging.getLogger("mirror.plan")
 KeepManifest: TypeAlias = Callable[[Source, str, Manifest], object]
 """A callback that stores a manifest for later use. Arguments: the store, the repository, and the manifest."""
 
+KeepTags: TypeAlias = Callable[[MirrorEntry, Iterable[str]], object]
+"""Called with a mirror and the tag list of its source, in order to keep the tags of attachments."""
+
 DigestOrError: TypeAlias = Digest | MirrorError | None
 """The digest of a tag on a target, None if the tag does not exist or may be overwritten, or the lookup error."""
 

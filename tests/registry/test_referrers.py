@@ -124,6 +124,15 @@ def index(*entries: dict[str, object], media_type: str = OCI_INDEX) -> bytes:
     return json.dumps({"schemaVersion": 2, "mediaType": media_type, "manifests": entries}).encode()
 
 
+def test_a_list_of_null_is_empty(scripted: ScriptedFactory) -> None:
+    """ociregistry sends this list."""
+    registry = scripted(referrers=True)
+    body = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": None}).encode()
+    registry.fault("GET referrers", status=200, headers=(("Content-Type", OCI_INDEX),), body=body)
+    with store(registry) as client:
+        assert set() == referrers(client, OTHER)
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [

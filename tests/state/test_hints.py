@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -226,19 +226,44 @@ def test_forgetting_a_repository_keeps_the_note_that_v2_answered(tmp_path: Path)
         ]
 
 
-def test_a_file_of_the_first_version_is_upgraded_and_keeps_its_content(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("version", "lacks"), [(1, ("answered_by_v2", "writers", "checked")), (2, ("checked",))])
+def test_a_file_of_an_earlier_version_is_upgraded_and_keeps_its_content(
+    tmp_path: Path, version: int, lacks: Sequence[str]
+) -> None:
     fill(tmp_path)
-    sql(tmp_path, "DROP TABLE answered_by_v2", "DROP TABLE writers", "PRAGMA user_version = 1")
+    sql(tmp_path, *(f"DROP TABLE {table}" for table in lacks), f"PRAGMA user_version = {version}")
     with State.open(tmp_path, pytest.fail, read_only=True) as state:
         assert state.target_tag(APP, "v1") == digest("root")
         assert not state.has_responded_over_v2(APP)
+        assert set() == state.checked_attachments("source", APP, [digest("root")], 0, 10)
     with open_state(tmp_path) as state:
         assert knows_all(state)
         assert not state.has_responded_over_v2(APP)
         state.record_v2_response(APP)
-    assert [[(2,)]] == sql(tmp_path, "PRAGMA user_version")
+        state.record_attachments("source", APP, digest("root"), 5)
+    assert [[(3,)]] == sql(tmp_path, "PRAGMA user_version")
     with open_state(tmp_path) as state:
         assert state.has_responded_over_v2(APP)
+        assert {digest("root")} == state.checked_attachments("source", APP, [digest("root")], 0, 10)
+
+
+def test_the_time_of_a_check_counts_for_one_source_one_target_and_one_digest(tmp_path: Path) -> None:
+    both = [digest("root"), digest("other")]
+    with open_state(tmp_path) as state:
+        for tag, root in zip(("v1", "v2"), both, strict=True):
+            state.record_tag("target", APP, tag, root)
+        state.record_attachments("source", APP, both[0], 100)
+        state.record_attachments("source", APP, both[1], 200)
+    with open_state(tmp_path) as state:
+        assert set(both) == state.checked_attachments("source", APP, both, 99, 200)
+        assert {both[1]} == state.checked_attachments("source", APP, both, 100, 200)
+        assert {both[0]} == state.checked_attachments("source", APP, both, 0, 150)  # the clock was set back
+        assert {both[0]} == state.checked_attachments("source", APP, both[:1], 0, 1000)
+        assert set() == state.checked_attachments("another source", APP, both, 0, 1000)
+        assert set() == state.checked_attachments("source", f"{APP}2", both, 0, 1000)
+        state.record_tag("target", APP, "v1", both[1])  # no tag refers to the first image any more
+    with open_state(tmp_path) as state:
+        assert {both[1]} == state.checked_attachments("source", APP, both, 0, 1000)
 
 
 WITHDRAW_AND_HANG = """
@@ -321,7 +346,7 @@ BAD_FILES = {
     "one page": (write_cut_file(4096), "cannot be read"),
     "cut in the middle": (write_cut_file(9000), "cannot be read"),
     "another program's": (write_foreign_database, "is another program's database"),
-    "a later version": (write_changed_file("PRAGMA user_version = 3"), "has version 3"),
+    "a later version": (write_changed_file("PRAGMA user_version = 4"), "has version 4"),
     "no version": (write_changed_file("PRAGMA user_version = 0"), "has version 0"),
     "a table too few": (write_changed_file("DROP TABLE tag"), "tables"),
     "a table too many": (write_changed_file("CREATE TABLE more(x)"), "tables"),

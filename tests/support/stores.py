@@ -36,6 +36,8 @@ class MemoryStore:
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     fault: Callable[[str, str, str], MirrorError | None] = field(default=lambda verb, repository, reference: None)
     cut_after: int | None = None  # bytes after which each body fails
+    lists_referrers: bool = True  # False: the store has no lists of referrers
+    false_lists: dict[str, list[Descriptor]] = field(default_factory=dict)  # of referrers, by subject
     deleted: list[str] = field(default_factory=list)
     most_at_once: int = 0
     gate: threading.Event | None = None  # event that bodies wait for before their first byte
@@ -102,7 +104,16 @@ class MemoryStore:
         self.note("finish", "", "")
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor] | None:
-        return ()
+        self.note("referrers", repository, digest)
+        if not self.lists_referrers:
+            return None
+        found = {one.digest: one for one in self.manifests[repository].values() if one.subject is not None}
+        listed = [
+            Descriptor(one.digest, one.size, one.media_type, artifact_type=one.artifact_type)
+            for one in found.values()
+            if one.subject is not None and one.subject.digest == digest
+        ]
+        return self.false_lists.get(digest, listed)
 
     def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:
         self.note("head", repository, blob.digest)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import pytest
@@ -15,6 +15,7 @@ from mirror.limits import Limits
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest, parse_manifest
 from mirror.oci.reference import ListedTag, Repository
+from mirror.selection.attachment_rules import AttachmentRules
 from mirror.selection.tag_rules import TagRules
 from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, TargetEntry
 from mirror.sync.planner import Planner
@@ -76,6 +77,7 @@ class Hints:
     tags: dict[tuple[str, str], Digest] = field(default_factory=dict)
     marks: set[str] = field(default_factory=set)
     sources: dict[tuple[str, str], Digest] = field(default_factory=dict)
+    checked: dict[tuple[str, str, Digest], float] = field(default_factory=dict)
 
     def target_tag(self, repository: str, tag: str) -> Digest | None:
         return self.tags.get((repository, tag))
@@ -89,6 +91,15 @@ class Hints:
     def is_unfinished(self, repository: str) -> bool:
         return repository in self.marks
 
+    def checked_attachments(
+        self, source: str, repository: str, digests: Collection[Digest], after: float, until: float
+    ) -> set[Digest]:
+        checked = ((digest, self.checked.get((source, repository, digest))) for digest in digests)
+        return {digest for digest, time in checked if time is not None and after < time <= until}
+
+
+NOW = 1_000_000.0  # seconds since the epoch
+
 
 class World:
     """A source, two targets, and what earlier runs noted."""
@@ -100,6 +111,7 @@ class World:
         self.hints = Hints()
         self.recorded = RecordedPlan()
         self.only = ""
+        self.kept_tags: list[str] = []
 
     def tag(self, store: MemoryStore, tag: str, name: str | None = None, repository: str = "app") -> Digest:
         """Add a tag to a store and return its digest. name: makes the manifest unique; the tag by default."""
@@ -111,7 +123,14 @@ class World:
         """Note, as an earlier run does, that source and target had the tag with the same digest."""
         self.hints.tags["target/copy", tag] = self.hints.sources["source/app target/copy", tag] = digest
 
-    def plan(self, rules: TagRules | None = None, *targets: TargetEntry, heads_first: bool = False) -> RecordedPlan:
+    def plan(
+        self,
+        rules: TagRules | None = None,
+        *targets: TargetEntry,
+        heads_first: bool = False,
+        attachments: AttachmentRules | None = None,
+        use_hints: bool = True,
+    ) -> RecordedPlan:
         """Plan a mirror of `app`, by default to `copy` on the first target."""
         entry = MirrorEntry(
             self.source,
@@ -119,11 +138,21 @@ class World:
             rules or TagRules(),
             targets or (TargetEntry(self.target, Repository("target", "copy")),),
             heads_first=heads_first,
+            attachments=attachments,
         )
         loop = new_loop()
         calls = Calls(loop, Limits(), Stop())
         only = ReferenceFilter([f"*{self.only}*"])
-        planner = Planner(calls, self.hints, self.recorded, only=only, parallel={"source": 4})
+        planner = Planner(
+            calls,
+            self.hints,
+            self.recorded,
+            only=only,
+            parallel={"source": 4},
+            use_hints=use_hints,
+            keep_tags=lambda entry, tags: self.kept_tags.extend(tags),
+            clock=lambda: NOW,
+        )
         try:
             loop.run_until_complete(planner.plan_all([entry]))
         finally:
@@ -393,3 +422,54 @@ def test_each_tag_of_an_exclusive_target_is_noted_once(world: World) -> None:
         world.hints.tags["target/copy", f"v{number}"] = world.tag(world.source, f"v{number}")
     world.plan(None, TargetEntry(world.target, Repository("target", "copy"), exclusive=True))
     assert 200 == len(noted)
+
+
+# ---- attachments
+
+
+def same_everywhere(world: World, *tags: str) -> list[Digest]:
+    for tag in tags:
+        world.tag(world.target, tag, repository="copy")
+    return [world.tag(world.source, tag) for tag in tags]
+
+
+def due(recorded: RecordedPlan) -> set[str]:
+    return {one.reference.tag for one in recorded.plan_entries if one.recheck}
+
+
+def test_the_attachments_of_an_unchanged_image_are_due_after_a_period(world: World) -> None:
+    digests = same_everywhere(world, "old", "fresh", "never", "future")
+    world.tag(world.source, "new")
+    for digest, time in zip(digests, (NOW - 3600, NOW - 3599, None, NOW + 1), strict=True):
+        if time is not None:
+            world.hints.checked["source/app", "target/copy", digest] = time
+    recorded = world.plan(attachments=AttachmentRules(recheck=3600.0))
+    assert {"old", "never", "future"} == due(recorded)  # also if the clock was set back
+    assert {"old": "skip", "fresh": "skip", "never": "skip", "future": "skip", "new": "copy"} == recorded.actions()
+    assert ["fresh", "future", "never", "new", "old"] == sorted(world.kept_tags)
+
+
+def test_with_a_period_of_zero_attachments_are_always_due(world: World) -> None:
+    (digest,) = same_everywhere(world, "v1")
+    world.hints.checked["source/app", "target/copy", digest] = NOW
+    assert {"v1"} == due(world.plan(attachments=AttachmentRules(recheck=0.0)))
+
+
+def test_attachments_are_due_if_the_rules_have_changed(world: World) -> None:
+    (digest,) = same_everywhere(world, "v1")
+    world.hints.checked["source/app", "target/copy", digest] = NOW
+    assert set() == due(world.plan(attachments=AttachmentRules()))
+    assert {"v1"} == due(world.plan(attachments=AttachmentRules(require=("sbom",))))
+
+
+def test_nothing_is_due_without_attachments_or_without_hints(world: World) -> None:
+    same_everywhere(world, "v1")
+    assert set() == due(world.plan())
+    assert set() == due(world.plan(attachments=AttachmentRules(), use_hints=False))
+
+
+def test_attachments_of_immutable_tags_are_due_although_the_source_is_not_asked(world: World) -> None:
+    (digest,) = same_everywhere(world, "v1")
+    world.note_equal("v1", digest)
+    assert {"v1"} == due(world.plan(IMMUTABLE, attachments=AttachmentRules()))
+    assert [] == world.source.verbs("resolve")

@@ -172,7 +172,10 @@ class BundleStore:
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
         """Return the descriptors of all manifests whose subject is `digest`."""
-        return self._referrers.find(repository, digest, None, self.reader(work).roots, work)
+        bundle = self.reader(work)
+        names = bundle.repositories()
+        only = names[0] if not repository and len(names) == 1 else repository
+        return self._referrers.find(only, digest, None, bundle.roots, work)
 
     # ---- writing
 
