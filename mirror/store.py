@@ -219,8 +219,11 @@ class Source(Protocol):
         """Return whether this is a partial source that leaves out `blob`. Sends no request and reads no file."""
         ...
 
-    def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
-        """Yield the descriptors of the manifests whose subject is `digest`."""
+    def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor] | None:
+        """Return the descriptors of the manifests whose subject is `digest`.
+
+        Return None if the store has no such lists. An index under the tag `oci.referrers.referrers_tag` then lists
+        them."""
         ...
 
 
@@ -264,10 +267,11 @@ class Target(Source, Protocol):
         """Open an upload session for a blob. Use it in a `with` block."""
         ...
 
-    def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
+    def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> bool:
         """Store `manifest` under a tag or its digest.
 
-        Raises RemoteError (blob_missing) if a blob that it refers to is missing."""
+        Return whether `referrers` lists the manifest now, which is also true if it has no subject. Raises RemoteError
+        (blob_missing) if a blob that it refers to is missing."""
         ...
 
     def delete(self, repository: str, reference: str, work: Work) -> None:

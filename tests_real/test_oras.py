@@ -14,6 +14,8 @@ from tests.registries.real import RealRegistry
 from tests.support.images import Graph
 from tests.support.layouts import Served, lay, pack
 from tests.support.oracle import assert_equal, assert_whole
+from tests.support.seeding import push
+from tests.support.tool import MirrorTool
 
 BENCH = Path(__file__).resolve().parent.parent / ".bench" / "bin"
 TEXTS = [b"first text\n", b"another\n" * 20_000]
@@ -120,3 +122,31 @@ def test_oras_pushes_to_mirror_serve(oras: Oras, tmp_path: Path) -> None:
         assert [("notes", "v1")] == list(assert_whole(served).tags)
         oras("pull", "--plain-http", "--output", "pulled", reference)
     assert "by oras" == (oras.folder / "pulled" / "notes.txt").read_text()
+
+
+@pytest.mark.parametrize("to", ["docker-registry", "mirror serve"])
+def test_oras_finds_on_the_target_what_it_attached_at_the_source(
+    oras: Oras, source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool, tmp_path: Path, to: str
+) -> None:
+    graph = Graph("attached")
+    graph.platforms("v1")
+    push(source, "app", graph)
+    (oras.folder / "sbom.json").write_text("{}")
+    subject = f"{source.host}/app:v1"
+    for kind in ("application/spdx+json", "application/vnd.example.signature"):
+        oras("attach", "--plain-http", "--artifact-type", kind, subject, "sbom.json:application/json")
+    with Served(tmp_path / "served", writable=True) as served:
+        other = served if to == "mirror serve" else target
+        mirror = {"source": f"{source.host}/app", "targets": [f"{other.host}/app"], "tags": ["v1"]}
+        mirror_run.config([mirror], source, other)
+        mirror_run.sync()
+        found = [
+            json.loads(oras("discover", "--plain-http", "--format", "json", f"{registry.host}/app:v1"))["referrers"]
+            for registry in (source, other)
+        ]
+    before, after = (
+        {(one["digest"], one["artifactType"], json.dumps(one.get("annotations"), sort_keys=True)) for one in listed}
+        for listed in found
+    )
+    assert 2 == len(before)
+    assert before == after

@@ -253,6 +253,29 @@ def test_signatures_and_referrers_are_copied_as_tags(
         assert 404 == response.status
 
 
+def test_the_signatures_and_referrers_of_a_selected_tag_follow_it(
+    pair: tuple[Side, Side], mirror_run: MirrorTool
+) -> None:
+    source, target = pair
+    graph = content("common")
+    mirror = {"source": f"{source.host}/{NAMES[0]}", "targets": [f"{target.host}/{NAMES[0]}"], "tags": ["v1"]}
+    mirror_run.config([mirror], source, target)
+    mirror_run.sync()
+    subject = graph.tags["v1"]
+    tag = subject.replace(":", "-")
+    expected = {child["digest"] for child in json.loads(graph.manifests[graph.tags[tag]].data)["manifests"]}
+    has_api = isinstance(target, InstalledRegistry) and target.referrers_api
+    with target.client() as client:
+        assert {"v1", f"{tag}.sig", *([] if has_api else [tag])} == set(client.tags(NAMES[0]))
+        path = f"/v2/{NAMES[0]}/referrers/{subject}"
+        listed = client.ask("GET", path).json() if has_api else json.loads(client.manifest(NAMES[0], tag).body)
+    assert expected == {child["digest"] for child in listed["manifests"]}
+    assert graph.tags[f"{tag}.sig"] == skopeo_digest(target, NAMES[0], f"{tag}.sig")
+    assert_whole(target, [NAMES[0]])
+    verified = mirror_run("verify", mirror_run.config_file)
+    assert (0, True) == (verified.code, "3 attachments" in verified.out), verified
+
+
 def test_a_missing_repository_has_a_clear_error(
     maker: type[InstalledRegistry], start: Starter, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:

@@ -10,6 +10,7 @@ from mirror.commands.summaries import drift_lines, plan_lines
 from mirror.errors import CHANGES, OK, worst_exit_code
 from mirror.output.console import print_lines
 from mirror.sync.dry_run import DryRun
+from mirror.sync.image_reader import ImageReader
 from mirror.sync.locked_selection import LockComparison, compare_lock
 from mirror.transfer.tasks import run_group
 
@@ -21,9 +22,10 @@ def plan(options: Options) -> int:
     comparisons: list[LockComparison] = []
     with open_for_reading(options) as (context, state):
         context.check_no_partial_bundle(options)
-        bases = context.bases(state)
-        dry_run = DryRun(context.calls, context.manifests, bases, context.signatures, deep=options.deep)
-        planner = context.planner(state, dry_run, use_hints=not options.deep, reread_dates=options.deep)
+        reader = ImageReader(context.calls, state, context.manifests, context.signatures)
+        bases = context.bases(state, reader)
+        dry_run = DryRun(context.calls, context.manifests, bases, reader, context.signatures, deep=options.deep)
+        planner = context.planner(state, dry_run, reader, use_hints=not options.deep, reread_dates=options.deep)
 
         async def compare() -> None:
             """Compare the image lock, if there is one, with the sources."""

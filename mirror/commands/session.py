@@ -66,6 +66,7 @@ class RunContext(Struct, frozen=True):
         self,
         state: State,
         receiver: PlanReceiver,
+        reader: ImageReader | None = None,
         *,
         use_hints: bool = True,
         repeat_transforms: bool = False,
@@ -76,6 +77,7 @@ class RunContext(Struct, frozen=True):
     ) -> Planner:
         """Create the planner for the run. receiver: the object to which the planner passes the plan entries.
 
+        reader: reads the images of the run, and keeps the tags of attachments from the tag lists that are read.
         only: the filter to use instead of the one for `--only` and `--shard`."""
         return Planner(
             self.calls,
@@ -84,6 +86,7 @@ class RunContext(Struct, frozen=True):
             only=only or self.only,
             parallel=self.stores.parallel(),
             manifests=self.manifests,
+            keep_tags=reader.attachments.tags.keep if reader is not None else None,
             use_hints=use_hints,
             repeat_transforms=repeat_transforms,
             repair=repair,
@@ -95,9 +98,8 @@ class RunContext(Struct, frozen=True):
         """Create a planner that resolves the selected references at their sources, and does not plan targets."""
         return self.planner(state, collector, use_hints=False, receive_references=collector.receive)
 
-    def bases(self, state: State) -> BundleBases:
+    def bases(self, state: State, reader: ImageReader) -> BundleBases:
         """Create the object that checks whether targets have the blobs that differential bundles leave out."""
-        reader = ImageReader(self.calls, state, self.manifests, self.signatures)
         return BundleBases(
             self.calls,
             reader,

@@ -167,6 +167,7 @@ class Stores:
                 repository_rules=mirror.repositories,
                 signature_policy=mirror.signature_policy,
                 number=number,
+                attachments=mirror.attachments,
             )
             for number, mirror in enumerate(self._config.mirrors)
         ]

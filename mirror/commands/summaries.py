@@ -37,11 +37,12 @@ def plan_lines(summary: PlanSummary) -> list[str]:
         ]
     kinds = Counter(_kind(change) for change in summary.changes)
     compare = f"; {kinds['compare']} to compare" if kinds["compare"] else ""
+    attach = f"; {format_count(kinds['attach'], 'image')} with new attachments" if kinds["attach"] else ""
     converted = len({change.source for change in summary.changes if change.size is None})
     unknown = f"; plus {format_count(converted, 'image')} to be converted, of unknown size" if converted else ""
     return [
         *lines,
-        f"to copy: {kinds['new']} new, {kinds['changed']} changed{compare}; {summary.up_to_date} up to date"
+        f"to copy: {kinds['new']} new, {kinds['changed']} changed{compare}{attach}; {summary.up_to_date} up to date"
         f"{_unknown_text(len(summary.failures))}",
         f"at most {format_size(summary.bytes_to_read)} to read, {format_size(summary.bytes_to_send)} to send; "
         f"{format_count(summary.manifests, 'manifest request')} that count{'s' if summary.manifests == 1 else ''} "
@@ -72,9 +73,11 @@ def _selection_texts(selection: SelectionSummary) -> Iterator[str]:
 
 
 def _kind(change: PlannedCopy) -> str:
-    """Return the kind of a planned change: `new`, `changed` or `compare`."""
+    """Return the kind of a planned change: `new`, `changed`, `compare`, or `attach` if only attachments are copied."""
     if change.old_digest is None:
         return "new"
+    if change.old_digest == change.digest:
+        return "attach"
     return "compare" if change.to_compare else "changed"
 
 
@@ -84,7 +87,8 @@ def _change_line(change: PlannedCopy) -> str:
     why = f": {change.reason}" if change.reason else ""
     converted = f"{change.protocol}, to be converted{why}"
     what = converted if change.size is None else f"{format_size(change.size)}, {change.digest}"
-    return f"{how} {change.source} -> {change.target} ({what})"
+    attachments = f", {format_count(change.attachments, 'attachment')}" if change.attachments else ""
+    return f"{how} {change.source} -> {change.target} ({what}{attachments})"
 
 
 def _unknown_text(count: int) -> str:
@@ -136,5 +140,7 @@ def verification_lines(result: VerifyResult, *, deep: bool) -> list[str]:
             f"{'they are' if many else 'it is'} converted, and the digest of the result is not known "
             "(run `mirror sync CONFIG` or `mirror verify --deep CONFIG` to compare)"
         )
-    how = format_count(result.blobs, "blob") + (f", {format_size(result.bytes)} hashed" if deep else "")
+    how = format_count(result.blobs, "blob")
+    how += f", {format_count(result.attachments, 'attachment')}" if result.attachments else ""
+    how += f", {format_size(result.bytes)} hashed" if deep else ""
     return [*lines, f"verified: {format_count(result.images, 'image')}, {how}; {verdict}"]

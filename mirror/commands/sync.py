@@ -231,6 +231,7 @@ class _SyncRun:
         planner = context.planner(
             state,
             copy_queue,
+            reader,
             use_hints=not self._options.deep,
             repair=self._options.repair,
             reread_dates=self._options.deep,

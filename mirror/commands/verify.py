@@ -18,7 +18,7 @@ def verify(options: Options) -> int:
         registries = context.stores.registries
         verifier = Verifier(context.calls, registries, reader, context.signatures, deep=options.deep)
         planner = context.planner(
-            state, verifier, use_hints=False, repeat_transforms=options.deep, reread_dates=options.deep
+            state, verifier, reader, use_hints=False, repeat_transforms=options.deep, reread_dates=options.deep
         )
         stopped = context.run_until_signal(verifier.run(planner.plan_all(context.entries)))
         verifier.result.problems += [Problem(*one) for one in context.run_problems()] if stopped is None else []

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from mirror.config.attachments import attachment_rules
 from mirror.config.problems import KeyPath, Position, format_key_path, quote_value
 from mirror.config.registries import RegistriesConfig
 from mirror.config.section import Section
@@ -15,6 +16,7 @@ from mirror.config.tree import Scalar
 from mirror.errors import ConfigError, printable
 from mirror.oci.reference import DOCKER_HUB, Repository
 from mirror.registry.http.host_settings import HostSettings, V1Mode
+from mirror.selection.attachment_rules import AttachmentRules
 from mirror.selection.locations import (
     MATCHED,
     STREAM,
@@ -44,10 +46,11 @@ class MirrorConfig(Struct, frozen=True):
     path: the path of its key, such as `mirrors[2]`. source, targets: the host of each is the host name of a registry,
     the real path of a bundle, `oci:` and the real path of a layout, or `-` for a standard stream. tag_templates: the
     tags that images get on each target. wildcard: whether the source's path is a prefix, and the targets' paths contain
-    `{repository}`. schema1: `copy`, `convert` or `fail`. foreign_layers: whether foreign layers are copied. v1: None
-    means that the registry's settings decide. base: the inventory that a differential export is based on. repositories:
-    which of the repositories that a wildcard matches are selected. signature_policy: which keys must have signed the
-    images; None if no signature is required."""
+    `{repository}`. schema1: `copy`, `convert` or `fail`. foreign_layers: whether foreign layers are copied.
+    attachments: the rules for signatures and other artifacts; None if they are not copied. v1: None means that the
+    registry's settings decide. base: the inventory that a differential export is based on. repositories: which of the
+    repositories that a wildcard matches are selected. signature_policy: which keys must have signed the images; None if
+    no signature is required."""
 
     position: Position
     path: str
@@ -62,6 +65,7 @@ class MirrorConfig(Struct, frozen=True):
     base: Path | None = None
     repositories: RepositoryRules = RepositoryRules()
     signature_policy: SignaturePolicy | None = None
+    attachments: AttachmentRules | None = None
 
 
 class Draft(Struct, frozen=True):
@@ -120,6 +124,7 @@ def _build_draft(
         section.file("base") or defaults.file("base"),
         (_repository_rules(section) or _repository_rules(defaults)) if wildcard else RepositoryRules(),
         parse_policy(section) or policy,
+        attachment_rules(section, defaults),
     )
     if section.has_key("repositories") and not wildcard:
         what = "selects repositories of a source that ends with /*, but this source is a single repository; remove it"

@@ -78,7 +78,8 @@ def _unknown_key_message(key: str, part: dict[str, Any]) -> str:
     """Return the message for an unknown key."""
     elsewhere = paths_of(key)
     if elsewhere:
-        return f"unknown key {quote_key(key)} here; it belongs at {elsewhere[-1]}"
+        of_mirrors = [where for where in elsewhere if where.startswith("mirrors[].")]
+        return f"unknown key {quote_key(key)} here; it belongs at {' or '.join(of_mirrors or elsewhere[-1:])}"
     if _normalize_key(key) in _INSECURE and "plain-http" in part.get("properties", {}):
         how = "use `plain-http: true` for http, or `tls: {verify: false}` for https without verification"
         return f"unknown key {quote_key(key)}; {how}"

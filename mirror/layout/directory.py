@@ -144,8 +144,8 @@ class LayoutStore:
             """Return the roots of the current index."""
             return self._index_file.query(lambda index: list(index.roots()))
 
-        self._index_file.query(lambda index: None)  # update `revision` before it is read
-        return self._referrers.find(repository, digest, self._index_file.revision, roots, work)
+        name = self._index_file.query(lambda index: index.effective_repository(repository))  # also updates `revision`
+        return self._referrers.find(name, digest, self._index_file.revision, roots, work)
 
     def _lookup(self, repository: str, reference: str) -> Descriptor | NotFound | Refused:
         """Return the descriptor of the manifest that a tag or digest refers to, or an error if it is not found.
@@ -213,11 +213,11 @@ class LayoutStore:
         self._index_file.begin(work)
         return LayoutUpload(self._files, blob)
 
-    def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
+    def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> bool:
         """Write a manifest and add it to the index.
 
-        Raises RemoteError (blob_missing if the layout lacks a blob or child, manifest_invalid for schema 1),
-        LocalError."""
+        Return True, because a layout needs no lists of referrers. Raises RemoteError (blob_missing if the layout lacks
+        a blob or child, manifest_invalid for schema 1), LocalError."""
         if manifest.kind is Kind.SCHEMA1:
             raise RemoteError(
                 f"{self.host}:{repository}:{reference} is a schema 1 image, which an OCI layout cannot hold",
@@ -249,6 +249,7 @@ class LayoutStore:
             self._referrers.invalidate()  # if writing index.json failed, the index in memory has still changed
             raise
         self._referrers.add(repository, manifest)
+        return True
 
     def delete(self, repository: str, reference: str, work: Work) -> None:
         """Remove a tag, or all entries for a manifest. Blobs are kept. Does nothing if the index has no such entry."""

@@ -126,7 +126,7 @@ class Index:
         """Return the sorted tags of a repository. The list also contains an error for each entry that cannot be used.
 
         Raises NotFound if the repository does not exist."""
-        repository = self._effective_repository(repository)
+        repository = self.effective_repository(repository)
         own, adopted = self._tags.get(repository, {}), self._adopted_tags(repository)
         found: list[str | MirrorError] = []
         for tag in sorted({*own, *adopted}):
@@ -137,7 +137,7 @@ class Index:
             raise self.repository_not_found(repository)
         return found
 
-    def _effective_repository(self, repository: str) -> str:
+    def effective_repository(self, repository: str) -> str:
         """Return the name of the repository to look up for `repository`.
 
         An empty name refers to the only repository, if `adopts` contains the empty name, all tags have a repository,
@@ -153,7 +153,7 @@ class Index:
 
     def find(self, repository: str, tag: str) -> Root:
         """Return the root that a tag refers to. Raises NotFound, or Refused if several entries have this tag."""
-        repository = self._effective_repository(repository)
+        repository = self.effective_repository(repository)
         roots = self._tags.get(repository, {}).get(tag) or self._adopted_tags(repository).get(tag)
         if roots is None:
             raise NotFound(f"{self._what} has no entry with the name {repository}:{tag}")

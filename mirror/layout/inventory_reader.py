@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from mirror.errors import MirrorError, NotFound
+from mirror.errors import Cancelled, MirrorError, NotFound
 from mirror.layout.inventory import Inventory, ManifestInfo, RepositoryContents
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
@@ -41,7 +41,7 @@ class StoreSurvey(Struct):
 
 
 def survey_store(source: Source, repositories: Iterable[str], work: Work) -> StoreSurvey:
-    """Build the inventory of `repositories` by reading all tags and all manifests that are reachable from the tags.
+    """Build the inventory of `repositories` by reading all tags, all manifests below them, and their referrers.
 
     Errors for single images are recorded in the result. Errors that affect the whole store, and Cancelled, are
     raised."""
@@ -76,6 +76,31 @@ class _RepositorySurvey:
         unreadable = self._read_manifests(list(roots))
         # Leave out the tags of unreadable roots, so that a differential export does not rely on their content.
         self._contents.tags = {tag: root for tag, root in self._contents.tags.items() if root not in unreadable}
+        self._read_referrers(list(self._contents.manifests))
+
+    def _read_referrers(self, subjects: Sequence[Digest]) -> None:
+        """Read the referrers of manifests, then the referrers of these, and so on. They become roots without a tag.
+
+        If the store does not list referrers by itself, they are found by tags, which have been read before."""
+        while subjects:
+            listed = list(self._pool.map(self._list_referrers, subjects))
+            found = dict.fromkeys(digest for digests in listed for digest in digests)
+            new = [digest for digest in found if digest not in self._contents.manifests]
+            before = set(self._contents.manifests)
+            unreadable = self._read_manifests(new)
+            self._contents.roots.update(digest for digest in new if digest not in unreadable)
+            subjects = sorted(self._contents.manifests - before)
+
+    def _list_referrers(self, digest: Digest) -> list[Digest]:
+        """Return the referrers of a manifest that the store lists. An error is recorded as a problem."""
+        self._work.stop.raise_if_requested()
+        try:
+            return [one.digest for one in self._source.referrers(self._name, digest, self._work) or ()]
+        except Cancelled:
+            raise
+        except MirrorError as error:
+            self._found.problems.append(error)
+            return []
 
     def _tags(self) -> Iterator[str]:
         """Iterate over the tags of the repository. Errors that occur while listing them are recorded as problems."""

@@ -99,7 +99,8 @@ class Referrers:
 def _parts(manifest: Manifest) -> _ManifestParts:
     """Return the parts of a manifest that the index of referrers needs."""
     subject = manifest.subject.digest if manifest.subject is not None else None
-    return Descriptor(manifest.digest, manifest.size, manifest.media_type), subject, manifest.children
+    descriptor = Descriptor(manifest.digest, manifest.size, manifest.media_type, artifact_type=manifest.artifact_type)
+    return descriptor, subject, manifest.children
 
 
 def _add_referrer(referrers: _ReferrerIndex, repository: str | None, one: Descriptor, subject: Digest | None) -> None:

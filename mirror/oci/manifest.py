@@ -6,8 +6,6 @@ A manifest is never serialized again: `body` is exactly the bytes that were rece
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Iterator
 from enum import Enum
 from typing import Protocol
@@ -16,6 +14,7 @@ from mirror.errors import MirrorError, Refused, RemoteError, printable
 from mirror.oci import strictjson
 from mirror.oci.descriptor import Descriptor, parse_descriptor, unique_descriptors
 from mirror.oci.digest import Digest
+from mirror.oci.schema1_digest import schema1_digest
 from mirror.oci.strictjson import Object, Value
 from mirror.util.structs import Struct
 
@@ -50,6 +49,7 @@ _KINDS = {
     SCHEMA1: Kind.SCHEMA1,
 }
 
+INDEX_TYPES = frozenset({OCI_INDEX, DOCKER_LIST})
 # For the Accept header, in order of preference. Each gets its own line, because old registries compare whole lines.
 ACCEPTED = tuple(_KINDS)
 
@@ -86,7 +86,8 @@ class Manifest(Struct, frozen=True):
     """A manifest or index whose bytes match `digest`.
 
     content: the bytes, or where they are stored. children: descriptors of child manifests, in the document's order.
-    blobs: the config, then the layers, each digest once. Foreign layers (`Descriptor.foreign`) are included."""
+    blobs: the config, then the layers, each digest once. Foreign layers (`Descriptor.foreign`) are included.
+    artifact_type: the `artifactType` or, if there is none, the media type of the config; empty if there is neither."""
 
     content: bytes | StoredContent
     digest: Digest
@@ -95,6 +96,7 @@ class Manifest(Struct, frozen=True):
     children: tuple[Descriptor, ...] = ()
     blobs: tuple[Descriptor, ...] = ()
     subject: Descriptor | None = None
+    artifact_type: str = ""
 
     @property
     def body(self) -> bytes:
@@ -172,6 +174,7 @@ def parse_manifest(
         children=unique_descriptors(_children(document, kind, what), what),
         blobs=unique_descriptors(_blobs(document, kind, what), what),
         subject=_subject(document, kind, what),
+        artifact_type=_artifact_type(document),
     )
 
 
@@ -307,42 +310,8 @@ def _subject(document: Object, kind: Kind, what: str) -> Descriptor | None:
     return parse_descriptor(document["subject"], f"{what}: subject")
 
 
-def schema1_digest(body: bytes, document: Object, what: str) -> Digest:
-    """Return the digest of a schema 1 manifest: the sha256 of its payload, which excludes the signatures.
-
-    The `protected` header of each signature describes the payload. Raises Refused if a header is invalid. Source:
-    Docker's manifest v2 schema 1, "Signed manifests" (JSON web signature, pretty form)."""
-    signatures = document.get("signatures")
-    if signatures is None:
-        return Digest.of(body)
-    if not isinstance(signatures, list) or not signatures:
-        raise Refused(f"{what}: signatures is not a non-empty list", code="manifest_invalid")
-    payloads = {_payload(body, signature, what) for signature in signatures}
-    if len(payloads) != 1:
-        raise Refused(f"{what}: its signatures cover different payloads", code="manifest_invalid")
-    return Digest.of(payloads.pop())
-
-
-def _payload(body: bytes, signature: Value, what: str) -> bytes:
-    """Return the payload that a signature covers. Raises Refused if the signature's description of it is invalid."""
-    protected = signature.get("protected") if isinstance(signature, dict) else None
-    head = strictjson.parse(_decode_base64url(protected, what), what=f"{what}: signatures[].protected")
-    length = head.get("formatLength") if isinstance(head, dict) else None
-    tail = _decode_base64url(head.get("formatTail") if isinstance(head, dict) else None, what)
-    if isinstance(length, bool) or not isinstance(length, int) or not 0 < length < len(body):
-        raise Refused(f"{what}: a signature has an invalid formatLength", code="manifest_invalid")
-    rest = body[length:].lstrip()
-    if not rest.startswith(b",") or not rest[1:].lstrip().startswith(b'"signatures"'):
-        # Other data between the payload and the signatures would not be covered by the digest.
-        raise Refused(f"{what}: it contains data outside the signed payload", code="manifest_invalid")
-    return body[:length] + tail
-
-
-def _decode_base64url(text: Value, what: str) -> bytes:
-    """Decode base64url, with or without padding. Raises Refused if `text` is invalid."""
-    if not isinstance(text, str) or not text.isascii():
-        raise Refused(f"{what}: a signature is not base64url", code="manifest_invalid")
-    try:
-        return base64.b64decode(text.rstrip("=") + "=" * (-len(text.rstrip("=")) % 4), altchars=b"-_", validate=True)
-    except binascii.Error:
-        raise Refused(f"{what}: a signature is not base64url", code="manifest_invalid") from None
+def _artifact_type(document: Object) -> str:
+    """Return the artifact type of a manifest (image-spec, manifest.md, "Guidelines for Artifact Usage")."""
+    config = document.get("config")
+    kind = document.get("artifactType") or (config.get("mediaType") if isinstance(config, dict) else None)
+    return kind if isinstance(kind, str) else ""

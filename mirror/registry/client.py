@@ -24,11 +24,11 @@ from mirror.registry.manifests import (
     content_digest,
     manifest_name,
     read_manifest,
-    read_referrers,
     resolve_reference,
 )
 from mirror.registry.missing_repositories import MissingRepositories
 from mirror.registry.push_errors import SCHEMA1_HINT, classify_mount_error, explain_manifest_error, may_be_stored
+from mirror.registry.referrers import ReferrersApi
 from mirror.registry.session import Response, Session
 from mirror.registry.upload_capabilities import UploadCapabilities
 from mirror.registry.uploads import RegistryUpload
@@ -59,11 +59,13 @@ class RegistryV2:
         as_target: bool = False,
         catalog: Catalog | None = None,
         missing: MissingRepositories | None = None,
+        referrers_api: ReferrersApi | None = None,
     ) -> None:
         """catalog: lists the repositories. If it is None, they are listed over the v2 API."""
         self._session = session
         self._catalog = catalog or V2Catalog(session)
         self._missing = missing or MissingRepositories(session.settings.host)
+        self._referrers_api = referrers_api or ReferrersApi(session)
         self._as_target = as_target
         self._read_scopes = push_scopes if as_target else pull_scopes
         self.host = session.settings.host
@@ -72,7 +74,13 @@ class RegistryV2:
 
     def as_target(self) -> RegistryV2:
         """Return a client that uses the same session and treats the registry as a target."""
-        return RegistryV2(self._session, as_target=True, catalog=self._catalog, missing=self._missing)
+        return RegistryV2(
+            self._session,
+            as_target=True,
+            catalog=self._catalog,
+            missing=self._missing,
+            referrers_api=self._referrers_api,
+        )
 
     def close(self) -> None:
         """Close the HTTP session."""
@@ -125,8 +133,7 @@ class RegistryV2:
                 self._missing.record_existing(repository)
                 yield name if is_tag(name) else _invalid_name_error(f"{self.host}/{repository} lists a tag", name)
         except AuthError:
-            if self._as_target:
-                self._session.authorizer.allow_one_more_request(scopes)  # a target can be used without its tag list
+            self._session.authorizer.allow_one_more_request(scopes)  # images can be copied without the list
             raise
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterable[Version | MirrorError]:
@@ -173,9 +180,9 @@ class RegistryV2:
         """Return False, because a registry is expected to have every blob of its images."""
         return False
 
-    def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
-        """Return the referrers of a manifest, or none if the registry does not support the referrers API."""
-        return read_referrers(self._session, repository, digest, self._read_scopes(repository), work)
+    def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor] | None:
+        """Return the referrers of a manifest, or None if the registry does not have the referrers API."""
+        return self._referrers_api.read_list(repository, digest, self._read_scopes(repository), work)
 
     # ---- writing
 
@@ -248,11 +255,12 @@ class RegistryV2:
         """Return a RegistryUpload for the upload session that the registry opened. `response` contains its URL."""
         return RegistryUpload(self._session, self._capabilities, repository, blob, push_scopes(repository), response)
 
-    def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
+    def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> bool:
         """Push a manifest under a tag or its digest, and check that the registry stored it.
 
-        Raises Refused or RemoteError if the registry rejects the manifest, and Refused (target_lied) if it stored a
-        different one."""
+        Return whether the registry lists the manifest among the referrers of its subject. If the response to the push
+        was lost, the registry is asked whether it has the referrers API. Raises Refused or RemoteError if the registry
+        rejects the manifest, and Refused (target_lied) if it stored a different one."""
         what = manifest_name(self._session, repository, reference)
 
         def put() -> Response:
@@ -274,7 +282,8 @@ class RegistryV2:
             refusal = explain_manifest_error(error, what, manifest)
             # If the response to a PUT is lost, the PUT is repeated. If tags are immutable, the second PUT fails.
             if may_be_stored(refusal) and self._has_manifest(repository, reference, manifest, work):
-                return
+                subject = manifest.subject
+                return subject is None or self.referrers(repository, subject.digest, work) is not None
             raise refusal from error
         reported = content_digest(response)
         if reported is not None and reported.algorithm == manifest.digest.algorithm and reported != manifest.digest:
@@ -286,6 +295,10 @@ class RegistryV2:
             failure = self._session.error_for(response, "PUT", "manifest").with_subject(what)
             failure.hint = failure.hint or "the target acknowledged the manifest, but did not store it"
             raise failure
+        if response.headers.get("oci-subject"):
+            self._referrers_api.note_subject()
+            return True
+        return manifest.subject is None
 
     def _has_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> bool:
         """Return whether `reference` refers to `manifest` on the registry. Raises an error if it may be temporary."""

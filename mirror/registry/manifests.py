@@ -1,13 +1,11 @@
-"""Reads manifests and lists of referrers from a registry, and resolves references to digests."""
+"""Reads manifests from a registry, and resolves references to digests."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
 from contextlib import nullcontext
 
 from mirror.errors import AuthError, MirrorError, NotFound, RateLimited, Refused, RemoteError
-from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import ACCEPTED, MAX_BYTES, Kind, Manifest, manifest_too_big_error, parse_manifest, plain_type
 from mirror.registry.auth.authorizer import Scope
@@ -109,29 +107,6 @@ def _get_manifest(session: Session, repository: str, reference: str, scopes: tup
         hint = "this registry does not support schema 1: push the image again as schema 2" if is_resigned else ""
         raise Refused(text, hint=hint, code="digest_mismatch")
     return manifest
-
-
-def read_referrers(
-    session: Session, repository: str, digest: Digest, scopes: tuple[Scope, ...], work: Work
-) -> Iterable[Descriptor]:
-    """Return the referrers of a manifest, or none if the registry does not support the referrers API."""
-    what = f"the referrers of {session.settings.host}/{repository}@{digest}"
-    try:
-        response = session.call(
-            "GET",
-            f"/v2/{repository}/referrers/{digest}",
-            work,
-            kind="referrers",
-            scopes=scopes,
-            expect={200, 400, 404, 405},
-            limit=MAX_BYTES,
-        )
-    except TooBig as error:
-        raise manifest_too_big_error(what) from error
-    if response.status != 200:
-        return ()
-    index = parse_manifest(response.body, what=what)
-    return index.children if index.kind is Kind.INDEX else ()
 
 
 def content_digest(response: Response) -> Digest | None:

@@ -5,7 +5,6 @@ The module `pushes` handles pushes.
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Callable
@@ -15,6 +14,8 @@ from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import OCI_INDEX, Manifest
 from mirror.oci.reference import is_path, is_tag
+from mirror.oci.referrers import referrer_entry
+from mirror.oci.strictjson import Object
 from mirror.serve.messages import (
     BlobRange,
     Headers,
@@ -216,11 +217,11 @@ class RegistryHandler:
     def _get_referrers(self, request: ServerRequest, repository: str, text: str) -> ServerResponse:
         """Answer GET /v2/REPOSITORY/referrers/DIGEST."""
         digest, kind = _parse_digest(text), request.query_value("artifactType")
-        entries: list[dict[str, object]] = []
-        for descriptor in self._store.referrers(repository, digest, self._work):
+        entries: list[Object] = []
+        for descriptor in self._store.referrers(repository, digest, self._work) or ():
             if len(entries) == _MAX_REFERRERS:
                 break
-            entry = _referrer_descriptor(self._store.manifest(repository, descriptor.digest, self._work))
+            entry = referrer_entry(self._store.manifest(repository, descriptor.digest, self._work))
             if kind is None or entry.get("artifactType") == kind:
                 entries.append(entry)
         headers: Headers = (("OCI-Filters-Applied", "artifactType"),) if kind is not None else ()
@@ -240,20 +241,3 @@ def _parse_digest(text: str) -> Digest:
         return Digest.parse(text)
     except Refused as error:
         raise HttpError(400, "DIGEST_INVALID", error.what) from error
-
-
-def _referrer_descriptor(manifest: Manifest) -> dict[str, object]:
-    """Return the descriptor of a referrer, with the artifact type and the annotations from its manifest."""
-    document = json.loads(manifest.body)
-    entry: dict[str, object] = {
-        "mediaType": manifest.media_type,
-        "digest": manifest.digest,
-        "size": manifest.size,
-    }
-    config = document.get("config")
-    kind = document.get("artifactType") or (config.get("mediaType") if isinstance(config, dict) else None)
-    if isinstance(kind, str):
-        entry["artifactType"] = kind
-    if isinstance(document.get("annotations"), dict):
-        entry["annotations"] = document["annotations"]
-    return entry

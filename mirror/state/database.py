@@ -1,4 +1,4 @@
-"""The schema of the state, and its SQL statements, except those in `selection_records`.
+"""The SQL statements that read or write the state file, except those in `selection_records`.
 
 Only this module uses sqlite3. It converts all sqlite3 errors to `DatabaseError`.
 """
@@ -7,44 +7,16 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
 from mirror.errors import Refused, printable
 from mirror.oci.digest import Digest
+from mirror.state.schema import ADDED, SCHEMA, STATEMENTS, VERSION
 
 SOURCE, TARGET = 0, 1
-
-APPLICATION_ID = 0x4D495252  # "MIRR"
-VERSION = 3
-
-# Names and digests are stored once and referred to by number. A digest is stored as its 32 or 64 bytes. A row of
-# `member` means that the repository contained all blobs of the image `root`, and that `digest` is one of these blobs.
-# There is also a row whose digest is `root` itself. The repository is a target, or a source on the host of a target.
-# Pruning deletes the rows of each `root` that no longer has a tag. `seen` is a counter that orders the repositories, as
-# a clock may be wrong. The statements are spelled as SQLite returns them, so they can be compared with those in a file.
-SCHEMA = {
-    "repository": "CREATE TABLE repository(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, seen INTEGER NOT NULL)",
-    "digest": "CREATE TABLE digest(id INTEGER PRIMARY KEY, value BLOB NOT NULL UNIQUE)",
-    "tag": "CREATE TABLE tag(repository INTEGER NOT NULL, side INTEGER NOT NULL, name TEXT NOT NULL, "
-    "digest BLOB NOT NULL, PRIMARY KEY(repository, side, name)) WITHOUT ROWID",
-    "member": "CREATE TABLE member(digest INTEGER NOT NULL, repository INTEGER NOT NULL, root INTEGER NOT NULL, "
-    "PRIMARY KEY(digest, repository, root)) WITHOUT ROWID",
-    "member_by_root": "CREATE INDEX member_by_root ON member(repository, root)",
-    "transform": "CREATE TABLE transform(identity TEXT PRIMARY KEY, digest BLOB NOT NULL) WITHOUT ROWID",
-    "unfinished": "CREATE TABLE unfinished(name TEXT PRIMARY KEY) WITHOUT ROWID",
-    "answered_by_v2": "CREATE TABLE answered_by_v2(name TEXT PRIMARY KEY) WITHOUT ROWID",
-    "writers": "CREATE TABLE writers(mark TEXT PRIMARY KEY) WITHOUT ROWID",
-    "first_seen": "CREATE TABLE first_seen(repository INTEGER NOT NULL, tag TEXT NOT NULL, identity TEXT NOT NULL, "
-    "time INTEGER NOT NULL, PRIMARY KEY(repository, tag)) WITHOUT ROWID",
-    "image_date": "CREATE TABLE image_date(repository INTEGER NOT NULL, identity TEXT NOT NULL, "
-    "date INTEGER NOT NULL, PRIMARY KEY(repository, identity)) WITHOUT ROWID",
-}
-_SELECTION = ("first_seen", "image_date")
-# The tables that files of an earlier version lack, by version.
-ADDED = {1: ("answered_by_v2", "writers", *_SELECTION), 2: _SELECTION}
 
 _TAG = """SELECT t.digest FROM repository r JOIN tag t ON t.repository = r.id
           WHERE r.name = ? AND t.side = ? AND t.name = ?"""
@@ -58,8 +30,13 @@ _HOLDERS = """WITH RECURSIVE held(d, r) AS (
                 SELECT d, (SELECT max(repository) FROM member WHERE digest = d AND repository < r)
                 FROM held WHERE r IS NOT NULL LIMIT 1000)
               SELECT name FROM held JOIN repository ON id = r WHERE substr(name, 1, ?) = ? ORDER BY seen DESC LIMIT ?"""
+_CHECKED = """SELECT c.digest FROM repository r JOIN checked c ON c.repository = r.id
+              WHERE r.name = ? AND c.source = ? AND c.time > ? AND c.time <= ? AND c.digest IN ({})"""
 _STALE = """FROM member WHERE repository = ?1 AND root NOT IN (
               SELECT d.id FROM tag t JOIN digest d ON d.value = t.digest WHERE t.repository = ?1)"""
+
+_FORGET_CHECKED = """DELETE FROM checked WHERE repository = ?1
+                     AND digest NOT IN (SELECT digest FROM tag WHERE repository = ?1)"""
 
 
 class DatabaseError(Exception):
@@ -159,6 +136,18 @@ class Database:
         """Return the run mark (see `run_marks`) under which target tags are stored in this file, or None if unset."""
         found = [] if self.lacks("writers") else self._query("SELECT mark FROM writers", ())
         return str(found[0][0]) if found else None
+
+    def checked_attachments(
+        self, source: str, repository: str, digests: Collection[Digest], after: float, until: float
+    ) -> set[Digest]:
+        """Return those of the images `digests` on a target whose attachments were found complete in a period of time.
+
+        after, until: seconds since the epoch. At most 900 digests: SQLite limits the number of parameters."""
+        if self.lacks("checked"):
+            return set()
+        statement = _CHECKED.format(", ".join("?" * len(digests)))
+        found = self._query(statement, (repository, source, after, until, *map(digest_to_bytes, digests)))
+        return {digest for (value,) in found if (digest := digest_from_bytes(value)) is not None}
 
     def lacks(self, table: str) -> bool:
         """Return whether the file lacks the table, because its version is older and it has not been upgraded yet."""
@@ -268,6 +257,11 @@ class Database:
         """Write the digest of a conversion's result to the file. identity: the conversion's `Transform.identity`."""
         self._db.execute("INSERT OR REPLACE INTO transform VALUES (?, ?)", (identity, digest_to_bytes(digest)))
 
+    def record_attachments(self, source: str, repository: str, digest: Digest, time: float) -> None:
+        """Store when the attachments of an image were found complete on a target. time: seconds since the epoch."""
+        values = (self.repository_id(repository), source, digest_to_bytes(digest), int(time))
+        self._db.execute("INSERT OR REPLACE INTO checked VALUES (?, ?, ?, ?)", values)
+
     def do_nothing(self) -> None:
         """Do nothing. Callers queue this action to wait until all earlier actions are on disk."""
 
@@ -290,6 +284,7 @@ class Database:
         """Delete the blob rows of images without a tag, and the digests that are no longer used."""
         orphans = self._db.execute(f"SELECT DISTINCT digest {_STALE}", (repository,)).fetchall()
         self._db.execute(f"DELETE {_STALE}", (repository,))
+        self._db.execute(_FORGET_CHECKED, (repository,))
         unused = "DELETE FROM digest WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM member WHERE digest = ?1)"
         self._db.executemany(unused, orphans)
 
@@ -313,11 +308,10 @@ class Database:
 
 def create_schema(path: Path) -> None:
     """Create the schema in the empty file at `path`. Raises DatabaseError."""
-    statements = [*SCHEMA.values(), f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {VERSION}"]
     with _database_errors():
         database = sqlite3.connect(_uri(path, "rw"), uri=True, isolation_level=None)
         try:
-            for statement in ["BEGIN", *statements, "COMMIT"]:
+            for statement in ["BEGIN", *STATEMENTS, "COMMIT"]:
                 database.execute(statement)
         finally:
             database.close()

@@ -160,6 +160,19 @@ class State(AbstractContextManager["State"]):
         """Return the date of an image at a source, in microseconds since the epoch, or None if none is recorded."""
         return self._read("", lambda database: selection_records.read_image_date(database, repository, identity), None)
 
+    def checked_attachments(
+        self, source: str, repository: str, digests: Collection[Digest], after: float, until: float
+    ) -> set[Digest]:
+        """Return those of the images `digests` on a target whose attachments were found complete in a period of time.
+
+        source: the source, with the rules for its attachments. after, until: seconds since the epoch."""
+        none: set[Digest] = set()
+        return self._read(
+            repository,
+            lambda database: database.checked_attachments(source, repository, digests, after, until),
+            none,
+        )
+
     def _read(self, repository: str, query: Callable[[Database], _T], default: _T) -> _T:
         """Run a query on an idle connection. Return `default` if the repository was forgotten or the query fails."""
         if not self._usable or repository in self._forgotten:
@@ -243,6 +256,12 @@ class State(AbstractContextManager["State"]):
 
         identity: the `Transform.identity` of the conversion."""
         self._submit(lambda database: database.record_transform_digest(identity, digest))
+
+    def record_attachments(self, source: str, repository: str, digest: Digest, time: float) -> None:
+        """Record when the attachments of an image were found complete in a target repository.
+
+        source: the source, with the rules for its attachments. time: seconds since the epoch."""
+        self._submit(lambda database: database.record_attachments(source, repository, digest, time))
 
     def record_v2_response(self, repository: str) -> None:
         """Record that the registry responded to a v2 request for this source repository."""

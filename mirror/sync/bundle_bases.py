@@ -49,12 +49,13 @@ class BundleBases:
         for each plan entry. Otherwise, return errors only for the images that cannot be read."""
         errors: dict[PlanEntry, MirrorError] = {}
         wanted: dict[tuple[Repository, Digest], Descriptor] = {}
-        graphs = await self._reader.read_graphs([plan_entry.reference for plan_entry in plan_entries])
-        for plan_entry, graph in zip(plan_entries, graphs, strict=True):
-            if isinstance(graph, MirrorError):
-                errors[plan_entry] = graph
+        images = await self._reader.read_images([plan_entry.reference for plan_entry in plan_entries])
+        for plan_entry, image in zip(plan_entries, images, strict=True):
+            if isinstance(image, MirrorError):
+                errors[plan_entry] = image
                 continue
-            for blob in graph.blobs:
+            attachments = (one.graph for one in image.attachments)
+            for blob in (blob for graph in (image.graph, *attachments) for blob in graph.blobs):
                 if plan_entry.reference.entry.source.omits_blob(blob):
                     wanted[plan_entry.target.repository, blob.digest] = blob
         missing = await self._find_missing_blobs(wanted)

@@ -18,9 +18,10 @@ from mirror.store import Target
 from mirror.sync.bundle_bases import BundleBases
 from mirror.sync.image_copier import CopyHintWriter, ImageCopier
 from mirror.sync.image_reader import ImageReader
-from mirror.sync.manifest_graph import ManifestGraph
 from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, check_immutable
 from mirror.sync.planner_queries import equality_key
+from mirror.sync.read_ahead import ReadAhead
+from mirror.sync.recheck import Recheck
 from mirror.sync.recorder import BlobCounts, ResultRecorder
 from mirror.sync.target_lifecycle import NotReplacedError, TargetLifecycle, name_on_target
 from mirror.transfer.blob_locations import BlobLocations
@@ -72,9 +73,10 @@ class CopyQueue:
         self._fail_fast = fail_fast
         self._lifecycle = lifecycle
         self._bases = BundleBases(calls, reader, locations, targets)
+        self._recheck = Recheck(reader.attachments, copier, notes, lifecycle)
         self._workers: asyncio.TaskGroup
         self._queues: defaultdict[str, _HostQueue] = defaultdict(_HostQueue)  # by target host
-        self._reads_ahead: dict[PlanEntry, asyncio.Task[ManifestGraph]] = {}  # for images that still wait
+        self._read_ahead = ReadAhead(calls, reader)
         # Plan entries that are deferred until the plan is complete. `_for_bundles` groups them by target host,
         # `_from_partial` groups them by source host, and `_deferred` contains all of them.
         self._for_bundles: defaultdict[str, list[PlanEntry]] = defaultdict(list)
@@ -101,8 +103,7 @@ class CopyQueue:
                     self._end_deferred(plan_entry, partial(self._record_crash, plan_entry, cause))
             await self._finish()
         finally:
-            for plan_entry in list(self._reads_ahead):
-                self._cancel_read_ahead(plan_entry)
+            self._read_ahead.close()
             for plan_entry in list(self._without_result):
                 self._record_failure(plan_entry, Cancelled(self._halt_reason or RESULT_NOT_NEEDED), BlobCounts())
 
@@ -123,8 +124,11 @@ class CopyQueue:
             if entry.rules.is_immutable(plan_entry.tag):
                 name = equality_key(plan_entry.reference, plan_entry.target.repository)
                 self._notes.record_tag("source", name, plan_entry.tag, plan_entry.old_digest)
-            self._record_up_to_date(plan_entry, plan_entry.old_digest)
-            self._reader.release(plan_entry.reference)
+            if plan_entry.recheck:
+                self._enqueue(plan_entry)
+            else:
+                self._record_success(plan_entry, plan_entry.old_digest, BlobCounts(), changed=False)
+                self._reader.release(plan_entry.reference)
         elif source.partial:
             self._defer(plan_entry, self._from_partial[source.host])
         else:
@@ -185,10 +189,11 @@ class CopyQueue:
             store = self._targets[host]
             completable = store.incomplete and not self._lifecycle.missing_images(host)
             must_rewrite = self._deep or store.partial or completable
-            if not must_rewrite and all(plan_entry.action is Action.SKIP for plan_entry in group):
+            equal = not must_rewrite and all(plan_entry.action is Action.SKIP for plan_entry in group)
+            if equal and await self._recheck.are_complete(group):
                 for plan_entry in group:
-                    if plan_entry.old_digest is not None:
-                        record = partial(self._record_up_to_date, plan_entry, plan_entry.old_digest)
+                    if (digest := plan_entry.old_digest) is not None:
+                        record = partial(self._record_success, plan_entry, digest, BlobCounts(), changed=False)
                         self._end_deferred(plan_entry, record)
             else:
                 errors = await self._run_check(self._lifecycle.begin_with_images(host, group), group)
@@ -234,15 +239,15 @@ class CopyQueue:
             queue.workers += 1
             self._workers.create_task(self._run_worker(queue))
         else:
-            self._read_ahead(queue)
+            self._read_next(queue)
 
     async def _run_worker(self, queue: _HostQueue) -> None:
         """Copy images from a queue, one after another, until the queue is empty."""
         while queue.waiting:
             plan_entry = queue.waiting.popleft()
-            self._read_ahead(queue)
+            self._read_next(queue)
             if self._halt_reason:
-                self._cancel_read_ahead(plan_entry)
+                self._read_ahead.cancel(plan_entry)
                 self._record_skipped(plan_entry)
                 await asyncio.sleep(0)  # let other tasks run: the queue may be very long
             else:
@@ -252,40 +257,33 @@ class CopyQueue:
             self._reader.release(plan_entry.reference)
         queue.workers -= 1
 
-    def _read_ahead(self, queue: _HostQueue) -> None:
-        """Start reading the manifests of the next images in the queue, so that workers need not wait for them."""
+    def _read_next(self, queue: _HostQueue) -> None:
+        """Start reading the next images in a queue."""
         if not self._halt_reason:
-            for plan_entry in islice(queue.waiting, self._images):
-                if plan_entry not in self._reads_ahead:
-                    task = self._calls.tasks.start(self._reader.read_graph(plan_entry.reference))
-                    self._reads_ahead[plan_entry] = task
-
-    def _cancel_read_ahead(self, plan_entry: PlanEntry) -> None:
-        """Cancel the task that is reading the manifests of a queued image, if there is one."""
-        task = self._reads_ahead.pop(plan_entry, None)
-        if task is not None:
-            task.cancel()
-            task.add_done_callback(self._calls.tasks.collect)
+            self._read_ahead.start(islice(queue.waiting, self._images))
 
     async def _copy(self, plan_entry: PlanEntry, counts: BlobCounts) -> None:
         """Copy one image and record the result. If the target is a bundle, `_finish` records the result instead."""
-        task, host = self._reads_ahead.pop(plan_entry, None), plan_entry.target.repository.host
+        host = plan_entry.target.repository.host
         try:
-            graph = await (self._reader.read_graph(plan_entry.reference) if task is None else task)
-            digest = graph.root.digest
-            check_immutable(plan_entry, digest)
-            await self._lifecycle.begin(host)
-            changed = await self._copier.copy(plan_entry, graph, counts)
+            digest = plan_entry.old_digest
+            if plan_entry.recheck and not self._targets[host].needs_all_images and digest is not None:
+                changed = await self._recheck.copy_missing(plan_entry, digest, counts)
+            else:
+                image = await self._read_ahead.read(plan_entry)
+                digest = image.graph.root.digest
+                check_immutable(plan_entry, digest)
+                await self._lifecycle.begin(host)
+                changed = await self._copier.copy(plan_entry, image, counts)
         except MirrorError as error:
             self._lifecycle.add_missing(host, name_on_target(plan_entry), error)
             self._record_failure(plan_entry, error, counts)
             return
         if self._targets[host].needs_all_images:
             self._written[plan_entry] = (digest, counts)
-        elif changed:
-            self._record_copied(plan_entry, digest, counts)
         else:
-            self._record_up_to_date(plan_entry, digest)
+            self._recheck.note_complete(plan_entry, digest)
+            self._record_success(plan_entry, digest, counts, changed=changed)
 
     async def _finish(self) -> None:
         """Close the targets, and record the results for images in bundles.
@@ -294,13 +292,13 @@ class CopyQueue:
         the bundle may lack some of their blobs, they are recorded as failed."""
         errors = await self._lifecycle.finish(self._written, incomplete=not self._halt_reason)
         for plan_entry, (digest, counts) in self._written.items():
-            host = plan_entry.target.repository.host
-            error = errors.get(host)
+            error = errors.get(host := plan_entry.target.repository.host)
             trust_tags = not self._deep and not self._targets[host].partial
             if error is None:
-                self._record_copied(plan_entry, digest, counts)
+                self._recheck.note_complete(plan_entry, digest)
+                self._record_success(plan_entry, digest, counts, changed=True)
             elif isinstance(error, NotReplacedError) and plan_entry.action is Action.SKIP and trust_tags:
-                self._record_up_to_date(plan_entry, digest)
+                self._record_success(plan_entry, digest, BlobCounts(), changed=False)
             else:
                 self._record_failure(plan_entry, error, counts)
         for host, error in errors.items():
@@ -313,15 +311,11 @@ class CopyQueue:
 
     # ---- results: one for each plan entry
 
-    def _record_up_to_date(self, plan_entry: PlanEntry, digest: Digest) -> None:
-        """Record that the target already had the image."""
+    def _record_success(self, plan_entry: PlanEntry, digest: Digest, counts: BlobCounts, *, changed: bool) -> None:
+        """Record that the target has an image. changed: whether it lacked any part of it before."""
         self._without_result.pop(plan_entry, None)
-        self._recorder.record_up_to_date(plan_entry, digest)
-
-    def _record_copied(self, plan_entry: PlanEntry, digest: Digest, counts: BlobCounts) -> None:
-        """Record that an image was copied."""
-        self._without_result.pop(plan_entry, None)
-        self._recorder.record_copied(plan_entry, digest, counts)
+        record = self._recorder.record_copied if changed else self._recorder.record_up_to_date
+        record(plan_entry, digest, counts)
 
     def _record_skipped(self, plan_entry: PlanEntry) -> None:
         """Record that an image was not copied because the queue was halted."""

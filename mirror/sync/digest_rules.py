@@ -16,7 +16,8 @@ from mirror.selection.tag_rules import FirstSeen
 from mirror.selection.versions import find_newest_versions, version_order
 from mirror.store import Version
 from mirror.sync.image_dates import ImageDates, image_identity
-from mirror.sync.plan_model import MirrorEntry, PlanHints, SourceReference
+from mirror.sync.plan_hints import PlanHints
+from mirror.sync.plan_model import MirrorEntry, SourceReference
 from mirror.sync.planner_queries import read_equal_tags
 from mirror.sync.source_resolver import Batch, SourceResolver, make_batches
 from mirror.transfer.calls import Calls

@@ -7,13 +7,14 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from mirror.errors import Cancelled, MirrorError, Refused
+from mirror.oci.descriptor import unique_descriptors
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
 from mirror.selection.locations import is_bundle, is_registry
 from mirror.selection.tag_rules import SelectionSummary
 from mirror.store import Target, Version
 from mirror.sync.bundle_bases import BundleBases
-from mirror.sync.image_reader import read_version
+from mirror.sync.image_reader import ImageReader, read_version
 from mirror.sync.manifest_graph import ManifestCache, ManifestGraph
 from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, SourceReference, TargetEntry
 from mirror.sync.signature_checker import SignatureChecker
@@ -30,6 +31,8 @@ class PlannedCopy(Struct, frozen=True):
     transform.
     old_digest: the digest that the tag on the target refers to now.
     protocol: the protocol of the source registry. reason: why this protocol is used, if there is a choice.
+    attachments: the number of its attachments that a sync would copy. If `digest` and `old_digest` are equal, a sync
+    would copy only these.
     to_compare: whether the target may already have the transformed image. A sync would run the transform and copy the
     result only if its digest differs."""
 
@@ -41,6 +44,7 @@ class PlannedCopy(Struct, frozen=True):
     protocol: str = "v2"
     reason: str = ""
     to_compare: bool = False
+    attachments: int = 0
 
 
 class PlanSummary(Struct):
@@ -78,10 +82,12 @@ class DryRun:
         calls: Calls,
         manifests: ManifestCache,
         bases: BundleBases,
+        reader: ImageReader,
         signatures: SignatureChecker,
         *,
         deep: bool,
     ) -> None:
+        self._reader = reader
         self.summary = PlanSummary()
         self._calls = calls
         self._manifests = manifests
@@ -115,6 +121,8 @@ class DryRun:
             self._bundles.add(target.repository.host)
         if plan_entry.error is not None:
             self._record_failure(plan_entry.name, plan_entry.error, target)
+        elif plan_entry.action is Action.SKIP and plan_entry.recheck and plan_entry.old_digest is not None:
+            self._tasks.create_task(self._measure_attachments(plan_entry, plan_entry.old_digest))
         elif plan_entry.action is Action.SKIP:
             if self._deep and plan_entry.reference.entry.signature_policy is not None:
                 self._tasks.create_task(self._check_unchanged(plan_entry))
@@ -235,19 +243,46 @@ class DryRun:
             graph = await self._manifests.read_graph(
                 entry.source, entry.repository, identifier, version.manifest, foreign_layers=entry.foreign_layers
             )
+            if graph.root.digest == plan_entry.old_digest:
+                self.summary.up_to_date += 1
+                return
+            attachments = await self._reader.attachments.read_all(reference, graph)
         except MirrorError as error:
             self._record_failure(plan_entry.name, error, plan_entry.target)
             return
-        self._add_copy(plan_entry, graph)
+        finally:
+            self._reader.release(reference)
+        self._add_copy(plan_entry, graph.root.digest, [graph, *(one.graph for one in attachments)], len(attachments))
 
-    def _add_copy(self, plan_entry: PlanEntry, graph: ManifestGraph) -> None:
-        """Add an image with its bytes and requests to the summary. graph: its manifests and blobs at the source."""
-        summary = self.summary
-        if graph.root.digest == plan_entry.old_digest:
-            summary.up_to_date += 1
+    async def _measure_attachments(self, plan_entry: PlanEntry, digest: Digest) -> None:
+        """Add the attachments that a target lacks to the summary. digest: the digest of the image, which it has."""
+        reader, target = self._reader.attachments, plan_entry.target
+        try:
+            missing = await reader.find_missing(plan_entry, await reader.find_by_target(plan_entry, digest))
+            attachments = await reader.read(plan_entry.reference, missing)
+        except MirrorError as error:
+            self._record_failure(plan_entry.name, error, target)
             return
+        finally:
+            self._reader.release(plan_entry.reference)
+        if attachments:
+            self._add_copy(plan_entry, digest, [one.graph for one in attachments], len(attachments))
+            return
+        self.summary.up_to_date += 1
+        if is_bundle(target.repository.host) and target.store.partial:
+            await self._check_bundle_blobs(plan_entry)
+
+    def _add_copy(
+        self, plan_entry: PlanEntry, digest: Digest, graphs: Sequence[ManifestGraph], attachments: int
+    ) -> None:
+        """Add an image to the summary.
+
+        digest: the digest of the image. graphs: what a sync would copy. attachments: how many of them are attachments.
+        """
+        summary = self.summary
         source, target = plan_entry.reference.entry.source.host, plan_entry.target.repository.host
-        for blob in graph.blobs:
+        blobs = unique_descriptors((blob for graph in graphs for blob in graph.blobs), plan_entry.name)
+        for blob in blobs:
             size = blob.size or 0
             if (source, blob.digest) not in self._blobs_read:
                 self._blobs_read.add((source, blob.digest))
@@ -255,11 +290,18 @@ class DryRun:
             if (target, blob.digest) not in self._blobs_sent:
                 self._blobs_sent.add((target, blob.digest))
                 summary.bytes_to_send += size
-        for manifest in graph.manifests():
+        for manifest in (manifest for graph in graphs for manifest in graph.manifests()):
             # Only registries have quotas.
             if is_registry(source) and (source, manifest.digest) not in self._manifests_read:
                 self._manifests_read.add((source, manifest.digest))
                 summary.manifests += 1
-        size = sum(blob.size or 0 for blob in graph.blobs)
-        copy = PlannedCopy(plan_entry.reference.name, plan_entry.name, graph.root.digest, plan_entry.old_digest, size)
+        size = sum(blob.size or 0 for blob in blobs)
+        copy = PlannedCopy(
+            plan_entry.reference.name,
+            plan_entry.name,
+            digest,
+            plan_entry.old_digest,
+            size,
+            attachments=attachments,
+        )
         summary.changes.append(copy)

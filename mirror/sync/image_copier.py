@@ -1,43 +1,38 @@
 """Copies one image to one target. Only this module decides the order of writes.
 
-The blobs are written first, then the child manifests under their digests, children before parents, and finally the
-root manifest under its tag. The tag therefore always refers either to the old image or to the complete new one.
+The blobs are written first, then the child manifests under their digests, children before parents, then the attachments
+of the image, and finally the root manifest under its tag. The tag therefore always refers either to the old image or to
+the complete new one, with its signatures.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Literal, Protocol
 
-from mirror.errors import Cancelled, MirrorError, Refused, RemoteError
-from mirror.oci.descriptor import Descriptor
+from mirror.errors import Cancelled, MirrorError, RemoteError
 from mirror.oci.digest import Digest
-from mirror.oci.manifest import Manifest
 from mirror.oci.reference import Repository
 from mirror.store import Target, Version
-from mirror.sync.manifest_graph import ManifestGraph, manifest_permits
+from mirror.sync.attachment_copier import AttachmentCopier, ImagePush
+from mirror.sync.attachments import Attachment
+from mirror.sync.image_reader import Image
+from mirror.sync.manifest_graph import ManifestGraph
+from mirror.sync.manifest_writer import ManifestWriter, manifest_descriptor
 from mirror.sync.plan_model import PlanEntry
-from mirror.sync.planner_queries import equality_key, may_be_damaged
+from mirror.sync.planner_queries import equality_key
 from mirror.sync.recorder import BlobCounts
 from mirror.transfer.blob_copier import BlobCopier
 from mirror.transfer.blob_locations import BlobLocations
 from mirror.transfer.blob_recorder import BlobRecorder
-from mirror.transfer.blob_request import BlobOutcome, BlobRequest, BlobResult
-from mirror.transfer.calls import RESULT_NOT_NEEDED, Calls
-from mirror.transfer.shared_tasks import SharedTasks
+from mirror.transfer.blob_request import BlobOutcome, BlobRequest
+from mirror.transfer.calls import Calls
 from mirror.transfer.tasks import gather_results, run_group
-from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
 
 _log = logging.getLogger("mirror.sync")
-
-
-def manifest_descriptor(manifest: Manifest) -> Descriptor:
-    """Return a descriptor that refers to a manifest: its digest, size and media type."""
-    return Descriptor(manifest.digest, manifest.size, manifest.media_type)
 
 
 class CopyHintWriter(Protocol):
@@ -53,6 +48,12 @@ class CopyHintWriter(Protocol):
 
     def record_image_blobs(self, repository: str, root: Digest, blobs: Collection[Digest]) -> None:
         """Record that a repository contains the manifest `root`, all manifests below it, and `blobs`."""
+        ...
+
+    def record_attachments(self, source: str, repository: str, digest: Digest, time: float) -> None:
+        """Record when the attachments of an image were found complete on a target, in seconds since the epoch.
+
+        source: the source, with the rules for its attachments."""
         ...
 
     def delete_tag_record(self, repository: str, tag: str, *, noted: bool) -> None:
@@ -85,7 +86,6 @@ class ImageCopier:
         before_write: Callable[[Repository], None],
     ) -> None:
         self._calls = calls
-        self._puts: SharedTasks[tuple[Repository, str, Digest], None] = SharedTasks(calls.tasks)
         self._recorder = recorder
         self._blob_copier = blob_copier
         self._locations = locations
@@ -93,19 +93,44 @@ class ImageCopier:
         self._targets = targets
         self._check_all = check_all
         self._repair = repair
-        self._before_write = before_write
+        self._writer = ManifestWriter(calls, locations, recorder, before_write=before_write)
+        self._attachments = AttachmentCopier(calls, self._writer, self._copy_blobs, notes.delete_tag_record)
 
-    async def copy(self, plan_entry: PlanEntry, graph: ManifestGraph, counts: BlobCounts) -> bool:
-        """Copy an image, and return whether the target lacked any part of it. Count its blobs in `counts`.
+    async def copy(self, plan_entry: PlanEntry, image: Image, counts: BlobCounts) -> bool:
+        """Copy an image with its attachments, and return whether the target lacked any part of it.
 
-        If the target rejects a manifest because it lacks a blob that it was known to have, push the image again, and
-        look up every object on the target before it is sent. Raises the errors that the stores raise."""
+        If the target reports that it lacks a blob that it was known to have, the image is pushed once more, with a
+        lookup of every object. Raises the errors that the stores raise."""
+        graphs = [image.graph, *(one.graph for one in image.attachments)]
+        await self._read_hints(plan_entry, graphs)
+        return await self._push_twice(
+            plan_entry, counts, lambda check_all: self._push(plan_entry, image, counts, check_all=check_all)
+        )
+
+    async def copy_attachments(
+        self, plan_entry: PlanEntry, attachments: Sequence[Attachment], counts: BlobCounts
+    ) -> bool:
+        """Copy attachments of an image that the target already has. Return whether the target lacked any of them.
+
+        attachments: at least one. Raises the errors that the stores raise."""
+        await self._read_hints(plan_entry, [one.graph for one in attachments])
+
+        async def push(check_all: bool) -> bool:
+            """Write the attachments."""
+            source = attachments[0].graph.blob_source
+            store = self._targets[plan_entry.target.repository.host]
+            attempt = ImagePush(plan_entry, store, counts, check_all=check_all, root=None, source=source)
+            return await self._attachments.copy(attempt, attachments)
+
+        return await self._push_twice(plan_entry, counts, push)
+
+    async def _read_hints(self, plan_entry: PlanEntry, graphs: Sequence[ManifestGraph]) -> None:
+        """Read from the state where the blobs of an image may be."""
         repository = plan_entry.target.repository
-        digests = [blob.digest for blob in graph.blobs]
-        if self._can_mount_from_source(plan_entry, graph):
-            self._locations.add_mount_candidates(
-                Repository(graph.blob_source.store.host, graph.blob_source.repository), digests
-            )
+        digests = list(dict.fromkeys(blob.digest for graph in graphs for blob in graph.blobs))
+        blob_source = graphs[0].blob_source
+        if self._can_mount_from_source(plan_entry, graphs[0]):
+            self._locations.add_mount_candidates(Repository(blob_source.store.host, blob_source.repository), digests)
         if not self._check_all and not self._targets[repository.host].on_disk:
             unknown = [digest for digest in digests if not self._locations.has_blob(repository, digest)]
             if unknown:
@@ -113,56 +138,52 @@ class ImageCopier:
                     lambda work: self._locations.read_hints(repository, unknown), policy=ONCE
                 )
                 self._locations.add_hints(repository, hints)
+
+    async def _push_twice(
+        self, plan_entry: PlanEntry, counts: BlobCounts, push: Callable[[bool], Awaitable[bool]]
+    ) -> bool:
+        """Call `push` and return its result. If the target lacks a blob that it was known to have, call it again.
+
+        push: its argument says whether every object is looked up."""
         try:
-            return await self._push(plan_entry, graph, counts, check_all=self._check_all)
+            return await push(self._check_all)
         except RemoteError as error:
             if error.code != "blob_missing":
                 raise
             text = f"{plan_entry.name}: the target lacks a blob that it was expected to have; pushing the image again"
             _log.warning("distrust", extra={"target": plan_entry.name, "code": error.code, "text": text})
-        self._locations.distrust(repository)
+        self._locations.distrust(plan_entry.target.repository)
         counts.reset_for_second_push()
-        return await self._push(plan_entry, graph, counts, check_all=True)
+        return await push(True)
 
-    async def _push(self, plan_entry: PlanEntry, graph: ManifestGraph, counts: BlobCounts, *, check_all: bool) -> bool:
+    async def _push(self, plan_entry: PlanEntry, image: Image, counts: BlobCounts, *, check_all: bool) -> bool:
         """Write the blobs and manifests that the target lacks, in order. Return whether it lacked any of them."""
-        repository = plan_entry.target.repository
-        store = self._targets[repository.host]
-
-        def request_for(content: Descriptor, *, is_root: bool = False) -> BlobRequest:
-            """Return a request to copy one blob or manifest of the image."""
-            name = plan_entry.reference.name
-            may_exist = plan_entry.may_have_blobs
-            return BlobRequest(content, store, repository, graph.blob_source, name, may_exist, check_all, is_root)
-
-        changed = await self._copy_blobs([request_for(blob) for blob in graph.blobs], counts)
-        for level in graph.levels:
-            look_up = check_all or plan_entry.old_digest == graph.root.digest
-            missing, damaged = await self._find_missing(store, repository, level, look_up=look_up)
-            missing_digests = {child.digest for child in missing}
-            for child in level:
-                if child.digest not in missing_digests:
-                    self._record_existing(request_for(manifest_descriptor(child)))
-            await run_group(
-                self._put_manifest(request_for(manifest_descriptor(child)), child.digest, child) for child in missing
-            )
-            await run_group(
-                self._check_replaced(request_for(manifest_descriptor(child)), child.digest, child) for child in damaged
-            )
-            changed = changed or bool(missing)
-        root, tag = graph.root, plan_entry.tag
-        root_request = request_for(manifest_descriptor(root), is_root=True)
-        changed = changed or plan_entry.old_digest != root.digest
+        repository, graph, root = plan_entry.target.repository, image.graph, image.graph.root
+        store, tag = self._targets[repository.host], plan_entry.tag
+        is_new = plan_entry.old_digest != root.digest
+        push = ImagePush(
+            plan_entry,
+            store,
+            counts,
+            check_all=check_all,
+            root=root if is_new else None,
+            source=graph.blob_source,
+        )
+        changed = await self._copy_blobs(push.take_blobs(graph.blobs), counts)
+        look_up = check_all or not is_new
+        changed = await self._writer.put_levels(graph, store, push.request_for, look_up=look_up) or changed or is_new
+        attached = await self._attachments.copy(push, image.attachments)
+        root_request = push.request_for(manifest_descriptor(root), is_root=True)
         if not changed and self._repair:
-            changed = not await self._is_tag_current(store, repository, tag, root)
+            changed = not await self._writer.is_tag_current(store, repository, tag, root)
         if changed:
-            await self._put_manifest(root_request, tag, root, before=partial(self._withdraw_tag, plan_entry))
+            await self._writer.put(root_request, tag, root, before=partial(self._withdraw_tag, plan_entry))
         else:
-            self._record_existing(root_request)
+            self._writer.record_existing(root_request)
         if plan_entry.damaged:
-            await self._check_replaced(root_request, tag, root)
+            await self._writer.check_replaced(root_request, tag, root)
         self._note_copied(repository, plan_entry, graph)
-        return changed
+        return changed or attached
 
     async def _copy_blobs(self, requests: list[BlobRequest], counts: BlobCounts) -> bool:
         """Copy the blobs of an image in parallel. Return whether the target lacked any of them."""
@@ -192,110 +213,12 @@ class ImageCopier:
             for blob in uncounted.values():  # cancelled after another blob of the image failed
                 counts.add_interrupted(blob)
 
-    async def _find_missing(
-        self, store: Target, repository: Repository, level: Collection[Manifest], *, look_up: bool
-    ) -> tuple[list[Manifest], list[Manifest]]:
-        """Return the manifests of a level that must be written, and those among them that may be damaged on the target.
-
-        look_up: whether to look them up on the target. If not, return every manifest that this run has not written yet,
-        because a PUT costs as much as a HEAD. Hints from earlier runs are not used, because a registry's garbage
-        collection may delete untagged manifests, even children of an index, and many registries accept an index whose
-        children are missing."""
-        if not look_up:
-            return [child for child in level if not self._locations.has_manifest(repository, child.digest)], []
-
-        def resolve(work: Work) -> list[Version | MirrorError]:
-            """Look up the manifests of the level. Runs on a worker thread."""
-            return list(store.resolve(repository.path, [child.digest for child in level], work))
-
-        versions = await self._calls.call_host(repository.host, resolve)
-        pairs = list(zip(level, versions, strict=True))
-        missing = [child for child, version in pairs if not isinstance(version, Version)]
-        return missing, [child for child, version in pairs if may_be_damaged(version)]
-
-    async def _check_replaced(self, request: BlobRequest, reference: str, manifest: Manifest) -> None:
-        """Read back a manifest that was written over a damaged copy, to check that the target has replaced the copy.
-
-        Raises Refused (target_lied) if the target still has the damaged copy. This sends a GET, because some registries
-        respond to a HEAD with an error although they have the manifest."""
-        repository = request.repository
-
-        def read_back(work: Work) -> None:
-            """Read the manifest and compare its digest. Runs on a worker thread."""
-            try:
-                stored = request.target.manifest(repository.path, reference, work).digest
-            except MirrorError as error:
-                if not may_be_damaged(error):
-                    raise
-                raise not_replaced(error.what) from error
-            if stored != manifest.digest:
-                raise not_replaced(f"its digest is {stored}")
-
-        def not_replaced(why: str) -> Refused:
-            """Return the error for a damaged copy that the target did not replace. why: how it is damaged."""
-            return Refused(
-                f"{repository} accepted the upload of {manifest.digest} but still serves a damaged copy: {why}",
-                hint="run `mirror sync --repair CONFIG`, which says what to delete on the target",
-                code="target_lied",
-            )
-
-        try:
-            await self._calls.call_host(repository.host, read_back)
-        except MirrorError as error:
-            self._recorder.record_blob(request, BlobResult(), error)  # a second record, after the one for the PUT
-            raise
-
-    async def _is_tag_current(self, store: Target, repository: Repository, tag: str, root: Manifest) -> bool:
-        """Ask the target whether the tag refers to the root manifest, and return the answer."""
-
-        def resolve(work: Work) -> bool:
-            """Resolve the tag and compare its digest. Runs on a worker thread."""
-            (version,) = store.resolve(repository.path, [tag], work)
-            return isinstance(version, Version) and version.digest == root.digest
-
-        return await self._calls.call_host(repository.host, resolve)
-
     def _withdraw_tag(self, plan_entry: PlanEntry) -> None:
         """Remove the recorded digest of a tag from the state on disk, before the tag is written.
 
         The record would be unreliable if the response to the PUT got lost."""
         repository = str(plan_entry.target.repository)
         self._notes.delete_tag_record(repository, plan_entry.tag, noted=plan_entry.old_digest is not None)
-
-    async def _put_manifest(
-        self, request: BlobRequest, reference: str, manifest: Manifest, *, before: Callable[[], None] = lambda: None
-    ) -> None:
-        """Write a manifest under a tag or its digest, and record the result.
-
-        request: describes the manifest for the recorder. before: called on the worker thread before each attempt."""
-        repository, result = request.repository, BlobResult()
-
-        def put(work: Work) -> None:
-            """Attempt to write the manifest once. Runs on a worker thread."""
-            result.attempts += 1
-            self._before_write(repository)
-            before()
-            request.target.put_manifest(repository.path, reference, manifest, work)
-            self._recorder.record_manifest(request, result.end(BlobOutcome.COPIED))
-
-        try:
-            await self._puts.run(
-                (repository, reference, manifest.digest),
-                lambda: self._calls.call(put, needs=manifest_permits(repository.host, manifest.size)),
-            )
-            self._locations.add_manifest(repository, manifest.digest)
-        except asyncio.CancelledError:
-            self._recorder.record_manifest(request, BlobResult(), Cancelled(RESULT_NOT_NEEDED))
-            raise
-        except MirrorError as error:
-            # If a blob is missing, the image is pushed once more, so this failure is not final.
-            if error.code != "blob_missing" or request.lookup_first:
-                self._recorder.record_manifest(request, BlobResult(), error)
-            raise
-
-    def _record_existing(self, request: BlobRequest) -> None:
-        """Record that the target already has a manifest."""
-        self._recorder.record_manifest(request, BlobResult(BlobOutcome.EXISTS))
 
     def _can_mount_from_source(self, plan_entry: PlanEntry, graph: ManifestGraph) -> bool:
         """Return whether the blobs of an image can be mounted from the source repository.

@@ -14,7 +14,8 @@ from mirror.oci.descriptor import Descriptor
 from mirror.oci.manifest import Kind
 from mirror.store import DatedTransform, Version
 from mirror.sync.manifest_graph import LARGE_SIZE, MAX_DEPTH, ManifestCache
-from mirror.sync.plan_model import MirrorEntry, PlanHints, SourceReference
+from mirror.sync.plan_hints import PlanHints
+from mirror.sync.plan_model import MirrorEntry, SourceReference
 from mirror.transfer.blob_request import BlobSource
 from mirror.transfer.calls import Calls
 from mirror.transfer.downloads import BlobDownload

@@ -13,6 +13,7 @@ from mirror.errors import MirrorError, RemoteError
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Kind
 from mirror.store import Transform, TransformPart, Version
+from mirror.sync.attachments import Attachment, AttachmentReader
 from mirror.sync.manifest_graph import ManifestCache, ManifestGraph
 from mirror.sync.plan_model import SourceReference
 from mirror.sync.signature_checker import SignatureChecker
@@ -21,7 +22,7 @@ from mirror.transfer.permits import DOWNLOADS, host_permit
 from mirror.transfer.shared_tasks import SharedTasks
 from mirror.transfer.tasks import gather_results, run_group
 from mirror.util.retry_policy import ONCE
-from mirror.util.structs import replace
+from mirror.util.structs import Struct, replace
 
 
 class TransformHintWriter(Protocol):
@@ -40,14 +41,23 @@ async def read_version(calls: Calls, reference: SourceReference) -> Version:
     )
 
 
+class Image(Struct, frozen=True):
+    """An image that was read: its manifests and blobs, and its attachments, those of the image itself first."""
+
+    graph: ManifestGraph
+    attachments: tuple[Attachment, ...] = ()
+
+
 class ImageReader:
     """Reads the manifest graph of each reference once, and keeps it until all its users have released it.
 
-    signatures: checks the signature of each image before the image is read."""
+    signatures: checks the signature of each image before the image is read.
+    attachments: finds and reads the attachments of images."""
 
     def __init__(
         self, calls: Calls, notes: TransformHintWriter, manifests: ManifestCache, signatures: SignatureChecker
     ) -> None:
+        self.attachments = AttachmentReader(calls, manifests)
         self._calls = calls
         self._manifests = manifests
         self._notes = notes
@@ -63,9 +73,16 @@ class ImageReader:
         Raises Refused (not_signed), and the errors that the source raises."""
         return self._graphs.get(reference) or await self._reads.run(reference, lambda: self._read(reference))
 
-    async def read_graphs(self, references: Sequence[SourceReference]) -> list[ManifestGraph | MirrorError]:
-        """Return the graph for each reference, or the error if its graph cannot be read."""
-        return await gather_results(self.read_graph(reference) for reference in references)
+    async def read_image(self, reference: SourceReference) -> Image:
+        """Return the image that a reference refers to, with its attachments. Each part is read once for all targets.
+
+        Raises the same errors as `read_graph` and `AttachmentReader.read_all`."""
+        graph = await self.read_graph(reference)
+        return Image(graph, await self.attachments.read_all(reference, graph))
+
+    async def read_images(self, references: Sequence[SourceReference]) -> list[Image | MirrorError]:
+        """Return the image of each reference, or the error if it cannot be read."""
+        return await gather_results(self.read_image(reference) for reference in references)
 
     def release(self, reference: SourceReference) -> None:
         """Record that one user no longer needs the graph of a reference. If no user is left, drop the graph."""
@@ -73,6 +90,7 @@ class ImageReader:
         if reference.users:
             return
         self._graphs.pop(reference, None)
+        self.attachments.release(reference)
         if (release := self._releases.pop(reference, None)) is not None:
             self._calls.tasks.detach(self._calls.call(lambda work: release(), policy=ONCE))
 

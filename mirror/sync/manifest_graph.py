@@ -139,7 +139,7 @@ class ManifestCache:
                 self.read(source, repository, digest, child.size) for digest, child in wanted.items()
             )
             for child, descriptor in zip(level, wanted.values(), strict=True):
-                _check_descriptor(child, descriptor, f"{source.host}/{repository}")
+                check_descriptor(child, descriptor, f"{source.host}/{repository}")
                 manifests[child.digest] = child
         raise Refused(
             f"image {reference} in {source.host}/{repository} has indexes nested more than {MAX_DEPTH} levels deep",
@@ -189,8 +189,10 @@ class ManifestCache:
         return kept
 
 
-def _check_descriptor(child: Manifest, descriptor: Descriptor, what: str) -> None:
-    """Raise WrongDescriptorError if the size or media type of a child manifest differs from its descriptor.
+def check_descriptor(child: Manifest, descriptor: Descriptor, what: str) -> None:
+    """Raise WrongDescriptorError if the size or media type of a manifest differs from its descriptor in an index.
+
+    what: the repository.
 
     Otherwise two clients could interpret the manifest differently."""
     if descriptor.size is not None and child.size != descriptor.size:

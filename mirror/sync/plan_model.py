@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from typing import Protocol
 
 from mirror.errors import MirrorError, Refused
 from mirror.oci.digest import Digest
 from mirror.oci.reference import ListedTag, Repository
+from mirror.selection.attachment_rules import AttachmentRules
 from mirror.selection.locations import MATCHED
 from mirror.selection.repository_rules import RepositoryRules
-from mirror.selection.tag_rules import FirstSeen, SelectionSummary, TagRules
+from mirror.selection.tag_rules import SelectionSummary, TagRules
 from mirror.selection.tag_templates import KEEP_TAG, TagTemplate
 from mirror.signatures.policy import SignaturePolicy
 from mirror.store import Source, Version
@@ -47,6 +48,7 @@ class MirrorEntry(Struct, frozen=True):
     schema1: whether images with schema 1 manifests are allowed.
     foreign_layers: whether foreign layers are copied.
     signature_policy: which keys must have signed the images; None if no signature is required.
+    attachments: the rules for the attachments of its images; None if they are not copied.
     wildcard: whether `repository` is a prefix, so that every source repository below it is mirrored. In the target
     repositories, MATCHED is then replaced by the part of the source repository's name after the prefix.
     repository_rules: which of the repositories below the prefix of a wildcard are mirrored.
@@ -66,6 +68,13 @@ class MirrorEntry(Struct, frozen=True):
     signature_policy: SignaturePolicy | None = None
     number: int = 0
     locked: Mapping[str, Mapping[str, LockedImage]] | None = None
+    attachments: AttachmentRules | None = None
+
+    @property
+    def attachments_key(self) -> str:
+        """The key under which the state records when the attachments of its images were checked."""
+        rules = self.attachments.key if self.attachments is not None else ""
+        return f"{self.name} {rules}" if rules else self.name
 
     @property
     def name(self) -> str:
@@ -135,6 +144,7 @@ class PlanEntry(Struct, frozen=True, eq=False):
 
     old_digest: the digest that the tag on the target refers to now, or None if it is not known or there is no tag.
     may_have_blobs: whether the target repository may already contain blobs.
+    recheck: whether the target has the image already, but its attachments are due to be requested from the source.
     damaged: whether the target has the tag but cannot return its manifest, probably because the stored manifest is
     damaged. A push might fail to replace a damaged manifest.
     error: set if the action is FAIL."""
@@ -146,6 +156,7 @@ class PlanEntry(Struct, frozen=True, eq=False):
     may_have_blobs: bool = True
     damaged: bool = False
     error: MirrorError | None = None
+    recheck: bool = False
 
     @property
     def name(self) -> str:
@@ -204,46 +215,6 @@ class PlanReceiver(Protocol):
 
     def record_repositories(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
         """Record how many repositories a wildcard selects. rejected: the number that each rule leaves out."""
-        ...
-
-
-class PlanHints(Protocol):
-    """Reads what earlier runs recorded in the state. The methods that return a record read a file, so they block."""
-
-    def target_tag(self, repository: str, tag: str) -> Digest | None:
-        """Return the digest that was last recorded for a tag on a target, or None if none is recorded."""
-        ...
-
-    def source_tag(self, repository: str, tag: str) -> Digest | None:
-        """Return the digest that was last recorded for a tag at a source, or None if none is recorded."""
-        ...
-
-    def transform_digest(self, identity: str) -> Digest | None:
-        """Return the digest of the last result of the transform with this identity, or None if none is recorded."""
-        ...
-
-    def is_unfinished(self, repository: str) -> bool:
-        """Return whether an earlier run started to write to a target repository but did not finish."""
-        ...
-
-    def first_seen(self, repository: str, tag: str) -> FirstSeen | None:
-        """Return the image that a tag at a source was last recorded with, and since when, or None if unknown."""
-        ...
-
-    def record_first_seen(self, repository: str, tag: str, seen: FirstSeen) -> None:
-        """Record since when a tag at a source refers to an image. Commands that only read record nothing."""
-        ...
-
-    def image_date(self, repository: str, identity: str) -> int | None:
-        """Return the date of an image at a source, in microseconds since the epoch, or None if none is recorded."""
-        ...
-
-    def record_image_dates(self, repository: str, dates: Mapping[str, int]) -> None:
-        """Record the dates of images at a source. Commands that only read record nothing."""
-        ...
-
-    def delete_other_image_dates(self, repository: str, identities: Collection[str]) -> None:
-        """Delete the recorded dates of all images at a source except these."""
         ...
 
 

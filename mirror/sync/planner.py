@@ -16,8 +16,9 @@ from mirror.sync.digest_rules import DigestRules
 from mirror.sync.empty_selection import WildcardSelection, no_repository_selected_error
 from mirror.sync.image_dates import ImageDates
 from mirror.sync.manifest_graph import ManifestCache
-from mirror.sync.plan_model import MirrorEntry, PlanHints, PlanReceiver, RepositoryFilter, SourceReference
-from mirror.sync.planner_queries import select_repositories
+from mirror.sync.plan_hints import PlanHints
+from mirror.sync.plan_model import MirrorEntry, PlanReceiver, RepositoryFilter, SourceReference
+from mirror.sync.planner_queries import KeepTags, select_repositories
 from mirror.sync.source_resolver import SourceResolver, make_batches
 from mirror.sync.source_selection import SourceSelector
 from mirror.sync.target_planner import TargetPlanner
@@ -44,6 +45,7 @@ class Planner:
         manifests: ManifestCache | None = None,
         receive_references: Callable[[Sequence[SourceReference]], None] | None = None,
         now: Callable[[], float] = time.time,
+        keep_tags: KeepTags | None = None,
     ) -> None:
         """Create a planner.
 
@@ -58,6 +60,7 @@ class Planner:
         manifests: the cache for manifests of sources, with which images are copied later.
         receive_references: if it is given, the targets are not planned. Instead, this function is called with the
         selected references of each source repository, all of which have a version.
+        keep_tags: called on a thread with each tag list of a source that is read.
         now: returns the time in seconds since the epoch."""
         self._calls = calls
         self._receiver = receiver
@@ -79,9 +82,10 @@ class Planner:
             only=only,
             parallel=parallel,
             use_hints=use_hints,
+            keep_tags=keep_tags,
         )
         self._target_planner = TargetPlanner(
-            calls, hints, receiver, self._source_resolver, use_hints=use_hints, repair=repair
+            calls, hints, receiver, self._source_resolver, use_hints=use_hints, repair=repair, now=now
         )
 
     async def plan_all(self, entries: Iterable[MirrorEntry]) -> None:

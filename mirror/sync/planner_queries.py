@@ -14,7 +14,8 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.oci.reference import Repository
 from mirror.store import DAMAGED, Source, Version
-from mirror.sync.plan_model import MirrorEntry, PlanHints, SourceReference, TargetEntry
+from mirror.sync.plan_hints import PlanHints
+from mirror.sync.plan_model import MirrorEntry, SourceReference, TargetEntry
 from mirror.util.cancellation import Work
 from mirror.util.structs import Struct, replace
 
@@ -22,6 +23,9 @@ _log = logging.getLogger("mirror.plan")
 
 KeepManifest: TypeAlias = Callable[[Source, str, Manifest], object]
 """A callback that stores a manifest for later use. Arguments: the store, the repository, and the manifest."""
+
+KeepTags: TypeAlias = Callable[[MirrorEntry, Iterable[str]], object]
+"""Called with a mirror and the tag list of its source, in order to keep the tags of attachments."""
 
 DigestOrError: TypeAlias = Digest | MirrorError | None
 """The digest of a tag on a target, None if the tag does not exist or may be overwritten, or the lookup error."""

@@ -30,6 +30,7 @@ class BlobCounts(Struct):
     blobs: the number of blobs by outcome (copied, mounted, exists, failed, interrupted), each counted once. A blob is
     interrupted by a signal, or because another blob of the image failed.
     bytes: the numbers of bytes that were read, sent and mounted.
+    attachments: the number of attachments by outcome (copied, exists).
     attempts: the largest number of attempts that any blob needed.
     started: the time when the copy of the image started, in seconds of the monotonic clock."""
 
@@ -37,12 +38,14 @@ class BlobCounts(Struct):
     bytes: Counter[str] = field(default_factory=Counter)
     attempts: int = 1
     started: float = field(default_factory=time.monotonic)
+    attachments: Counter[str] = field(default_factory=Counter)
     _sent: set[Digest] = field(default_factory=set)  # the blobs that were copied or mounted
 
     def reset_for_second_push(self) -> None:
         """Reset the counts that the second push of an image determines again: all except copied and mounted blobs."""
         for outcome in ("exists", "failed", "interrupted"):
             self.blobs[outcome] = 0
+        self.attachments.clear()
 
     def add_interrupted(self, blob: Descriptor) -> None:
         """Count a blob whose copy was cancelled."""
@@ -117,9 +120,9 @@ class ResultRecorder:
 
     # ---- images
 
-    def record_up_to_date(self, plan_entry: PlanEntry, digest: Digest) -> None:
-        """Record that the target already had the image."""
-        self._add_to_report(plan_entry, "up-to-date", BlobCounts(), digest)
+    def record_up_to_date(self, plan_entry: PlanEntry, digest: Digest, counts: BlobCounts) -> None:
+        """Record that the target already had the image. counts: what it had; only the attachments are reported."""
+        self._add_to_report(plan_entry, "up-to-date", BlobCounts(attachments=counts.attachments), digest)
 
     def record_copied(self, plan_entry: PlanEntry, digest: Digest, counts: BlobCounts) -> None:
         """Record that an image was copied."""
@@ -185,6 +188,7 @@ class ResultRecorder:
                 protocol=version.protocol if version else (error.protocol if error else "") or DEFAULT_PROTOCOL,
                 source_digest=source_id if ":" in source_id else None,
                 v1_id=source_id if source_id and ":" not in source_id else None,
+                referrers=counts.attachments,
             )
         )
         if result in ("failed", "skipped"):

@@ -94,8 +94,8 @@ class RepairTarget:
         """Return whether the target is a partial store that leaves out `blob`."""
         return self._target.omits_blob(blob)
 
-    def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
-        """Yield the descriptors of the manifests whose subject is `digest`."""
+    def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor] | None:
+        """Return the referrers of a manifest, or None if the target has no lists of them."""
         return self._target.referrers(repository, digest, work)
 
     # ---- writing
@@ -145,10 +145,12 @@ class RepairTarget:
         self._raise_if_not_replaced(blob.digest)
         return _VerifiedUpload(self._target.begin_upload(repository, blob, work), self, repository, blob)
 
-    def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
-        """Write a manifest and read it back. Raises Refused (target_lied) if the target has not stored it correctly."""
+    def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> bool:
+        """Write a manifest and read it back. Return whether `referrers` lists it.
+
+        Raises Refused (target_lied) if the target has not stored it correctly."""
         self._raise_if_not_replaced(manifest.digest)
-        self._target.put_manifest(repository, reference, manifest, work)
+        is_listed = self._target.put_manifest(repository, reference, manifest, work)
         try:
             stored = self._target.manifest(repository, reference, work)
         except (RemoteError, Refused) as error:
@@ -157,6 +159,7 @@ class RepairTarget:
             raise self.not_replaced_error(repository, manifest.digest, error) from error
         if stored.digest != manifest.digest:
             raise self.not_replaced_error(repository, manifest.digest, None)
+        return is_listed
 
     def delete(self, repository: str, reference: str, work: Work) -> None:
         """Delete a tag or manifest."""

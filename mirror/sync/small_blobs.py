@@ -66,7 +66,7 @@ class SmallBlobSource:
         """Return whether the wrapped source omits this blob."""
         return self._source.omits_blob(blob)
 
-    def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
+    def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor] | None:
         """Return the referrers of a manifest from the wrapped source."""
         return self._source.referrers(repository, digest, work)
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from mirror.errors import MirrorError
 from mirror.store import Version
-from mirror.sync.plan_model import PlanHints, SourceReference
+from mirror.sync.plan_hints import PlanHints
+from mirror.sync.plan_model import SourceReference
 from mirror.sync.planner_queries import KeepManifest, resolve_references, with_transform_result
 from mirror.transfer.calls import Calls
 from mirror.util.cancellation import Work

@@ -16,7 +16,7 @@ from mirror.sync.plan_model import (
     SourceReference,
     listed_version,
 )
-from mirror.sync.planner_queries import list_source_tags
+from mirror.sync.planner_queries import KeepTags, list_source_tags
 from mirror.transfer.calls import Calls
 from mirror.util.cancellation import Work
 
@@ -33,6 +33,7 @@ class SourceSelector:
         only: RepositoryFilter,
         parallel: Mapping[str, int],
         use_hints: bool,
+        keep_tags: KeepTags | None,
     ) -> None:
         self._calls = calls
         self._receiver = receiver
@@ -40,6 +41,7 @@ class SourceSelector:
         self._only = only
         self._parallel = parallel
         self._use_hints = use_hints
+        self._keep_tags = keep_tags
 
     async def select(self, entry: MirrorEntry, wildcard_selection: WildcardSelection | None) -> list[SourceReference]:
         """Return the references that the run mirrors from a source.
@@ -93,6 +95,8 @@ class SourceSelector:
         def run(work: Work) -> tuple[Selection, list[MirrorError]]:
             """List and select the tags on a worker thread. Also return an error for each invalid tag."""
             tags, errors = list_source_tags(entry, work)
+            if self._keep_tags is not None:
+                self._keep_tags(entry, tags)
             return select(entry.rules, tags), errors
 
         selection, errors = await self._calls.call_host(entry.source.host, run)

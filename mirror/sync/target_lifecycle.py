@@ -15,7 +15,7 @@ from functools import partial
 
 from mirror.errors import MirrorError, NotFound, RemoteError
 from mirror.store import ExpectedImage, Target
-from mirror.sync.image_reader import ImageReader
+from mirror.sync.image_reader import Image, ImageReader
 from mirror.sync.manifest_graph import ManifestGraph
 from mirror.sync.plan_model import PlanEntry, reference_suffix
 from mirror.transfer.calls import Calls
@@ -55,7 +55,7 @@ class TargetLifecycle:
         # written.
         self._missing: defaultdict[str, dict[str, MirrorError]] = defaultdict(dict)
         self._missing_at_begin: dict[str, set[str]] = {}
-        self._expected: defaultdict[str, dict[PlanEntry, ExpectedImage]] = defaultdict(dict)
+        self._expected: defaultdict[str, dict[PlanEntry, tuple[ExpectedImage, ...]]] = defaultdict(dict)
 
     def add_missing(self, host: str, name: str, error: MirrorError) -> None:
         """Remember why a bundle will lack an image or repository that it should contain. Ignore targets of other kinds.
@@ -93,25 +93,20 @@ class TargetLifecycle:
         Return an error for each image that cannot be read. The bundle is written without these images."""
         errors: dict[PlanEntry, MirrorError] = {}
         expected = self._expected[host]
-        graphs = await self._reader.read_graphs([plan_entry.reference for plan_entry in plan_entries])
-        for plan_entry, graph in zip(plan_entries, graphs, strict=True):
-            error = graph if isinstance(graph, MirrorError) else _unknown_size_error(plan_entry, graph)
+        images = await self._reader.read_images([plan_entry.reference for plan_entry in plan_entries])
+        for plan_entry, image in zip(plan_entries, images, strict=True):
+            error = image if isinstance(image, MirrorError) else _unknown_size_error(plan_entry, image.graph)
             if error is not None:
                 errors[plan_entry] = error
                 self.add_missing(host, name_on_target(plan_entry), error)
-            elif not isinstance(graph, MirrorError):
-                expected[plan_entry] = ExpectedImage(
-                    plan_entry.target.repository.path,
-                    plan_entry.tag,
-                    tuple(graph.manifests()),
-                    graph.blobs,
-                )
+            elif not isinstance(image, MirrorError):
+                expected[plan_entry] = _expected_images(plan_entry, image)
         if not self.missing_images(host):
             await self._note_vanished_repositories(
                 host, {plan_entry.target.repository.path for plan_entry in plan_entries}
             )
         if expected:
-            await self.begin(host, list(expected.values()))
+            await self.begin(host, [one for group in expected.values() for one in group])
         return errors
 
     async def _note_vanished_repositories(self, host: str, planned: Collection[str]) -> None:
@@ -179,7 +174,7 @@ class TargetLifecycle:
             first = next(iter(missing))
             what = f"the image was fetched and kept, but {host} {state}, because {first} could not be fetched"
             return NotReplacedError(what, code="bundle_incomplete", retryable=cause.retryable)
-        images = [self._expected[host][plan_entry] for plan_entry in written]
+        images = [one for plan_entry in written for one in self._expected[host][plan_entry]]
         missed_later = missing.keys() - self._missing_at_begin[host]
         if missed_later or not images:
             store.finish(whole=False, work=work)
@@ -217,6 +212,16 @@ def _completion_hint(host: str, causes: Iterable[MirrorError]) -> str:
 def _more_text(names: Sized) -> str:
     """Return a string such as ` and 3 more` if a message leaves out some of the names, otherwise an empty string."""
     return f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+
+
+def _expected_images(plan_entry: PlanEntry, image: Image) -> tuple[ExpectedImage, ...]:
+    """Return what a bundle will contain of an image: each attachment under its digest or tag, then the image itself."""
+    parts = [(one.ref.reference, one.graph) for one in image.attachments]
+    parts.append((plan_entry.tag, image.graph))
+    repository = plan_entry.target.repository.path
+    return tuple(
+        ExpectedImage(repository, reference, tuple(graph.manifests()), graph.blobs) for reference, graph in parts
+    )
 
 
 def _unknown_size_error(plan_entry: PlanEntry, graph: ManifestGraph) -> MirrorError | None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mirror.errors import MirrorError, Refused, printable
+from mirror.oci.digest import Digest
 from mirror.oci.reference import is_tag, tag_hint
 from mirror.selection.tag_templates import KEEP_TAG
 from mirror.store import Version
+from mirror.sync.plan_hints import PlanHints
 from mirror.sync.plan_model import (
     Action,
     MirrorEntry,
     PlanEntry,
-    PlanHints,
     PlanReceiver,
     SourceReference,
     TargetEntry,
@@ -29,6 +30,8 @@ from mirror.sync.source_resolver import Batch, SourceResolver
 from mirror.sync.target_tags import TargetTagReader, TargetTags
 from mirror.transfer.calls import Calls
 from mirror.transfer.tasks import run_group, run_in_background
+from mirror.util.retry_policy import ONCE
+from mirror.util.structs import replace
 
 
 class TargetPlanner:
@@ -45,11 +48,15 @@ class TargetPlanner:
         *,
         use_hints: bool,
         repair: bool,
+        now: Callable[[], float],
     ) -> None:
         self._calls = calls
         self._receiver = receiver
         self._source_resolver = source_resolver
         self._repair = repair
+        self._hints = hints
+        self._use_hints = use_hints
+        self._now = now
         self._target_tags = TargetTagReader(calls, hints, use_hints=use_hints, repair=repair)
 
     async def list_if_needed(self, entry: MirrorEntry, target: TargetEntry) -> TargetTags | None:
@@ -99,22 +106,29 @@ class TargetPlanner:
         self, target: TargetEntry, target_tags: TargetTags, batch: Batch, references: Sequence[SourceReference]
     ) -> None:
         """Plan `references`, which belong to one batch, for one target."""
-        references = self._skip_known_equal(target, target_tags, references)
-        if not references:
-            return
+        references, plan_entries = self._skip_known_equal(target, target_tags, references)
+        if references:
+            try:
+                plan_entries += await self._plan_references(target, target_tags, batch, references)
+            except MirrorError as error:
+                self._add_failed_entries(references, target, error)
+        for plan_entry in await self._mark_for_recheck(plan_entries):
+            self._receiver.add_plan_entry(plan_entry)
+
+    async def _plan_references(
+        self, target: TargetEntry, target_tags: TargetTags, batch: Batch, references: Sequence[SourceReference]
+    ) -> list[PlanEntry]:
+        """Resolve references at the source and on the target, and plan them."""
         tags = target_tags.tags
         listed = [reference for reference in references if tags is None or target.tag_of(reference) in tags]
         at_source = references if tags is None or references[0].entry.heads_first else listed
-        try:
-            digests = await self._resolve_at_both(target, target_tags, batch, at_source, listed)
-            digests |= await self._resolve_unlisted_immutable(target, target_tags, batch, references)
-            if any(digest is not None for digest in digests.values()):
-                target_tags.may_have_blobs = True  # even if its list of tags is empty
-            elif target_tags.may_have_blobs is None:
-                target_tags.may_have_blobs = await self._target_tags.may_have_blobs(target, target_tags)
-        except MirrorError as error:
-            self._add_failed_entries(references, target, error)
-            return
+        digests = await self._resolve_at_both(target, target_tags, batch, at_source, listed)
+        digests |= await self._resolve_unlisted_immutable(target, target_tags, batch, references)
+        if any(digest is not None for digest in digests.values()):
+            target_tags.may_have_blobs = True  # even if its list of tags is empty
+        elif target_tags.may_have_blobs is None:
+            target_tags.may_have_blobs = await self._target_tags.may_have_blobs(target, target_tags)
+        plan_entries = []
         for reference in references:
             tag = target.tag_of(reference)
             plan_entry = plan_image(
@@ -127,16 +141,39 @@ class TargetPlanner:
                 repair=self._repair,
                 damaged_digest=target_tags.damaged_digest(tag),
             )
-            self._receiver.add_plan_entry(plan_entry)
+            plan_entries.append(plan_entry)
+        return plan_entries
+
+    async def _mark_for_recheck(self, plan_entries: Sequence[PlanEntry]) -> list[PlanEntry]:
+        """Return plan entries, with `recheck` set for the images whose attachments are due to be requested.
+
+        plan_entries: of one mirror and one target. Nothing is due if hints are not used, because every image is then
+        checked anyway."""
+        skipped = [one for one in plan_entries if one.action is Action.SKIP and one.old_digest is not None]
+        entry = plan_entries[0].reference.entry if plan_entries else None
+        if not skipped or entry is None or entry.attachments is None or not self._use_hints:
+            return list(plan_entries)
+        key, repository = entry.attachments_key, str(skipped[0].target.repository)
+        digests = {one.old_digest for one in skipped if one.old_digest is not None}
+        now, period = self._now(), entry.attachments.recheck
+        checked: set[Digest] = set()
+        if period:
+            checked = await self._calls.call(
+                lambda work: self._hints.checked_attachments(key, repository, digests, now - period, now), policy=ONCE
+            )
+        due = {id(one) for one in skipped if one.old_digest not in checked}
+        return [replace(one, recheck=True) if id(one) in due else one for one in plan_entries]
 
     def _skip_known_equal(
         self, target: TargetEntry, target_tags: TargetTags, references: Sequence[SourceReference]
-    ) -> list[SourceReference]:
-        """Skip the references that are known to be equal at the source and on the target. Return the other references.
+    ) -> tuple[list[SourceReference], list[PlanEntry]]:
+        """Skip the references that are known to be equal at the source and on the target.
+
+        Return the other references, and the plan entries of those that are skipped.
 
         An immutable tag that was equal in an earlier run is assumed to be still equal, unless the target does not list
         it."""
-        others = []
+        others, skipped = [], []
         for reference in references:
             tag = target.tag_of(reference)
             digest = target_tags.known_equal.get(tag)
@@ -144,8 +181,8 @@ class TargetPlanner:
                 others.append(reference)
             else:
                 self._receiver.record_target_tag(target.repository, tag, digest)
-                self._receiver.add_plan_entry(PlanEntry(reference, target, Action.SKIP, digest))
-        return others
+                skipped.append(PlanEntry(reference, target, Action.SKIP, digest))
+        return others, skipped
 
     async def _resolve_unlisted_immutable(
         self, target: TargetEntry, target_tags: TargetTags, batch: Batch, references: Sequence[SourceReference]

@@ -7,7 +7,8 @@ from functools import partial
 
 from mirror.oci.digest import Digest
 from mirror.oci.reference import ListedTag, Repository
-from mirror.sync.plan_model import MirrorEntry, PlanHints, SourceReference, TargetEntry
+from mirror.sync.plan_hints import PlanHints
+from mirror.sync.plan_model import MirrorEntry, SourceReference, TargetEntry
 from mirror.sync.planner_queries import list_target_tags, read_equal_tags, read_target_tags
 from mirror.transfer.calls import Calls
 from mirror.transfer.shared_tasks import SharedTasks

@@ -15,6 +15,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
 from mirror.selection.tag_rules import SelectionSummary
 from mirror.store import DAMAGED, Target, Version
+from mirror.sync.attachment_verifier import AttachmentVerifier
 from mirror.sync.image_reader import ImageReader, read_version
 from mirror.sync.manifest_graph import ManifestCache, WrongDescriptorError
 from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, SourceReference, TargetEntry
@@ -46,12 +47,14 @@ class Problem(Struct, frozen=True):
 class VerifyResult(Struct):
     """The result of a verification.
 
-    images, blobs: the numbers of images and blobs that were checked. bytes: the number of bytes that were hashed.
+    images, blobs, attachments: the numbers of images, blobs and attachments that were checked. bytes: the number of
+    bytes that were hashed.
     uncompared: the number of images that were not compared with their source, because they need a transform and the
     state has no earlier result of it."""
 
     images: int = 0
     blobs: int = 0
+    attachments: int = 0
     bytes: int = 0
     uncompared: int = 0
     problems: list[Problem] = field(default_factory=list)
@@ -60,7 +63,8 @@ class VerifyResult(Struct):
 class Verifier:
     """Checks each image that a target should have. Implements PlanReceiver.
 
-    reader: runs the transforms if `deep` is set. signatures: checks the signatures of images that a sync would copy.
+    reader: runs the transforms if `deep` is set, and finds the attachments of images. signatures: checks the signatures
+    of images that a sync would copy.
     deep: whether to hash every blob, to run transforms in order to compare their results with the targets, and to check
     the signatures of all images.
     result: the result, which is complete after `run`."""
@@ -79,6 +83,9 @@ class Verifier:
         self._reader = reader
         self._signatures = signatures
         self._manifests = ManifestCache(calls, by_repository=True)
+        self._attachments = AttachmentVerifier(
+            calls, reader.attachments, self._manifests, self._check_blobs, _add_remedy
+        )
         self._targets = targets
         self._deep = deep
         self._checked: dict[tuple[Repository, Digest, int | None], MirrorError | None] = {}
@@ -89,6 +96,7 @@ class Verifier:
         """Run the coroutine `plan`, and check each image that it plans."""
         async with task_group() as self._tasks:
             await plan
+        self.result.attachments = self._attachments.checked
 
     # ---- the methods of PlanReceiver
 
@@ -147,6 +155,8 @@ class Verifier:
             errors = await self._check_blobs(target, graph.blobs)
             if errors:
                 raise errors[0]
+            for problem in await self._attachments.find_problems(plan_entry, graph):
+                self._add_problem(plan_entry.name, problem)
         except MirrorError as error:
             self._add_problem(plan_entry.name, error)
         finally:

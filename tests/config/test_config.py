@@ -38,6 +38,7 @@ from mirror.limits import Rate
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
 from mirror.registry.http.host_settings import HostSettings, V1Mode
+from mirror.selection.attachment_rules import AttachmentRules
 from mirror.selection.repository_rules import RepositoryRules
 from mirror.selection.tag_rules import TagRules
 from tests.support.bad_configs import CANARY, CASES, HEAD, MIRROR, PUBLIC_KEY, Case
@@ -742,6 +743,27 @@ def test_we_accept_what_pyyaml_and_jsonschema_accept(tmp_path: Path) -> None:
         document = yaml_reader.read(path)
         assert yaml.safe_load(path.read_bytes()) == to_plain(document.root)
         jsonschema.validate(to_plain(document.root), json.loads(schema_text()))
+
+
+def test_attachments_are_copied_by_default_and_rules_replace_those_of_the_defaults(tmp_path: Path) -> None:
+    source = "source: a.example.com/app, targets: [b.example.com/app"
+    text = f"""version: 1
+defaults: {{referrers: {{include: [sbom, application/vnd.in-toto+json]}}, recheck: 2 h}}
+mirrors:
+- {{{source}/1]}}
+- {{{source}/2], referrers: false}}
+- {{{source}/3], referrers: true, recheck: 0 s}}
+- {{{source}/4], referrers: {{exclude: [signature], require: [sbom, "text/spdx; charset=utf-8"]}}}}
+"""
+    found = [mirror.attachments for mirror in load_text(tmp_path, text).mirrors]
+    assert found == [
+        AttachmentRules(include=("sbom", "application/vnd.in-toto+json"), recheck=7200.0),
+        None,
+        AttachmentRules(recheck=0.0),
+        AttachmentRules(exclude=("signature",), require=("sbom", "text/spdx; charset=utf-8"), recheck=7200.0),
+    ]
+    (mirror,) = load_text(tmp_path, HEAD + MIRROR).mirrors
+    assert AttachmentRules(recheck=24 * 3600.0) == mirror.attachments
 
 
 def test_a_password_file_is_checked_but_not_read(tmp_path: Path) -> None:

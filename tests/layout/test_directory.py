@@ -526,6 +526,9 @@ def test_referrers_belong_to_their_repository(tmp_path: Path) -> None:
     with opened(lay(tmp_path / "layout", app=graph, lib=bare)) as store:
         assert [about.digest] == [one.digest for one in store.referrers("app", Digest(index.digest), WORK)]
         assert [] == list(store.referrers("lib", Digest(index.digest), WORK))
+        assert [] == list(store.referrers("", Digest(index.digest), WORK))
+    with opened(lay(tmp_path / "other", app=graph), adopts=[""]) as store:
+        assert [about.digest] == [one.digest for one in store.referrers("", Digest(index.digest), WORK)]
 
 
 # ---- LAY-13, LAY-14: writing into what is there

@@ -13,11 +13,14 @@ import pytest
 from mirror.commands.bundle import list_references
 from mirror.commands.inventory import make_inventory
 from mirror.errors import ConfigError, Refused
+from mirror.layout.directory import LayoutStore
 from mirror.layout.inventory import BaseInventory, Inventory, parse_inventory, read_inventory
 from mirror.layout.inventory_reader import survey_store
 from mirror.oci.digest import Digest
 from mirror.store import ExpectedImage
 from tests.support.bundles import comings, export, opened, stock, work
+from tests.support.images import Graph
+from tests.support.layouts import lay
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "mirror" / "inventory.schema.json").read_text(encoding="utf-8"))
 
@@ -132,6 +135,22 @@ def test_a_survey_reads_the_manifests_of_a_store(tmp_path: Path) -> None:
     size = sum(one.size for one in of_v1.manifests) + sum(blob.size or 0 for blob in of_v1.blobs)
     assert size == found.total_size(Digest(graph.tags["v1"]))
     bundle.close()
+
+
+def test_a_survey_finds_referrers_without_a_tag_and_their_referrers(tmp_path: Path) -> None:
+    graph = Graph("signed")
+    index = graph.platforms("v1")
+    sbom = graph.artifact(subject=index, texts=[b"sbom"])
+    signature = graph.artifact(subject=sbom, texts=[b"signature"])
+    graph.artifact(subject=graph.artifact(texts=[b"unrelated"]), texts=[b"of no image"])
+    store = LayoutStore(lay(tmp_path / "layout", app=graph))
+    found = survey_store(store, ["app"], work())
+    store.close()
+    assert [] == found.problems
+    contents = found.inventory.repositories["app"]
+    assert {sbom.digest, signature.digest} == contents.roots
+    assert 5 == len(contents.manifests)
+    assert {Digest(json.loads(graph.manifests[sbom.digest].data)["layers"][0]["digest"])} <= contents.blobs
 
 
 def test_unreadable_manifests_are_reported_and_left_out_of_the_inventory(tmp_path: Path) -> None:

@@ -39,6 +39,8 @@ class Features:
     schema1_for: str | None = None  # body of a schema 1 manifest for clients whose Accept lacks the v2 types
     tag_delete: bool = False
     referrers: bool = False  # the referrers API; without it clients use tags
+    referrers_page: int | None = None  # maximum number of entries per page of the referrers API
+    needs_subject: bool = False  # the subject of a manifest must exist
 
     # repositories
     needs_creation: bool = False  # uploads to a repository that was not created get NAME_UNKNOWN

@@ -141,6 +141,9 @@ class Protocol:
             return error_reply(400, "MANIFEST_INVALID", "mediaType is not Content-Type")
         if features.needs_creation and self._storage.find(request.repository) is None:
             return error_reply(404, "NAME_UNKNOWN", "create the repository first")
+        subject = (document.get("subject") or {}).get("digest")
+        if features.needs_subject and subject and self._storage.manifest(request.repository, subject) is None:
+            return error_reply(404, "MANIFEST_UNKNOWN", f"subject unknown to registry: {subject}")
         checked = features.checks_references and not (features.sparse_indexes and "manifests" in document)
         lacks = self._storage.lacking(request.repository, document) if checked else []
         return error_reply(400, "MANIFEST_BLOB_UNKNOWN", f"blob unknown to registry: {lacks[0]}") if lacks else None
@@ -179,6 +182,11 @@ class Protocol:
         if kind := request.query.get("artifactType"):
             found = [entry for entry in found if entry.get("artifactType") == kind[0]]
             headers = (*headers, ("OCI-Filters-Applied", "artifactType"))
+        if self._features.referrers_page:
+            start, size = int(request.query.get("from", ["0"])[0]), self._features.referrers_page
+            if len(found) > start + size:
+                headers = (*headers, ("Link", f'<{request.path}?from={start + size}>; rel="next"'))
+            found = found[start : start + size]
         document = {"schemaVersion": 2, "mediaType": _OCI_INDEX, "manifests": found}
         return Reply(200, headers, json.dumps(document).encode())
 

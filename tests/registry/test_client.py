@@ -699,17 +699,6 @@ def _one() -> Graph:
     return graph
 
 
-def test_referrers_come_from_the_api_if_it_exists(registry: ScriptedRegistry) -> None:
-    graph = Graph()
-    subject = graph.image("v1")
-    referrer = graph.referrer(subject)
-    registry.load("signed", graph)
-    with store(registry) as client:
-        assert [] == list(client.referrers("signed", Digest(subject.digest), WORK))
-        registry.features.referrers = True
-        assert [referrer.digest] == [one.digest for one in client.referrers("signed", Digest(subject.digest), WORK)]
-
-
 def test_deleting_a_missing_tag_is_not_an_error(scripted: ScriptedFactory) -> None:
     registry = scripted(tag_delete=True)
     registry.load("app", _one())

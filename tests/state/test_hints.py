@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -226,22 +226,49 @@ def test_forgetting_a_repository_keeps_the_note_that_v2_answered(tmp_path: Path)
         ]
 
 
-def test_a_file_of_the_first_version_is_upgraded_and_keeps_its_content(tmp_path: Path) -> None:
+LATEST = ("checked", "first_seen", "image_date")  # the tables that only files of the current version have
+
+
+@pytest.mark.parametrize(("version", "lacks"), [(1, ("answered_by_v2", "writers", *LATEST)), (2, LATEST)])
+def test_a_file_of_an_earlier_version_is_upgraded_and_keeps_its_content(
+    tmp_path: Path, version: int, lacks: Sequence[str]
+) -> None:
     fill(tmp_path)
-    later = ("answered_by_v2", "writers", "first_seen", "image_date")
-    sql(tmp_path, *(f"DROP TABLE {table}" for table in later), "PRAGMA user_version = 1")
+    sql(tmp_path, *(f"DROP TABLE {table}" for table in lacks), f"PRAGMA user_version = {version}")
     with State.open(tmp_path, pytest.fail, read_only=True) as state:
         assert state.target_tag(APP, "v1") == digest("root")
         assert not state.has_responded_over_v2(APP)
+        assert set() == state.checked_attachments("source", APP, [digest("root")], 0, 10)
         assert state.first_seen(APP, "v1") is None
         assert state.image_date(APP, digest("root")) is None
     with open_state(tmp_path) as state:
         assert knows_all(state)
         assert not state.has_responded_over_v2(APP)
         state.record_v2_response(APP)
+        state.record_attachments("source", APP, digest("root"), 5)
     assert [[(3,)]] == sql(tmp_path, "PRAGMA user_version")
     with open_state(tmp_path) as state:
         assert state.has_responded_over_v2(APP)
+        assert {digest("root")} == state.checked_attachments("source", APP, [digest("root")], 0, 10)
+
+
+def test_the_time_of_a_check_counts_for_one_source_one_target_and_one_digest(tmp_path: Path) -> None:
+    both = [digest("root"), digest("other")]
+    with open_state(tmp_path) as state:
+        for tag, root in zip(("v1", "v2"), both, strict=True):
+            state.record_tag("target", APP, tag, root)
+        state.record_attachments("source", APP, both[0], 100)
+        state.record_attachments("source", APP, both[1], 200)
+    with open_state(tmp_path) as state:
+        assert set(both) == state.checked_attachments("source", APP, both, 99, 200)
+        assert {both[1]} == state.checked_attachments("source", APP, both, 100, 200)
+        assert {both[0]} == state.checked_attachments("source", APP, both, 0, 150)  # the clock was set back
+        assert {both[0]} == state.checked_attachments("source", APP, both[:1], 0, 1000)
+        assert set() == state.checked_attachments("another source", APP, both, 0, 1000)
+        assert set() == state.checked_attachments("source", f"{APP}2", both, 0, 1000)
+        state.record_tag("target", APP, "v1", both[1])  # no tag refers to the first image any more
+    with open_state(tmp_path) as state:
+        assert {both[1]} == state.checked_attachments("source", APP, both, 0, 1000)
 
 
 WITHDRAW_AND_HANG = """

@@ -147,7 +147,10 @@ KEYS = (
         "elsewhere",
         _mirror("exclude: [x]"),
         "5:3",
-        ('unknown key "exclude" here; it belongs at mirrors[].tags.exclude',),
+        (
+            'unknown key "exclude" here; it belongs at mirrors[].repositories.exclude or mirrors[].tags.exclude or '
+            "mirrors[].referrers.exclude",
+        ),
     ),
     Case("timeout-of-a-read", _registry("timeouts: {read: 10 s}"), "3:30", ('"read"; did you mean "idle"?',)),
     Case("schedule", _registry("schedule: 'Mon-Fri'"), "3:19", ('unknown key "schedule"; expected one of username, ',)),
@@ -1107,9 +1110,6 @@ LATER_KEYS: tuple[tuple[str, str, str, str], ...] = (
     ("mirror", "platforms", "[linux/amd64]", "linux/amd64"),
     ("mirror", "index", "sparse", "thin"),
     ("mirror", "every", "15 min", "15"),
-    ("mirror", "referrers", "true", "sometimes"),
-    ("mirror", "referrers", "{include: [a/b], exclude: [c], require: [d]}", "{require: d}"),
-    ("mirror", "recheck", "24 h", "24"),
 )
 LATER_VALUES: tuple[tuple[str, str, str], ...] = (("top", "report", "changes"),)
 _LATER: dict[str, tuple[Callable[[str], str], int, int, str]] = {
@@ -1143,9 +1143,9 @@ NOT_IN_THIS_VERSION = (
     *(_later(where, key, value, "is not in this version", id="value") for where, key, value in LATER_VALUES),
     Case(
         "later-default",
-        f"{HEAD}defaults: {{referrers: true}}\n{MIRROR}",
-        "2:23",
-        ("defaults.referrers: not in this version",),
+        f"{HEAD}defaults: {{index: sparse}}\n{MIRROR}",
+        "2:19",
+        ("defaults.index: not in this version",),
     ),
 )
 
@@ -1236,7 +1236,27 @@ TAG_TEMPLATES = (
     ),
 )
 
+REFERRERS = (
+    Case("referrers-text", _mirror("referrers: sometimes"), "5:14", ("expected true or false or a mapping",)),
+    Case("referrers-empty", _mirror("referrers: {}"), "5:14", ()),
+    Case(
+        "referrers-name",
+        _mirror("referrers: {include: [signatures]}"),
+        "5:25",
+        ('"signatures" is neither signature, sbom or attestation, nor an artifact type',),
+        fixed=("signatures", "signature"),
+    ),
+    Case(
+        "referrers-excluded",
+        _mirror("referrers: {exclude: [application/spdx+json], require: [application/spdx+json]}"),
+        "5:58",
+        ('"application/spdx+json" is required, but `include` and `exclude` leave it out',),
+    ),
+    Case("recheck-number", _mirror("recheck: 24"), "5:12", ('write "24 s"',)),
+    Case("recheck-long", _mirror("recheck: 999999 d"), "5:12", ("expected 0 ms..87600 h, got 999999 d",)),
+)
+
 CASES: tuple[Case, ...] = (
     *(*FILE, *KEYS, *REGISTRIES, *LOCATIONS, *WILDCARDS),
-    *(*TAGS, *SIGNATURES, *ON_DISK, *NOT_IN_THIS_VERSION, *TAG_TEMPLATES),
+    *(*TAGS, *SIGNATURES, *REFERRERS, *ON_DISK, *NOT_IN_THIS_VERSION, *TAG_TEMPLATES),
 )

@@ -36,6 +36,8 @@ class MemoryStore:
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     fault: Callable[[str, str, str], MirrorError | None] = field(default=lambda verb, repository, reference: None)
     cut_after: int | None = None  # bytes after which each body fails
+    lists_referrers: bool = True  # False: the store has no lists of referrers
+    false_lists: dict[str, list[Descriptor]] = field(default_factory=dict)  # of referrers, by subject
     deleted: list[str] = field(default_factory=list)
     gone: set[str] = field(default_factory=set)  # tags that are listed, but cannot be resolved
     most_at_once: int = 0
@@ -102,8 +104,17 @@ class MemoryStore:
     def finish(self, *, whole: bool, work: Work) -> None:
         self.note("finish", "", "")
 
-    def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
-        return ()
+    def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor] | None:
+        self.note("referrers", repository, digest)
+        if not self.lists_referrers:
+            return None
+        found = {one.digest: one for one in self.manifests[repository].values() if one.subject is not None}
+        listed = [
+            Descriptor(one.digest, one.size, one.media_type, artifact_type=one.artifact_type)
+            for one in found.values()
+            if one.subject is not None and one.subject.digest == digest
+        ]
+        return self.false_lists.get(digest, listed)
 
     def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:
         self.note("head", repository, blob.digest)
@@ -120,12 +131,13 @@ class MemoryStore:
         self.note("begin", repository, blob.digest)
         return MemorySession(self, repository, blob)
 
-    def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
+    def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> bool:
         self.note("put", repository, reference)
         missing = [one.digest for one in manifest.blobs if one.digest not in self.blobs[repository]]
         if missing:
             raise RemoteError(f"{repository} lacks {missing[0]}", code="blob_missing", status=400)
         self.manifests[repository][reference] = self.manifests[repository][manifest.digest] = manifest
+        return True
 
     def delete(self, repository: str, reference: str, work: Work) -> None:
         self.note("delete", repository, reference)

@@ -15,6 +15,7 @@ from mirror.limits import Limits
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest, parse_manifest
 from mirror.oci.reference import ListedTag, Repository
+from mirror.selection.attachment_rules import AttachmentRules
 from mirror.selection.tag_rules import FirstSeen, SelectionSummary, TagRules
 from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, TargetEntry
 from mirror.sync.planner import Planner
@@ -82,6 +83,7 @@ class Hints:
     sources: dict[tuple[str, str], Digest] = field(default_factory=dict)
     ages: dict[tuple[str, str], FirstSeen] = field(default_factory=dict)
     dates: dict[str, dict[str, int]] = field(default_factory=dict)
+    checked: dict[tuple[str, str, Digest], float] = field(default_factory=dict)
 
     def target_tag(self, repository: str, tag: str) -> Digest | None:
         return self.tags.get((repository, tag))
@@ -110,6 +112,12 @@ class Hints:
     def delete_other_image_dates(self, repository: str, identities: Collection[str]) -> None:
         self.dates[repository] = {one: date for one, date in self.dates[repository].items() if one in identities}
 
+    def checked_attachments(
+        self, source: str, repository: str, digests: Collection[Digest], after: float, until: float
+    ) -> set[Digest]:
+        checked = ((digest, self.checked.get((source, repository, digest))) for digest in digests)
+        return {digest for digest, time in checked if time is not None and after < time <= until}
+
 
 class World:
     """A source, two targets, and what earlier runs noted."""
@@ -122,6 +130,7 @@ class World:
         self.recorded = RecordedPlan()
         self.only = ""
         self.now = 1_800_000_000.0
+        self.kept_tags: list[str] = []
 
     def tag(self, store: MemoryStore, tag: str, name: str | None = None, repository: str = "app") -> Digest:
         """Add a tag to a store and return its digest. name: makes the manifest unique; the tag by default."""
@@ -134,7 +143,13 @@ class World:
         self.hints.tags["target/copy", tag] = self.hints.sources["source/app target/copy", tag] = digest
 
     def plan(
-        self, rules: TagRules | None = None, *targets: TargetEntry, heads_first: bool = False, deep: bool = False
+        self,
+        rules: TagRules | None = None,
+        *targets: TargetEntry,
+        heads_first: bool = False,
+        deep: bool = False,
+        attachments: AttachmentRules | None = None,
+        use_hints: bool = True,
     ) -> RecordedPlan:
         """Plan a mirror of `app`, by default to `copy` on the first target."""
         entry = MirrorEntry(
@@ -143,6 +158,7 @@ class World:
             rules or TagRules(),
             targets or (TargetEntry(self.target, Repository("target", "copy")),),
             heads_first=heads_first,
+            attachments=attachments,
         )
         loop = new_loop()
         calls = Calls(loop, Limits(), Stop())
@@ -153,9 +169,10 @@ class World:
             self.recorded,
             only=only,
             parallel={"source": 4},
-            use_hints=not deep,
+            use_hints=use_hints and not deep,
             reread_dates=deep,
             now=lambda: self.now,
+            keep_tags=lambda entry, tags: self.kept_tags.extend(tags),
         )
         try:
             loop.run_until_complete(planner.plan_all([entry]))
@@ -426,3 +443,54 @@ def test_each_tag_of_an_exclusive_target_is_noted_once(world: World) -> None:
         world.hints.tags["target/copy", f"v{number}"] = world.tag(world.source, f"v{number}")
     world.plan(None, TargetEntry(world.target, Repository("target", "copy"), exclusive=True))
     assert 200 == len(noted)
+
+
+# ---- attachments
+
+
+def same_everywhere(world: World, *tags: str) -> list[Digest]:
+    for tag in tags:
+        world.tag(world.target, tag, repository="copy")
+    return [world.tag(world.source, tag) for tag in tags]
+
+
+def due(recorded: RecordedPlan) -> set[str]:
+    return {one.reference.tag for one in recorded.plan_entries if one.recheck}
+
+
+def test_the_attachments_of_an_unchanged_image_are_due_after_a_period(world: World) -> None:
+    digests = same_everywhere(world, "old", "fresh", "never", "future")
+    world.tag(world.source, "new")
+    for digest, time in zip(digests, (world.now - 3600, world.now - 3599, None, world.now + 1), strict=True):
+        if time is not None:
+            world.hints.checked["source/app", "target/copy", digest] = time
+    recorded = world.plan(attachments=AttachmentRules(recheck=3600.0))
+    assert {"old", "never", "future"} == due(recorded)  # also if the clock was set back
+    assert {"old": "skip", "fresh": "skip", "never": "skip", "future": "skip", "new": "copy"} == recorded.actions()
+    assert ["fresh", "future", "never", "new", "old"] == sorted(world.kept_tags)
+
+
+def test_with_a_period_of_zero_attachments_are_always_due(world: World) -> None:
+    (digest,) = same_everywhere(world, "v1")
+    world.hints.checked["source/app", "target/copy", digest] = world.now
+    assert {"v1"} == due(world.plan(attachments=AttachmentRules(recheck=0.0)))
+
+
+def test_attachments_are_due_if_the_rules_have_changed(world: World) -> None:
+    (digest,) = same_everywhere(world, "v1")
+    world.hints.checked["source/app", "target/copy", digest] = world.now
+    assert set() == due(world.plan(attachments=AttachmentRules()))
+    assert {"v1"} == due(world.plan(attachments=AttachmentRules(require=("sbom",))))
+
+
+def test_nothing_is_due_without_attachments_or_without_hints(world: World) -> None:
+    same_everywhere(world, "v1")
+    assert set() == due(world.plan())
+    assert set() == due(world.plan(attachments=AttachmentRules(), use_hints=False))
+
+
+def test_attachments_of_immutable_tags_are_due_although_the_source_is_not_asked(world: World) -> None:
+    (digest,) = same_everywhere(world, "v1")
+    world.note_equal("v1", digest)
+    assert {"v1"} == due(world.plan(IMMUTABLE, attachments=AttachmentRules()))
+    assert [] == world.source.verbs("resolve")

@@ -99,6 +99,9 @@ class Notes(Hints):
     def record_image_blobs(self, repository: str, root: Digest, blobs: object) -> None:
         pass
 
+    def record_attachments(self, source: str, repository: str, digest: Digest, time: float) -> None:
+        self.checked[source, repository, digest] = time
+
     def record_transform_digest(self, identity: str, digest: Digest) -> None:
         pass
 

@@ -172,7 +172,10 @@ class BundleStore:
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
         """Return the descriptors of all manifests whose subject is `digest`."""
-        return self._referrers.find(repository, digest, None, self.reader(work).roots, work)
+        bundle = self.reader(work)
+        names = bundle.repositories()
+        only = names[0] if not repository and len(names) == 1 else repository
+        return self._referrers.find(only, digest, None, bundle.roots, work)
 
     # ---- writing
 
@@ -269,12 +272,12 @@ class BundleStore:
         """Return an upload session that writes a blob to the new bundle."""
         return BundleUpload(self._require_writer(), blob)
 
-    def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
+    def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> bool:
         """Check that the bundle has all blobs of `manifest`. The manifest itself was written by `begin`.
 
-        Raises RemoteError (blob_missing)."""
+        Return True, because a bundle needs no lists of referrers. Raises RemoteError (blob_missing)."""
         if self._unchanged:
-            return
+            return True
         writer = self._require_writer()
         missing = [blob.digest for blob in manifest.blobs if not blob.foreign and not writer.has_blob(blob.digest)]
         if missing:
@@ -282,6 +285,7 @@ class BundleStore:
                 f"{self.host}:{repository}: {manifest.digest} refers to {missing[0]}, which the bundle does not have",
                 code="blob_missing",
             )
+        return True
 
     def delete(self, repository: str, reference: str, work: Work) -> None:
         """Raise LocalError, because images cannot be deleted from a bundle."""

@@ -40,7 +40,8 @@ class ImageEntry(Struct, frozen=True):
     digest: the digest that the image has on the target.
     source_digest, v1_id: the digest or the v1 image ID at the source, if it is not equal to `digest`.
     blobs: the number of blobs by outcome (OUTCOMES). bytes: the number of bytes by kind (BYTE_COUNTS).
-    seconds: the time that the copy took. attempts: the largest number of attempts that a blob needed, at least 1."""
+    seconds: the time that the copy took. attempts: the largest number of attempts that a blob needed, at least 1.
+    referrers: the number of attachments by outcome (`copied`, `exists`); empty if there are none."""
 
     source: str
     target: str
@@ -54,6 +55,7 @@ class ImageEntry(Struct, frozen=True):
     error: Failure | None = None
     source_digest: str | None = None
     v1_id: str | None = None
+    referrers: Mapping[str, int] = field(default_factory=dict)
 
 
 class RunCost(Struct, frozen=True):
@@ -123,6 +125,8 @@ def entry_fields(entry: ImageEntry, message: str) -> dict[str, object]:
         fields["source_digest"] = entry.source_digest
     if entry.v1_id is not None:
         fields["v1_id"] = entry.v1_id
+    if any(entry.referrers.values()):
+        fields["referrers"] = {outcome: entry.referrers.get(outcome, 0) for outcome in ("copied", "exists")}
     if entry.error is not None:
         error = entry.error
         fields["error"] = {

@@ -79,8 +79,8 @@ class Schema1Source:
         """Return whether the wrapped source is a partial source that leaves out `blob`."""
         return self._source.omits_blob(blob)
 
-    def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
-        """Return the referrers of a manifest from the wrapped source."""
+    def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor] | None:
+        """Return the referrers of a manifest from the wrapped source, or None if it has no lists of them."""
         return self._source.referrers(repository, digest, work)
 
     def _add_conversion(self, repository: str, version: Version, *, keep: bool = True) -> Version:

@@ -114,9 +114,9 @@ class FallbackSource:
         """Return whether the v2 source is a partial source that leaves out `blob`."""
         return self._v2.omits_blob(blob)
 
-    def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
-        """Return the referrers of a manifest, requested over v2."""
-        return self._v2.referrers(repository, digest, work)
+    def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor] | None:
+        """Return the referrers of a manifest, requested over v2. There are none with `v1: only`."""
+        return () if self._mode is V1Mode.ONLY else self._v2.referrers(repository, digest, work)
 
     # ---- one reference
 

@@ -199,8 +199,10 @@ def test_a_converted_source_serves_only_its_own_image(scripted: ScriptedFactory,
         assert root.digest == getattr(here, "digest", None)
         assert isinstance(missing, NotFound)
         assert [[], [], []] == [
-            list(store.tags("app", WORK)), list(store.repositories("", WORK)), list(store.referrers("app", other, WORK))
-        ]  # fmt: skip
+            list(store.tags("app", WORK)),
+            list(store.repositories("", WORK)),
+            list(store.referrers("app", other, WORK) or ()),
+        ]
         assert not store.omits_blob(Descriptor(other, 1))
         for ask in (lambda: store.manifest("app", other, WORK), lambda: blob(result, Descriptor(other, 1))):
             with pytest.raises(NotFound):

@@ -1,0 +1,102 @@
+"""Artifacts that belong to an image: the tags that lead to them, their types, and the index that lists referrers.
+
+Sources: distribution-spec v1.1.1, "Referrers Tag Schema" and "Pushing Manifests with Subject"; cosign's specification
+of signatures, "Discovery". cosign stores the signature, the attestations and the SBOM of a manifest under a tag that
+consists of the digest of the manifest and a suffix.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+
+from mirror.errors import Refused, printable
+from mirror.oci import strictjson
+from mirror.oci.digest import Digest
+from mirror.oci.manifest import MAX_BYTES, MAX_ENTRIES, OCI_INDEX, Manifest
+from mirror.oci.reference import is_tag
+from mirror.oci.strictjson import Object, Value
+
+SIGNATURE, SBOM, ATTESTATION = "signature", "sbom", "attestation"
+KINDS = (SIGNATURE, SBOM, ATTESTATION)
+"""The short names for groups of artifact types."""
+
+_SUFFIXES = {".sig": SIGNATURE, ".att": ATTESTATION, ".sbom": SBOM}  # of cosign's tags
+_TAG_PARTS = (32, 64)  # maximum numbers of characters of the algorithm and of the encoded part
+_ATTACHMENT_TAG = re.compile(r"(sha256|sha512)-[0-9a-f]{64}(\.sig|\.att|\.sbom)?")
+# Words of an artifact type that show its kind. A type is split into words at every character that is neither a letter
+# nor a digit. For example, `application/vnd.cncf.notary.signature` contains the word `signature`.
+_WORDS = {
+    SIGNATURE: {"signature", "sig", "simplesigning", "sigstore"},
+    SBOM: {"sbom", "spdx", "cyclonedx", "syft"},
+    # A bundle of sigstore is a signed statement: the signature of an image, or an attestation.
+    ATTESTATION: {"attestation", "att", "provenance", "toto", "slsa", "vex", "openvex", "dsse", "sigstore"},
+}
+
+
+def referrers_tag(digest: Digest) -> str:
+    """Return the tag of the index that lists the referrers of a manifest if a registry has no referrers API."""
+    algorithm, encoded = digest.algorithm[: _TAG_PARTS[0]], digest.hex[: _TAG_PARTS[1]]
+    return f"{algorithm}-{encoded}"
+
+
+def signature_tags(digest: Digest) -> dict[str, str]:
+    """Return cosign's tags for a manifest, each with the kind of the artifact that it refers to.
+
+    cosign does not shorten a digest, so there are no such tags for sha512: they would be too long."""
+    tags = {f"{digest.algorithm}-{digest.hex}{suffix}": kind for suffix, kind in _SUFFIXES.items()}
+    return {tag: kind for tag, kind in tags.items() if is_tag(tag)}
+
+
+def is_attachment_tag(tag: str) -> bool:
+    """Return whether a tag has the form of `referrers_tag` or `signature_tags`."""
+    return _ATTACHMENT_TAG.fullmatch(tag) is not None
+
+
+def kinds_of_type(artifact_type: str) -> frozenset[str]:
+    """Return the kinds (KINDS) to which an artifact type belongs, or an empty set if its kind is not known."""
+    words = set(re.split("[^a-z0-9]+", artifact_type.lower()))
+    return frozenset(kind for kind, known in _WORDS.items() if words & known)
+
+
+def referrer_entry(manifest: Manifest) -> Object:
+    """Return the descriptor of a referrer for a list of referrers, with its artifact type and its annotations."""
+    document = json.loads(manifest.body)
+    entry: Object = {"mediaType": manifest.media_type, "digest": manifest.digest, "size": manifest.size}
+    if manifest.artifact_type:
+        entry["artifactType"] = manifest.artifact_type
+    if isinstance(document.get("annotations"), dict):
+        entry["annotations"] = document["annotations"]
+    return entry
+
+
+def merge_referrers(old: Manifest | None, referrers: Iterable[Manifest], what: str) -> bytes | None:
+    """Return the body of the index that lists `referrers` in addition to the entries of `old`.
+
+    The entries and the other members of `old` are kept, and new entries are appended, sorted by digest. Return None if
+    `old` already has all of them. what: the name of the index in error messages. Raises Refused (too_many,
+    manifest_too_big) if the index would be too large to be read again."""
+    document: Object = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
+    if old is not None:
+        parsed = strictjson.parse(old.body, what=what)
+        document = parsed if isinstance(parsed, dict) else document
+    entries = document["manifests"] if isinstance(document["manifests"], list) else []
+    listed = {_digest_of(entry) for entry in entries}
+    new = {one.digest: one for one in referrers if one.digest not in listed}
+    if old is not None and not new:
+        return None
+    merged = [*entries, *(referrer_entry(new[digest]) for digest in sorted(new))]
+    body = json.dumps({**document, "manifests": merged}, separators=(",", ":"), ensure_ascii=False).encode()
+    if len(merged) > MAX_ENTRIES or len(body) > MAX_BYTES:
+        raise Refused(
+            f"{what} would have {len(merged)} entries and {len(body)} bytes; at most {MAX_ENTRIES} entries and "
+            f"{MAX_BYTES} bytes are allowed",
+            code="too_many",
+        )
+    return body
+
+
+def _digest_of(entry: Value) -> str:
+    """Return the digest of an entry in printable form, or an empty string if it has none."""
+    return printable(entry.get("digest", ""), 200) if isinstance(entry, dict) else ""

@@ -1,0 +1,155 @@
+"""Lists the referrers of a manifest with the referrers API of a registry.
+
+Source: distribution-spec v1.1.1, "Listing Referrers". A registry with this API responds with 200 even if there are no
+referrers. Another response means that the registry does not have the API. The registry is then not asked again in this
+run.
+
+The list is never filtered by the registry (`artifactType`), because some registries ignore the filter without saying
+so, and because one request then serves all types.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from mirror.errors import MirrorError, Refused, RemoteError
+from mirror.oci import strictjson
+from mirror.oci.descriptor import Descriptor
+from mirror.oci.digest import Digest
+from mirror.oci.manifest import MAX_BYTES, OCI_INDEX, manifest_too_big_error, parse_manifest
+from mirror.registry.auth.authorizer import Scope
+from mirror.registry.http.url_policy import Destination
+from mirror.registry.listings import MAX_EMPTY_PAGES, next_link
+from mirror.registry.session import Response, Session, TooBig
+from mirror.util.cancellation import Work
+from mirror.util.single_flight import SingleFlight
+
+MAX_REFERRERS = 10_000  # of one manifest
+MAX_PAGES = 1_000
+_LONGEST_EMPTY_LIST = 1024  # bytes
+_HINT = "to copy the image without its signatures and other artifacts, set `referrers: false` for this mirror"
+# A registry without the API rejects the path: the statuses of registries that were tested or reported.
+_NO_API = frozenset({400, 404, 405, 501})
+
+
+class ReferrersApi:
+    """The referrers API of one registry, and whether the registry has it. Thread-safe."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._first_requests: SingleFlight[None, None] = SingleFlight("the first request for a list of referrers")
+        self._exists: bool | None = None  # None while it is unknown whether the registry has the API
+
+    def note_subject(self) -> None:
+        """Record that the registry has the API: it sent the header OCI-Subject in its response to a push."""
+        self._exists = True
+
+    def read_list(
+        self, repository: str, digest: Digest, scopes: tuple[Scope, ...], work: Work
+    ) -> list[Descriptor] | None:
+        """Return the referrers of a manifest, or None if the registry does not have the API.
+
+        While that is unknown, only one request is sent at a time, and other callers wait for its response. Raises
+        Refused (too_many, unsafe_link, manifest_invalid) for an invalid list, and the errors of the registry."""
+        while self._exists is None:
+            results: list[list[Descriptor] | None] = []
+            errors: list[MirrorError] = []
+
+            def ask(results: list[list[Descriptor] | None], errors: list[MirrorError]) -> None:
+                """Request the list for this caller, and keep the result or the error."""
+                try:
+                    results.append(self._request(repository, digest, scopes, work))
+                except MirrorError as error:
+                    errors.append(error)
+                    raise
+
+            try:
+                self._first_requests.share(None, partial(ask, results, errors), work.stop)
+            except MirrorError:
+                work.stop.raise_if_requested()
+                if errors:  # otherwise the request of another caller failed, which concerns another list
+                    raise
+            if results:
+                return results[0]
+        return self._request(repository, digest, scopes, work) if self._exists else None
+
+    def _request(
+        self, repository: str, digest: Digest, scopes: tuple[Scope, ...], work: Work
+    ) -> list[Descriptor] | None:
+        """Request all pages of a list. Return None if the registry does not have the API."""
+        path = f"/v2/{repository}/referrers/{digest}"
+        what = f"the list of referrers of {self._session.settings.host}/{repository}@{digest}"
+        destination = self._session.url_policy.destination(path)
+        found: dict[Digest, Descriptor] = {}
+        requested: set[str] = set()
+        empty_pages = 0
+        while True:
+            requested.add(destination.target)
+            response = self._get(destination, what, scopes, work, is_first=len(requested) == 1)
+            if response is None:
+                self._exists = bool(self._exists)  # a registry that has responded as one with the API keeps it
+                return None
+            page = _parse_page(response, what)
+            found |= {one.digest: one for one in page}
+            if len(found) > MAX_REFERRERS:
+                raise Refused(f"{what} has more than {MAX_REFERRERS} entries", hint=_HINT, code="too_many")
+            self._exists = True
+            link = next_link(response.headers.get_all("link"))
+            if link is None:
+                return list(found.values())
+            destination = self._session.url_policy.check_next_link(link, response.destination)
+            if destination.target.partition("?")[0] != path:
+                raise Refused(f"{what}: the link to the next page leads to another list", code="unsafe_link")
+            empty_pages = 0 if page else empty_pages + 1
+            if destination.target in requested or len(requested) >= MAX_PAGES or empty_pages > MAX_EMPTY_PAGES:
+                raise Refused(f"{what}: the links to next pages do not end", hint=_HINT, code="too_many")
+
+    def _get(
+        self, destination: Destination, what: str, scopes: tuple[Scope, ...], work: Work, *, is_first: bool
+    ) -> Response | None:
+        """Request one page. Return None if the registry does not have the API. is_first: this is the first page."""
+        try:
+            response = self._session.call(
+                "GET",
+                destination,
+                work,
+                kind="referrers",
+                scopes=scopes,
+                headers=(("Accept", OCI_INDEX),),
+                expect={200, *_NO_API} if is_first else {200},
+                limit=MAX_BYTES,
+            )
+        except TooBig as error:
+            raise manifest_too_big_error(what) from error
+        except RemoteError as error:
+            error.hint = error.hint or _HINT
+            raise
+        return response if response.status == 200 else None
+
+
+def _parse_page(response: Response, what: str) -> tuple[Descriptor, ...]:
+    """Return the entries of one page. Raises RemoteError if it is not an index, and Refused if an entry is invalid."""
+    if len(response.body) <= _LONGEST_EMPTY_LIST and _is_empty(response.body, what):
+        return ()
+    content_type = response.headers.get("content-type") or ""
+    index = parse_manifest(response.body, content_type, what=what)
+    if index.media_type != OCI_INDEX:
+        raise RemoteError(f"{what} is not an OCI index, but a {index.media_type}", hint=_HINT, status=response.status)
+    if index.blobs:
+        raise Refused(
+            f"{what} names {index.blobs[0].digest}, whose type {index.blobs[0].media_type} is not that of a manifest",
+            hint=_HINT,
+            code="manifest_invalid",
+        )
+    return index.children
+
+
+def _is_empty(body: bytes, what: str) -> bool:
+    """Return whether a list has no entries, written as null. Some registries write an empty list of Go in this way."""
+    try:
+        document = strictjson.parse(body, what=what)
+    except Refused:
+        return False  # the caller finds the same error
+    return (
+        isinstance(document, dict) and document.get("mediaType") == OCI_INDEX and document.get("manifests", 0) is None
+    )

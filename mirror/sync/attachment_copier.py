@@ -1,0 +1,240 @@
+"""Copies the attachments of an image to a target. `image_copier` decides when: after the child manifests of the image,
+and before its root."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import groupby
+from typing import Protocol
+
+from mirror.errors import RemoteError
+from mirror.oci.descriptor import Descriptor, unique_descriptors
+from mirror.oci.digest import Digest
+from mirror.oci.manifest import Manifest
+from mirror.store import Target, Version
+from mirror.sync.attachment_search import NO_ATTACHMENTS_HINT
+from mirror.sync.attachments import Attachment
+from mirror.sync.manifest_writer import ManifestWriter, manifest_descriptor
+from mirror.sync.plan_model import PlanEntry, immutable_conflict
+from mirror.sync.recorder import BlobCounts
+from mirror.sync.referrers_index import ReferrersIndexes
+from mirror.transfer.blob_request import BlobRequest, BlobSource
+from mirror.transfer.calls import Calls
+from mirror.transfer.tasks import run_group
+from mirror.util.cancellation import Work
+
+
+class DeleteTagRecord(Protocol):
+    """Removes the recorded digest of a tag on a target. When the call returns, the change has been written to disk."""
+
+    def __call__(self, repository: str, tag: str, *, noted: bool) -> None:
+        """noted: whether this run has recorded a digest for the tag. Raises LocalError if the write fails."""
+        ...
+
+
+class ImagePush:
+    """One attempt to write an image with its attachments to a target.
+
+    root: the root manifest, if the target does not have it yet. source: the repository that it is read from.
+    check_all: look up every object on the target, even if it is known to exist."""
+
+    def __init__(
+        self,
+        plan_entry: PlanEntry,
+        store: Target,
+        counts: BlobCounts,
+        *,
+        check_all: bool,
+        root: Manifest | None,
+        source: BlobSource,
+    ) -> None:
+        self.plan_entry = plan_entry
+        self.repository = plan_entry.target.repository
+        self.store = store
+        self.counts = counts
+        self.check_all = check_all
+        self.root = root
+        self.source = source
+        self.blobs: set[Digest] = set()  # the blobs that have been copied
+
+    def request_for(
+        self, content: Descriptor, source: BlobSource | None = None, *, is_root: bool = False
+    ) -> BlobRequest:
+        """Return a request to copy one blob or manifest. source: where it is read from; by default, as the root."""
+        return BlobRequest(
+            content,
+            self.store,
+            self.repository,
+            source or self.source,
+            self.plan_entry.reference.name,
+            self.plan_entry.may_have_blobs,
+            self.check_all,
+            is_root,
+        )
+
+    def take_blobs(self, blobs: Sequence[Descriptor], source: BlobSource | None = None) -> list[BlobRequest]:
+        """Return requests for the blobs that no earlier call returned."""
+        new = [blob for blob in blobs if blob.digest not in self.blobs]
+        self.blobs.update(blob.digest for blob in new)
+        return [self.request_for(blob, source) for blob in new]
+
+
+class AttachmentCopier:
+    """Writes attachments: their blobs, their manifests, and where needed the list that names them.
+
+    copy_blobs: copies blobs and counts them. delete_tag_record: called on a thread before a tag is written."""
+
+    def __init__(
+        self,
+        calls: Calls,
+        writer: ManifestWriter,
+        copy_blobs: Callable[[list[BlobRequest], BlobCounts], Awaitable[bool]],
+        delete_tag_record: DeleteTagRecord,
+    ) -> None:
+        self._calls = calls
+        self._writer = writer
+        self._copy_blobs = copy_blobs
+        self._delete_tag_record = delete_tag_record
+        self._indexes = ReferrersIndexes(calls, writer)
+        self._needs_subjects: set[str] = set()  # hosts that reject a referrer whose subject is missing
+
+    async def copy(self, push: ImagePush, attachments: Sequence[Attachment]) -> bool:
+        """Write the attachments that the target lacks. Return whether it lacked any of them.
+
+        With `push.check_all`, the target's own list must name each referrer. Raises the errors that the stores raise.
+        """
+        changed = False
+        for _, group in groupby(attachments, key=lambda one: one.ref.level):
+            level = list(group)
+            blobs = unique_descriptors((blob for one in level for blob in one.graph.blobs), push.plan_entry.name)
+            if level:
+                await self._copy_blobs(push.take_blobs(blobs, level[0].graph.blob_source), push.counts)
+            results = await run_group(self._copy_one(push, one) for one in level)
+            relisted = await self._list_referrers(push, level)
+            for one, copied in zip(level, results, strict=True):
+                is_new = copied or one.graph.root.digest in relisted
+                push.counts.attachments["copied" if is_new else "exists"] += 1
+                changed = changed or is_new
+        return changed
+
+    async def _copy_one(self, push: ImagePush, attachment: Attachment) -> bool:
+        """Write the manifests of one attachment. Return whether the target lacked it."""
+        graph, ref = attachment.graph, attachment.ref
+        await self._writer.put_levels(graph, push.store, push.request_for, look_up=push.check_all)
+        request = push.request_for(manifest_descriptor(graph.root), graph.blob_source)
+        if ref.tag:
+            is_current = await self._is_current(push, ref.tag, graph.root)
+            missing, damaged = ([] if is_current else [graph.root]), list[Manifest]()
+        else:
+            missing, damaged = await self._writer.find_missing(
+                push.store, push.repository, [graph.root], look_up=push.check_all
+            )
+        if missing:
+            await self._put(push, request, ref.reference, graph.root)
+        else:
+            self._writer.record_existing(request)
+        if damaged:
+            await self._writer.check_replaced(request, ref.reference, graph.root)
+        return bool(missing)
+
+    async def _is_current(self, push: ImagePush, tag: str, root: Manifest) -> bool:
+        """Return whether the tag of an attachment is known to refer to `root` on the target.
+
+        Raises Refused (tag_immutable) if the rules do not allow the tag to be overwritten, and it has another digest.
+        """
+        immutable = push.plan_entry.reference.entry.rules.is_immutable(tag)
+        if not push.check_all and not immutable:
+            return self._writer.has_written(push.repository, tag, root.digest)
+
+        def resolve(work: Work) -> Digest | None:
+            """Return the digest of the tag on the target, or None if it has none. Runs on a worker thread."""
+            (version,) = push.store.resolve(push.repository.path, [tag], work)
+            return version.digest if isinstance(version, Version) else None
+
+        digest = await self._calls.call_host(push.repository.host, resolve)
+        if immutable and digest not in (None, root.digest):
+            raise immutable_conflict(Version(root.digest), digest).with_subject(tag)
+        return digest == root.digest
+
+    async def _put(self, push: ImagePush, request: BlobRequest, reference: str, manifest: Manifest) -> None:
+        """Write the manifest of an attachment. If the target rejects it because its subject is missing, write the root
+        of the image by its digest first."""
+
+        def before() -> None:
+            """Delete the record of a tag before it is written. Runs on a worker thread."""
+            if ":" not in reference:
+                self._delete_tag_record(str(push.repository), reference, noted=True)
+
+        host = push.repository.host
+        if manifest.subject is not None and host in self._needs_subjects:
+            await self._put_root(push)
+        try:
+            await self._writer.put(request, reference, manifest, before=before)
+        except RemoteError as error:
+            if manifest.subject is None or push.root is None or error.status not in (400, 404):
+                error.hint = error.hint or NO_ATTACHMENTS_HINT
+                raise
+            await self._put_root(push)
+            await self._writer.put(request, reference, manifest, before=before)
+            self._needs_subjects.add(host)
+
+    async def _put_root(self, push: ImagePush) -> None:
+        """Write the root of the image by its digest, without a tag, if the target does not have it yet."""
+        root = push.root
+        if root is not None:
+            await self._writer.put(push.request_for(manifest_descriptor(root), is_root=True), root.digest, root)
+            push.root = None
+
+    # ---- lists of referrers
+
+    async def _list_referrers(self, push: ImagePush, attachments: Sequence[Attachment]) -> set[Digest]:
+        """Ensure that the target lists the referrers among `attachments`. Return those that it did not list before.
+
+        Without `push.check_all`, only referrers that this run wrote may be missing in a list."""
+        by_subject: dict[Digest, list[Attachment]] = {}
+        for one in attachments:
+            subject = one.graph.root.subject
+            # What cosign's tags refer to may name any subject, also one of another image.
+            if subject is not None and subject.digest == one.ref.subject and not one.ref.list_is_ordinary:
+                by_subject.setdefault(subject.digest, []).append(one)
+        results = await run_group(self._list_on_target(push, subject, group) for subject, group in by_subject.items())
+        return {digest for result in results for digest in result}
+
+    async def _list_on_target(self, push: ImagePush, subject: Digest, attachments: Sequence[Attachment]) -> set[Digest]:
+        """Ensure that the target lists the referrers of one subject. Return those that were written again for it."""
+        manifests = [one.graph.root for one in attachments]
+        unlisted = [one for one in manifests if self._writer.is_unlisted(push.repository, one.digest)]
+        written_again: set[Digest] = set()
+        # A store that needs all images, such as a bundle, has its new content only at the end.
+        if push.check_all and not push.store.needs_all_images and len(unlisted) < len(manifests):
+            listed = await self._read_list(push, subject)
+            if listed is None:
+                unlisted = manifests
+            else:
+                missing = [one for one in attachments if one.graph.root.digest not in listed]
+                for one in missing:
+                    request = push.request_for(manifest_descriptor(one.graph.root), one.graph.blob_source)
+                    await self._put(push, request, one.ref.reference, one.graph.root)
+                written_again = {one.graph.root.digest for one in missing}
+                unlisted = [one for one in manifests if self._writer.is_unlisted(push.repository, one.digest)]
+        if not unlisted:
+            return written_again
+        added = await self._indexes.add(
+            push.store,
+            push.repository,
+            subject,
+            unlisted,
+            push.request_for,
+            lambda tag: self._delete_tag_record(str(push.repository), tag, noted=True),
+        )
+        return written_again | added
+
+    async def _read_list(self, push: ImagePush, subject: Digest) -> set[Digest] | None:
+        """Return the referrers that the target lists for a subject, or None if it has no such lists."""
+
+        def run(work: Work) -> set[Digest] | None:
+            """Request the list on a worker thread."""
+            listed = push.store.referrers(push.repository.path, subject, work)
+            return None if listed is None else {one.digest for one in listed}
+
+        return await self._calls.call_host(push.repository.host, run)

@@ -1,0 +1,241 @@
+"""Finds and reads the attachments of each image once for all targets, and checks which of them a target lacks."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import TypeAlias
+
+from mirror.errors import Cancelled, MirrorError, Refused
+from mirror.oci.digest import Digest
+from mirror.oci.manifest import INDEX_TYPES, Kind, Manifest, is_manifest_type
+from mirror.selection.attachment_rules import AttachmentRules
+from mirror.store import Version
+from mirror.sync.attachment_search import (
+    NO_ATTACHMENTS_HINT,
+    AttachmentRef,
+    AttachmentSearch,
+    AttachmentTags,
+    SubjectReader,
+    Subjects,
+)
+from mirror.sync.manifest_graph import MAX_DEPTH, ManifestCache, ManifestGraph, check_descriptor
+from mirror.sync.plan_model import MirrorEntry, PlanEntry, SourceReference
+from mirror.transfer.calls import Calls
+from mirror.transfer.shared_tasks import SharedTasks
+from mirror.transfer.tasks import run_group
+from mirror.util.cancellation import Work
+from mirror.util.structs import Struct
+
+MAX_KEPT_SEARCHES = 10_000
+
+# What a search depends on: the repository and the rules for attachments, the rules for tags, and the root manifest.
+_SearchKey: TypeAlias = tuple[str, int, Digest | None, Digest]
+
+
+class MissingAttachmentError(Refused):
+    """The error for an image that lacks an attachment at the source, although the rules require one."""
+
+
+class Attachment(Struct, frozen=True):
+    """An attachment that was read. graph: its manifests and blobs."""
+
+    ref: AttachmentRef
+    graph: ManifestGraph
+
+
+class AttachmentReader:
+    """Finds and reads the attachments of images at their sources.
+
+    tags: the tag lists of the sources, to which the planner adds those that it reads."""
+
+    def __init__(self, calls: Calls, manifests: ManifestCache) -> None:
+        self.tags = AttachmentTags(calls)
+        self._calls = calls
+        self._manifests = manifests
+        # The results of the most recent searches, because several tags often refer to the same image.
+        self._found: OrderedDict[_SearchKey, tuple[AttachmentRef, ...]] = OrderedDict()
+        self._searches: SharedTasks[_SearchKey, tuple[AttachmentRef, ...]] = SharedTasks(calls.tasks)
+        self._kept: dict[SourceReference, dict[AttachmentRef, Attachment]] = {}
+        self._reads: SharedTasks[tuple[SourceReference, AttachmentRef], Attachment] = SharedTasks(calls.tasks)
+
+    def release(self, reference: SourceReference) -> None:
+        """Drop the attachments of an image that no target needs any more."""
+        self._kept.pop(reference, None)
+
+    async def read_all(self, reference: SourceReference, graph: ManifestGraph) -> tuple[Attachment, ...]:
+        """Read the attachments of an image that is copied. Return none if the mirror does not copy attachments.
+
+        graph: the image. Raises Refused if a required attachment is missing, if there are too many (too_many,
+        too_deep), or if one is not what the source said that it is; and the errors of the source."""
+        if reference.entry.attachments is None:
+            return ()
+
+        refs = await self._find(reference, graph.root.digest, partial(_subjects_of_graph, graph), read=True)
+        return tuple(await self.read(reference, refs))
+
+    async def find_by_target(
+        self, plan_entry: PlanEntry, root: Digest, graph: ManifestGraph | None = None
+    ) -> tuple[AttachmentRef, ...]:
+        """Find the attachments of an image that a target has, without reading the image at the source.
+
+        graph: the image, if it has been read from the target; otherwise its indexes are read from there, because they
+        are the same as those at the source. Raises as `read_all` does."""
+        reference = plan_entry.reference
+        if reference.entry.attachments is None:
+            return ()
+        read_subjects: SubjectReader = partial(self._read_subjects, plan_entry, root)
+        if graph is not None:
+            read_subjects = partial(_subjects_of_graph, graph)
+        return await self._find(reference, root, read_subjects, read=False)
+
+    async def find_missing(self, plan_entry: PlanEntry, refs: Sequence[AttachmentRef]) -> list[AttachmentRef]:
+        """Return the attachments that a target lacks, or has under a tag with another digest."""
+        target = plan_entry.target
+
+        def resolve(work: Work) -> list[Version | MirrorError]:
+            """Look the attachments up on the target. Runs on a worker thread."""
+            return list(target.store.resolve(target.repository.path, [ref.reference for ref in refs], work))
+
+        if not refs:
+            return []
+        versions = await self._calls.call_host(target.repository.host, resolve)
+        pairs = zip(refs, versions, strict=True)
+        return [ref for ref, one in pairs if not isinstance(one, Version) or one.digest != ref.descriptor.digest]
+
+    async def read(self, reference: SourceReference, refs: Iterable[AttachmentRef]) -> list[Attachment]:
+        """Read attachments that were found. Raises as `read_all` does."""
+        kept = self._kept.setdefault(reference, {})
+
+        async def read_one(ref: AttachmentRef) -> Attachment:
+            """Read one attachment, unless it has been read for another target."""
+            if ref not in kept:
+                run = partial(self._read_one, reference, ref)
+                kept[ref] = await self._reads.run((reference, ref), run)
+            return kept[ref]
+
+        return await run_group(read_one(ref) for ref in refs)
+
+    async def _find(
+        self, reference: SourceReference, digest: Digest, read_subjects: SubjectReader, *, read: bool
+    ) -> tuple[AttachmentRef, ...]:
+        """Find the attachments of an image once. Raises Refused if one is missing that the rules require.
+
+        digest: the root manifest that targets get."""
+        entry = reference.entry
+        root = _root_at_source(reference, digest)
+        key = (entry.attachments_key, id(entry.rules), root, digest)  # the configuration keeps the rules until the end
+        found = self._found.get(key)
+        if found is None:
+            run = partial(self._search, reference, root, read_subjects, read=read)
+            try:
+                found = self._found[key] = await self._searches.run(key, run)
+            except MissingAttachmentError as error:
+                raise error.with_text(f"{reference.name} {error.what}") from error
+            except MirrorError as error:
+                raise _explain_error(error, reference.name) from error
+            if len(self._found) > MAX_KEPT_SEARCHES:
+                self._found.popitem(last=False)
+        return found
+
+    async def _search(
+        self, reference: SourceReference, root: Digest | None, read_subjects: SubjectReader, *, read: bool
+    ) -> tuple[AttachmentRef, ...]:
+        """Search for the attachments of an image. Return those that are not copied like any other image.
+
+        Raises MissingAttachmentError, whose text is completed by the name of an image."""
+        rules = reference.entry.attachments or AttachmentRules()
+        search = AttachmentSearch(self._calls, self._manifests, self.tags, reference.entry, rules, read=read)
+        subjects = await search.run(root, read_subjects)
+        missing = rules.missing(search.names(root), [search.names(digest) for digest in subjects.platforms])
+        if missing:
+            raise MissingAttachmentError(
+                f"has no {missing} at the source, but the configuration requires one",
+                hint="attach it to the image, or to the image of each platform, or change `referrers.require`",
+                code="not_found",
+            )
+        return tuple(ref for ref in search.found if not ref.ordinary)
+
+    async def _read_subjects(self, plan_entry: PlanEntry, root: Digest) -> Subjects:
+        """Read the indexes of an image from the target, or from the source if the target cannot return them."""
+        version = plan_entry.reference.version
+        media_type = version.media_type if isinstance(version, Version) else ""
+        is_image = is_manifest_type(media_type) and media_type not in INDEX_TYPES
+        if is_image or (isinstance(version, Version) and version.protocol == "v1"):
+            return Subjects()
+        below: dict[Digest, None] = {}
+        top: Manifest | None = None
+        level = [root]
+        for _ in range(MAX_DEPTH + 1):
+            indexes = await run_group(self._read_index(plan_entry, digest) for digest in level)
+            top = top or indexes[0]
+            children = [child for index in indexes for child in index.children if child.digest not in below]
+            below |= dict.fromkeys(child.digest for child in children)
+            level = list(dict.fromkeys(child.digest for child in children if child.media_type in INDEX_TYPES))
+            if not level:
+                break
+        return Subjects(tuple(below), _platforms(top, below) if top is not None else ())
+
+    async def _read_index(self, plan_entry: PlanEntry, digest: Digest) -> Manifest:
+        """Read one manifest of an image, from the target if possible: this does not count against a source's quota."""
+        target, entry = plan_entry.target, plan_entry.reference.entry
+        try:
+            return await self._manifests.read(target.store, target.repository.path, digest)
+        except MirrorError as error:
+            if isinstance(error, Cancelled):
+                raise
+            return await self._manifests.read(entry.source, entry.repository, digest)
+
+    async def _read_one(self, reference: SourceReference, ref: AttachmentRef) -> Attachment:
+        """Read one attachment, and check that it is what the source said that it is."""
+        try:
+            graph = await self._manifests.read_graph(
+                reference.entry.source, reference.entry.repository, ref.descriptor.digest
+            )
+            _check_attachment(reference.entry, ref, graph)
+        except MirrorError as error:
+            raise _explain_error(error, reference.name) from error
+        return Attachment(ref, graph)
+
+
+async def _subjects_of_graph(graph: ManifestGraph) -> Subjects:
+    """Return the manifests below the root of an image that was read."""
+    below = tuple(dict.fromkeys(one.digest for level in graph.levels for one in level))
+    return Subjects(below, _platforms(graph.root, below))
+
+
+def _root_at_source(reference: SourceReference, root: Digest) -> Digest | None:
+    """Return the root of an image, or None if the source has another one, because a transform changes it."""
+    version = reference.version
+    is_changed = isinstance(version, Version) and version.transform is not None and version.source_id != root
+    return None if is_changed else root
+
+
+def _platforms(root: Manifest, below: Iterable[Digest]) -> tuple[Digest, ...]:
+    """Return the children of an index that are images of a platform. BuildKit's attestations are of none."""
+    known = set(below)
+    children = (child for child in root.children if child.platform is None or child.platform.os != "unknown")
+    return tuple(child.digest for child in children if child.digest in known)
+
+
+def _check_attachment(entry: MirrorEntry, ref: AttachmentRef, graph: ManifestGraph) -> None:
+    """Raise Refused if an attachment does not belong to the manifest for which it is listed, or is no artifact."""
+    name = f"{entry.name}@{ref.descriptor.digest}"
+    check_descriptor(graph.root, ref.descriptor, entry.name)
+    subject = graph.root.subject.digest if graph.root.subject is not None else None
+    if not ref.tag and subject != ref.subject:
+        what = f"{name} is listed as a referrer of {ref.subject}, but its subject is {subject or 'not set'}"
+        raise Refused(what, hint=NO_ATTACHMENTS_HINT, code="manifest_invalid")
+    if any(manifest.kind is Kind.SCHEMA1 for manifest in graph.manifests()):
+        raise Refused(f"{name} is a schema 1 image, not an artifact", hint=NO_ATTACHMENTS_HINT, code="manifest_invalid")
+
+
+def _explain_error(error: MirrorError, name: str) -> MirrorError:
+    """Return the error for an image whose attachments cannot be read. name: the image at the source."""
+    if isinstance(error, Cancelled):
+        return error
+    explained = error.with_text(f"{name}: its signatures and other artifacts cannot be read: {error.what}")
+    explained.hint = explained.hint or NO_ATTACHMENTS_HINT
+    explained.retries_exhausted = error.retries_exhausted
+    return explained
