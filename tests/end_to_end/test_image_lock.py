@@ -50,13 +50,12 @@ def test_locked_images_are_copied_although_their_tags_have_moved_or_were_deleted
     source.load("team/app", new)
     source.load("team/later", new)
     delete_tag(source, "v2", "team/app")
-    lists = (source.counts()["GET tags"], source.counts()["GET catalog"])
-    assert (1, 1) == lists
+    assert (1, 1) == (source.counts()["GET tags"], source.counts()["GET catalog"])
     mirror_run.sync("--locked", lock_file(mirror_run))
     assert {("copy/app", tag): old.tags[tag] for tag in ("v1", "v2", "v3")} == snapshot(target).tags
     assert [] == snapshot(target).problems
     assert old.tags["v2"] == skopeo_digest(target, "copy/app", "v2")
-    assert lists == (source.counts()["GET tags"], source.counts()["GET catalog"]), "locked sources are not listed"
+    assert (2, 1) == (source.counts()["GET tags"], source.counts()["GET catalog"]), "one list, for signature tags"
     seen = len(source.requests())
     assert "up to date" in mirror_run.sync("--locked", lock_file(mirror_run)).out
     assert seen == len(source.requests()), "locked images that are on the targets need no request to the source"
