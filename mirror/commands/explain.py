@@ -24,7 +24,7 @@ from mirror.selection.locations import (
 from mirror.selection.repository_rules import can_match
 from mirror.store import Version
 from mirror.sync.explanation import MirrorExplanation, Subject, TargetExplanation, explain_subjects
-from mirror.sync.plan_model import MirrorEntry, PlanReceiver, RepositoryFilter, source_digest
+from mirror.sync.plan_model import MirrorEntry, PlanReceiver, RepositoryFilter, TargetEntry, source_digest
 from mirror.sync.planner import Planner
 from mirror.sync.write_conflicts import find_possible_conflicts
 from mirror.util.structs import replace
@@ -95,9 +95,18 @@ def _find_subjects(
             continue
         for target in entry.targets:
             path = _source_path(entry, target.repository, named)
-            if path is not None:
-                subjects.append(_make_subject(replace(entry, targets=(target,)), path, identifier))
+            source_tag = _source_identifier(entry, target, identifier)
+            if path is not None and (source_tag is not None or identifier is None):
+                subjects.append(_make_subject(replace(entry, targets=(target,)), path, source_tag))
     return subjects
+
+
+def _source_identifier(entry: MirrorEntry, target: TargetEntry, identifier: str | None) -> str | None:
+    """Return the tag or digest at the source for one on the target, or None if the target cannot get it."""
+    if identifier is None or not target.tags.is_fixed:
+        return identifier if identifier is None or ":" in identifier else target.tags.source_tag(identifier)
+    names = entry.rules.literal or (entry.rules.digest,)
+    return names[0] if identifier == target.tags.before else None
 
 
 def _make_subject(entry: MirrorEntry, path: str, identifier: str | None) -> Subject:

@@ -39,9 +39,19 @@ def _describe_selecting(rules: TagRules, tag: str) -> RuleDescription:
     matching = next((text for text in rules.include if compile_pattern(text).matches(tag)), None)
     if matching is not None:
         return RuleDescription("include", True, f"it matches the pattern {printable(matching, 80)} of `include`")
+    if rules.semver:
+        return RuleDescription("semver", True, "its version is in a range of `semver`")
     if rules.exclude:
         return RuleDescription("exclude", True, "it matches no pattern of `exclude`")
     return RuleDescription("", True, "no rule leaves it out")
+
+
+_REJECTED_VERSIONS = {
+    "semver": "its version is in no range of `semver`",
+    "semver (no version)": "it is not a version, so `semver` leaves it out",
+    "semver (pre-release)": "it is a pre-release, which the ranges of `semver` do not select",
+    "newest (no version)": "it is not a version, so `newest` leaves it out",
+}
 
 
 def _describe_rejecting(rules: TagRules, rejecting: str) -> str:
@@ -53,4 +63,4 @@ def _describe_rejecting(rules: TagRules, rejecting: str) -> str:
         return f"it matches no pattern of `include` ({', '.join(printable(text, 80) for text in rules.include)})"
     if rule == "exclude":
         return f"it matches the pattern {printable(pattern, 80)} of `exclude`"
-    return f"the rule `{printable(rejecting, 80)}` leaves it out"
+    return _REJECTED_VERSIONS[rejecting]

@@ -32,7 +32,7 @@ from mirror.transfer.tasks import run_group
 from mirror.util.structs import Struct, field
 
 _CONFLICTS = ("tag_immutable", "target_conflict")  # codes of errors that are reported as conflicts
-_DETERMINED = (*_CONFLICTS, "not_found", "nothing_selected")  # codes of errors that are results, not failures to read
+_DETERMINED = (*_CONFLICTS, "not_found", "nothing_selected", "tag_count")  # codes of errors that are results
 _RULES_FOR_NAMES = ("include", "exclude", "semver", "newest (no version)")  # what `describe_rule` describes
 
 
@@ -179,7 +179,10 @@ async def _explain(calls: Calls, collector: PlanCollector, subject: Subject) -> 
     found.found, *copies = await run_group(
         [
             _look_up(calls, entry.source, entry.repository, identifier, plans),
-            *(_look_up(calls, target.store, target.repository.path, identifier) for target in entry.targets),
+            *(
+                _look_up(calls, target.store, target.repository.path, target.tags.apply(identifier))
+                for target in entry.targets
+            ),
         ]
     )
     if selection is None and (subject.repository_rule is not None or not found.failures):
@@ -187,7 +190,7 @@ async def _explain(calls: Calls, collector: PlanCollector, subject: Subject) -> 
     else:
         _explain_selection(found, describe_rule(entry.rules, identifier), is_planned=bool(plans))
     for target, copy in zip(entry.targets, copies, strict=True):
-        plan = next((one for one in plans if one.target.repository == target.repository), None)
+        plan = next((one for one in plans if one.target == target), None)
         found.targets.append(_explain_target(found, target, identifier, copy, plan))
     return found
 
@@ -271,7 +274,7 @@ def _explain_target(
     plan: PlanEntry | None,
 ) -> TargetExplanation:
     """Return what a sync would do with a tag on one target. copy: what the tag refers to there now, or the error."""
-    name = str(target.repository) + reference_suffix(identifier)
+    name = str(target.repository) + reference_suffix(target.tags.apply(identifier))
     if plan is not None:
         if plan.error is not None and plan.error.code not in _CONFLICTS:
             found.failures.append(plan.error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from functools import partial
@@ -173,19 +173,26 @@ def _check_targets(entries: Sequence[MirrorEntry], file: str) -> None:
     """Raise ConfigError if two mirrors would write one tag of one target repository.
 
     The rules of the configuration exclude this only for the tags that they select."""
-    writers: defaultdict[Repository, list[tuple[str, Mapping[str, LockedImage]]]] = defaultdict(list)
+    writers: defaultdict[Repository, list[tuple[str, Counter[str]]]] = defaultdict(list)
     for entry in entries:
         for repository, tags in (entry.locked or {}).items():
             expanded = entry.expand_wildcard(repository) if entry.wildcard else entry
             for target in expanded.targets:
-                writers[target.repository].append((expanded.name, tags))
+                written_tags = Counter(target.tags.apply(tag) for tag in tags)
+                writers[target.repository].append((expanded.name, written_tags))
     for written, sources in writers.items():
-        for number, (source, tags) in enumerate(sources):
+        for number, (source, written_tags) in enumerate(sources):
             for other_source, other_tags in sources[:number]:
-                both = sorted(tags.keys() & other_tags.keys())
-                if both:
-                    what = f"{file}: {other_source} and {source} would both be copied to {written}:{printable(both[0])}"
-                    raise ConfigError(what, hint=_LOCK_AGAIN)
+                _refuse_shared_tags(file, other_source, source, written, written_tags & other_tags)
+            twice = Counter({tag: count for tag, count in written_tags.items() if count > 1})  # with a fixed tag
+            _refuse_shared_tags(file, source, source, written, twice)
+
+
+def _refuse_shared_tags(file: str, one: str, other: str, written: Repository, tags: Counter[str]) -> None:
+    """Raise ConfigError if there are tags in a target repository that images of both sources would get."""
+    for tag in sorted(tags)[:1]:
+        what = f"{file}: images of {one} and {other} would both be copied to {written}:{printable(tag)}"
+        raise ConfigError(what, hint=_LOCK_AGAIN)
 
 
 # ---- comparing

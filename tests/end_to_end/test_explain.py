@@ -167,3 +167,19 @@ def test_the_state_that_keeps_a_sync_from_copying_is_named(scripted: ScriptedFac
         assert "skip" == copy["action"]
         assert copy["reason"].startswith(why)
         assert "`mirror sync --deep CONFIG`" in copy["reason"]
+
+
+def test_a_target_with_other_tags_is_explained_by_the_tag_of_its_source(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    source.load("app", images("new", "1.0", "1.1"))
+    mirror = {"source": f"{source.host}/app", "targets": [f"{target.host}/app:{{tag}}-x"], "tags": {"newest": 1}}
+    mirror_run.config([mirror], source, target)
+    mirror_run.sync()
+    found = explained(mirror_run, f"{target.host}/app:1.1-x")
+    [copy] = found["targets"]
+    assert (f"{source.host}/app:1.1", f"{target.host}/app:1.1-x") == (found["source"], copy["target"])
+    assert ("skip", found["digest"]) == (copy["action"], copy["digest"])
+    assert "newest" == explained(mirror_run, f"{target.host}/app:1.0-x")["rule"]
+    assert 2 == mirror_run("explain", mirror_run.config_file, f"{target.host}/app:1.1").code

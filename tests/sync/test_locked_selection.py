@@ -8,6 +8,7 @@ from mirror.errors import ConfigError
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
 from mirror.selection.tag_rules import TagRules
+from mirror.selection.tag_templates import TagTemplate
 from mirror.sync.image_lock import ImageLock, LockedImage, LockedMirror
 from mirror.sync.locked_selection import lock_entries
 from mirror.sync.plan_model import MirrorEntry, TargetEntry
@@ -80,8 +81,25 @@ def test_a_lock_with_which_two_mirrors_would_write_one_tag_is_refused() -> None:
     )
     assert [["v1"], ["v2"]] == tags(entries, lock)
     lock = ImageLock("", (lock.mirrors[0], locked("other", "app", tag="v1", repository="other")))
-    with pytest.raises(ConfigError, match=r"team/app and \S+/other would both be copied to \S+/app:v1"):
+    with pytest.raises(ConfigError, match=r"images of \S+/team/app and \S+/other would both be copied to \S+/app:v1"):
         lock_entries(entries, lock, "my.lock")
+
+
+def test_locked_tags_are_compared_as_targets_write_them() -> None:
+    def into_app(number: int, repository: str, template: TagTemplate) -> MirrorEntry:
+        target = TargetEntry(TARGET, Repository(TARGET.host, "app"), tags=template)
+        return MirrorEntry(SOURCE, repository, TagRules(), (target,), number=number)
+
+    lock = ImageLock("", (locked("one", "app", repository="one"), locked("two", "app", repository="two")))
+    plain, suffixed = into_app(0, "one", TagTemplate()), into_app(1, "two", TagTemplate("", "-debian"))
+    assert [["v1"], ["v1"]] == tags([plain, suffixed], lock)
+    fixed = into_app(1, "two", TagTemplate("v1", None))
+    with pytest.raises(ConfigError, match=r"would both be copied to \S+/app:v1"):
+        lock_entries([plain, fixed], lock, "my.lock")
+    images = {"one": {name: LockedImage(Digest.of(name.encode())) for name in ("v1", "v2")}}
+    lock = ImageLock("", (LockedMirror(f"{SOURCE.host}/one", (), images),))
+    with pytest.raises(ConfigError, match=r"images of \S+/one and \S+/one would both be copied to \S+/app:stable"):
+        lock_entries([into_app(0, "one", TagTemplate("stable", None))], lock, "my.lock")
 
 
 def test_a_lock_must_contain_the_mirrors_of_the_configuration_and_no_other() -> None:
