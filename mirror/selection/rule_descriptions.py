@@ -53,4 +53,10 @@ def _describe_rejecting(rules: TagRules, rejecting: str) -> str:
         return f"it matches no pattern of `include` ({', '.join(printable(text, 80) for text in rules.include)})"
     if rule == "exclude":
         return f"it matches the pattern {printable(pattern, 80)} of `exclude`"
-    return f"the rule `{printable(rejecting, 80)}` leaves it out"
+    reasons = {
+        "semver": f"its version is in no range of `semver` ({', '.join(printable(text, 80) for text in rules.semver)})",
+        "semver (pre-release)": "its suffix makes it a pre-release, and `semver` names no suffix of its version",
+        "semver (no version)": "it is not a version, so `semver` leaves it out",
+        "newest (no version)": "it is not a version, so `newest` leaves it out",
+    }
+    return reasons.get(rejecting, f"the rule `{printable(rejecting, 80)}` leaves it out")
