@@ -139,7 +139,10 @@ class ImageReader:
 
         await run_group(create_part(part) for part in parts)
         result = await self._calls.call(transform.build_image, needs=(host,), policy=ONCE)
-        graph = await self._manifests.read_graph(result.source, result.repository, result.root.digest, result.root)
+        foreign = reference.entry.foreign_layers
+        graph = await self._manifests.read_graph(
+            result.source, result.repository, result.root.digest, result.root, foreign_layers=foreign
+        )
         self._notes.record_transform_digest(transform.identity, result.root.digest)
         self._releases[reference] = result.release
         return graph
