@@ -1,8 +1,8 @@
 """Lists the referrers of a manifest with the referrers API of a registry.
 
 Source: distribution-spec v1.1.1, "Listing Referrers". A registry with this API responds with 200 even if there are no
-referrers. Another response means that the registry does not have the API. The registry is then not asked again in this
-run.
+referrers. A registry that rejects the path does not have the API, and is not asked again in this run. If its response
+says that the repository or the manifest does not exist, it is asked again for other manifests.
 
 The list is never filtered by the registry (`artifactType`), because some registries ignore the filter without saying
 so, and because one request then serves all types.
@@ -18,6 +18,7 @@ from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import MAX_BYTES, OCI_INDEX, manifest_too_big_error, parse_manifest
 from mirror.registry.auth.authorizer import Scope
+from mirror.registry.http.status_errors import parse_error_document
 from mirror.registry.http.url_policy import Destination
 from mirror.registry.listings import MAX_EMPTY_PAGES, next_link
 from mirror.registry.session import Response, Session, TooBig
@@ -30,6 +31,8 @@ _LONGEST_EMPTY_LIST = 1024  # bytes
 _HINT = "to copy the image without its signatures and other artifacts, set `referrers: false` for this mirror"
 # A registry without the API rejects the path: the statuses of registries that were tested or reported.
 _NO_API = frozenset({400, 404, 405, 501})
+# With these codes, the response concerns one repository or manifest, so it says nothing about the registry.
+_ABOUT_CONTENT = frozenset({"NAME_UNKNOWN", "MANIFEST_UNKNOWN"})
 
 
 class ReferrersApi:
@@ -86,8 +89,9 @@ class ReferrersApi:
         while True:
             requested.add(destination.target)
             response = self._get(destination, what, scopes, work, is_first=len(requested) == 1)
-            if response is None:
-                self._exists = bool(self._exists)  # a registry that has responded as one with the API keeps it
+            if response.status != 200:
+                if parse_error_document(response.body)[0] not in _ABOUT_CONTENT:
+                    self._exists = bool(self._exists)  # a registry that has responded as one with the API keeps it
                 return None
             page = _parse_page(response, what)
             found |= {one.digest: one for one in page}
@@ -106,10 +110,10 @@ class ReferrersApi:
 
     def _get(
         self, destination: Destination, what: str, scopes: tuple[Scope, ...], work: Work, *, is_first: bool
-    ) -> Response | None:
-        """Request one page. Return None if the registry does not have the API. is_first: this is the first page."""
+    ) -> Response:
+        """Request one page. If it is the first one, also return the responses of registries without the API."""
         try:
-            response = self._session.call(
+            return self._session.call(
                 "GET",
                 destination,
                 work,
@@ -124,7 +128,6 @@ class ReferrersApi:
         except RemoteError as error:
             error.hint = error.hint or _HINT
             raise
-        return response if response.status == 200 else None
 
 
 def _parse_page(response: Response, what: str) -> tuple[Descriptor, ...]:

@@ -82,6 +82,19 @@ def test_a_registry_without_the_api_is_asked_once(scripted: ScriptedFactory, sta
     assert 1 == registry.counts()["GET referrers"]
 
 
+@pytest.mark.parametrize("code", ["NAME_UNKNOWN", "MANIFEST_UNKNOWN"])
+def test_a_missing_repository_or_manifest_does_not_show_that_the_registry_lacks_the_api(
+    scripted: ScriptedFactory, code: str
+) -> None:
+    registry = scripted(referrers=True)
+    digest, made = signed(registry)
+    body = json.dumps({"errors": [{"code": code, "message": "unknown"}]}).encode()
+    registry.fault("GET referrers", nth=1, status=404, body=body)
+    with store(registry) as client:
+        assert referrers(client, OTHER) is None
+        assert {made[0].digest} == referrers(client, digest)
+
+
 def test_a_registry_that_has_the_api_is_asked_again_after_a_404(scripted: ScriptedFactory) -> None:
     registry = scripted(referrers=True)
     digest, made = signed(registry)
