@@ -83,8 +83,8 @@ class Transform(Protocol):
 class Version(Struct, frozen=True):
     """What a tag or digest refers to in a store at the time of the lookup: a manifest, or an image to be converted.
 
-    digest: the digest of the manifest that a target gets. With a transform, the digest of its last result, or None if
-    that is not known.
+    digest: the digest of the manifest that a target gets. If the image is changed on the way, by a transform or by the
+    selection of platforms, the digest of the last result, or None if that is not known.
     manifest: set if the body had to be read to determine the digest.
     media_type: the media type of the manifest, if the store returned it.
     protocol: the registry protocol that was used.
@@ -101,9 +101,14 @@ class Version(Struct, frozen=True):
     reason: str = ""
 
     @property
-    def needs_transform(self) -> bool:
-        """Whether the digest is unknown until the transform has run, because the state has no earlier result."""
-        return self.transform is not None and self.digest is None
+    def is_unknown(self) -> bool:
+        """Whether the digest is unknown until the image has been read, because the state has no earlier result."""
+        return self.digest is None
+
+    @property
+    def source_digest(self) -> str | None:
+        """The digest of the manifest at the source, or None for an image of v1, which has no manifest."""
+        return (self.source_id if ":" in self.source_id else None) if self.source_id else self.digest
 
 
 class BlobReader(AbstractContextManager["BlobReader"], Protocol):

@@ -8,13 +8,15 @@ from mirror.commands.summaries import plan_lines
 from mirror.errors import CHANGES, OK, worst_exit_code
 from mirror.output.console import print_lines
 from mirror.sync.dry_run import DryRun
+from mirror.sync.image_reader import ImageReader
 
 
 def plan(options: Options) -> int:
     """Print what a sync would do and return the exit code. Copies nothing. Raises ConfigError, LocalError."""
     with open_for_reading(options) as (context, state):
         context.check_no_partial_bundle(options)
-        dry_run = DryRun(context.calls, context.manifests, context.bases(state))
+        images = ImageReader(context.calls, state, context.manifests)
+        dry_run = DryRun(context.manifests, images, context.bases(state))
         planner = context.planner(state, dry_run, use_hints=not options.deep)
         stopped = context.run_until_signal(dry_run.run(planner.plan_all(context.entries)))
         summary = dry_run.summary

@@ -155,6 +155,7 @@ class Stores:
                 schema1=mirror.schema1 != "fail",
                 wildcard=mirror.wildcard,
                 repository_rules=mirror.repositories,
+                platforms=mirror.platforms,
             )
             for mirror in self._config.mirrors
         ]

@@ -19,6 +19,7 @@ def plan_lines(summary: PlanSummary) -> list[str]:
             left_out = ", ".join(f"{count} by {printable(rule, 80)}" for rule, count in sorted(rules.items()))
             lines.append(f"{source}: {kind} left out: {left_out}")
     lines += [f"rebuild {bundle}: it is incomplete" for bundle in summary.bundles_to_rebuild]
+    lines += _other_platforms_lines(summary.other_platforms)
     if not summary.changes:
         rebuild = (
             f"; {format_count(len(summary.bundles_to_rebuild), 'bundle')} to rebuild"
@@ -41,6 +42,11 @@ def plan_lines(summary: PlanSummary) -> list[str]:
         f"{format_count(summary.manifests, 'manifest request')} that count{'s' if summary.manifests == 1 else ''} "
         f"against a pull quota{unknown}",
     ]
+
+
+def _other_platforms_lines(count: int) -> list[str]:
+    """Return the line for images that are skipped because of their platform, or nothing if there are none."""
+    return [f"skipped: {format_count(count, 'image')} for other platforms"] if count else []
 
 
 def _kind(change: PlannedCopy) -> str:
@@ -74,6 +80,7 @@ def verification_lines(result: VerifyResult, *, deep: bool) -> list[str]:
     problems = sorted(result.problems, key=lambda problem: problem.name)
     lines = [f"{problem.name}: {problem.error}" for problem in problems]
     verdict = format_count(len(problems), "problem") if problems else "all complete"
+    lines += _other_platforms_lines(result.other_platforms)
     if result.uncompared:
         many = result.uncompared != 1
         verdict = f"{verdict if problems else 'complete'}, but {result.uncompared} not compared"

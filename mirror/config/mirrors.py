@@ -11,6 +11,8 @@ from mirror.config.registries import RegistriesConfig
 from mirror.config.section import Section
 from mirror.config.tree import Scalar
 from mirror.errors import ConfigError, printable
+from mirror.oci.platform import parse_platform
+from mirror.oci.platform_filter import PlatformFilter
 from mirror.oci.reference import DOCKER_HUB, Repository, is_tag, tag_hint
 from mirror.registry.http.host_settings import HostSettings, V1Mode
 from mirror.selection.locations import (
@@ -42,7 +44,8 @@ class MirrorConfig(Struct, frozen=True):
     the real path of a bundle, `oci:` and the real path of a layout, or `-` for a standard stream. wildcard: whether the
     source's path is a prefix, and the targets' paths contain `{repository}`. schema1: `copy`, `convert` or `fail`.
     v1: None means that the registry's settings decide. base: the inventory that a differential export is based on.
-    repositories: which of the repositories that a wildcard matches are selected."""
+    repositories: which of the repositories that a wildcard matches are selected.
+    platforms: the platforms to copy, or None for all."""
 
     position: Position
     path: str
@@ -54,6 +57,7 @@ class MirrorConfig(Struct, frozen=True):
     wildcard: bool = False
     base: Path | None = None
     repositories: RepositoryRules = RepositoryRules()
+    platforms: PlatformFilter | None = None
 
 
 class Draft(Struct, frozen=True):
@@ -99,6 +103,7 @@ def _build_draft(section: Section, defaults: Section, shared: TagRules | None, h
         wildcard,
         section.file("base") or defaults.file("base"),
         (_repository_rules(section) or _repository_rules(defaults)) if wildcard else RepositoryRules(),
+        _platform_filter(section, defaults),
     )
     if section.has_key("repositories") and not wildcard:
         what = "selects repositories of a source that ends with /*, but this source is a single repository; remove it"
@@ -106,6 +111,7 @@ def _build_draft(section: Section, defaults: Section, shared: TagRules | None, h
     if section.has_key("base") and not any(is_bundle(one.host) for one in mirror.targets):
         section.add_problem("is only for exports to bundles, but no target is a bundle; remove `base`", below="base")
     _check_wildcard(mirror, section, hosts)
+    _check_platforms(mirror, section)
     return Draft(
         mirror,
         section.path,
@@ -229,6 +235,24 @@ def _v1_mode(section: Section) -> V1Mode | None:
     """Return the v1 mode that is set in a section, or None if there is none."""
     text = section.text("v1")
     return V1Mode(text) if text else None
+
+
+def _platform_filter(section: Section, defaults: Section) -> PlatformFilter | None:
+    """Return the platforms that a mirror copies, or None if it copies all."""
+    owner = section if section.has_key("platforms") else defaults
+    platforms = [platform for _, platform in owner.parse_list("platforms", parse_platform)]
+    index = section.text("index") or defaults.text("index")
+    return PlatformFilter.of(platforms, sparse=index == "sparse") if platforms else None
+
+
+def _check_platforms(mirror: MirrorConfig, section: Section) -> None:
+    """Report platforms that may change the digest of an image that is copied by its digest, and an unused `index`."""
+    if mirror.platforms is None:
+        if section.has_key("index"):
+            section.add_warning("has no effect without `platforms`", below="index")
+    elif mirror.tags.digest is not None and not mirror.tags.literal:
+        what = "`platforms` may change the digest of the image, so it needs a tag; write HOST/REPOSITORY:TAG@DIGEST"
+        section.add_problem(what, below="source")
 
 
 def _tag_rules(section: Section) -> TagRules | None:

@@ -18,7 +18,7 @@ from mirror.oci.digest import Digest
 SOURCE, TARGET = 0, 1
 
 APPLICATION_ID = 0x4D495252  # "MIRR"
-VERSION = 2
+VERSION = 3
 
 # Names and digests are stored once and referred to by number. A digest is stored as its 32 or 64 bytes. A row of
 # `member` means that the repository contained all blobs of the image `root`, and that `digest` is one of these blobs.
@@ -34,11 +34,13 @@ SCHEMA = {
     "PRIMARY KEY(digest, repository, root)) WITHOUT ROWID",
     "member_by_root": "CREATE INDEX member_by_root ON member(repository, root)",
     "transform": "CREATE TABLE transform(identity TEXT PRIMARY KEY, digest BLOB NOT NULL) WITHOUT ROWID",
+    "other_platform": "CREATE TABLE other_platform(image TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID",
     "unfinished": "CREATE TABLE unfinished(name TEXT PRIMARY KEY) WITHOUT ROWID",
     "answered_by_v2": "CREATE TABLE answered_by_v2(name TEXT PRIMARY KEY) WITHOUT ROWID",
     "writers": "CREATE TABLE writers(mark TEXT PRIMARY KEY) WITHOUT ROWID",
 }
-ADDED = {1: ("answered_by_v2", "writers")}  # the tables that files of an earlier version lack, by version
+# The tables that files of an earlier version lack, by version.
+ADDED = {1: ("answered_by_v2", "writers", "other_platform"), 2: ("other_platform",)}
 
 _TAG = """SELECT t.digest FROM repository r JOIN tag t ON t.repository = r.id
           WHERE r.name = ? AND t.side = ? AND t.name = ?"""
@@ -138,6 +140,13 @@ class Database:
         identity: the `Transform.identity` of the conversion."""
         found = self._query("SELECT digest FROM transform WHERE identity = ?", (identity,))
         return digest_from_bytes(found[0][0]) if found else None
+
+    def other_platform(self, key: str) -> str | None:
+        """Return why an image is skipped because of its platform, or None if that is not stored."""
+        if self._lacks("other_platform"):
+            return None
+        found = self._query("SELECT reason FROM other_platform WHERE image = ?", (key,))
+        return str(found[0][0]) if found else None
 
     def unfinished_repositories(self) -> set[str]:
         """Return the names of the repositories that are marked as unfinished (see `mark_unfinished`)."""
@@ -253,6 +262,10 @@ class Database:
     def record_transform_digest(self, identity: str, digest: Digest) -> None:
         """Write the digest of a conversion's result to the file. identity: the conversion's `Transform.identity`."""
         self._db.execute("INSERT OR REPLACE INTO transform VALUES (?, ?)", (identity, digest_to_bytes(digest)))
+
+    def record_other_platform(self, key: str, reason: str) -> None:
+        """Store why an image is skipped because of its platform. key: identifies the image and the wanted platforms."""
+        self._db.execute("INSERT OR REPLACE INTO other_platform VALUES (?, ?)", (key, reason))
 
     def do_nothing(self) -> None:
         """Do nothing. Callers queue this action to wait until all earlier actions are on disk."""

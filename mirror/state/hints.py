@@ -123,6 +123,10 @@ class State(AbstractContextManager["State"]):
         identity: the `Transform.identity` of the conversion."""
         return self._read(identity, lambda database: database.transform_digest(identity), None)
 
+    def other_platform(self, key: str) -> str | None:
+        """Return why an image is skipped because it is for a platform that is not wanted, or None if it is unknown."""
+        return self._read(key, lambda database: database.other_platform(key), None)
+
     def had_blob(self, repository: str, digest: Digest) -> bool:
         """Return whether `repository` contained `digest` when an earlier run copied an image to or from it.
 
@@ -232,6 +236,10 @@ class State(AbstractContextManager["State"]):
 
         identity: the `Transform.identity` of the conversion."""
         self._submit(lambda database: database.record_transform_digest(identity, digest))
+
+    def record_other_platform(self, key: str, reason: str) -> None:
+        """Record that an image is for a platform that is not wanted. key: `PlatformFilter.result_key`."""
+        self._submit(lambda database: database.record_other_platform(key, reason))
 
     def record_v2_response(self, repository: str) -> None:
         """Record that the registry responded to a v2 request for this source repository."""

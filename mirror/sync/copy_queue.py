@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from itertools import islice
 
-from mirror.errors import Cancelled, MirrorError, Refused
+from mirror.errors import Cancelled, MirrorError, OtherPlatform, Refused
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
 from mirror.selection.locations import MATCHED
@@ -346,5 +346,5 @@ class CopyQueue:
 
     def _halt_if_fail_fast(self, error: MirrorError) -> None:
         """Halt after a failure if `--fail-fast` is set."""
-        if self._fail_fast and not isinstance(error, Cancelled):
+        if self._fail_fast and not isinstance(error, Cancelled | OtherPlatform):
             self.halt("stopped at the first failure (--fail-fast)")

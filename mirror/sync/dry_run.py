@@ -6,16 +6,15 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from mirror.errors import Cancelled, MirrorError, Refused
+from mirror.errors import Cancelled, MirrorError, OtherPlatform, Refused
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
 from mirror.selection.locations import is_bundle, is_registry
-from mirror.store import Target, Version
+from mirror.store import Target
 from mirror.sync.bundle_bases import BundleBases
-from mirror.sync.image_reader import read_version
+from mirror.sync.image_reader import ImageReader
 from mirror.sync.manifest_graph import ManifestCache, ManifestGraph
 from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, TargetEntry
-from mirror.transfer.calls import Calls
 from mirror.transfer.tasks import Coro, run_group, task_group
 from mirror.util.structs import Struct, field
 
@@ -46,6 +45,7 @@ class PlanSummary(Struct):
 
     bundles_to_rebuild: incomplete bundles that a sync would write again although all their images are up to date.
     up_to_date: the number of images that are up to date.
+    other_platforms: the number of images that are skipped because they are for platforms that are not wanted.
     failures: the name of each image, mirror or source that failed, with its error.
     rejected: for each mirror, the number of tags that each rule rejects.
     rejected_repositories: for each wildcard, the number of repositories that each rule rejects.
@@ -57,6 +57,7 @@ class PlanSummary(Struct):
     changes: list[PlannedCopy] = field(default_factory=list)
     bundles_to_rebuild: list[str] = field(default_factory=list)
     up_to_date: int = 0
+    other_platforms: int = 0
     failures: list[tuple[str, MirrorError]] = field(default_factory=list)
     rejected: dict[str, dict[str, int]] = field(default_factory=dict)
     rejected_repositories: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -70,10 +71,10 @@ class DryRun:
 
     summary: the result, which is complete after `run` and `find_bundles_to_rebuild`."""
 
-    def __init__(self, calls: Calls, manifests: ManifestCache, bases: BundleBases) -> None:
+    def __init__(self, manifests: ManifestCache, images: ImageReader, bases: BundleBases) -> None:
         self.summary = PlanSummary()
-        self._calls = calls
         self._manifests = manifests
+        self._images = images
         self._bases = bases
         self._from_partial: defaultdict[str, list[PlanEntry]] = defaultdict(list)  # by source host
         self._tasks: asyncio.TaskGroup
@@ -102,8 +103,10 @@ class DryRun:
             self._bundles.add(target.repository.host)
         if plan_entry.error is not None:
             self._record_failure(plan_entry.name, plan_entry.error, target)
+            self._images.release(plan_entry.reference)
         elif plan_entry.action is Action.SKIP:
             self.summary.up_to_date += 1
+            self._images.release(plan_entry.reference)
             if to_bundle and target.store.partial:
                 self._tasks.create_task(self._check_bundle_blobs(plan_entry))
         elif source.partial and not to_bundle:
@@ -152,7 +155,12 @@ class DryRun:
         await run_group(self._measure(plan_entry) for plan_entry in plan_entries if plan_entry not in errors)
 
     def _record_failure(self, name: str, error: MirrorError, *targets: TargetEntry) -> None:
-        """Record the failure of the image, mirror or source `name`, and mark the hosts of `targets` as failed."""
+        """Record the failure of the image, mirror or source `name`, and mark the hosts of `targets` as failed.
+
+        An image for a platform that is not wanted is only counted."""
+        if isinstance(error, OtherPlatform):
+            self.summary.other_platforms += 1
+            return
         self.summary.failures.append((name, error))
         self._failed_hosts.update(target.repository.host for target in targets)
 
@@ -180,11 +188,8 @@ class DryRun:
     async def _measure(self, plan_entry: PlanEntry) -> None:
         """Read the manifests of an image that a sync would copy, and add the image to the summary."""
         reference = plan_entry.reference
-        entry = reference.entry
         try:
-            version = reference.version
-            if not isinstance(version, Version):
-                version = await read_version(self._calls, reference)
+            version = await self._images.resolve(reference)
             if version.transform is not None:
                 change = PlannedCopy(
                     reference.name,
@@ -194,16 +199,17 @@ class DryRun:
                     None,
                     version.protocol,
                     version.reason,
-                    to_compare=version.needs_transform and plan_entry.old_digest is not None,
+                    to_compare=version.is_unknown and plan_entry.old_digest is not None,
                 )
                 self.summary.changes.append(change)
                 return
-            identifier = version.digest or reference.identifier
-            graph = await self._manifests.read_graph(entry.source, entry.repository, identifier, version.manifest)
+            graph = await self._images.read_graph(reference)
         except MirrorError as error:
             self._record_failure(plan_entry.name, error, plan_entry.target)
-            return
-        self._add_copy(plan_entry, graph)
+        else:
+            self._add_copy(plan_entry, graph)
+        finally:
+            self._images.release(reference)
 
     def _add_copy(self, plan_entry: PlanEntry, graph: ManifestGraph) -> None:
         """Add an image with its bytes and requests to the summary. graph: its manifests and blobs at the source."""

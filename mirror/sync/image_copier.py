@@ -300,7 +300,8 @@ class ImageCopier:
     def _can_mount_from_source(self, plan_entry: PlanEntry, graph: ManifestGraph) -> bool:
         """Return whether the blobs of an image can be mounted from the source repository.
 
-        This requires that the source repository is on a target registry, and that the image needs no transform."""
+        This requires that the source repository is on a target registry, and that the image needs no transform. The
+        selection of platforms does not change blobs."""
         target = self._targets.get(graph.blob_source.store.host)
         version = plan_entry.reference.version
         return target is not None and not target.on_disk and isinstance(version, Version) and version.transform is None
@@ -313,8 +314,10 @@ class ImageCopier:
         blobs = [blob.digest for blob in graph.blobs]
         self._notes.record_image_blobs(str(repository), root, blobs)
         self._notes.record_tag("target", str(repository), tag, root)
-        if self._can_mount_from_source(plan_entry, graph):
-            self._notes.record_image_blobs(entry.name, root, blobs)
-            self._notes.record_tag("source", entry.name, tag, root)
+        version = plan_entry.reference.version
+        if self._can_mount_from_source(plan_entry, graph) and isinstance(version, Version):
+            source_root = Digest(version.source_digest or root)
+            self._notes.record_image_blobs(entry.name, source_root, blobs)
+            self._notes.record_tag("source", entry.name, tag, source_root)
         if entry.rules.is_immutable(tag):
             self._notes.record_tag("source", equality_key(entry, repository), tag, root)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from mirror.errors import Refused
 from mirror.oci.descriptor import Descriptor, unique_descriptors
@@ -101,17 +101,41 @@ class ManifestCache:
             lambda: self._calls.call(run, needs=manifest_permits(source.host, size), policy=ONCE),
         )
 
-    async def read_graph(
+    async def read_root(
         self, source: Source, repository: str, reference: str, known: Manifest | None = None
+    ) -> Manifest:
+        """Return the root manifest of the image that `reference` refers to.
+
+        known: the root manifest, if it has already been read. Raises the same errors as `read`."""
+        if known is None:
+            return await self.read(source, repository, reference)
+        is_kept = not isinstance(known.content, bytes)
+        return known if is_kept else await self._add_on_thread(source, repository, known)
+
+    async def read_graph(
+        self,
+        source: Source,
+        repository: str,
+        reference: str,
+        known: Manifest | None = None,
+        *,
+        made: Sequence[Manifest] = (),
     ) -> ManifestGraph:
         """Read the graph of the image that `reference` refers to.
 
-        known: the root manifest, if it has already been read. Raises Refused (too_deep, too_many, type_mismatch,
-        size_mismatch, manifest_too_big), and the same errors as `read`."""
-        root = await (
-            self._add_on_thread(source, repository, known) if known else self.read(source, repository, reference)
-        )
+        known: the root manifest, if it has already been read. made: child manifests that this program made, so that
+        the source does not have them. Raises Refused (too_deep, too_many, type_mismatch, size_mismatch,
+        manifest_too_big), and the same errors as `read`."""
+        root = await self.read_root(source, repository, reference, known)
         manifests: dict[Digest, Manifest] = {root.digest: root}
+        own = {child.digest: child for child in made}
+
+        async def read_child(child: Descriptor) -> Manifest:
+            """Return one child manifest."""
+            if child.digest in own:
+                return await self._add_on_thread(source, repository, own[child.digest])
+            return await self.read(source, repository, child.digest, child.size)
+
         level = [root]
         for _ in range(MAX_DEPTH + 1):
             wanted = {
@@ -119,26 +143,15 @@ class ManifestCache:
             }
             if not wanted:
                 return _assemble_graph(root, manifests, BlobSource(source, repository))
-            if len(manifests) + len(wanted) > MAX_MANIFESTS:
-                raise Refused(
-                    f"image {reference} in {source.host}/{repository} has more than {MAX_MANIFESTS} manifests",
-                    hint=_LEAVE_OUT,
-                    code="too_many",
-                )
+            check_count(len(manifests) + len(wanted), f"{source.host}/{repository}", reference)
             for descriptor in wanted.values():
                 if descriptor.size is not None and descriptor.size > MAX_BYTES:
                     raise manifest_too_big_error(f"{source.host}/{repository}@{descriptor.digest}", descriptor.size)
-            level = await run_group(
-                self.read(source, repository, digest, child.size) for digest, child in wanted.items()
-            )
+            level = await run_group(read_child(child) for child in wanted.values())
             for child, descriptor in zip(level, wanted.values(), strict=True):
-                _check_descriptor(child, descriptor, f"{source.host}/{repository}")
+                check_child(child, descriptor, f"{source.host}/{repository}")
                 manifests[child.digest] = child
-        raise Refused(
-            f"image {reference} in {source.host}/{repository} has indexes nested more than {MAX_DEPTH} levels deep",
-            hint=_LEAVE_OUT,
-            code="too_deep",
-        )
+        raise too_deep_error(f"{source.host}/{repository}", reference)
 
     def add(self, source: Source, repository: str, manifest: Manifest) -> Manifest:
         """Add a manifest that the caller has already read to the cache. Return it with its body stored in `bodies`.
@@ -182,7 +195,20 @@ class ManifestCache:
         return kept
 
 
-def _check_descriptor(child: Manifest, descriptor: Descriptor, what: str) -> None:
+def check_count(count: int, repository: str, reference: str) -> None:
+    """Raise Refused (too_many) if an image has more than MAX_MANIFESTS manifests. repository: with its host."""
+    if count > MAX_MANIFESTS:
+        what = f"image {reference} in {repository} has more than {MAX_MANIFESTS} manifests"
+        raise Refused(what, hint=_LEAVE_OUT, code="too_many")
+
+
+def too_deep_error(repository: str, reference: str) -> Refused:
+    """Return the error for an image whose indexes are nested too deeply. repository: with its host."""
+    what = f"image {reference} in {repository} has indexes nested more than {MAX_DEPTH} levels deep"
+    return Refused(what, hint=_LEAVE_OUT, code="too_deep")
+
+
+def check_child(child: Manifest, descriptor: Descriptor, what: str) -> None:
     """Raise WrongDescriptorError if the size or media type of a child manifest differs from its descriptor.
 
     Otherwise two clients could interpret the manifest differently."""

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Protocol
 
-from mirror.errors import MirrorError, Refused
+from mirror.errors import MirrorError, OtherPlatform, Refused
 from mirror.oci.digest import Digest
+from mirror.oci.platform_filter import PlatformFilter
 from mirror.oci.reference import ListedTag, Repository
 from mirror.selection.locations import MATCHED
 from mirror.selection.repository_rules import RepositoryRules
@@ -33,6 +34,7 @@ class MirrorEntry(Struct, frozen=True):
     heads_first: whether digests are requested with HEAD before a manifest is read, because the source counts GET
     requests for manifests against a quota, but not HEAD requests.
     schema1: whether images with schema 1 manifests are allowed.
+    platforms: the platforms to copy; None for all.
     wildcard: whether `repository` is a prefix, so that every source repository below it is mirrored. In the target
     repositories, MATCHED is then replaced by the part of the source repository's name after the prefix.
     repository_rules: which of the repositories below the prefix of a wildcard are mirrored."""
@@ -45,6 +47,7 @@ class MirrorEntry(Struct, frozen=True):
     schema1: bool = True
     wildcard: bool = False
     repository_rules: RepositoryRules = RepositoryRules()
+    platforms: PlatformFilter | None = None
 
     @property
     def name(self) -> str:
@@ -187,6 +190,10 @@ class PlanHints(Protocol):
         """Return the digest of the last result of the transform with this identity, or None if none is recorded."""
         ...
 
+    def other_platform(self, key: str) -> str | None:
+        """Return why an image is skipped that is for a platform that is not wanted, or None if none is recorded."""
+        ...
+
     def is_unfinished(self, repository: str) -> bool:
         """Return whether an earlier run started to write to a target repository but did not finish."""
         ...
@@ -200,6 +207,17 @@ def reference_suffix(reference: str) -> str:
 def listed_version(tag: str) -> Version | None:
     """Return a Version with the digest from the tag list, or None if the list contained no digest for the tag."""
     return Version(tag.digest) if isinstance(tag, ListedTag) else None
+
+
+def hide_digest(version: Version, wanted: PlatformFilter | None) -> Version:
+    """Return a version without the digest for targets, if the selection of platforms may change the digest.
+
+    Its digest at the source is kept as `source_id`."""
+    if wanted is None or version.transform is not None or version.digest is None:
+        return version
+    media_type = version.manifest.media_type if version.manifest is not None else version.media_type
+    digest = version.digest if wanted.keeps_digest(media_type) else None
+    return replace(version, digest=digest, source_id=version.digest)
 
 
 def plan_image(
@@ -223,6 +241,8 @@ def plan_image(
     repair: whether to copy a damaged immutable tag if the source still has the digest that the tag had on the target.
     damaged_digest: this digest, if it is known."""
     version = reference.version
+    if isinstance(old, MirrorError) and isinstance(version, OtherPlatform):
+        old = None  # the image is not copied, so the target's error does not matter
     if isinstance(old, MirrorError):
         failed = PlanEntry(reference, target, Action.FAIL, error=old)
         repaired = _plan_repair(failed, old, damaged_digest, may_have_blobs=may_have_blobs)
@@ -233,11 +253,7 @@ def plan_image(
         return PlanEntry(reference, target, Action.FAIL, old, error=version)
     if version is not None and old is not None and version.digest == old:
         return PlanEntry(reference, target, Action.SKIP, old)
-    if (
-        old is not None
-        and reference.entry.rules.is_immutable(reference.tag)
-        and not (version and version.needs_transform)
-    ):
+    if old is not None and reference.entry.rules.is_immutable(reference.tag) and not (version and version.is_unknown):
         return PlanEntry(reference, target, Action.FAIL, old, error=immutable_conflict(version, old))
     return PlanEntry(reference, target, Action.COPY, old, may_have_blobs, damaged)
 

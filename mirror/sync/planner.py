@@ -211,10 +211,10 @@ class Planner:
                 wildcard_selection.add(selection)
             elif is_empty(rules, selection):
                 raise nothing_selected_error(entry, rejected)
+            # The selection of platforms depends on the media type, which a list does not contain.
+            trust_list = self._use_hints and entry.platforms is None
             references = [
-                SourceReference(
-                    entry, tag, tag, listed_version(tag) if self._use_hints else None, users=len(entry.targets)
-                )
+                SourceReference(entry, tag, tag, listed_version(tag) if trust_list else None, users=len(entry.targets))
                 for tag in selection.selected
             ]
         references = [reference for reference in references if self._only.is_selected(reference.name)]

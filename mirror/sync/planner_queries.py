@@ -9,12 +9,13 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias, TypeGuard
 
-from mirror.errors import AuthError, Cancelled, MirrorError, NotFound, RateLimited, Refused, RemoteError
+from mirror.errors import AuthError, Cancelled, MirrorError, NotFound, OtherPlatform, RateLimited, Refused, RemoteError
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
+from mirror.oci.platform_filter import PlatformFilter
 from mirror.oci.reference import Repository
 from mirror.store import DAMAGED, Source, Version
-from mirror.sync.plan_model import MirrorEntry, PlanHints, SourceReference, TargetEntry
+from mirror.sync.plan_model import MirrorEntry, PlanHints, SourceReference, TargetEntry, hide_digest
 from mirror.util.cancellation import Work
 from mirror.util.structs import Struct, replace
 
@@ -167,14 +168,28 @@ def read_equal_tags(
 def equality_key(entry: MirrorEntry, repository: Repository) -> str:
     """Return the key under which the state stores the digests that a source and one of its targets had in common.
 
-    Each target has its own key, because one target may be equal to the source while another target differs."""
-    return f"{entry.name} {repository}"
+    Each target has its own key, because one target may be equal to the source while another target differs. Different
+    platforms have different keys, because they may give different digests."""
+    platforms = f" {entry.platforms}" if entry.platforms is not None else ""
+    return f"{entry.name} {repository}{platforms}"
 
 
-def with_transform_result(hints: PlanHints, version: Version | MirrorError) -> Version | MirrorError:
-    """If the image needs a transform, return its version with the digest of the last transform result.
+def add_earlier_result(
+    hints: PlanHints, version: Version | MirrorError, wanted: PlatformFilter | None, *, use_hints: bool
+) -> Version | MirrorError:
+    """Return a version with the digest of its earlier result, if a transform or the selection of platforms changes it.
 
-    The state provides this digest. Errors, and versions without a transform, are returned unchanged."""
-    if isinstance(version, MirrorError) or version.transform is None:
+    wanted: the platforms of the mirror. Return errors, and versions of other images, unchanged. Return OtherPlatform if
+    the image is known to be for a platform that is not wanted. This needs `use_hints`: nothing would correct it."""
+    if isinstance(version, MirrorError):
         return version
-    return replace(version, digest=hints.transform_digest(version.transform.identity))
+    version = hide_digest(version, wanted)
+    if not version.is_unknown:
+        return version
+    key = version.transform.identity if version.transform is not None else version.source_id
+    if wanted is not None:
+        key = wanted.result_key(key)
+        reason = hints.other_platform(key) if use_hints else None
+        if reason is not None:
+            return OtherPlatform(reason)
+    return replace(version, digest=hints.transform_digest(key))

@@ -15,15 +15,16 @@ from mirror.sync.plan_model import (
     PlanReceiver,
     SourceReference,
     TargetEntry,
+    hide_digest,
     plan_image,
 )
 from mirror.sync.planner_queries import (
     DigestOrError,
     KeepManifest,
+    add_earlier_result,
     digest_or_error,
     may_be_damaged,
     resolve_all,
-    with_transform_result,
 )
 from mirror.sync.target_tags import TargetTagReader, TargetTags
 from mirror.transfer.calls import Calls
@@ -68,6 +69,7 @@ class TargetPlanner:
         self._calls = calls
         self._hints = hints
         self._receiver = receiver
+        self._use_hints = use_hints
         self._repeat_transforms = repeat_transforms
         self._repair = repair
         self._keep_manifest = keep_manifest
@@ -107,7 +109,10 @@ class TargetPlanner:
             return
         tags = target_tags.tags
         listed = [reference for reference in references if tags is None or reference.tag in tags]
-        at_source = references if tags is None or references[0].entry.heads_first else listed
+        entry = references[0].entry
+        # With its digest, the state may know the result of selecting platforms, so that nothing has to be read.
+        heads_first = entry.heads_first or entry.platforms is not None
+        at_source = references if tags is None or heads_first else listed
         try:
             digests = await self._resolve_at_both(target, target_tags, batch, at_source, listed)
             digests |= await self._resolve_unlisted_immutable(target, target_tags, batch, references)
@@ -213,12 +218,17 @@ class TargetPlanner:
             entry = unresolved[0].entry
 
             def run(work: Work) -> list[Version | MirrorError]:
-                """Resolve the references on a worker thread, and add the results of earlier transforms."""
+                """Resolve the references on a worker thread, and add the results of earlier runs."""
                 identifiers = [reference.identifier for reference in unresolved]
                 versions = resolve_all(entry.source, entry.repository, identifiers, work, self._keep_manifest)
                 if self._repeat_transforms:
-                    return versions
-                return [with_transform_result(self._hints, version) for version in versions]
+                    return [
+                        one if isinstance(one, MirrorError) else hide_digest(one, entry.platforms) for one in versions
+                    ]
+                return [
+                    add_earlier_result(self._hints, version, entry.platforms, use_hints=self._use_hints)
+                    for version in versions
+                ]
 
             for reference, version in zip(unresolved, await self._calls.call_host(entry.source.host, run), strict=True):
                 reference.version = version

@@ -214,6 +214,11 @@ class BufferedBlob:
                 free = free[count:]
         return cls(data)
 
+    @property
+    def content(self) -> bytes:
+        """The bytes of the blob."""
+        return bytes(self._data)
+
     def open(self, offset: int, work: Work) -> BufferedReader:
         """Open the blob for reading from byte `offset`. Raises Cancelled after a stop."""
         work.stop.raise_if_requested()

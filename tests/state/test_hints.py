@@ -17,7 +17,7 @@ import pytest
 
 from mirror.errors import LOCAL, LocalError
 from mirror.oci.digest import Digest
-from mirror.state.database import DatabaseError
+from mirror.state.database import ADDED, VERSION, DatabaseError
 from mirror.state.file import state_error
 from mirror.state.hints import FILE_NAME, State
 
@@ -190,6 +190,7 @@ def test_a_repository_stays_marked_until_it_is_finished(tmp_path: Path) -> None:
 MARK_AND_HANG = """
 import sys
 from pathlib import Path
+from mirror.state.database import ADDED, VERSION
 from mirror.state.hints import State
 state = State.open(Path(sys.argv[1]), print)
 state.record_tag("target", "localhost:5000/team/app", "v1", None)
@@ -226,17 +227,19 @@ def test_forgetting_a_repository_keeps_the_note_that_v2_answered(tmp_path: Path)
         ]
 
 
-def test_a_file_of_the_first_version_is_upgraded_and_keeps_its_content(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", ADDED)
+def test_a_file_of_an_earlier_version_is_upgraded_and_keeps_its_content(tmp_path: Path, version: int) -> None:
     fill(tmp_path)
-    sql(tmp_path, "DROP TABLE answered_by_v2", "DROP TABLE writers", "PRAGMA user_version = 1")
+    sql(tmp_path, *(f"DROP TABLE {table}" for table in ADDED[version]), f"PRAGMA user_version = {version}")
     with State.open(tmp_path, pytest.fail, read_only=True) as state:
         assert state.target_tag(APP, "v1") == digest("root")
         assert not state.has_responded_over_v2(APP)
+        assert None is state.other_platform("image")
     with open_state(tmp_path) as state:
         assert knows_all(state)
         assert not state.has_responded_over_v2(APP)
         state.record_v2_response(APP)
-    assert [[(2,)]] == sql(tmp_path, "PRAGMA user_version")
+    assert [[(VERSION,)]] == sql(tmp_path, "PRAGMA user_version")
     with open_state(tmp_path) as state:
         assert state.has_responded_over_v2(APP)
 
@@ -245,6 +248,7 @@ WITHDRAW_AND_HANG = """
 import sys
 from pathlib import Path
 from mirror.oci.digest import Digest
+from mirror.state.database import ADDED, VERSION
 from mirror.state.hints import State
 state = State.open(Path(sys.argv[1]), print)
 if sys.argv[2] == "noted":
@@ -321,7 +325,7 @@ BAD_FILES = {
     "one page": (write_cut_file(4096), "cannot be read"),
     "cut in the middle": (write_cut_file(9000), "cannot be read"),
     "another program's": (write_foreign_database, "is another program's database"),
-    "a later version": (write_changed_file("PRAGMA user_version = 3"), "has version 3"),
+    "a later version": (write_changed_file(f"PRAGMA user_version = {VERSION + 1}"), f"has version {VERSION + 1}"),
     "no version": (write_changed_file("PRAGMA user_version = 0"), "has version 0"),
     "a table too few": (write_changed_file("DROP TABLE tag"), "tables"),
     "a table too many": (write_changed_file("CREATE TABLE more(x)"), "tables"),
@@ -459,6 +463,7 @@ import resource, sys
 from pathlib import Path
 from mirror.errors import LocalError
 from mirror.oci.digest import Digest
+from mirror.state.database import ADDED, VERSION
 from mirror.state.hints import State
 directory, warnings = Path(sys.argv[1]), []
 with State.open(directory, warnings.append) as state:
@@ -581,3 +586,12 @@ def test_results_of_transforms_are_stored_by_the_identity_of_the_version(tmp_pat
     with open_state(tmp_path) as state:
         assert digest("made") == state.transform_digest("v1 old.example.com 1234")
         assert state.transform_digest("v1 other.example.com 1234") is None
+
+
+def test_why_an_image_is_skipped_is_stored_by_its_digest_and_the_platforms(tmp_path: Path) -> None:
+    with open_state(tmp_path) as state:
+        assert state.other_platform("platforms 1 a") is None
+        state.record_other_platform("platforms 1 a", "the image is for linux/s390x")
+    with open_state(tmp_path) as state:
+        assert "the image is for linux/s390x" == state.other_platform("platforms 1 a")
+        assert state.other_platform("platforms 1 b") is None

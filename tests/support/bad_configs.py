@@ -801,6 +801,37 @@ WILDCARDS = (
     ),
 )
 
+PLATFORMS = (
+    Case("platforms-text", _mirror("platforms: linux/amd64"), "5:14", ("platforms: expected a list",)),
+    Case("platforms-none", _mirror("platforms: []"), "5:14", ("platforms: expected a list with at least one entry",)),
+    Case(
+        "platforms-unknown",
+        _mirror("platforms: [linux/amd65, linux/amd64/v9, windows]"),
+        "5:15",
+        (
+            "platforms[0]: unknown architecture 'amd65'; the known ones are 386, amd64,",
+            "platforms[1]: unknown variant 'v9' of amd64",
+            "platforms[2]: not a platform: 'windows'; expected OS/ARCHITECTURE[/VARIANT]",
+        ),
+    ),
+    Case(
+        "platforms-alias",
+        _mirror("platforms: [linux/aarch64]"),
+        "5:15",
+        ("write 'linux/arm64'",),
+        fixed=("linux/aarch64", "linux/arm64"),
+    ),
+    Case(
+        "platforms-of-a-digest",
+        f"{HEAD}mirrors:\n- source: a.example.com/app@sha256:{'0' * 64}\n  targets: [b.example.com/app]\n"
+        "  platforms: [linux/amd64]\n",
+        "3:11",
+        ("`platforms` may change the digest", "write HOST/REPOSITORY:TAG@DIGEST"),
+        fixed=("app@sha256", "app:v1@sha256"),
+    ),
+    Case("index-unknown", _mirror("index: thin"), "5:10", ("index: expected one of rewrite",)),
+)
+
 TAGS = (
     _tag("1.10", "the number 1.1", "float"),
     _no_tag("22:22", "the number 1342", "sexagesimal"),
@@ -947,8 +978,6 @@ LATER_KEYS: tuple[tuple[str, str, str, str], ...] = (
     ("registry", "login", "ecr", "[ecr]"),
     ("registry", "reserve", "20", "some"),
     ("registry", "bandwidth", "{read: 10 MiB/s, write: 5 MB/s, schedule: 'Mon-Fri'}", "{read: fast}"),
-    ("mirror", "platforms", "[linux/amd64]", "linux/amd64"),
-    ("mirror", "index", "sparse", "thin"),
     ("mirror", "verify-signatures", "{keys: [a.pub]}", "[a.pub]"),
     ("mirror", "every", "15 min", "15"),
     ("mirror", "referrers", "true", "sometimes"),
@@ -964,6 +993,7 @@ LATER_KEYS: tuple[tuple[str, str, str, str], ...] = (
 LATER_VALUES: tuple[tuple[str, str, str], ...] = (
     ("top", "report", "changes"),
     ("mirror", "foreign-layers", "copy"),
+    ("mirror", "index", "sparse"),
 )
 _LATER: dict[str, tuple[Callable[[str], str], int, int, str]] = {
     "top": (_top, 2, 1, ""),
@@ -1004,4 +1034,14 @@ NOT_IN_THIS_VERSION = (
     Case("later-tag-template", _target("'b.example.com/app:{tag}-x'"), "4:13", ("{tag} is not in this version",)),
 )
 
-CASES: tuple[Case, ...] = (*FILE, *KEYS, *REGISTRIES, *LOCATIONS, *WILDCARDS, *TAGS, *ON_DISK, *NOT_IN_THIS_VERSION)
+CASES: tuple[Case, ...] = (
+    *FILE,
+    *KEYS,
+    *REGISTRIES,
+    *LOCATIONS,
+    *WILDCARDS,
+    *TAGS,
+    *PLATFORMS,
+    *ON_DISK,
+    *NOT_IN_THIS_VERSION,
+)

@@ -86,6 +86,9 @@ class Hints:
     def transform_digest(self, identity: str) -> Digest | None:
         return None
 
+    def other_platform(self, key: str) -> str | None:
+        return None
+
     def is_unfinished(self, repository: str) -> bool:
         return repository in self.marks
 

@@ -101,6 +101,9 @@ class Notes(Hints):
     def record_transform_digest(self, identity: str, digest: Digest) -> None:
         pass
 
+    def record_other_platform(self, key: str, reason: str) -> None:
+        pass
+
     def had_blob(self, repository: str, digest: Digest) -> bool:
         return False
 
