@@ -174,6 +174,12 @@ class Refused(MirrorError):
     exit_code = REFUSED
 
 
+class SparseRefused(RemoteError):
+    """The target does not accept an index without all the manifests that it lists."""
+
+    code = "blob_missing"
+
+
 class OtherPlatform(MirrorError):
     """The image is for a platform that the mirror does not copy.
 

@@ -89,8 +89,9 @@ class Version(Struct, frozen=True):
     media_type: the media type of the manifest, if the store returned it.
     protocol: the registry protocol that was used.
     reason: why this protocol was used, if there was a choice.
-    source_id: the identifier at the source, if it is not the digest that a target gets: an image id, or a different
-    digest."""
+    platforms: the platforms that the store has of a sparse image, if it knows that; empty for a complete image.
+    source_id: the identifier at the source, if it may not be the digest that a target gets: an image id, or the digest
+    of the manifest at the source."""
 
     digest: Digest | None
     manifest: Manifest | None = None
@@ -99,6 +100,7 @@ class Version(Struct, frozen=True):
     transform: Transform | None = None
     media_type: str = ""
     reason: str = ""
+    platforms: tuple[str, ...] = ()
 
     @property
     def is_unknown(self) -> bool:
@@ -153,6 +155,26 @@ class Mount(Enum):
     REFUSED = "refused"  # no blob can be mounted from that repository; the image does not fail because of this
 
 
+class LeftOut(Struct, frozen=True):
+    """What a sparse copy of an image leaves out on purpose: parts of an index whose bytes are kept.
+
+    platforms: the platforms that the copy has, in the form of `oci/platform.py`, sorted. indexes: the indexes whose
+    entries were selected by platform. digests: the manifests and blobs that these list and that the copy does not
+    need."""
+
+    platforms: tuple[str, ...]
+    indexes: frozenset[Digest]
+    digests: frozenset[Digest]
+
+    def covers(self, parent: Manifest, part: Descriptor) -> bool:
+        """Return whether `part`, which the manifest `parent` lists, is left out."""
+        return parent.digest in self.indexes and part.digest in self.digests
+
+    def has_part_of(self, index: Manifest) -> bool:
+        """Return whether `index` lists something that is left out."""
+        return any(self.covers(index, part) for part in (*index.children, *index.blobs))
+
+
 class ExpectedImage(Struct, frozen=True):
     """An image that will be written: its blobs, and its manifests with children before parents and the root last."""
 
@@ -160,6 +182,7 @@ class ExpectedImage(Struct, frozen=True):
     reference: str
     manifests: tuple[Manifest, ...]
     blobs: tuple[Descriptor, ...]
+    left_out: LeftOut | None = None
 
 
 class Source(Protocol):
@@ -260,10 +283,13 @@ class Target(Source, Protocol):
         """Open an upload session for a blob. Use it in a `with` block."""
         ...
 
-    def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
+    def put_manifest(
+        self, repository: str, reference: str, manifest: Manifest, work: Work, *, left_out: LeftOut | None = None
+    ) -> None:
         """Store `manifest` under a tag or its digest.
 
-        Raises RemoteError (blob_missing) if a blob that it refers to is missing."""
+        left_out: if the image is sparse, what is left out of it on purpose. Raises RemoteError (blob_missing) if
+        anything else that the manifest refers to is missing, or if the store does not accept sparse images."""
         ...
 
     def delete(self, repository: str, reference: str, work: Work) -> None:

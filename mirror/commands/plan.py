@@ -9,6 +9,7 @@ from mirror.errors import CHANGES, OK, worst_exit_code
 from mirror.output.console import print_lines
 from mirror.sync.dry_run import DryRun
 from mirror.sync.image_reader import ImageReader
+from mirror.sync.platform_reader import PlatformReader
 
 
 def plan(options: Options) -> int:
@@ -16,7 +17,7 @@ def plan(options: Options) -> int:
     with open_for_reading(options) as (context, state):
         context.check_no_partial_bundle(options)
         images = ImageReader(context.calls, state, context.manifests)
-        dry_run = DryRun(context.manifests, images, context.bases(state))
+        dry_run = DryRun(PlatformReader(context.calls, context.manifests), images, context.bases(state))
         planner = context.planner(state, dry_run, use_hints=not options.deep)
         stopped = context.run_until_signal(dry_run.run(planner.plan_all(context.entries)))
         summary = dry_run.summary

@@ -12,7 +12,7 @@ from mirror.config.section import Section
 from mirror.config.tree import Scalar
 from mirror.errors import ConfigError, printable
 from mirror.oci.platform import parse_platform
-from mirror.oci.platform_filter import PlatformFilter
+from mirror.oci.platform_filter import MAX_PLATFORMS, PlatformFilter
 from mirror.oci.reference import DOCKER_HUB, Repository, is_tag, tag_hint
 from mirror.registry.http.host_settings import HostSettings, V1Mode
 from mirror.selection.locations import (
@@ -250,8 +250,13 @@ def _check_platforms(mirror: MirrorConfig, section: Section) -> None:
     if mirror.platforms is None:
         if section.has_key("index"):
             section.add_warning("has no effect without `platforms`", below="index")
-    elif mirror.tags.digest is not None and not mirror.tags.literal:
-        what = "`platforms` may change the digest of the image, so it needs a tag; write HOST/REPOSITORY:TAG@DIGEST"
+    elif len(mirror.platforms.platforms) > MAX_PLATFORMS:
+        section.add_problem(f"`platforms` lists more than {MAX_PLATFORMS} platforms", below="source")
+    elif mirror.tags.digest is not None and not mirror.tags.literal and not mirror.platforms.sparse:
+        what = (
+            "`platforms` may change the digest of the image, so it needs a tag; write HOST/REPOSITORY:TAG@DIGEST, or "
+        )
+        what += "set `index: sparse`"
         section.add_problem(what, below="source")
 
 

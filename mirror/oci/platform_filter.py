@@ -18,6 +18,7 @@ from mirror.oci.platform import Platform
 from mirror.oci.strictjson import Object, Value
 from mirror.util.structs import Struct, replace
 
+MAX_PLATFORMS = 100  # of a filter
 FORMAT = 1  # of the indexes that `filter_index` makes; part of the key under which the state stores their digests
 CONFIG_TYPES = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
 _REFERENCE_TYPE = "vnd.docker.reference.type"
@@ -85,11 +86,13 @@ class FilteredIndex(Struct, frozen=True):
 
     root: the smaller index, or the original one if it is sparse or has no other platforms.
     nested: the nested indexes that were made and that the source does not have.
-    left_out: the digests of manifests and blobs that the original index lists and that are left out.
+    indexes: the digests of the original index, and of all nested indexes whose entries were selected.
+    left_out: the digests of manifests and blobs that these indexes list and that are left out.
     platforms: all platforms that the original index lists, also in nested indexes."""
 
     root: Manifest
     nested: tuple[Manifest, ...] = ()
+    indexes: frozenset[Digest] = frozenset()
     left_out: frozenset[Digest] = frozenset()
     platforms: tuple[Platform, ...] = ()
 
@@ -109,9 +112,10 @@ def filter_index(
 ) -> FilteredIndex:
     """Select the entries of an index, and of the nested indexes without a platform, by platform.
 
-    An entry without a platform is kept, except for an attestation of a manifest that is left out, and a nested index of
-    which nothing is left. nested: the manifests that `nested_indexes` named, at all levels. what: the name of the image
-    in messages. Raises RemoteError (not_found) if the index lists platforms, but none of those that are wanted."""
+    An entry without a platform is kept, except for an attestation of a manifest that is left out, and, unless the image
+    is sparse, a nested index of which nothing is left. nested: the manifests that `nested_indexes` named, at all
+    levels. what: the name of the image in messages. Raises RemoteError (not_found) if the index lists platforms, but
+    none of those that are wanted."""
     run = _IndexFilter(nested, wanted)
     root = run.filter(index)
     platforms = tuple(sorted(run.platforms, key=str))
@@ -122,7 +126,7 @@ def filter_index(
             code="not_found",
         )
     left_out = frozenset(run.removed - run.kept)
-    return FilteredIndex(root or index, tuple(run.made), left_out, platforms)
+    return FilteredIndex(root or index, tuple(run.made), run.indexes, left_out, platforms)
 
 
 class _IndexFilter:
@@ -137,6 +141,11 @@ class _IndexFilter:
         self.platforms: set[Platform] = set()
         self.made: list[Manifest] = []  # without the root
 
+    @property
+    def indexes(self) -> frozenset[Digest]:
+        """The digests of the indexes that were filtered."""
+        return frozenset(self._results)
+
     def filter(self, index: Manifest, *, is_root: bool = True) -> Manifest | None:
         """Return an index with the selected entries: the same one if all are selected, or None if none is left."""
         if index.digest in self._results:
@@ -146,9 +155,11 @@ class _IndexFilter:
         selected = self._select(entries)
         rest: list[Value] = [entry.raw for entry in selected if entry is not None]
         result: Manifest | None = index
-        if not rest and entries:
+        if self._wanted.sparse:
+            pass  # also if nothing is left: otherwise it could not be found out later that this was intended
+        elif not rest and entries:
             result = None
-        elif selected != entries and not self._wanted.sparse:
+        elif selected != entries:
             result = _render(index, {**document, "manifests": rest})
             if not is_root:
                 self.made.append(result)

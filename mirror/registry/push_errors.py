@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from mirror.errors import AuthError, MirrorError, RateLimited, Refused, RemoteError
+from mirror.errors import AuthError, MirrorError, RateLimited, Refused, RemoteError, SparseRefused
 from mirror.oci.manifest import Kind, Manifest
 from mirror.store import Mount
 
 _MISSING_CODES = {"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_UNKNOWN"}
 
 
+SPARSE_HINT = "set `index: rewrite` for this mirror, or copy all platforms"
 SCHEMA1_HINT = "if the target does not support schema 1, set `schema1: convert` for this mirror"
 _FOREIGN_HINT = (
     "the target may reject non-distributable layers: "
@@ -35,8 +36,17 @@ def classify_mount_error(error: RemoteError) -> Mount:
     return Mount.REFUSED if concerns_repositories else Mount.ABSENT
 
 
-def explain_manifest_error(error: RemoteError, what: str, manifest: Manifest) -> MirrorError:
-    """Return the error to report for a rejected manifest, with a specific code and a hint."""
+def explain_manifest_error(error: RemoteError, what: str, manifest: Manifest, *, sparse: bool = False) -> MirrorError:
+    """Return the error to report for a rejected manifest, with a specific code and a hint.
+
+    sparse: whether it is an index that lists manifests which are left out of the target on purpose."""
+    if error.status in (400, 404) and error.registry_code in _MISSING_CODES and sparse:
+        return SparseRefused(
+            f"{what}: the target does not accept an index that lists manifests which it does not have: {error.what}",
+            hint=SPARSE_HINT,
+            status=error.status,
+            registry_code=error.registry_code,
+        )
     if error.status in (400, 404) and error.registry_code in _MISSING_CODES:
         return RemoteError(
             f"{what}: the target lacks a blob or manifest that the pushed manifest refers to: {error.what}",

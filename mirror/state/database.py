@@ -1,4 +1,4 @@
-"""The schema of the state file, and all SQL statements that read or write the file.
+"""All SQL statements that read or write the state file.
 
 Only this module uses sqlite3. It converts all sqlite3 errors to `DatabaseError`.
 """
@@ -14,33 +14,9 @@ from urllib.parse import quote
 
 from mirror.errors import Refused, printable
 from mirror.oci.digest import Digest
+from mirror.state.schema import ADDED, APPLICATION_ID, SCHEMA, VERSION
 
 SOURCE, TARGET = 0, 1
-
-APPLICATION_ID = 0x4D495252  # "MIRR"
-VERSION = 3
-
-# Names and digests are stored once and referred to by number. A digest is stored as its 32 or 64 bytes. A row of
-# `member` means that the repository contained all blobs of the image `root`, and that `digest` is one of these blobs.
-# There is also a row whose digest is `root` itself. The repository is a target, or a source on the host of a target.
-# Pruning deletes the rows of each `root` that no longer has a tag. `seen` is a counter that orders the repositories, as
-# a clock may be wrong. The statements are spelled as SQLite returns them, so they can be compared with those in a file.
-SCHEMA = {
-    "repository": "CREATE TABLE repository(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, seen INTEGER NOT NULL)",
-    "digest": "CREATE TABLE digest(id INTEGER PRIMARY KEY, value BLOB NOT NULL UNIQUE)",
-    "tag": "CREATE TABLE tag(repository INTEGER NOT NULL, side INTEGER NOT NULL, name TEXT NOT NULL, "
-    "digest BLOB NOT NULL, PRIMARY KEY(repository, side, name)) WITHOUT ROWID",
-    "member": "CREATE TABLE member(digest INTEGER NOT NULL, repository INTEGER NOT NULL, root INTEGER NOT NULL, "
-    "PRIMARY KEY(digest, repository, root)) WITHOUT ROWID",
-    "member_by_root": "CREATE INDEX member_by_root ON member(repository, root)",
-    "transform": "CREATE TABLE transform(identity TEXT PRIMARY KEY, digest BLOB NOT NULL) WITHOUT ROWID",
-    "other_platform": "CREATE TABLE other_platform(image TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID",
-    "unfinished": "CREATE TABLE unfinished(name TEXT PRIMARY KEY) WITHOUT ROWID",
-    "answered_by_v2": "CREATE TABLE answered_by_v2(name TEXT PRIMARY KEY) WITHOUT ROWID",
-    "writers": "CREATE TABLE writers(mark TEXT PRIMARY KEY) WITHOUT ROWID",
-}
-# The tables that files of an earlier version lack, by version.
-ADDED = {1: ("answered_by_v2", "writers", "other_platform"), 2: ("other_platform",)}
 
 _TAG = """SELECT t.digest FROM repository r JOIN tag t ON t.repository = r.id
           WHERE r.name = ? AND t.side = ? AND t.name = ?"""
@@ -147,6 +123,20 @@ class Database:
             return None
         found = self._query("SELECT reason FROM other_platform WHERE image = ?", (key,))
         return str(found[0][0]) if found else None
+
+    def sparse_repositories(self) -> set[str]:
+        """Return the names of the target repositories that have a row in the table `sparse`."""
+        found = [] if self._lacks("sparse") else self._query("SELECT DISTINCT repository FROM sparse", ())
+        return {str(name) for (name,) in found}
+
+    def sparse_images(self, repository: str) -> dict[str, dict[Digest, str]]:
+        """Return the platforms of the sparse images in a target repository, by tag and digest."""
+        found = self._query("SELECT tag, digest, platforms FROM sparse WHERE repository = ?", (repository,))
+        images: dict[str, dict[Digest, str]] = {}
+        for tag, value, platforms in found:
+            if (digest := digest_from_bytes(value)) is not None:
+                images.setdefault(str(tag), {})[digest] = str(platforms)
+        return images
 
     def unfinished_repositories(self) -> set[str]:
         """Return the names of the repositories that are marked as unfinished (see `mark_unfinished`)."""
@@ -266,6 +256,15 @@ class Database:
     def record_other_platform(self, key: str, reason: str) -> None:
         """Store why an image is skipped because of its platform. key: identifies the image and the wanted platforms."""
         self._db.execute("INSERT OR REPLACE INTO other_platform VALUES (?, ?)", (key, reason))
+
+    def record_sparse_image(self, repository: str, tag: str, digest: Digest, platforms: str) -> None:
+        """Store that the index `digest` has only some platforms in a target repository, if the tag refers to it."""
+        values = (repository, tag, digest_to_bytes(digest), platforms)
+        self._db.execute("INSERT OR REPLACE INTO sparse VALUES (?, ?, ?, ?)", values)
+
+    def delete_sparse_images(self, repository: str, tag: str) -> None:
+        """Delete all rows about sparse images under a tag."""
+        self._db.execute("DELETE FROM sparse WHERE repository = ? AND tag = ?", (repository, tag))
 
     def do_nothing(self) -> None:
         """Do nothing. Callers queue this action to wait until all earlier actions are on disk."""

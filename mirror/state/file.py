@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mirror.errors import LocalError
-from mirror.state.database import ADDED, APPLICATION_ID, SCHEMA, VERSION, Database, DatabaseError, create_schema
+from mirror.state.database import Database, DatabaseError, create_schema
+from mirror.state.schema import ADDED, APPLICATION_ID, SCHEMA, VERSION
 from mirror.util.files import local_error
 
 _MAGIC = b"SQLite format 3\0"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -58,6 +58,7 @@ class State(AbstractContextManager["State"]):
                 warn(f"the state file {path} {fault}; it is not used")
             usable = not fault and path.exists() and path.stat().st_size > 0
             state = cls(path, None, set(), warn, usable=usable)
+            state._load_sparse_repositories()
             state._knows_targets = writers in (None, state._read("", Database.writers_mark, None))
             return state
         database = open_database(path, warn)
@@ -68,7 +69,9 @@ class State(AbstractContextManager["State"]):
         except DatabaseError as failure:
             database.close()
             raise state_error(path, failure) from failure
-        return cls(path, database, marks, warn)
+        state = cls(path, database, marks, warn)
+        state._load_sparse_repositories()
+        return state
 
     def __init__(
         self,
@@ -87,8 +90,14 @@ class State(AbstractContextManager["State"]):
         self._unfinished = marks
         self._forgotten: set[str] = set()
         self._idle: deque[tuple[int, Database]] = deque()  # unused connections, with their generation
+        self._sparse_repositories: set[str] = set()
         self._reported = False
         self._writer = Writer(path, database, self._marks, warn) if database else None
+
+    def _load_sparse_repositories(self) -> None:
+        """Read which repositories have sparse images."""
+        none: set[str] = set()
+        self._sparse_repositories = self._read("", Database.sparse_repositories, none)
 
     def _marks(self) -> list[str]:
         """Return the repositories that are marked as unfinished."""
@@ -122,6 +131,15 @@ class State(AbstractContextManager["State"]):
 
         identity: the `Transform.identity` of the conversion."""
         return self._read(identity, lambda database: database.transform_digest(identity), None)
+
+    def sparse_images(self, repository: str) -> dict[str, dict[Digest, str]]:
+        """Return the platforms that sparse images in a target repository have, by tag and digest."""
+        none: dict[str, dict[Digest, str]] = {}
+        return self._read("", lambda database: database.sparse_images(repository), none)
+
+    def has_sparse_images(self, repository: str) -> bool:
+        """Return whether a target repository may have sparse images. Does not read the file."""
+        return repository in self._sparse_repositories
 
     def other_platform(self, key: str) -> str | None:
         """Return why an image is skipped because it is for a platform that is not wanted, or None if it is unknown."""
@@ -236,6 +254,24 @@ class State(AbstractContextManager["State"]):
 
         identity: the `Transform.identity` of the conversion."""
         self._submit(lambda database: database.record_transform_digest(identity, digest))
+
+    def record_sparse_image(self, repository: str, tag: str, digest: Digest, platforms: Collection[str]) -> None:
+        """Record that the index `digest` will have only these platforms in a target repository, before a tag is set.
+
+        The record is on disk when this returns. Raises LocalError."""
+        text = ",".join(platforms)
+        if self._writer:
+            self._writer.call(lambda database: database.record_sparse_image(repository, tag, digest, text))
+            self._sparse_repositories.add(repository)
+
+    def keep_sparse_image(self, repository: str, tag: str, digest: Digest, platforms: Collection[str]) -> None:
+        """Record that a tag refers to the index `digest`, which has only these platforms, or all if there are none."""
+        if not platforms and repository not in self._sparse_repositories:
+            return
+        text = ",".join(platforms)
+        self._submit(lambda database: database.delete_sparse_images(repository, tag))
+        if platforms:
+            self._submit(lambda database: database.record_sparse_image(repository, tag, digest, text))
 
     def record_other_platform(self, key: str, reason: str) -> None:
         """Record that an image is for a platform that is not wanted. key: `PlatformFilter.result_key`."""

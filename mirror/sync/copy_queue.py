@@ -15,7 +15,8 @@ from mirror.oci.reference import Repository
 from mirror.selection.locations import MATCHED
 from mirror.store import Target
 from mirror.sync.bundle_bases import BundleBases
-from mirror.sync.image_copier import CopyHintWriter, ImageCopier
+from mirror.sync.copy_hints import CopyHintWriter
+from mirror.sync.image_copier import ImageCopier
 from mirror.sync.image_reader import ImageReader
 from mirror.sync.manifest_graph import ManifestGraph
 from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, check_immutable
@@ -296,8 +297,7 @@ class CopyQueue:
         errors = await self._lifecycle.finish(self._written, incomplete=not self._halt_reason)
         for plan_entry, (digest, counts) in self._written.items():
             host = plan_entry.target.repository.host
-            error = errors.get(host)
-            trust_tags = not self._deep and not self._targets[host].partial
+            error, trust_tags = errors.get(host), not (self._deep or self._targets[host].partial)
             if error is None:
                 self._record_copied(plan_entry, digest, counts)
             elif isinstance(error, NotReplacedError) and plan_entry.action is Action.SKIP and trust_tags:

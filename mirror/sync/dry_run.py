@@ -13,8 +13,9 @@ from mirror.selection.locations import is_bundle, is_registry
 from mirror.store import Target
 from mirror.sync.bundle_bases import BundleBases
 from mirror.sync.image_reader import ImageReader
-from mirror.sync.manifest_graph import ManifestCache, ManifestGraph
+from mirror.sync.manifest_graph import ManifestGraph
 from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, TargetEntry
+from mirror.sync.platform_reader import PlatformReader
 from mirror.transfer.tasks import Coro, run_group, task_group
 from mirror.util.structs import Struct, field
 
@@ -71,9 +72,9 @@ class DryRun:
 
     summary: the result, which is complete after `run` and `find_bundles_to_rebuild`."""
 
-    def __init__(self, manifests: ManifestCache, images: ImageReader, bases: BundleBases) -> None:
+    def __init__(self, platforms: PlatformReader, images: ImageReader, bases: BundleBases) -> None:
         self.summary = PlanSummary()
-        self._manifests = manifests
+        self._platforms = platforms
         self._images = images
         self._bases = bases
         self._from_partial: defaultdict[str, list[PlanEntry]] = defaultdict(list)  # by source host
@@ -176,7 +177,7 @@ class DryRun:
         """Check whether a differential bundle or its base has every blob of an image. If not, mark the bundle."""
         target = plan_entry.target
         try:
-            graph = await self._manifests.read_graph(target.store, target.repository.path, plan_entry.reference.tag)
+            graph = await self._platforms.read_target_graph(plan_entry)
             complete = all(await run_group(self._bases.has_blob(target.repository, blob) for blob in graph.blobs))
         except MirrorError as error:
             if isinstance(error, Cancelled):
@@ -214,7 +215,7 @@ class DryRun:
     def _add_copy(self, plan_entry: PlanEntry, graph: ManifestGraph) -> None:
         """Add an image with its bytes and requests to the summary. graph: its manifests and blobs at the source."""
         summary = self.summary
-        if graph.root.digest == plan_entry.old_digest:
+        if graph.root.digest == plan_entry.old_digest and not plan_entry.incomplete:
             summary.up_to_date += 1
             return
         source, target = plan_entry.reference.entry.source.host, plan_entry.target.repository.host

@@ -10,25 +10,26 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import Literal, Protocol
 
-from mirror.errors import Cancelled, MirrorError, Refused, RemoteError
+from mirror.errors import Cancelled, MirrorError, Refused, RemoteError, SparseRefused
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.oci.reference import Repository
-from mirror.store import Target, Version
+from mirror.store import LeftOut, Target, Version
+from mirror.sync.copy_hints import CopyHintWriter
 from mirror.sync.manifest_graph import ManifestGraph, manifest_permits
-from mirror.sync.plan_model import PlanEntry
+from mirror.sync.plan_model import PlanEntry, reference_suffix
 from mirror.sync.planner_queries import equality_key, may_be_damaged
 from mirror.sync.recorder import BlobCounts
+from mirror.sync.sparse_targets import SparseTargets
 from mirror.transfer.blob_copier import BlobCopier
 from mirror.transfer.blob_locations import BlobLocations
 from mirror.transfer.blob_recorder import BlobRecorder
 from mirror.transfer.blob_request import BlobOutcome, BlobRequest, BlobResult
 from mirror.transfer.calls import RESULT_NOT_NEEDED, Calls
 from mirror.transfer.shared_tasks import SharedTasks
-from mirror.transfer.tasks import gather_results, run_group
+from mirror.transfer.tasks import Coro, gather_results, run_group
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
 
@@ -38,28 +39,6 @@ _log = logging.getLogger("mirror.sync")
 def manifest_descriptor(manifest: Manifest) -> Descriptor:
     """Return a descriptor that refers to a manifest: its digest, size and media type."""
     return Descriptor(manifest.digest, manifest.size, manifest.media_type)
-
-
-class CopyHintWriter(Protocol):
-    """Records in the state which tags and blobs repositories have, so that later runs need fewer requests.
-
-    `delete_tag_record` writes at once; the other methods queue their records to be written later."""
-
-    def record_tag(self, side: Literal["source", "target"], repository: str, tag: str, digest: Digest | None) -> None:
-        """Record the digest that a tag refers to. If `digest` is None, remove the record.
-
-        side: whether the tag is at a source or on a target."""
-        ...
-
-    def record_image_blobs(self, repository: str, root: Digest, blobs: Collection[Digest]) -> None:
-        """Record that a repository contains the manifest `root`, all manifests below it, and `blobs`."""
-        ...
-
-    def delete_tag_record(self, repository: str, tag: str, *, noted: bool) -> None:
-        """Remove the recorded digest of a tag on a target. When this returns, the change has been written to disk.
-
-        noted: whether this run has recorded a digest for the tag. Raises LocalError if the write fails."""
-        ...
 
 
 class ImageCopier:
@@ -85,7 +64,7 @@ class ImageCopier:
         before_write: Callable[[Repository], None],
     ) -> None:
         self._calls = calls
-        self._puts: SharedTasks[tuple[Repository, str, Digest], None] = SharedTasks(calls.tasks)
+        self._puts: SharedTasks[tuple[Repository, str, Digest, bool], None] = SharedTasks(calls.tasks)
         self._recorder = recorder
         self._blob_copier = blob_copier
         self._locations = locations
@@ -94,6 +73,7 @@ class ImageCopier:
         self._check_all = check_all
         self._repair = repair
         self._before_write = before_write
+        self._sparse_targets = SparseTargets()
 
     async def copy(self, plan_entry: PlanEntry, graph: ManifestGraph, counts: BlobCounts) -> bool:
         """Copy an image, and return whether the target lacked any part of it. Count its blobs in `counts`.
@@ -101,6 +81,8 @@ class ImageCopier:
         If the target rejects a manifest because it lacks a blob that it was known to have, push the image again, and
         look up every object on the target before it is sent. Raises the errors that the stores raise."""
         repository = plan_entry.target.repository
+        if graph.left_out is not None:
+            self._sparse_targets.check(repository.host, plan_entry.name)
         digests = [blob.digest for blob in graph.blobs]
         if self._can_mount_from_source(plan_entry, graph):
             self._locations.add_mount_candidates(
@@ -116,7 +98,7 @@ class ImageCopier:
         try:
             return await self._push(plan_entry, graph, counts, check_all=self._check_all)
         except RemoteError as error:
-            if error.code != "blob_missing":
+            if error.code != "blob_missing" or isinstance(error, SparseRefused):
                 raise
             text = f"{plan_entry.name}: the target lacks a blob that it was expected to have; pushing the image again"
             _log.warning("distrust", extra={"target": plan_entry.name, "code": error.code, "text": text})
@@ -144,7 +126,10 @@ class ImageCopier:
                 if child.digest not in missing_digests:
                     self._record_existing(request_for(manifest_descriptor(child)))
             await run_group(
-                self._put_manifest(request_for(manifest_descriptor(child)), child.digest, child) for child in missing
+                self._put_manifest(
+                    request_for(manifest_descriptor(child)), child.digest, child, left_out=graph.left_out_of(child)
+                )
+                for child in missing
             )
             await run_group(
                 self._check_replaced(request_for(manifest_descriptor(child)), child.digest, child) for child in damaged
@@ -156,7 +141,8 @@ class ImageCopier:
         if not changed and self._repair:
             changed = not await self._is_tag_current(store, repository, tag, root)
         if changed:
-            await self._put_manifest(root_request, tag, root, before=partial(self._withdraw_tag, plan_entry))
+            before = partial(self._withdraw_tag, plan_entry, graph)
+            await self._put_manifest(root_request, tag, root, before=before, left_out=graph.left_out_of(root))
         else:
             self._record_existing(root_request)
         if plan_entry.damaged:
@@ -255,19 +241,29 @@ class ImageCopier:
 
         return await self._calls.call_host(repository.host, resolve)
 
-    def _withdraw_tag(self, plan_entry: PlanEntry) -> None:
+    def _withdraw_tag(self, plan_entry: PlanEntry, graph: ManifestGraph) -> None:
         """Remove the recorded digest of a tag from the state on disk, before the tag is written.
 
-        The record would be unreliable if the response to the PUT got lost."""
-        repository = str(plan_entry.target.repository)
-        self._notes.delete_tag_record(repository, plan_entry.reference.tag, noted=plan_entry.old_digest is not None)
+        The record would be unreliable if the response to the PUT got lost. Also record which platforms a sparse image
+        has: otherwise a later run could take it for complete, because its digest is that of the complete image."""
+        repository, tag = str(plan_entry.target.repository), plan_entry.reference.tag
+        self._notes.delete_tag_record(repository, tag, noted=plan_entry.old_digest is not None)
+        if graph.left_out is not None and not self._targets[plan_entry.target.repository.host].on_disk:
+            self._notes.record_sparse_image(repository, tag, graph.root.digest, graph.left_out.platforms)
 
     async def _put_manifest(
-        self, request: BlobRequest, reference: str, manifest: Manifest, *, before: Callable[[], None] = lambda: None
+        self,
+        request: BlobRequest,
+        reference: str,
+        manifest: Manifest,
+        *,
+        before: Callable[[], None] = lambda: None,
+        left_out: LeftOut | None = None,
     ) -> None:
         """Write a manifest under a tag or its digest, and record the result.
 
-        request: describes the manifest for the recorder. before: called on the worker thread before each attempt."""
+        request: describes the manifest for the recorder. before: called on the worker thread before each attempt.
+        left_out: for an index of a sparse image, what it lists but the image leaves out."""
         repository, result = request.repository, BlobResult()
 
         def put(work: Work) -> None:
@@ -275,21 +271,27 @@ class ImageCopier:
             result.attempts += 1
             self._before_write(repository)
             before()
-            request.target.put_manifest(repository.path, reference, manifest, work)
+            request.target.put_manifest(repository.path, reference, manifest, work, left_out=left_out)
             self._recorder.record_manifest(request, result.end(BlobOutcome.COPIED))
 
+        def push() -> Coro[None]:
+            """Write the manifest. If it is already being written, wait for the result."""
+            key = (repository, reference, manifest.digest, left_out is None)
+            permits = manifest_permits(repository.host, manifest.size)
+            return self._puts.run(key, lambda: self._calls.call(put, needs=permits))
+
         try:
-            await self._puts.run(
-                (repository, reference, manifest.digest),
-                lambda: self._calls.call(put, needs=manifest_permits(repository.host, manifest.size)),
-            )
+            if left_out is None:
+                await push()
+            else:
+                await self._sparse_targets.push(repository.host, f"{repository}{reference_suffix(reference)}", push)
             self._locations.add_manifest(repository, manifest.digest)
         except asyncio.CancelledError:
             self._recorder.record_manifest(request, BlobResult(), Cancelled(RESULT_NOT_NEEDED))
             raise
         except MirrorError as error:
             # If a blob is missing, the image is pushed once more, so this failure is not final.
-            if error.code != "blob_missing" or request.lookup_first:
+            if error.code != "blob_missing" or request.lookup_first or isinstance(error, SparseRefused):
                 self._recorder.record_manifest(request, BlobResult(), error)
             raise
 
@@ -314,6 +316,9 @@ class ImageCopier:
         blobs = [blob.digest for blob in graph.blobs]
         self._notes.record_image_blobs(str(repository), root, blobs)
         self._notes.record_tag("target", str(repository), tag, root)
+        if not self._targets[repository.host].on_disk:
+            platforms = graph.left_out.platforms if graph.left_out is not None else ()
+            self._notes.keep_sparse_image(str(repository), tag, root, platforms)
         version = plan_entry.reference.version
         if self._can_mount_from_source(plan_entry, graph) and isinstance(version, Version):
             source_root = Digest(version.source_digest or root)

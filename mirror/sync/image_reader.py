@@ -16,8 +16,8 @@ from mirror.oci.manifest import Kind
 from mirror.oci.platform_filter import FilteredIndex
 from mirror.store import Transform, TransformPart, TransformResult, Version
 from mirror.sync.manifest_graph import ManifestCache, ManifestGraph
-from mirror.sync.plan_model import SourceReference, hide_digest
-from mirror.sync.platform_reader import PlatformReader
+from mirror.sync.plan_model import SourceReference, hide_digest, selected_platforms
+from mirror.sync.platform_reader import PlatformReader, left_out_of
 from mirror.transfer.calls import Calls
 from mirror.transfer.permits import DOWNLOADS, host_permit
 from mirror.transfer.shared_tasks import SharedTasks
@@ -113,7 +113,12 @@ class ImageReader:
         try:
             filtered = await self._filter(reference, version, image)
             graph = await self._manifests.read_graph(
-                image.source, image.repository, filtered.root.digest, filtered.root, made=filtered.nested
+                image.source,
+                image.repository,
+                filtered.root.digest,
+                filtered.root,
+                made=filtered.nested,
+                left_out=left_out_of(filtered, selected_platforms(reference.entry, version)),
             )
         except BaseException:
             if version.transform is not None:
@@ -137,8 +142,8 @@ class ImageReader:
 
     async def _filter(self, reference: SourceReference, version: Version, image: TransformResult) -> FilteredIndex:
         """Apply the platforms of the mirror to an image, and record the result for later runs."""
-        wanted = reference.entry.platforms
-        if wanted is None:
+        wanted = selected_platforms(reference.entry, version)
+        if wanted is None or (reference.entry.platforms is None and image.root.kind is not Kind.INDEX):
             return FilteredIndex(image.root)
         identity = version.transform.identity if version.transform is not None else image.root.digest
         key = wanted.result_key(identity)

@@ -10,7 +10,7 @@ from mirror.errors import Refused
 from mirror.oci.descriptor import Descriptor, unique_descriptors
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import MAX_BYTES, Manifest, manifest_too_big_error
-from mirror.store import Source
+from mirror.store import LeftOut, Source
 from mirror.sync.manifest_bodies import ManifestBodies
 from mirror.transfer.blob_request import BlobSource
 from mirror.transfer.calls import Calls
@@ -45,18 +45,24 @@ class ManifestGraph(Struct, frozen=True):
 
     levels: the child manifests by level, lowest first; each manifest refers only to manifests of lower levels.
     blobs: the blobs of all manifests, each digest once, without foreign layers.
-    blob_source: the repository that the blobs can be read from."""
+    blob_source: the repository that the blobs can be read from.
+    left_out: what a sparse image leaves out on purpose, although its indexes list it. None if it leaves out nothing."""
 
     root: Manifest
     levels: tuple[tuple[Manifest, ...], ...]
     blobs: tuple[Descriptor, ...]
     blob_source: BlobSource
+    left_out: LeftOut | None = None
 
     def manifests(self) -> Iterator[Manifest]:
         """Yield all manifests, children before their parents."""
         for level in self.levels:
             yield from level
         yield self.root
+
+    def left_out_of(self, manifest: Manifest) -> LeftOut | None:
+        """Return what is left out of the image if the manifest is an index that lists a part of it, otherwise None."""
+        return self.left_out if self.left_out is not None and self.left_out.has_part_of(manifest) else None
 
 
 class ManifestCache:
@@ -120,12 +126,13 @@ class ManifestCache:
         known: Manifest | None = None,
         *,
         made: Sequence[Manifest] = (),
+        left_out: LeftOut | None = None,
     ) -> ManifestGraph:
         """Read the graph of the image that `reference` refers to.
 
         known: the root manifest, if it has already been read. made: child manifests that this program made, so that
-        the source does not have them. Raises Refused (too_deep, too_many, type_mismatch, size_mismatch,
-        manifest_too_big), and the same errors as `read`."""
+        the source does not have them. left_out: what a sparse image leaves out, so that it is not read. Raises Refused
+        (too_deep, too_many, type_mismatch, size_mismatch, manifest_too_big), and the same errors as `read`."""
         root = await self.read_root(source, repository, reference, known)
         manifests: dict[Digest, Manifest] = {root.digest: root}
         own = {child.digest: child for child in made}
@@ -139,10 +146,13 @@ class ManifestCache:
         level = [root]
         for _ in range(MAX_DEPTH + 1):
             wanted = {
-                child.digest: child for parent in level for child in parent.children if child.digest not in manifests
+                child.digest: child
+                for parent in level
+                for child in parent.children
+                if child.digest not in manifests and (left_out is None or not left_out.covers(parent, child))
             }
             if not wanted:
-                return _assemble_graph(root, manifests, BlobSource(source, repository))
+                return _assemble_graph(root, manifests, BlobSource(source, repository), left_out)
             check_count(len(manifests) + len(wanted), f"{source.host}/{repository}", reference)
             for descriptor in wanted.values():
                 if descriptor.size is not None and descriptor.size > MAX_BYTES:
@@ -226,7 +236,9 @@ def check_child(child: Manifest, descriptor: Descriptor, what: str) -> None:
         )
 
 
-def _assemble_graph(root: Manifest, manifests: dict[Digest, Manifest], blob_source: BlobSource) -> ManifestGraph:
+def _assemble_graph(
+    root: Manifest, manifests: dict[Digest, Manifest], blob_source: BlobSource, left_out: LeftOut | None
+) -> ManifestGraph:
     """Build the graph of an image: sort its manifests into levels, and collect its blobs."""
     heights: dict[Digest, int] = {}
 
@@ -235,14 +247,19 @@ def _assemble_graph(root: Manifest, manifests: dict[Digest, Manifest], blob_sour
         """Return the number of levels below a manifest."""
         if manifest.digest not in heights:
             heights[manifest.digest] = 0  # ends a cycle; only manifests with false digests can form one
-            heights[manifest.digest] = 1 + max(
-                (height(manifests[child.digest]) for child in manifest.children), default=-1
-            )
+            children = (manifests[child.digest] for child in manifest.children if child.digest in manifests)
+            heights[manifest.digest] = 1 + max(map(height, children), default=-1)
         return heights[manifest.digest]
 
     height(root)
     below = [manifest for manifest in manifests.values() if manifest is not root]
     distinct = sorted({heights[manifest.digest] for manifest in below})
     levels = tuple(tuple(one for one in below if heights[one.digest] == value) for value in distinct)
-    blobs = unique_descriptors((blob for manifest in manifests.values() for blob in manifest.blobs), root.digest)
-    return ManifestGraph(root, levels, tuple(blob for blob in blobs if not blob.foreign), blob_source)
+    needed = (
+        blob
+        for manifest in manifests.values()
+        for blob in manifest.blobs
+        if left_out is None or not left_out.covers(manifest, blob)
+    )
+    blobs = unique_descriptors(needed, root.digest)
+    return ManifestGraph(root, levels, tuple(blob for blob in blobs if not blob.foreign), blob_source, left_out)

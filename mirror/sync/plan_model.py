@@ -8,6 +8,7 @@ from typing import Protocol
 
 from mirror.errors import MirrorError, OtherPlatform, Refused
 from mirror.oci.digest import Digest
+from mirror.oci.platform import parse_platform
 from mirror.oci.platform_filter import PlatformFilter
 from mirror.oci.reference import ListedTag, Repository
 from mirror.selection.locations import MATCHED
@@ -106,6 +107,8 @@ class PlanEntry(Struct, frozen=True, eq=False):
 
     old_digest: the digest that the tag on the target refers to now, or None if it is not known or there is no tag.
     may_have_blobs: whether the target repository may already contain blobs.
+    incomplete: whether the tag has the digest of the source's index, but the target lacks manifests that the mirror
+    copies, because they were left out by an earlier run.
     damaged: whether the target has the tag but cannot return its manifest, probably because the stored manifest is
     damaged. A push might fail to replace a damaged manifest.
     error: set if the action is FAIL."""
@@ -117,6 +120,7 @@ class PlanEntry(Struct, frozen=True, eq=False):
     may_have_blobs: bool = True
     damaged: bool = False
     error: MirrorError | None = None
+    incomplete: bool = False
 
     @property
     def name(self) -> str:
@@ -194,6 +198,14 @@ class PlanHints(Protocol):
         """Return why an image is skipped that is for a platform that is not wanted, or None if none is recorded."""
         ...
 
+    def has_sparse_images(self, repository: str) -> bool:
+        """Return whether `sparse_images` has anything to return. This does not block."""
+        ...
+
+    def sparse_images(self, repository: str) -> Mapping[str, Mapping[Digest, str]]:
+        """Return the platforms that sparse images in a target repository have, by tag and digest."""
+        ...
+
     def is_unfinished(self, repository: str) -> bool:
         """Return whether an earlier run started to write to a target repository but did not finish."""
         ...
@@ -220,6 +232,19 @@ def hide_digest(version: Version, wanted: PlatformFilter | None) -> Version:
     return replace(version, digest=digest, source_id=version.digest)
 
 
+def selected_platforms(entry: MirrorEntry, version: Version | MirrorError | None) -> PlatformFilter | None:
+    """Return the platforms to copy, or None for all: those of the mirror, or those that a sparse source has."""
+    if entry.platforms is None and isinstance(version, Version) and version.platforms:
+        return PlatformFilter.of(map(parse_platform, version.platforms), sparse=True)
+    return entry.platforms
+
+
+def wanted_platforms(entry: MirrorEntry, version: Version | None = None) -> str:
+    """Return the platforms that a mirror copies of a sparse image, separated by commas, or "" if it copies all."""
+    selected = selected_platforms(entry, version)
+    return ",".join(map(str, selected.platforms)) if selected is not None and selected.sparse else ""
+
+
 def plan_image(
     reference: SourceReference,
     target: TargetEntry,
@@ -230,6 +255,7 @@ def plan_image(
     damaged: bool = False,
     repair: bool = False,
     damaged_digest: str | None = None,
+    platforms: str | None = None,
 ) -> PlanEntry:
     """Decide which action is needed for one reference on one target, and return the plan entry.
 
@@ -239,7 +265,8 @@ def plan_image(
     still has this digest, the image is skipped, and `reference.version` may be None.
     may_have_blobs, damaged: see PlanEntry.
     repair: whether to copy a damaged immutable tag if the source still has the digest that the tag had on the target.
-    damaged_digest: this digest, if it is known."""
+    damaged_digest: this digest, if it is known.
+    platforms: if the image on the target is known to be sparse, the platforms that it has, separated by commas."""
     version = reference.version
     if isinstance(old, MirrorError) and isinstance(version, OtherPlatform):
         old = None  # the image is not copied, so the target's error does not matter
@@ -252,7 +279,8 @@ def plan_image(
     if isinstance(version, MirrorError):
         return PlanEntry(reference, target, Action.FAIL, old, error=version)
     if version is not None and old is not None and version.digest == old:
-        return PlanEntry(reference, target, Action.SKIP, old)
+        complete = platforms in (None, wanted_platforms(reference.entry, version))
+        return PlanEntry(reference, target, Action.SKIP if complete else Action.COPY, old, incomplete=not complete)
     if old is not None and reference.entry.rules.is_immutable(reference.tag) and not (version and version.is_unknown):
         return PlanEntry(reference, target, Action.FAIL, old, error=immutable_conflict(version, old))
     return PlanEntry(reference, target, Action.COPY, old, may_have_blobs, damaged)

@@ -22,8 +22,9 @@ from mirror.oci.platform_filter import (
     nested_indexes,
     parse_config_platform,
 )
-from mirror.store import Source
-from mirror.sync.manifest_graph import MAX_DEPTH, ManifestCache, check_child, check_count, too_deep_error
+from mirror.store import LeftOut, Source
+from mirror.sync.manifest_graph import MAX_DEPTH, ManifestCache, ManifestGraph, check_child, check_count, too_deep_error
+from mirror.sync.plan_model import PlanEntry, selected_platforms
 from mirror.transfer.blob_request import BlobSource
 from mirror.transfer.calls import Calls
 from mirror.transfer.downloads import BlobDownload, BufferedBlob
@@ -35,6 +36,13 @@ from mirror.util.retry_policy import ONCE
 
 MAX_CONFIG = 8 << 20  # bytes; the platform of an image with a larger config is treated as unknown
 _KNOWN_PLATFORMS = 20_000  # configs whose platform is kept in memory
+
+
+def left_out_of(filtered: FilteredIndex, wanted: PlatformFilter | None) -> LeftOut | None:
+    """Return what is left out of a sparse image, or None if nothing is, or if its index was replaced."""
+    if wanted is None or not wanted.sparse or not filtered.left_out:
+        return None
+    return LeftOut(tuple(map(str, wanted.platforms)), filtered.indexes, filtered.left_out)
 
 
 class PlatformReader:
@@ -61,6 +69,16 @@ class PlatformReader:
         if platform is not None and not wanted.selects(platform):
             raise OtherPlatform(f"the image is for {platform}, which is not in `platforms` ({wanted})")
         return FilteredIndex(root)
+
+    async def read_target_graph(self, plan_entry: PlanEntry) -> ManifestGraph:
+        """Read the graph of an image on a target, except for what a sparse image leaves out on purpose."""
+        target, reference = plan_entry.target, plan_entry.reference
+        store, repository = target.store, target.repository.path
+        root = await self._manifests.read_root(store, repository, reference.tag)
+        wanted, left_out = selected_platforms(reference.entry, reference.version), None
+        if wanted is not None and wanted.sparse and root.kind is Kind.INDEX:
+            left_out = left_out_of(await self.filter(store, repository, root, wanted), wanted)
+        return await self._manifests.read_graph(store, repository, root.digest, root, left_out=left_out)
 
     async def _read_nested(self, source: Source, repository: str, root: Manifest) -> dict[Digest, Manifest]:
         """Read the nested indexes that have no platform, at all levels. Raises the same errors as `read_graph`."""

@@ -106,6 +106,7 @@ class TargetLifecycle:
                     plan_entry.reference.tag,
                     tuple(graph.manifests()),
                     graph.blobs,
+                    graph.left_out,
                 )
         if not self.missing_images(host):
             await self._note_vanished_repositories(

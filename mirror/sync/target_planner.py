@@ -133,6 +133,7 @@ class TargetPlanner:
                 damaged=reference.tag in target_tags.damaged,
                 repair=self._repair,
                 damaged_digest=target_tags.damaged_digest(reference.tag),
+                platforms=target_tags.platforms(reference.tag, digests.get(reference.tag)),
             )
             self._receiver.add_plan_entry(plan_entry)
 
@@ -196,6 +197,8 @@ class TargetPlanner:
             if may_be_damaged(version):
                 target_tags.damaged[tag] = version.tag_digest
             digests[tag] = digest_or_error(version, immutable=is_immutable(tag))
+            if isinstance(version, Version) and version.digest is not None and version.platforms:
+                target_tags.sparse[tag] = {version.digest: ",".join(version.platforms)}
         for tag, digest in digests.items():
             if isinstance(digest, str):
                 self._receiver.record_target_tag(target.repository, tag, digest)

@@ -27,6 +27,7 @@ from mirror.store import DAMAGED, Target
 from mirror.sync.image_reader import ImageReader
 from mirror.sync.manifest_graph import ManifestCache, WrongDescriptorError
 from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, TargetEntry
+from mirror.sync.platform_reader import PlatformReader
 from mirror.transfer.blob_request import BlobSource
 from mirror.transfer.calls import Calls
 from mirror.transfer.downloads import BlobDownload
@@ -79,6 +80,7 @@ class Verifier:
         self._calls = calls
         self._reader = reader
         self._manifests = ManifestCache(calls, by_repository=True)
+        self._platforms = PlatformReader(calls, self._manifests)
         self._targets = targets
         self._deep = deep
         self._checked: dict[tuple[Repository, Digest, int | None], MirrorError | None] = {}
@@ -134,7 +136,7 @@ class Verifier:
                     plan_entry = replace(plan_entry, old_digest=await self._read_unlisted(plan_entry))
                 await self._compare_with_source(plan_entry)
             try:
-                graph = await self._manifests.read_graph(target.store, target.repository.path, plan_entry.reference.tag)
+                graph = await self._platforms.read_target_graph(plan_entry)
             except MirrorError as error:
                 raise _add_remedy(error) from error
             if graph.root.digest != plan_entry.old_digest:

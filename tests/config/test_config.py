@@ -484,17 +484,18 @@ def test_platforms_are_a_set_and_a_mirror_replaces_those_of_the_defaults(tmp_pat
         tmp_path,
         """
 version: 1
-defaults: {platforms: [linux/arm64, linux/amd64, linux/arm64]}
+defaults: {platforms: [linux/arm64, linux/amd64, linux/arm64], index: sparse}
 mirrors:
   - source: a.example.com/one
     targets: [b.example.com/one]
   - source: a.example.com/two
     targets: [b.example.com/two]
     platforms: ["windows(10.0.17763)/amd64"]
+    index: rewrite
 """,
     )
     one, two = (mirror.platforms for mirror in load(path).mirrors)
-    assert PlatformFilter((Platform("linux", "amd64"), Platform("linux", "arm64"))) == one
+    assert PlatformFilter((Platform("linux", "amd64"), Platform("linux", "arm64")), sparse=True) == one
     assert PlatformFilter((Platform("windows", "amd64", "", "10.0.17763"),)) == two
 
 

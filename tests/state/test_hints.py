@@ -17,9 +17,10 @@ import pytest
 
 from mirror.errors import LOCAL, LocalError
 from mirror.oci.digest import Digest
-from mirror.state.database import ADDED, VERSION, DatabaseError
+from mirror.state.database import DatabaseError
 from mirror.state.file import state_error
 from mirror.state.hints import FILE_NAME, State
+from mirror.state.schema import ADDED, VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 APP = "localhost:5000/team/app"
@@ -190,7 +191,6 @@ def test_a_repository_stays_marked_until_it_is_finished(tmp_path: Path) -> None:
 MARK_AND_HANG = """
 import sys
 from pathlib import Path
-from mirror.state.database import ADDED, VERSION
 from mirror.state.hints import State
 state = State.open(Path(sys.argv[1]), print)
 state.record_tag("target", "localhost:5000/team/app", "v1", None)
@@ -248,7 +248,6 @@ WITHDRAW_AND_HANG = """
 import sys
 from pathlib import Path
 from mirror.oci.digest import Digest
-from mirror.state.database import ADDED, VERSION
 from mirror.state.hints import State
 state = State.open(Path(sys.argv[1]), print)
 if sys.argv[2] == "noted":
@@ -463,7 +462,6 @@ import resource, sys
 from pathlib import Path
 from mirror.errors import LocalError
 from mirror.oci.digest import Digest
-from mirror.state.database import ADDED, VERSION
 from mirror.state.hints import State
 directory, warnings = Path(sys.argv[1]), []
 with State.open(directory, warnings.append) as state:
@@ -586,6 +584,25 @@ def test_results_of_transforms_are_stored_by_the_identity_of_the_version(tmp_pat
     with open_state(tmp_path) as state:
         assert digest("made") == state.transform_digest("v1 old.example.com 1234")
         assert state.transform_digest("v1 other.example.com 1234") is None
+
+
+def test_the_platforms_of_a_sparse_image_are_on_disk_before_the_call_returns(tmp_path: Path) -> None:
+    with open_state(tmp_path) as state:
+        assert not state.has_sparse_images(APP)
+        state.record_sparse_image(APP, "v1", digest("old"), ["linux/amd64"])
+        rows = sql(tmp_path, "SELECT repository, tag, platforms FROM sparse")
+        assert [[(APP, "v1", "linux/amd64")]] == rows
+        state.record_sparse_image(APP, "v1", digest("new"), ["linux/amd64", "linux/arm64"])
+        old_and_new = {digest("old"): "linux/amd64", digest("new"): "linux/amd64,linux/arm64"}
+        assert {"v1": old_and_new} == state.sparse_images(APP), "the tag may still have the old digest"
+        state.keep_sparse_image(APP, "v1", digest("new"), ["linux/amd64", "linux/arm64"])
+        state.forget(APP)
+    with open_state(tmp_path) as state:
+        assert state.has_sparse_images(APP)
+        assert {"v1": {digest("new"): "linux/amd64,linux/arm64"}} == state.sparse_images(APP)
+        state.keep_sparse_image(APP, "v1", digest("new"), [])
+    with State.open(tmp_path, pytest.fail, read_only=True) as state:
+        assert not state.has_sparse_images(APP)
 
 
 def test_why_an_image_is_skipped_is_stored_by_its_digest_and_the_platforms(tmp_path: Path) -> None:

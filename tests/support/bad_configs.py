@@ -829,7 +829,13 @@ PLATFORMS = (
         ("`platforms` may change the digest", "write HOST/REPOSITORY:TAG@DIGEST"),
         fixed=("app@sha256", "app:v1@sha256"),
     ),
-    Case("index-unknown", _mirror("index: thin"), "5:10", ("index: expected one of rewrite",)),
+    Case(
+        "platforms-too-many",
+        _mirror(f"platforms: [{', '.join(f'windows(10.0.{number})/amd64' for number in range(101))}]"),
+        "3:11",
+        ("`platforms` lists more than 100 platforms",),
+    ),
+    Case("index-unknown", _mirror("index: thin"), "5:10", ("index: expected one of rewrite, sparse",)),
 )
 
 TAGS = (
@@ -993,7 +999,6 @@ LATER_KEYS: tuple[tuple[str, str, str, str], ...] = (
 LATER_VALUES: tuple[tuple[str, str, str], ...] = (
     ("top", "report", "changes"),
     ("mirror", "foreign-layers", "copy"),
-    ("mirror", "index", "sparse"),
 )
 _LATER: dict[str, tuple[Callable[[str], str], int, int, str]] = {
     "top": (_top, 2, 1, ""),

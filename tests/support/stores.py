@@ -12,7 +12,7 @@ from mirror.errors import MirrorError, NetworkError, NotFound, RemoteError
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
-from mirror.store import BlobReader, ExpectedImage, Mount, Version
+from mirror.store import BlobReader, ExpectedImage, LeftOut, Mount, Version
 from mirror.util.cancellation import Work
 
 
@@ -119,7 +119,9 @@ class MemoryStore:
         self.note("begin", repository, blob.digest)
         return MemorySession(self, repository, blob)
 
-    def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
+    def put_manifest(
+        self, repository: str, reference: str, manifest: Manifest, work: Work, *, left_out: LeftOut | None = None
+    ) -> None:
         self.note("put", repository, reference)
         missing = [one.digest for one in manifest.blobs if one.digest not in self.blobs[repository]]
         if missing:

@@ -89,6 +89,12 @@ class Hints:
     def other_platform(self, key: str) -> str | None:
         return None
 
+    def has_sparse_images(self, repository: str) -> bool:
+        return False
+
+    def sparse_images(self, repository: str) -> dict[str, dict[Digest, str]]:
+        return {}
+
     def is_unfinished(self, repository: str) -> bool:
         return repository in self.marks
 

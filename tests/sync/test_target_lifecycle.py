@@ -101,6 +101,12 @@ class Notes(Hints):
     def record_transform_digest(self, identity: str, digest: Digest) -> None:
         pass
 
+    def record_sparse_image(self, repository: str, tag: str, digest: Digest, platforms: object) -> None:
+        pass
+
+    def keep_sparse_image(self, repository: str, tag: str, digest: Digest, platforms: object) -> None:
+        pass
+
     def record_other_platform(self, key: str, reason: str) -> None:
         pass
 
