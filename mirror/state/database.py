@@ -12,11 +12,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from mirror.errors import Refused, printable
+from mirror.errors import printable
 from mirror.oci.digest import Digest
-from mirror.state.schema import ADDED, APPLICATION_ID, SCHEMA, VERSION
+from mirror.state.schema import ADDED, APPLICATION_ID, SCHEMA, VERSION, digest_from_bytes, digest_to_bytes
 
 SOURCE, TARGET = 0, 1
+
+_FEW_RESULTS = 1000  # results of selecting platforms that are always kept
+_COUNTS = "SELECT (SELECT count(*) FROM tag), (SELECT count(*) FROM transform), (SELECT count(*) FROM other_platform)"
+_DELETE_UNUSED_RESULTS = """DELETE FROM transform
+                            WHERE identity LIKE 'platforms %' AND digest NOT IN (SELECT digest FROM tag)"""
 
 _TAG = """SELECT t.digest FROM repository r JOIN tag t ON t.repository = r.id
           WHERE r.name = ? AND t.side = ? AND t.name = ?"""
@@ -279,6 +284,16 @@ class Database:
         """Return the ids of the repositories to `prune`: those in which this connection changed or deleted a tag."""
         return sorted(self._outdated)
 
+    def prune_platform_results(self) -> None:
+        """If there are many results of selecting platforms, delete those that no tag has.
+
+        Every new digest of a tag adds one, so that there would be more of them every day."""
+        ((tags, results, others),) = self._query(_COUNTS, ())
+        if int(results) > 2 * int(tags) + _FEW_RESULTS:
+            self._db.execute(_DELETE_UNUSED_RESULTS)
+        if int(others) > 2 * int(tags) + _FEW_RESULTS:
+            self._db.execute("DELETE FROM other_platform")
+
     def prune(self, repository: int) -> None:
         """Delete the blob rows of all images to which no tag of the repository refers. repository: its id."""
         self._outdated.discard(repository)
@@ -329,18 +344,3 @@ def _decode_text(raw: bytes) -> str:
 def _uri(path: Path, mode: str) -> str:
     """Return the URI of the file for sqlite3. mode: `ro` or `rw`."""
     return f"file:{quote(os.fsencode(path))}?mode={mode}"
-
-
-def digest_to_bytes(digest: Digest) -> bytes:
-    """Convert a digest to the 32 or 64 bytes that are stored in the file."""
-    return bytes.fromhex(digest.hex)
-
-
-def digest_from_bytes(value: object) -> Digest | None:
-    """Convert a digest stored in the file (32 or 64 bytes) to a Digest, or return None if it is not valid."""
-    if not isinstance(value, bytes):
-        return None
-    try:
-        return Digest.parse(f"{'sha256' if len(value) == 32 else 'sha512'}:{value.hex()}")
-    except Refused:
-        return None

@@ -1,6 +1,9 @@
-"""The schema of the state file: its tables, its version, and the tables that files of earlier versions lack."""
+"""The schema of the state file: its tables, its version, the tables that earlier versions lack, and stored digests."""
 
 from __future__ import annotations
+
+from mirror.errors import Refused
+from mirror.oci.digest import Digest
 
 APPLICATION_ID = 0x4D495252  # "MIRR"
 VERSION = 3
@@ -28,3 +31,18 @@ SCHEMA = {
 }
 # The tables that files of an earlier version lack, by version.
 ADDED = {1: ("answered_by_v2", "writers", "sparse", "other_platform"), 2: ("sparse", "other_platform")}
+
+
+def digest_to_bytes(digest: Digest) -> bytes:
+    """Convert a digest to the 32 or 64 bytes that are stored in the file."""
+    return bytes.fromhex(digest.hex)
+
+
+def digest_from_bytes(value: object) -> Digest | None:
+    """Convert a digest stored in the file (32 or 64 bytes) to a Digest, or return None if it is not valid."""
+    if not isinstance(value, bytes):
+        return None
+    try:
+        return Digest.parse(f"{'sha256' if len(value) == 32 else 'sha512'}:{value.hex()}")
+    except Refused:
+        return None

@@ -586,6 +586,22 @@ def test_results_of_transforms_are_stored_by_the_identity_of_the_version(tmp_pat
         assert state.transform_digest("v1 other.example.com 1234") is None
 
 
+def test_results_of_selecting_platforms_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mirror.state.database._FEW_RESULTS", 2)
+    with open_state(tmp_path) as state:
+        state.record_transform_digest("v1 a", digest("converted"))
+        for number in range(7):
+            state.record_transform_digest(f"platforms 1 {number}", digest(f"result {number}"))
+            state.record_other_platform(f"platforms 1 other {number}", "the image is for linux/s390x")
+            state.flush()
+            state.record_tag("target", APP, "v1", digest(f"result {number}"))
+    with open_state(tmp_path) as state:
+        kept = [number for number in range(7) if state.transform_digest(f"platforms 1 {number}")]
+        assert [6] == kept
+        assert digest("converted") == state.transform_digest("v1 a")
+        assert state.other_platform("platforms 1 other 6") is None
+
+
 def test_the_platforms_of_a_sparse_image_are_on_disk_before_the_call_returns(tmp_path: Path) -> None:
     with open_state(tmp_path) as state:
         assert not state.has_sparse_images(APP)
