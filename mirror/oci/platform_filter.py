@@ -51,12 +51,17 @@ class PlatformFilter(Struct, frozen=True):
         """Return whether it is known without reading a manifest of this media type that its digest stays the same."""
         return self.sparse and is_index_type(media_type)
 
+    @property
+    def key(self) -> str:
+        """A text that is different for each filter, for keys in the state."""
+        way = "sparse" if self.sparse else "rewrite"
+        return f"platforms {FORMAT} {way} {','.join(map(str, self.platforms))}"
+
     def result_key(self, source: str) -> str:
         """Return the key under which the state stores the result of filtering an image.
 
         source: the digest of the image, or the identity of the transform that makes it."""
-        way = "sparse" if self.sparse else "rewrite"
-        return f"platforms {FORMAT} {way} {','.join(map(str, self.platforms))} {source}"
+        return f"{self.key} {source}"
 
 
 class IndexEntry(Struct, frozen=True):

@@ -170,7 +170,7 @@ def equality_key(entry: MirrorEntry, repository: Repository) -> str:
 
     Each target has its own key, because one target may be equal to the source while another target differs. Different
     platforms have different keys, because they may give different digests."""
-    platforms = f" {entry.platforms}" if entry.platforms is not None else ""
+    platforms = f" {entry.platforms.key}" if entry.platforms is not None else ""
     return f"{entry.name} {repository}{platforms}"
 
 

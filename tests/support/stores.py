@@ -71,7 +71,7 @@ class MemoryStore:
         for reference in references:
             self.note("resolve", repository, reference)
             found = self.manifests[repository].get(reference)
-            yield Version(found.digest) if found else NotFound(f"{repository}:{reference}")
+            yield Version(found.digest, media_type=found.media_type) if found else NotFound(f"{repository}:{reference}")
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
         manifest = self.manifest(repository, reference, work)
