@@ -10,6 +10,7 @@ _MISSING_CODES = {"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_UNKNOWN"}
 
 
 SPARSE_HINT = "set `index: rewrite` for this mirror, or copy all platforms"
+_MAYBE_SPARSE_HINT = f"the target may require all manifests that an index lists: {SPARSE_HINT}"
 SCHEMA1_HINT = "if the target does not support schema 1, set `schema1: convert` for this mirror"
 _FOREIGN_HINT = (
     "the target may reject non-distributable layers: "
@@ -83,6 +84,8 @@ def explain_manifest_error(error: RemoteError, what: str, manifest: Manifest, *,
     if error.status is not None and not isinstance(error, AuthError | RateLimited):
         if manifest.kind is Kind.SCHEMA1:
             error.hint = error.hint or SCHEMA1_HINT
+        elif sparse:
+            error.hint = error.hint or _MAYBE_SPARSE_HINT
         elif any(blob.foreign for blob in manifest.blobs):
             error.hint = error.hint or _FOREIGN_HINT
     return error.with_subject(what)

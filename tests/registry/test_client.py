@@ -509,6 +509,11 @@ def test_a_sparse_index_that_the_registry_does_not_accept_has_its_own_error(
     with store(registry) as client, pytest.raises(SparseRefused) as caught:
         client.put_manifest("app", "sparse", index, WORK, left_out=left_out)
     assert "set `index: rewrite`" in caught.value.hint
+    registry.fault("PUT manifest", status=400, body=error_reply(400, "MANIFEST_INVALID").body)
+    with store(registry) as client, pytest.raises(RemoteError) as other:
+        client.put_manifest("app", "sparse", index, WORK, left_out=left_out)
+    assert not isinstance(other.value, SparseRefused)
+    assert "may require all manifests that an index lists: set `index: rewrite`" in other.value.hint
     with store(scripted(sparse_indexes=True)) as client:
         client.put_manifest("app", "sparse", index, WORK, left_out=left_out)
         assert index.digest == client.manifest("app", "sparse", WORK).digest
