@@ -15,7 +15,7 @@ BENCH_ARGS ?=
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONDONTWRITEBYTECODE PYTHONUNBUFFERED
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kill test-damage test-worlds test-long test-old test-gap test-registries test-conformance lint format \
+.PHONY: help demo test test-kill test-damage test-worlds test-long test-old test-gap test-registries test-cosign test-conformance lint format \
 	check coverage bench bench-verify \
 	bench-tools registries clean
 
@@ -42,6 +42,12 @@ test-gap: $(STAMP) ## test 10 GiB across an air gap, 20,000 tags in a layout, an
 test-registries: $(STAMP) ## test with registries of other vendors (about 2 minutes; run `make registries` first)
 	@tools/need.sh docker-registry skopeo htpasswd:apache2-utils
 	$(BIN)/python -m pytest -n $(JOBS) tests_real/test_registries.py tests_real/test_registries_uploads.py $(PYTEST_ARGS)
+
+test-cosign: $(STAMP) ## test with signatures that cosign makes (needs Go; installs cosign, which takes several minutes)
+	@tools/need.sh docker-registry
+	@command -v go >/dev/null || { echo "test-cosign needs Go: https://go.dev/doc/install" >&2; exit 1; }
+	GOBIN=$(CURDIR)/.registries/bin go install github.com/sigstore/cosign/v3/cmd/cosign@v3.1.3
+	$(BIN)/python -m pytest tests_real/test_cosign.py $(PYTEST_ARGS)
 
 test-conformance: $(STAMP) ## run the conformance suite of the distribution-spec against `mirror serve --writable` (needs Go; under a minute)
 	@command -v go >/dev/null || { echo "test-conformance needs Go: https://go.dev/doc/install" >&2; exit 1; }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.config import yaml_reader
+from mirror.config import signature_keys, yaml_reader
 from mirror.layout import index, inventory
 from mirror.layout.bundle import tar_reader
 from mirror.oci import manifest, strictjson
@@ -17,7 +17,7 @@ from mirror.registry.http import dialer, pool, protocol
 from mirror.registry.v1 import parsing
 from mirror.selection import patterns
 from mirror.serve import server
-from mirror.sync import manifest_graph
+from mirror.sync import image_lock, manifest_graph, signature_checker
 from tests.registry.v1.test_fallback_source import ROWS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -56,6 +56,11 @@ def test_every_row_of_the_fallback_tables_that_is_tested_is_documented() -> None
         ("layers of an image, children of an index", manifest.MAX_ENTRIES),
         ("nesting of indexes", manifest_graph.MAX_DEPTH),
         ("manifests below one root", manifest_graph.MAX_MANIFESTS),
+        ("size of a signed payload or of a signature bundle", signature_checker.MAX_DOCUMENT),
+        ("payloads and bundles read for one image", signature_checker.MAX_DOCUMENTS),
+        ("signatures checked for one image", signature_checker.MAX_SIGNATURES),
+        ("referrers read to find the signatures of one image", signature_checker.MAX_REFERRERS),
+        ("keys in `verify-signatures`", signature_keys.MAX_KEYS),
         ("JSON nesting", strictjson.MAX_DEPTH),
         ("JSON values in one document", strictjson.MAX_NODES),
         ("names in a list of tags or repositories", listings.MAX_NAMES),
@@ -72,6 +77,8 @@ def test_every_row_of_the_fallback_tables_that_is_tested_is_documented() -> None
         ("size of `index.json`", index.MAX_BYTES),
         ("references in `index.json`", index.MAX_ROOTS),
         ("size of an inventory", inventory.MAX_BYTES),
+        ("size of an image lock", image_lock.MAX_BYTES),
+        ("JSON values in an image lock", image_lock.MAX_NODES),
         ("members of a bundle", tar_reader.MAX_MEMBERS),
         ("name of a member", tar_reader.MAX_NAME),
         ("pax header or GNU long name", tar_reader.MAX_EXTENSION),

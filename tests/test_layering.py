@@ -25,6 +25,7 @@ ORDER = (
     "oci",
     "limits",
     "store",
+    "signatures",
     "selection",
     "registry.http",
     "registry.auth",
@@ -64,6 +65,10 @@ HOMES = {
     "rich": ("mirror.output.progress",),
     "msgspec": ("mirror.util.structs",),
     "socks": ("mirror.registry.http.proxy",),
+    "cryptography": ("mirror.signatures.keys",),
+    "nacl": ("mirror.signatures.keys",),
+    "boto3": ("mirror.registry.aws",),
+    "botocore": ("mirror.registry.aws",),
     "re2": ("mirror.selection.patterns",),
 }
 MAY_PRINT = ("mirror.output.console",)

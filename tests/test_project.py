@@ -17,6 +17,7 @@ import pytest
 import mirror
 from mirror import errors
 from mirror.output.report.records import Failure
+from tests.support.bad_configs import PUBLIC_KEY
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -203,6 +204,7 @@ def test_configurations_in_the_documents_are_valid(tmp_path: Path) -> None:
         if language == "yaml" and re.search("^ *mirrors:", body, re.MULTILINE)
     ]
     wrong = []
+    (tmp_path / "cosign.pub").write_text(PUBLIC_KEY)
     for number, block in enumerate(blocks):
         config = tmp_path / f"{number}.yaml"
         config.write_text(block, encoding="utf-8")

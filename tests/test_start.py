@@ -34,9 +34,11 @@ RARELY_NEEDED = (
     "urllib3",
     "rich",
     "publicsuffixlist",
+    "cryptography",
     "mirror.serve",
     "mirror.registry.catalogs",
     "mirror.registry.v1.client",
+    "boto3",
 )
 
 

@@ -99,22 +99,19 @@ LATER_COMMANDS = {
     "prune": "deletes images that are no longer selected",
     "convert": "converts the configuration of another tool",
     "copy": "copies one image or repository without a configuration",
-    "lock": "writes the selected tags with their digests to a file",
-    "explain": "shows which rule selects or excludes a reference",
     "report": "shows or merges reports",
 }
 # Options that are planned for later versions, by command. Each maps to the name of its value, or None if it has none.
 LATER_OPTIONS: dict[str, dict[str, str | None]] = {
     "sync": {
         "--trace-http": "FILE",
-        "--locked": "FILE",
         "--every": "DURATION",
         "--listen": "HOST:PORT",
         "--deadline": "TIME-OR-DURATION",
         "--dask": "ADDRESS",
         "--json-events": None,
     },
-    "plan": {"--json": None, "--locked": "FILE"},
+    "plan": {"--json": None},
     "verify": {"--report": "FILE"},
 }
 

@@ -36,7 +36,8 @@ class Options(Struct, frozen=True):
     """The command-line options of `sync`, `plan` or `verify`.
 
     verbosity: -1 quiet, 0 normal, 1 verbose, 2 debug. lock_wait: the maximum time in seconds to wait for another run.
-    base: the inventory that serves as the base for all exports. If `repair` is True, `deep` is also True."""
+    base: the inventory that serves as the base for all exports. If `repair` is True, `deep` is also True.
+    locked: the image lock that replaces the selection of tags."""
 
     config: Path
     only: tuple[str, ...] = ()
@@ -51,6 +52,7 @@ class Options(Struct, frozen=True):
     exit_code: bool = False
     verbosity: int = 0
     base: Path | None = None
+    locked: Path | None = None
 
 
 class ReferenceFilter:

@@ -2,30 +2,57 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from mirror.commands.options import Options
 from mirror.commands.read_only import open_for_reading
-from mirror.commands.summaries import plan_lines
+from mirror.commands.summaries import drift_lines, plan_lines
 from mirror.errors import CHANGES, OK, worst_exit_code
 from mirror.output.console import print_lines
 from mirror.sync.dry_run import DryRun
 from mirror.sync.image_reader import ImageReader
+from mirror.sync.locked_selection import LockComparison, compare_lock
 from mirror.sync.platform_reader import PlatformReader
+from mirror.transfer.tasks import run_group
 
 
 def plan(options: Options) -> int:
-    """Print what a sync would do and return the exit code. Copies nothing. Raises ConfigError, LocalError."""
+    """Print what a sync would do and return the exit code. Copies nothing. Raises ConfigError, LocalError.
+
+    With `--locked`, also print how the sources differ from the image lock."""
+    comparisons: list[LockComparison] = []
     with open_for_reading(options) as (context, state):
         context.check_no_partial_bundle(options)
-        images = ImageReader(context.calls, state, context.manifests)
-        dry_run = DryRun(PlatformReader(context.calls, context.manifests), images, context.bases(state))
+        images = ImageReader(context.calls, state, context.manifests, context.signatures)
+        platforms, bases = PlatformReader(context.calls, context.manifests), context.bases(state)
+        dry_run = DryRun(platforms, images, bases, context.signatures, deep=options.deep)
         planner = context.planner(state, dry_run, use_hints=not options.deep)
-        stopped = context.run_until_signal(dry_run.run(planner.plan_all(context.entries)))
+
+        async def compare() -> None:
+            """Compare the image lock, if there is one, with the sources."""
+            if options.locked is not None:
+                make_planner = partial(context.source_planner, state)
+                comparisons.append(await compare_lock(context.calls, context.entries, make_planner))
+
+        async def run() -> None:
+            """Plan, and compare the image lock at the same time."""
+            await run_group([dry_run.run(planner.plan_all(context.entries)), compare()])
+
+        stopped = context.run_until_signal(run())
         summary = dry_run.summary
+        known = {(name, error.what) for name, error in summary.failures}
+        for comparison in comparisons:
+            summary.failures += [one for one in comparison.failures if (one[0], one[1].what) not in known]
         if stopped is None:
             summary.failures += context.run_problems("all other images can be imported")
             dry_run.find_bundles_to_rebuild(context.stores.registries)
-    written = print_lines(plan_lines(summary))
+    drifts = [drift for comparison in comparisons for drift in comparison.drifts]
+    lines = plan_lines(summary)
+    if options.locked is not None:
+        lines += drift_lines(drifts, options.locked)
+    written = print_lines(lines)
     if stopped is not None:
         return context.signals.exit_if_hung(stopped)
     code = worst_exit_code({written, *(error.exit_code for _, error in summary.failures)})
-    return CHANGES if code == OK and options.exit_code and (summary.changes or summary.bundles_to_rebuild) else code
+    is_changed = bool(summary.changes or summary.bundles_to_rebuild or drifts)
+    return CHANGES if code == OK and options.exit_code and is_changed else code

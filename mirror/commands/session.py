@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,11 +21,14 @@ from mirror.output.redaction import Redactor
 from mirror.selection.locations import STREAM, can_match, is_bundle, is_registry
 from mirror.state.hints import State
 from mirror.sync.bundle_bases import BundleBases
+from mirror.sync.image_lock import read_image_lock
 from mirror.sync.image_reader import ImageReader
+from mirror.sync.locked_selection import ReferenceCollector, lock_entries
 from mirror.sync.manifest_bodies import ManifestBodies
 from mirror.sync.manifest_graph import ManifestCache
-from mirror.sync.plan_model import MirrorEntry, PlanReceiver
+from mirror.sync.plan_model import MirrorEntry, PlanReceiver, RepositoryFilter, SourceReference
 from mirror.sync.planner import Planner
+from mirror.sync.signature_checker import SignatureChecker
 from mirror.transfer.blob_locations import BlobLocations
 from mirror.transfer.calls import CLOSE_TIMEOUT, Calls, new_loop
 from mirror.transfer.tasks import Coro
@@ -56,6 +59,8 @@ class RunContext(Struct, frozen=True):
     only: ReferenceFilter
     signals: Signals
     manifests: ManifestCache
+    signatures: SignatureChecker
+    config: Config
 
     def planner(
         self,
@@ -65,23 +70,32 @@ class RunContext(Struct, frozen=True):
         use_hints: bool = True,
         repeat_transforms: bool = False,
         repair: bool = False,
+        only: RepositoryFilter | None = None,
+        receive_references: Callable[[Sequence[SourceReference]], None] | None = None,
     ) -> Planner:
-        """Create the planner for the run. receiver: the object to which the planner passes the plan entries."""
+        """Create the planner for the run. receiver: the object to which the planner passes the plan entries.
+
+        only: the filter to use instead of the one for `--only` and `--shard`."""
         return Planner(
             self.calls,
             state,
             receiver,
-            only=self.only,
+            only=only or self.only,
             parallel=self.stores.parallel(),
             keep_manifest=self.manifests.add,
             use_hints=use_hints,
             repeat_transforms=repeat_transforms,
             repair=repair,
+            receive_references=receive_references,
         )
+
+    def source_planner(self, state: State, collector: ReferenceCollector) -> Planner:
+        """Create a planner that resolves the selected references at their sources, and does not plan targets."""
+        return self.planner(state, collector, use_hints=False, receive_references=collector.receive)
 
     def bases(self, state: State) -> BundleBases:
         """Create the object that checks whether targets have the blobs that differential bundles leave out."""
-        reader = ImageReader(self.calls, state, self.manifests)
+        reader = ImageReader(self.calls, state, self.manifests, self.signatures)
         return BundleBases(
             self.calls,
             reader,
@@ -196,6 +210,8 @@ def open_run(
         config, limits, redactor, spool, options.base, writes=writes, repair=options.repair, memory=state
     ) as stores:
         entries = stores.entries()
+        if options.locked is not None:
+            entries = lock_entries(entries, read_image_lock(options.locked), printable(options.locked))
         _check_patterns(only, entries, config)
         _check_sources(config)
         parallel = config.parallel
@@ -208,7 +224,8 @@ def open_run(
         calls = Calls(loop, limits, stop, downloads=parallel.downloads, uploads=parallel.uploads)
         manifests = ManifestCache(calls, bodies=ManifestBodies(spool / "manifests" if writes else None))
         try:
-            yield RunContext(limits, stop, stores, loop, calls, entries, only, signals, manifests)
+            signatures = SignatureChecker(calls, manifests)
+            yield RunContext(limits, stop, stores, loop, calls, entries, only, signals, manifests, signatures, config)
         finally:
             close_in_time(calls.close, signals)
             manifests.close()
@@ -234,7 +251,7 @@ def _check_sources(config: Config) -> None:
         try:
             Path(host.removeprefix("oci:")).stat()
         except (FileNotFoundError, NotADirectoryError):
-            hint = f"{config.path} names it as a source: copy it to this machine, or correct its path there"
+            hint = f"{config.path} names it as a source: copy the store to this machine, or correct the path"
             raise ConfigError(f"{host} does not exist", hint=hint) from None
         except OSError:
             continue  # opening it raises a better error

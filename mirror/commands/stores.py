@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Protocol
 
 from mirror.commands.disk_stores import BundleStores, LayoutStores
+from mirror.commands.registry_services import RegistryServices
 from mirror.commands.registry_sources import RegistrySources
 from mirror.config import Config, MirrorConfig
 from mirror.errors import MirrorError
@@ -78,7 +79,8 @@ class Stores:
     ) -> None:
         self._config = config
         self._limits = limits
-        self._credentials = CredentialSource(config.registries, on_secret=redactor.add)
+        self._services = RegistryServices(config.registries, limits)
+        self._credentials = CredentialSource(config.registries, on_secret=redactor.add, services=self._services.logins)
         hosts = list(dict.fromkeys(one.host for mirror in config.mirrors for one in (mirror.source, *mirror.targets)))
         registries = [host for host in hosts if is_registry(host)]
         self._credentials.check_docker_files(registries)
@@ -102,14 +104,15 @@ class Stores:
         settings = self._config.settings_for(host)
         self._limits.configure(host, settings.parallel or DEFAULT_PARALLEL, settings.rate)
         session = Session(settings, self._limits)
-        session.authorizer = self._authorizers[host] = HostAuthorizer(
+        session.authorizer = authorizer = self._authorizers[host] = HostAuthorizer(
             settings, self._credentials, session.send_one_off, session.url_policy.check_realm, self._limits.clock
         )
+        missing = self._services.missing_repositories(settings, self._credentials, authorizer.discard_grants)
         if not lists_repositories:
-            return RegistryV2(session)
+            return RegistryV2(session, missing=missing)
         from mirror.registry.catalogs.registry_catalog import RegistryCatalog  # noqa: PLC0415 (only for wildcards)
 
-        return RegistryV2(session, catalog=RegistryCatalog(session, self._credentials))
+        return RegistryV2(session, catalog=RegistryCatalog(session, self._credentials), missing=missing)
 
     def __enter__(self) -> Stores:
         return self
@@ -120,6 +123,7 @@ class Stores:
         for registry in self._v2.values():
             registry.close()
         self._sources.close()
+        self._services.close()
         for stores in self._on_disk:
             stores.close()
 
@@ -156,8 +160,10 @@ class Stores:
                 wildcard=mirror.wildcard,
                 repository_rules=mirror.repositories,
                 platforms=mirror.platforms,
+                signature_policy=mirror.signature_policy,
+                number=number,
             )
-            for mirror in self._config.mirrors
+            for number, mirror in enumerate(self._config.mirrors)
         ]
 
     def _source(self, mirror: MirrorConfig) -> Source:

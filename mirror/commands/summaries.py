@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 
 from mirror.errors import printable
 from mirror.output.report.summary import format_count, format_size
 from mirror.sync.dry_run import PlannedCopy, PlanSummary
+from mirror.sync.locked_selection import Drift, DriftKind
 from mirror.sync.verifier import VerifyResult
 
 
@@ -73,6 +76,31 @@ def _unknown_text(count: int) -> str:
 def _failure_line(name: str, why: str) -> str:
     """Return the line for a failure. name: the image or repository that failed. why: the text of the error."""
     return f"failed  {name}: {why}"
+
+
+def drift_lines(drifts: Sequence[Drift], file: Path) -> list[str]:
+    """Return the lines that `plan --locked` prints: how the sources differ from the image lock, and the totals.
+
+    Two mirrors with the same source may have equal differences, which are printed once."""
+    different = set(drifts)
+    lines = [_drift_line(drift) for drift in sorted(different, key=lambda drift: (drift.name, drift.kind.value))]
+    if not drifts:
+        return [f"{printable(file)}: equal to the sources"]
+    kinds = Counter(drift.kind.value for drift in different)
+    counts = ", ".join(f"{kinds[kind.value]} {kind.value}" for kind in DriftKind if kinds[kind.value])
+    return [*lines, f"{printable(file)}: {counts}; to lock what the sources have now, run `mirror lock CONFIG`"]
+
+
+def _drift_line(drift: Drift) -> str:
+    """Return the line for one difference between the image lock and a source."""
+    now = drift.current or "an image to be converted"
+    what = {
+        DriftKind.MOVED: f"locked {drift.locked}, the source has {now}",
+        DriftKind.DELETED: f"locked {drift.locked}, the source no longer has the tag",
+        DriftKind.DROPPED: f"locked {drift.locked}, the configuration no longer selects the tag",
+        DriftKind.UNLOCKED: f"not locked, the source has {now}",
+    }
+    return f"{drift.kind.value:8} {drift.name}: {what[drift.kind]}"
 
 
 def verification_lines(result: VerifyResult, *, deep: bool) -> list[str]:

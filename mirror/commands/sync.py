@@ -80,7 +80,7 @@ def _partition(config: Config, options: Options) -> str:
 
 def _used_files(config: Config, options: Options) -> list[Path]:
     """Return the files that a run reads or writes outside its state directory. A report must not replace them."""
-    files = [config.path, config.log.file, options.only_from, options.base]
+    files = [config.path, config.log.file, options.only_from, options.base, options.locked]
     for host in config.registries.values():
         files += [host.tls.ca, host.tls.cert, host.tls.key, host.password.file if host.password else None]
     return [file for file in files if file is not None]
@@ -215,7 +215,7 @@ class _SyncRun:
             repair=self._options.repair,
             before_write=mark_repository,
         )
-        reader = ImageReader(context.calls, state, context.manifests)
+        reader = ImageReader(context.calls, state, context.manifests, context.signatures)
         copy_queue = CopyQueue(
             context.calls,
             reader,

@@ -14,8 +14,9 @@ from mirror.sync.verifier import Problem, Verifier
 def verify(options: Options) -> int:
     """Print the problems with images on the targets, and return the exit code. Raises ConfigError, LocalError."""
     with open_for_reading(options) as (context, state):
-        reader = ImageReader(context.calls, state, context.manifests)
-        verifier = Verifier(context.calls, context.stores.registries, reader, deep=options.deep)
+        reader = ImageReader(context.calls, state, context.manifests, context.signatures)
+        registries = context.stores.registries
+        verifier = Verifier(context.calls, registries, reader, context.signatures, deep=options.deep)
         planner = context.planner(state, verifier, use_hints=False, repeat_transforms=options.deep)
         stopped = context.run_until_signal(verifier.run(planner.plan_all(context.entries)))
         verifier.result.problems += [Problem(*one) for one in context.run_problems()] if stopped is None else []

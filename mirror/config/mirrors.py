@@ -9,6 +9,7 @@ from pathlib import Path
 from mirror.config.problems import KeyPath, Position, format_key_path, quote_value
 from mirror.config.registries import RegistriesConfig
 from mirror.config.section import Section
+from mirror.config.signature_keys import check_not_v1, parse_policy
 from mirror.config.tree import Scalar
 from mirror.errors import ConfigError, printable
 from mirror.oci.platform import parse_platform
@@ -32,6 +33,7 @@ from mirror.selection.locations import (
 from mirror.selection.patterns import compile_pattern, regex_for_shell_pattern
 from mirror.selection.repository_rules import RepositoryRules
 from mirror.selection.tag_rules import TagRules
+from mirror.signatures.policy import SignaturePolicy
 from mirror.util.structs import Struct, replace
 
 _LISTED_BY_NAMESPACE = frozenset({DOCKER_HUB, "ghcr.io", "quay.io"})  # public registries without a list of everything
@@ -44,8 +46,8 @@ class MirrorConfig(Struct, frozen=True):
     the real path of a bundle, `oci:` and the real path of a layout, or `-` for a standard stream. wildcard: whether the
     source's path is a prefix, and the targets' paths contain `{repository}`. schema1: `copy`, `convert` or `fail`.
     v1: None means that the registry's settings decide. base: the inventory that a differential export is based on.
-    repositories: which of the repositories that a wildcard matches are selected.
-    platforms: the platforms to copy, or None for all."""
+    repositories: which of the repositories that a wildcard matches are selected. signature_policy: which keys must have
+    signed the images; None if no signature is required. platforms: the platforms to copy, or None for all."""
 
     position: Position
     path: str
@@ -57,6 +59,7 @@ class MirrorConfig(Struct, frozen=True):
     wildcard: bool = False
     base: Path | None = None
     repositories: RepositoryRules = RepositoryRules()
+    signature_policy: SignaturePolicy | None = None
     platforms: PlatformFilter | None = None
 
 
@@ -75,13 +78,19 @@ class Draft(Struct, frozen=True):
 def build(top: Section, hosts: RegistriesConfig) -> list[Draft]:
     """Build a Draft for each mirror in the configuration whose source is valid. Add problems to the document."""
     defaults = top.section("defaults")
-    shared = _tag_rules(defaults)
-    drafts = [_build_draft(section, defaults, shared, hosts) for section in top.sections("mirrors")]
+    shared, policy = _tag_rules(defaults), parse_policy(defaults)
+    drafts = [_build_draft(section, defaults, shared, policy, hosts) for section in top.sections("mirrors")]
     return [draft for draft in drafts if draft is not None]
 
 
-def _build_draft(section: Section, defaults: Section, shared: TagRules | None, hosts: RegistriesConfig) -> Draft | None:
-    """Build the Draft for one mirror, or return None if its source is invalid. shared: the tag rules of `defaults`."""
+def _build_draft(
+    section: Section,
+    defaults: Section,
+    shared: TagRules | None,
+    policy: SignaturePolicy | None,
+    hosts: RegistriesConfig,
+) -> Draft | None:
+    """Build the Draft for one mirror, or return None if its source is invalid. shared, policy: those of `defaults`."""
     own = _tag_rules(section)
     source = section.parse("source", lambda text: _check_encodable(parse_source(text), section))
     targets = section.parse_list("targets", lambda text: _check_encodable(parse_target(text), section))
@@ -103,6 +112,7 @@ def _build_draft(section: Section, defaults: Section, shared: TagRules | None, h
         wildcard,
         section.file("base") or defaults.file("base"),
         (_repository_rules(section) or _repository_rules(defaults)) if wildcard else RepositoryRules(),
+        parse_policy(section) or policy,
         _platform_filter(section, defaults),
     )
     if section.has_key("repositories") and not wildcard:
@@ -111,6 +121,8 @@ def _build_draft(section: Section, defaults: Section, shared: TagRules | None, h
     if section.has_key("base") and not any(is_bundle(one.host) for one in mirror.targets):
         section.add_problem("is only for exports to bundles, but no target is a bundle; remove `base`", below="base")
     _check_wildcard(mirror, section, hosts)
+    if mirror.signature_policy is not None and is_registry(read.host) and read.host != DOCKER_HUB:
+        check_not_v1(mirror.v1 or hosts.settings.get(read.host, HostSettings(read.host)).v1, section)
     _check_platforms(mirror, section)
     return Draft(
         mirror,

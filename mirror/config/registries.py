@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import ssl
 import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from mirror.config import values
+from mirror.config import repository_creation, values
 from mirror.config.problems import KeyPath, format_key_path, quote_key
 from mirror.config.section import Section
 from mirror.config.tree import Document
@@ -83,15 +82,6 @@ def _canonical(host: str, plain: frozenset[str]) -> str:
     return base if port == "80" and base in plain else host
 
 
-def _is_loopback(host: str) -> bool:
-    """Return whether `host[:port]` is `localhost` or a loopback address."""
-    name = host.partition("]")[0][1:] if host.startswith("[") else host.partition(":")[0]
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return name == "localhost"
-
-
 def check_passwords(hosts: RegistriesConfig, used: set[str], document: Document, warnings: list[str] | None) -> None:
     """Report each registry in `used` whose configured password is missing, for example because its file is empty.
 
@@ -114,7 +104,8 @@ def _settings(host: str, section: Section, *, secrets: bool) -> HostSettings:
         section.add_problem(f"{given} without {other}; set both or neither", below=given)
     if plain_http and section.has_key("tls"):
         section.add_problem("tls has no effect with `plain-http: true`; remove one of them", below="tls")
-    if plain_http and section.has_key("password") and not _is_loopback(host):
+    has_secret = section.has_key("password") or section.has_key("login")
+    if plain_http and has_secret and not values.is_loopback(host):
         what = "credentials and images are sent unencrypted; remove `plain-http` to use https"
         section.add_warning(what, below="plain-http")
     if _VARIABLE.fullmatch(username or ""):
@@ -137,6 +128,8 @@ def _settings(host: str, section: Section, *, secrets: bool) -> HostSettings:
         idle_timeout=timeouts.parse("idle", values.idle_timeout) or 60.0,
         token_realms=_host_set(section, "token-realms"),
         allow_hosts=_host_set(section, "allow-hosts"),
+        create=repository_creation.build(section, host),
+        login=repository_creation.build_login(section, host),
         mount=section.flag("mount", True),
         exclusive=section.flag("exclusive", False),
         v1=V1Mode(v1) if v1 else V1Mode.AUTO,

@@ -8,7 +8,7 @@ from typing import Any
 from mirror.config.problems import SECRET_KEYS, KeyPath, quote_key, quote_value
 from mirror.config.schema import NOT_YET, conforms, paths_of, resolve_reference, validator
 from mirror.config.suggestions import YAML_BOOLEANS, is_accepted, suggest_text
-from mirror.config.tree import Document, Scalar, describe_read_value
+from mirror.config.tree import Document, Scalar, describe_parsed_value
 from mirror.selection.locations import MATCHED
 
 MATCHED_NAME = MATCHED.strip("{}")
@@ -25,6 +25,9 @@ _SYNONYMS = {
     **dict.fromkeys(("read", "write"), "idle"),
 }
 _INSECURE = ("insecure", "tls-verify", "skip-tls-verify", "insecure-skip-verify", "insecure-skip-tls-verify")
+# Names of settings for signatures that a certificate authority or a key service vouches for, in the tools that have
+# them.
+_KEYLESS = ("keyless", "identity", "issuer", "certificate", "fulcio", "rekor", "trusted-root", "oidc")
 
 
 def check(document: Document, data: Any) -> None:
@@ -79,6 +82,9 @@ def _unknown_key_message(key: str, part: dict[str, Any]) -> str:
     if _normalize_key(key) in _INSECURE and "plain-http" in part.get("properties", {}):
         how = "use `plain-http: true` for http, or `tls: {verify: false}` for https without verification"
         return f"unknown key {quote_key(key)}; {how}"
+    if "keys" in part.get("properties", {}) and any(word in _normalize_key(key) for word in _KEYLESS):
+        how = "keyless signatures are not supported; list the public keys under `keys`"
+        return f"unknown key {quote_key(key)}; {how}"
     nearest = _nearest_key(key, part)
     if nearest and part["properties"][nearest].get(NOT_YET) is True:
         return f"unknown key {quote_key(key)}; {quote_key(nearest)} is {_LATER}; remove the key"
@@ -127,7 +133,7 @@ def _type_message(document: Document, path: KeyPath, part: dict[str, Any], value
                 f"expected {_describe_allowed(part)}, got a value that YAML does not read as a string; put it in quotes"
             )
         if text:
-            return _misread_message(path, part, text, describe_read_value(value))
+            return _misread_message(path, part, text, describe_parsed_value(value))
     if value == "" and "array" in kinds:
         return _empty_message(path, part, value)
     if value is None:

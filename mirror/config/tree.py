@@ -112,8 +112,8 @@ def to_plain(node: Node) -> object:
     return node.value
 
 
-def describe_read_value(value: object) -> str:
-    """Describe the value that YAML reads for an unquoted scalar, for a message."""
+def describe_parsed_value(value: object) -> str:
+    """Describe, for an error message, the value that an unquoted YAML scalar was parsed as."""
     if isinstance(value, MisreadScalar):
         return value.shown
     if isinstance(value, bool):

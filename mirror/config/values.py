@@ -5,6 +5,7 @@ All functions raise ConfigError if a value is not valid. Callers add the positio
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import stat
 from importlib.util import find_spec
@@ -107,11 +108,32 @@ def proxy(text: str) -> str:
     return text
 
 
+def read_pem(file: Path) -> bytes:
+    """Read a PEM file with a public key. Raises MissingFileError, ConfigError if it cannot be read or is not PEM."""
+    return _read_pem(file, "PUBLIC KEY")[0]
+
+
 def check_pem(file: Path, wanted: str) -> str | None:
     """Check that a PEM file contains a block of the kind `wanted`, which is `CERTIFICATE` or `PRIVATE KEY`.
 
     Return a warning if other users can access a private key, otherwise None. Raises MissingFileError if the file cannot
     be read, ConfigError if its content is not valid."""
+    data, mode = _read_pem(file, wanted)
+    found = [label.decode("ascii") for label in _PEM.findall(data)]
+    if not any(label.endswith(wanted) for label in found):
+        raise ConfigError(f"{file} contains a {found[0].lower()}, expected a {wanted.lower()}")
+    if wanted == "PRIVATE KEY":
+        if "ENCRYPTED" in " ".join(found) or b"Proc-Type: 4,ENCRYPTED" in data:
+            raise ConfigError(f"{file} is encrypted; store the key without a passphrase")
+        if mode & (stat.S_IRWXG | stat.S_IRWXO) & ~stat.S_IRGRP:
+            return f"users other than its owner and group can access {file}; run: chmod 600 {file}"
+    return None
+
+
+def _read_pem(file: Path, wanted: str) -> tuple[bytes, int]:
+    """Read a PEM file, and return its content and its mode.
+
+    wanted: the expected kind of block, for messages. Raises MissingFileError, ConfigError."""
     try:
         status = file.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -121,16 +143,17 @@ def check_pem(file: Path, wanted: str) -> str | None:
         data = file.read_bytes()
     except OSError as error:
         raise MissingFileError(f"{file}: {(error.strerror or str(error)).lower()}") from error
-    found = [label.decode("ascii") for label in _PEM.findall(data)]
     if not data.strip():
         raise ConfigError(f"{file} is empty; expected a PEM {wanted.lower()}")
-    if not found:
+    if not _PEM.search(data):
         raise ConfigError(f"{file} is not PEM; convert it to PEM, so that it has a line -----BEGIN {wanted}-----")
-    if not any(label.endswith(wanted) for label in found):
-        raise ConfigError(f"{file} contains a {found[0].lower()}, expected a {wanted.lower()}")
-    if wanted == "PRIVATE KEY":
-        if "ENCRYPTED" in " ".join(found) or b"Proc-Type: 4,ENCRYPTED" in data:
-            raise ConfigError(f"{file} is encrypted; store the key without a passphrase")
-        if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO) & ~stat.S_IRGRP:
-            return f"users other than its owner and group can access {file}; run: chmod 600 {file}"
-    return None
+    return data, status.st_mode
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether `host[:port]` is `localhost` or a loopback address."""
+    name = host.partition("]")[0][1:] if host.startswith("[") else host.partition(":")[0]
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"

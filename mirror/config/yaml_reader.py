@@ -24,7 +24,7 @@ from mirror.config.problems import (
     quote_key,
     quote_value,
 )
-from mirror.config.tree import Document, Mapping, MisreadScalar, Node, Scalar, Sequence, describe_read_value
+from mirror.config.tree import Document, Mapping, MisreadScalar, Node, Scalar, Sequence, describe_parsed_value
 from mirror.errors import printable
 from mirror.selection.locations import NO_VARIABLES, replace_home
 from mirror.util.structs import Struct
@@ -274,9 +274,9 @@ class _Composer:
             if not all(isinstance(item, Mapping) for item in found):
                 self._add_problem(key, "<< needs a mapping, or a list of mappings, to merge")
         elif not isinstance(key.value, str) and name != _ON:
-            what = f"unknown key {quote_key(name)}, read as {describe_read_value(key.value)}; remove it"
+            what = f"unknown key {quote_key(name)}, read as {describe_parsed_value(key.value)}; remove it"
             if [level.key.text for level in self._open if level.key is not None] == ["registries"]:
-                what = f"key read as {describe_read_value(key.value)}; write {quote_key(name)}"
+                what = f"key read as {describe_parsed_value(key.value)}; write {quote_key(name)}"
             self._add_problem(key, what)
         elif name in mapping.keys:
             first = mapping.keys[name].line + 1

@@ -25,13 +25,15 @@ _FOREIGN = (
 class Descriptor(Struct, frozen=True):
     """A descriptor: the digest, the size in bytes and the media type of an object.
 
-    size: None only for the layers of a schema 1 manifest, which does not state sizes."""
+    size: None only for the layers of a schema 1 manifest, which does not state sizes.
+    artifact_type: the type of the artifact that a manifest contains; empty if the descriptor does not state it."""
 
     digest: Digest
     size: int | None
     media_type: str = ""
     platform: Platform | None = None
     urls: tuple[str, ...] = ()
+    artifact_type: str = ""
 
     @property
     def foreign(self) -> bool:
@@ -77,9 +79,15 @@ def parse_descriptor(value: Value, where: str) -> Descriptor:
     media_type = value.get("mediaType", "")
     if not isinstance(media_type, str):
         raise _invalid_error(f"{where}.mediaType", "expected a string")
-    platform = value.get("platform")
-    parsed = parse_platform_object(platform) if isinstance(platform, dict) else None
-    return Descriptor(digest, size, media_type, parsed, _urls(value, where))
+    platform, artifact_type = value.get("platform"), value.get("artifactType")
+    return Descriptor(
+        digest,
+        size,
+        media_type,
+        parse_platform_object(platform) if isinstance(platform, dict) else None,
+        _urls(value, where),
+        artifact_type if isinstance(artifact_type, str) else "",
+    )
 
 
 def _check_data(data: Value, digest: Digest, size: int, where: str) -> None:

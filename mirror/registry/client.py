@@ -26,6 +26,7 @@ from mirror.registry.manifests import (
     read_referrers,
     resolve_reference,
 )
+from mirror.registry.missing_repositories import MissingRepositories
 from mirror.registry.push_errors import SCHEMA1_HINT, classify_mount_error, explain_manifest_error, may_be_stored
 from mirror.registry.session import Response, Session
 from mirror.registry.upload_capabilities import UploadCapabilities
@@ -43,17 +44,25 @@ class RegistryV2:
 
     If the registry is a target (`as_target`), tokens for reading are requested with the actions `pull` and `push`. With
     `pull` alone, registries that hide repositories (such as Quay) respond with 401 if a repository does not exist yet.
-    """
+    missing: creates repositories that a target lacks, if the configuration allows that."""
 
     partial = False
     needs_all_images = False
     incomplete = False
     on_disk = False
 
-    def __init__(self, session: Session, *, as_target: bool = False, catalog: Catalog | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        *,
+        as_target: bool = False,
+        catalog: Catalog | None = None,
+        missing: MissingRepositories | None = None,
+    ) -> None:
         """catalog: lists the repositories. If it is None, they are listed over the v2 API."""
         self._session = session
         self._catalog = catalog or V2Catalog(session)
+        self._missing = missing or MissingRepositories(session.settings.host)
         self._as_target = as_target
         self._read_scopes = push_scopes if as_target else pull_scopes
         self.host = session.settings.host
@@ -62,7 +71,7 @@ class RegistryV2:
 
     def as_target(self) -> RegistryV2:
         """Return a client that uses the same session and treats the registry as a target."""
-        return RegistryV2(self._session, as_target=True, catalog=self._catalog)
+        return RegistryV2(self._session, as_target=True, catalog=self._catalog, missing=self._missing)
 
     def close(self) -> None:
         """Close the HTTP session."""
@@ -112,6 +121,7 @@ class RegistryV2:
         try:
             path = f"/v2/{repository}/tags/list"
             for name in list_names(self._session, path, "tags", scopes[0], work, self._paging):
+                self._missing.record_existing(repository)
                 yield name if is_tag(name) else _invalid_name_error(f"{self.host}/{repository} lists a tag", name)
         except AuthError:
             if self._as_target:
@@ -186,16 +196,18 @@ class RegistryV2:
 
         If the registry opens an upload session instead, return that session as a RegistryUpload."""
         query = f"mount={quote(blob.digest, safe=':')}&from={quote(from_repository, safe='/')}"
-        try:
+        scopes = (*push_scopes(repository), *pull_scopes(from_repository))
+
+        def post() -> Response:
+            """Request the mount."""
+            path = f"/v2/{repository}/blobs/uploads/?{query}"
             with work.with_grace_period(RESPONSE_TIMEOUT) as waiting:
-                response = self._session.call(
-                    "POST",
-                    f"/v2/{repository}/blobs/uploads/?{query}",
-                    waiting.without_retries(),
-                    kind="mount",
-                    scopes=(*push_scopes(repository), *pull_scopes(from_repository)),
-                    expect={201, 202},
+                return self._session.call(
+                    "POST", path, waiting.without_retries(), kind="mount", scopes=scopes, expect={201, 202}
                 )
+
+        try:
+            response = self._missing.send(repository, work, post, names_another=True)
         except RemoteError as error:
             work.stop.raise_if_requested()
             if isinstance(error, RateLimited) or (error.retryable and not error.retries_exhausted):
@@ -210,16 +222,15 @@ class RegistryV2:
 
     def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> RegistryUpload:
         """Open an upload session for a blob, and return it as a RegistryUpload."""
-        try:
+
+        def post() -> Response:
+            """Open the session."""
+            path, scopes = f"/v2/{repository}/blobs/uploads/", push_scopes(repository)
             with work.with_grace_period(RESPONSE_TIMEOUT) as waiting:
-                response = self._session.call(
-                    "POST",
-                    f"/v2/{repository}/blobs/uploads/",
-                    waiting,
-                    kind="upload",
-                    scopes=push_scopes(repository),
-                    expect={202},
-                )
+                return self._session.call("POST", path, waiting, kind="upload", scopes=scopes, expect={202})
+
+        try:
+            response = self._missing.send(repository, work, post)
         except NotFound as error:
             if not self.speaks_v2:
                 error.hint = error.hint or "targets must support the v2 API, and nothing shows that this host does"
@@ -238,8 +249,10 @@ class RegistryV2:
         Raises Refused or RemoteError if the registry rejects the manifest, SparseRefused if it does not accept sparse
         images, and Refused (target_lied) if it stored a different one."""
         what = manifest_name(self._session, repository, reference)
-        try:
-            response = self._session.call(
+
+        def put() -> Response:
+            """Send the manifest."""
+            return self._session.call(
                 "PUT",
                 f"/v2/{repository}/manifests/{reference}",
                 work,
@@ -249,6 +262,9 @@ class RegistryV2:
                 body=manifest.body,
                 expect={200, 201, 202},
             )
+
+        try:
+            response = self._missing.send(repository, work, put)
         except RemoteError as error:
             refusal = explain_manifest_error(error, what, manifest, sparse=left_out is not None)
             # If the response to a PUT is lost, the PUT is repeated. If tags are immutable, the second PUT fails.

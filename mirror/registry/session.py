@@ -6,7 +6,6 @@ when its `work` is stopped. All errors are MirrorErrors. A response status that 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ from mirror.registry.http.url_policy import Destination, UrlPolicy
 from mirror.registry.retries import Retries, mark_exhausted
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import Policy
+from mirror.util.single_flight import LazyValue
 
 if TYPE_CHECKING:
     from mirror.registry.http.cookies import CookieJar
@@ -66,8 +66,7 @@ class Session:
         self._client = HttpClient(
             settings, self.url_policy, limits, self._connector, user_agent=user_agent, deadline=deadline
         )
-        self._lock = threading.Lock()
-        self._one_off_client: OneOffClient | None = None
+        self._one_off: LazyValue[OneOffClient] = LazyValue(lambda work: self._create_one_off_client())
         self._retries = Retries(limits, self._policy, self.url_policy.name)
 
     def open_api(self, url_policy: UrlPolicy, authorizer: Authorizer) -> Session:
@@ -92,10 +91,8 @@ class Session:
     def close(self) -> None:
         """Close idle connections. A connection that is in use is closed together with its response."""
         self._client.close()
-        with self._lock:
-            client, self._one_off_client = self._one_off_client, None
-        if client is not None:
-            client.close()
+        if one_off := self._one_off.value_if_created():
+            one_off.close()
 
     def call(
         self,
@@ -165,7 +162,8 @@ class Session:
             stream = self._client.send(request, work)
         else:
             stream, sent = self._send_authorized(request, scopes, work)
-            if stream.status == 401:
+            reason = self._read_reason(stream, request, scopes, work, sent)
+            if stream.status == 401 or status_errors.is_token_expired(stream.status, reason):
                 error = self._handle_challenge(stream, scopes, sent, work)
                 error.retryable = True
                 raise error
@@ -190,7 +188,7 @@ class Session:
         request = Request(method, kind, destination, (("Accept", "application/json"),))
 
         def attempt() -> Response:
-            sent, response = self._get_one_off_client().send(request, work, params=params, form=form, basic=basic)
+            sent, response = self._one_off.get(work).send(request, work, params=params, form=form, basic=basic)
             if response.status in (408, 425, 429) or response.status >= 500:
                 error = self._error_of(sent, response.status, response.headers, response.body)
                 self._retries.react_to_error(error, sent, self._client.limits_of(sent.destination).name)
@@ -199,21 +197,12 @@ class Session:
 
         return self._retries.run(attempt, request, work)
 
-    def _get_one_off_client(self) -> OneOffClient:
-        """Return the client for token services, creating it on first use."""
+    def _create_one_off_client(self) -> OneOffClient:
+        """Return the client for token services."""
         from mirror.registry.http.one_off import OneOffClient  # noqa: PLC0415 (importing requests takes 0.1 s)
 
-        with self._lock:
-            if self._one_off_client is None:
-                self._one_off_client = OneOffClient(
-                    self._client,
-                    self._connector,
-                    self.url_policy,
-                    user_agent=self._user_agent,
-                    idle=self.settings.idle_timeout,
-                    deadline=self._deadline,
-                )
-            return self._one_off_client
+        timeouts = {"idle": self.settings.idle_timeout, "deadline": self._deadline}
+        return OneOffClient(self._client, self._connector, self.url_policy, user_agent=self._user_agent, **timeouts)
 
     def error_for(self, response: Response, method: str, kind: str) -> MirrorError:
         """Return the error for a response that has an expected status, but that the caller rejects."""
@@ -249,12 +238,18 @@ class Session:
     def _send_with_renewal(
         self, request: Request, scopes: tuple[Scope, ...], work: Work, streamed: bool
     ) -> ResponseStream:
-        """Send a request. After a 401 or an expired token, renew the credentials and send it once more."""
+        """Send a request. After a 401 or an expired token, renew the credentials and send it once more, or twice if
+        projects may be created: a token may be older than its project."""
         if not self._is_registry(request.destination):
             return self._client.send(request, work, streamed=streamed)
-        for may_renew in (True, False):
+        for may_renew in (True, self.settings.create is not None, False):
             stream, sent = self._send_authorized(request, scopes, work, streamed)
-            if stream.status != 401 and not (may_renew and self._reports_expiry(stream, scopes)):
+            reason = self._read_reason(stream, request, scopes, work, sent)
+            if stream.status == 401 and status_errors.is_project_missing(reason):
+                stream.close()
+                self.authorizer.record_no_response(scopes)
+                raise self._error_of(stream.request, 401, stream.headers, reason)
+            if stream.status != 401 and not (may_renew and status_errors.is_token_expired(stream.status, reason)):
                 break
             error = self._handle_challenge(stream, scopes, sent, work)
             if not may_renew:
@@ -269,9 +264,9 @@ class Session:
         with mark_exhausted:
             sent = self.authorizer.header(scopes, work)
         try:
-            authorized = _add_header(request, "Authorization", sent)
+            authorized = request.with_header("Authorization", sent)
             if self._cookies is not None:
-                authorized = _add_header(authorized, "Cookie", self._cookies.header(request.destination.origin))
+                authorized = authorized.with_header("Cookie", self._cookies.header(request.destination.origin))
             stream = self._client.send(authorized, work, streamed=streamed)
         except BaseException:
             self.authorizer.record_no_response(scopes)
@@ -296,18 +291,31 @@ class Session:
             self.authorizer.handle_challenge(scopes, stream.headers.get_all("www-authenticate"), sent, work)
         return error
 
-    def _reports_expiry(self, stream: ResponseStream, scopes: tuple[Scope, ...]) -> bool:
-        """Return whether a response is a 403 that reports an expired token."""
+    def _read_reason(
+        self, stream: ResponseStream, request: Request, scopes: tuple[Scope, ...], work: Work, sent: str | None
+    ) -> bytes:
+        """Return the body of a 403, or of a 401 without a challenge. For other responses, return an empty body.
+
+        A response to HEAD has none. If the reason may be an expired password (ECR) or a missing project (Harbor, whose
+        challenge is blank), a GET request is sent to get it."""
+        fields = stream.headers.get_all("www-authenticate")
+        if stream.status != 403 and (stream.status != 401 or any(field.strip() for field in fields)):
+            return b""
         try:
-            return stream.status == 403 and status_errors.is_token_expired(403, stream.read_error_body())
+            reason = stream.read_error_body()
+            if request.method != "HEAD" or not (fields if stream.status == 401 else (sent or "").startswith("Basic ")):
+                return reason
+            stream.close()
+            with_body = Request("GET", request.kind, request.destination, request.headers)
+            with self._send_authorized(with_body, scopes, work)[0] as again:
+                return again.read_error_body() if again.status == stream.status else b""
         except BaseException:
             stream.close()
             self.authorizer.record_no_response(scopes)
             raise
 
     def _report_status(self, code: int, scopes: tuple[Scope, ...]) -> None:
-        """Report the status of a response to the authorizer. A 429 or 5xx does not show whether access is allowed,
-        because it may come from a gateway."""
+        """Report a status to the authorizer. A 429 or 5xx may come from a gateway, so it says nothing about access."""
         if code == 429 or code >= 500:
             self.authorizer.record_no_response(scopes)
         elif code != 401:
@@ -340,11 +348,3 @@ class Session:
             # No credentials were sent to this host. If a signed URL has expired, a retry gets a new one.
             error.code, error.retryable = "auth_denied", code == 403
         return error
-
-
-def _add_header(request: Request, name: str, value: str | None) -> Request:
-    """Return the request with a header inserted before its other headers. If `value` is None, return it unchanged."""
-    if value is None:
-        return request
-    headers = ((name, value), *request.headers)
-    return Request(request.method, request.kind, request.destination, headers, request.body)

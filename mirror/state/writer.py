@@ -22,7 +22,7 @@ _COMMIT_TIMEOUT = 60.0  # seconds after which a commit that has not ended is an 
 
 
 class _QueuedWrite:
-    """A change in the queue of the writing thread.
+    """A change of the state that is queued for the writer thread.
 
     done: set when the change is on disk or has failed; None if no caller waits for the change.
     error: the error, if the change failed."""

@@ -121,7 +121,7 @@ class CopyQueue:
         elif plan_entry.action is Action.SKIP and not self._deep and plan_entry.old_digest is not None:
             entry = plan_entry.reference.entry
             if entry.rules.is_immutable(plan_entry.reference.tag):
-                name = equality_key(entry, plan_entry.target.repository)
+                name = equality_key(plan_entry.reference, plan_entry.target.repository)
                 self._notes.record_tag("source", name, plan_entry.reference.tag, plan_entry.old_digest)
             self._record_up_to_date(plan_entry, plan_entry.old_digest)
             self._reader.release(plan_entry.reference)
@@ -337,10 +337,10 @@ class CopyQueue:
     def _record_failure(self, plan_entry: PlanEntry, error: MirrorError, counts: BlobCounts) -> None:
         """Record that an image failed."""
         self._without_result.pop(plan_entry, None)
-        entry, tag = plan_entry.reference.entry, plan_entry.reference.tag
-        if entry.rules.is_immutable(tag) and isinstance(error, Refused):
+        reference, tag = plan_entry.reference, plan_entry.reference.tag
+        if reference.entry.rules.is_immutable(tag) and isinstance(error, Refused):
             # Remove the record that the tag was equal, so that later runs find the conflict even without --deep.
-            self._notes.record_tag("source", equality_key(entry, plan_entry.target.repository), tag, None)
+            self._notes.record_tag("source", equality_key(reference, plan_entry.target.repository), tag, None)
         self._recorder.record_failure(plan_entry, error, counts)
         self._halt_if_fail_fast(error)
 

@@ -16,6 +16,7 @@ from mirror.sync.image_reader import ImageReader
 from mirror.sync.manifest_graph import ManifestGraph
 from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, TargetEntry
 from mirror.sync.platform_reader import PlatformReader
+from mirror.sync.signature_checker import SignatureChecker
 from mirror.transfer.tasks import Coro, run_group, task_group
 from mirror.util.structs import Struct, field
 
@@ -70,13 +71,24 @@ class PlanSummary(Struct):
 class DryRun:
     """Reads the manifests of the images that a sync would copy, and adds up their sizes. Implements PlanReceiver.
 
+    deep: whether the sync would also check the signatures of images that are up to date.
     summary: the result, which is complete after `run` and `find_bundles_to_rebuild`."""
 
-    def __init__(self, platforms: PlatformReader, images: ImageReader, bases: BundleBases) -> None:
+    def __init__(
+        self,
+        platforms: PlatformReader,
+        images: ImageReader,
+        bases: BundleBases,
+        signatures: SignatureChecker,
+        *,
+        deep: bool,
+    ) -> None:
         self.summary = PlanSummary()
         self._platforms = platforms
         self._images = images
         self._bases = bases
+        self._signatures = signatures
+        self._deep = deep
         self._from_partial: defaultdict[str, list[PlanEntry]] = defaultdict(list)  # by source host
         self._tasks: asyncio.TaskGroup
         # What has already been counted, by host.
@@ -106,8 +118,11 @@ class DryRun:
             self._record_failure(plan_entry.name, plan_entry.error, target)
             self._images.release(plan_entry.reference)
         elif plan_entry.action is Action.SKIP:
-            self.summary.up_to_date += 1
-            self._images.release(plan_entry.reference)
+            if self._deep and plan_entry.reference.entry.signature_policy is not None:
+                self._tasks.create_task(self._check_unchanged(plan_entry))
+            else:
+                self.summary.up_to_date += 1
+                self._images.release(plan_entry.reference)
             if to_bundle and target.store.partial:
                 self._tasks.create_task(self._check_bundle_blobs(plan_entry))
         elif source.partial and not to_bundle:
@@ -186,11 +201,24 @@ class DryRun:
         if not complete:
             self._bundles_without_blobs.add(target.repository.host)
 
+    async def _check_unchanged(self, plan_entry: PlanEntry) -> None:
+        """Check the signature of an image that is up to date, and add the image to the summary."""
+        reference = plan_entry.reference
+        try:
+            await self._signatures.check(reference, await self._images.resolve(reference))
+        except MirrorError as error:
+            self._record_failure(plan_entry.name, error, plan_entry.target)
+        else:
+            self.summary.up_to_date += 1
+        finally:
+            self._images.release(reference)
+
     async def _measure(self, plan_entry: PlanEntry) -> None:
         """Read the manifests of an image that a sync would copy, and add the image to the summary."""
         reference = plan_entry.reference
         try:
             version = await self._images.resolve(reference)
+            await self._signatures.check(reference, version)
             if version.transform is not None:
                 change = PlannedCopy(
                     reference.name,

@@ -74,8 +74,8 @@ class WildcardSelection:
             self._may_be_nonempty = True
 
     @property
-    def is_empty(self) -> bool:
-        """Whether the rules rejected all tags of the repositories that were added, and `allow-empty` is not set.
+    def is_wrongly_empty(self) -> bool:
+        """Whether the rules rejected all tags of the added repositories, although `allow-empty` is not set.
 
         False if any of these repositories could not be listed."""
         return not self._may_be_nonempty and bool(self._rejected) and not self._entry.rules.allow_empty
@@ -94,6 +94,6 @@ class WildcardSelection:
                 self.add_failure(error)
             else:
                 self.add(select(self._entry.rules, tags))
-            if not self.is_empty:
+            if not self.is_wrongly_empty:
                 return None
         return nothing_selected_error(self._entry, self._rejected)

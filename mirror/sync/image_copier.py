@@ -312,7 +312,8 @@ class ImageCopier:
         """Record for later runs that the target has the image, and its digest.
 
         If blobs can be mounted from the source, record the same for the source."""
-        entry, root, tag = plan_entry.reference.entry, graph.root.digest, plan_entry.reference.tag
+        reference, root = plan_entry.reference, graph.root.digest
+        entry, tag = reference.entry, reference.tag
         blobs = [blob.digest for blob in graph.blobs]
         self._notes.record_image_blobs(str(repository), root, blobs)
         self._notes.record_tag("target", str(repository), tag, root)
@@ -325,4 +326,4 @@ class ImageCopier:
             self._notes.record_image_blobs(entry.name, source_root, blobs)
             self._notes.record_tag("source", entry.name, tag, source_root)
         if entry.rules.is_immutable(tag):
-            self._notes.record_tag("source", equality_key(entry, repository), tag, root)
+            self._notes.record_tag("source", equality_key(reference, repository), tag, root)

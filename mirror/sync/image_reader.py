@@ -18,6 +18,7 @@ from mirror.store import Transform, TransformPart, TransformResult, Version
 from mirror.sync.manifest_graph import ManifestCache, ManifestGraph
 from mirror.sync.plan_model import SourceReference, hide_digest, selected_platforms
 from mirror.sync.platform_reader import PlatformReader, left_out_of
+from mirror.sync.signature_checker import SignatureChecker
 from mirror.transfer.calls import Calls
 from mirror.transfer.permits import DOWNLOADS, host_permit
 from mirror.transfer.shared_tasks import SharedTasks
@@ -47,12 +48,17 @@ async def read_version(calls: Calls, reference: SourceReference) -> Version:
 
 
 class ImageReader:
-    """Reads the manifest graph of each reference once, and keeps it until all its users have released it."""
+    """Reads the manifest graph of each reference once, and keeps it until all its users have released it.
 
-    def __init__(self, calls: Calls, notes: TransformHintWriter, manifests: ManifestCache) -> None:
+    signatures: checks the signature of each image before the image is read."""
+
+    def __init__(
+        self, calls: Calls, notes: TransformHintWriter, manifests: ManifestCache, signatures: SignatureChecker
+    ) -> None:
         self._calls = calls
         self._manifests = manifests
         self._notes = notes
+        self._signatures = signatures
         self._graphs: dict[SourceReference, ManifestGraph] = {}
         self._platforms = PlatformReader(calls, manifests)
         self._results: dict[SourceReference, TransformResult] = {}  # of transforms
@@ -63,7 +69,7 @@ class ImageReader:
     async def read_graph(self, reference: SourceReference) -> ManifestGraph:
         """Return the graph of the image that a reference refers to. Only the first call reads it from the source.
 
-        Raises the errors that the source raises."""
+        Raises Refused (not_signed), and the errors that the source raises."""
         return self._graphs.get(reference) or await self._reads.run(reference, lambda: self._read(reference))
 
     async def read_graphs(self, references: Sequence[SourceReference]) -> list[ManifestGraph | MirrorError]:
@@ -106,6 +112,7 @@ class ImageReader:
     async def _read(self, reference: SourceReference) -> ManifestGraph:
         """Resolve a reference unless it has been resolved, transform the image if required, and read its graph."""
         version = await self.resolve(reference)
+        await self._signatures.check(reference, version)
         if version.transform is not None:
             image = await self._run_transform(reference, version.transform)
         else:

@@ -14,7 +14,9 @@ from mirror.oci.reference import ListedTag, Repository
 from mirror.selection.locations import MATCHED
 from mirror.selection.repository_rules import RepositoryRules
 from mirror.selection.tag_rules import TagRules
+from mirror.signatures.policy import SignaturePolicy
 from mirror.store import Source, Version
+from mirror.sync.image_lock import LockedImage
 from mirror.util.structs import Struct, replace
 
 
@@ -36,9 +38,13 @@ class MirrorEntry(Struct, frozen=True):
     requests for manifests against a quota, but not HEAD requests.
     schema1: whether images with schema 1 manifests are allowed.
     platforms: the platforms to copy; None for all.
+    signature_policy: which keys must have signed the images; None if no signature is required.
     wildcard: whether `repository` is a prefix, so that every source repository below it is mirrored. In the target
     repositories, MATCHED is then replaced by the part of the source repository's name after the prefix.
-    repository_rules: which of the repositories below the prefix of a wildcard are mirrored."""
+    repository_rules: which of the repositories below the prefix of a wildcard are mirrored.
+    number: the position in the configuration, counted from 0.
+    locked: the images to copy, by repository and tag, instead of those that the rules select. None without an image
+    lock."""
 
     source: Source
     repository: str
@@ -49,6 +55,9 @@ class MirrorEntry(Struct, frozen=True):
     wildcard: bool = False
     repository_rules: RepositoryRules = RepositoryRules()
     platforms: PlatformFilter | None = None
+    signature_policy: SignaturePolicy | None = None
+    number: int = 0
+    locked: Mapping[str, Mapping[str, LockedImage]] | None = None
 
     @property
     def name(self) -> str:
@@ -61,6 +70,12 @@ class MirrorEntry(Struct, frozen=True):
     def prefix(self) -> str:
         """The beginning of the names that a wildcard matches: `repository` and a slash, or an empty string."""
         return f"{self.repository}/" if self.repository else ""
+
+    def has_repository(self, repository: str) -> bool:
+        """Return whether the mirror can copy this source repository: its only one or, for a wildcard, one below it."""
+        if not self.wildcard:
+            return repository == self.repository
+        return bool(repository) and repository.startswith(self.prefix)
 
     def expand_wildcard(self, repository: str) -> MirrorEntry:
         """Return the mirror entry for `repository`, one of the source repositories that this wildcard matches."""
@@ -92,6 +107,11 @@ class SourceReference(Struct, eq=False):
     def name(self) -> str:
         """The reference at the source as `HOST/REPOSITORY:TAG`, or `HOST/REPOSITORY@DIGEST`."""
         return self.entry.name + reference_suffix(self.tag)
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the configuration or an image lock sets the digest that the tag gets on the targets."""
+        return self.identifier != self.tag
 
 
 class Action(Enum):
@@ -243,6 +263,15 @@ def wanted_platforms(entry: MirrorEntry, version: Version | None = None) -> str:
     """Return the platforms that a mirror copies of a sparse image, separated by commas, or "" if it copies all."""
     selected = selected_platforms(entry, version)
     return ",".join(map(str, selected.platforms)) if selected is not None and selected.sparse else ""
+
+
+def source_digest(version: Version | MirrorError | None) -> Digest | None:
+    """Return the digest that a version has at the source, which targets may get changed.
+
+    Return None for an error, and for an image that a transform converts."""
+    if not isinstance(version, Version) or version.transform is not None:
+        return None
+    return Digest(version.source_id) if ":" in version.source_id else version.digest
 
 
 def plan_image(

@@ -7,7 +7,7 @@ is passed on as soon as it is known, so that copying starts while other tags are
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from mirror.errors import MirrorError, NotFound
@@ -49,6 +49,7 @@ class Planner:
         repeat_transforms: bool = False,
         repair: bool = False,
         keep_manifest: KeepManifest | None = None,
+        receive_references: Callable[[Sequence[SourceReference]], None] | None = None,
     ) -> None:
         """Create a planner.
 
@@ -59,12 +60,15 @@ class Planner:
         and immutable tags.
         repeat_transforms: whether to ignore the transform results that the state has recorded.
         repair: whether to copy a damaged immutable tag if the source still has the digest that the tag had.
-        keep_manifest: called with each manifest that had to be read to resolve a source reference."""
+        keep_manifest: called with each manifest that had to be read to resolve a source reference.
+        receive_references: if it is given, the targets are not planned. Instead, this function is called with the
+        selected references of each source repository, all of which have a version."""
         self._calls = calls
         self._receiver = receiver
         self._only = only
         self._parallel = parallel
         self._use_hints = use_hints
+        self._receive_references = receive_references
         self._write_conflicts = WriteConflicts()
         # For wildcard entries that may conflict with another entry, by id: the entries for the matched repositories.
         self._expanded: dict[int, list[MirrorEntry] | MirrorError] = {}
@@ -125,6 +129,12 @@ class Planner:
                 self._record_failure(part, conflict, selection)
             if not entry.targets:
                 return
+            if self._receive_references is not None:
+                references = await self._select_references(entry, selection)
+                batches = make_batches(references, self._parallel.get(entry.source.host, 8))
+                await run_group(self._target_planner.resolve_at_source(batch, batch.references) for batch in batches)
+                self._receive_references(references)
+                return
         except MirrorError as error:
             self._record_failure(entry, error, selection)
             return
@@ -167,7 +177,7 @@ class Planner:
         selection = WildcardSelection(entry)
         selected = [each for each in expanded if self._only.may_select(each.name)]
         await run_group(self.plan_mirror(each, selection) for each in selected)
-        if selection.is_empty:
+        if selection.is_wrongly_empty:
             others = sorted({each.repository for each in expanded} - {each.repository for each in selected})
             error = await self._calls.call_host(entry.source.host, partial(selection.find_error, others))
             if error is not None:
@@ -176,8 +186,12 @@ class Planner:
     async def _expand_wildcard(self, entry: MirrorEntry) -> list[MirrorEntry]:
         """Return an entry for each repository that a wildcard selects. Record an error for each invalid name.
 
+        With an image lock, these are the locked repositories, and the catalog is not read.
+
         Raises RemoteError (nothing_selected) if the rules leave out every repository, and the same errors as
         `select_repositories`."""
+        if entry.locked is not None:
+            return [entry.expand_wildcard(name) for name in sorted(entry.locked)]
         found = await self._calls.call_host(entry.source.host, partial(select_repositories, entry))
         self._record_invalid_names(entry, found.errors)
         if entry.repository_rules:
@@ -201,7 +215,12 @@ class Planner:
         Raises the same errors as `list_source_tags`, and RemoteError (nothing_selected)."""
         rules = entry.rules
         rejected: Mapping[str, int] = {}
-        if rules.digest is not None:
+        if entry.locked is not None:
+            references = [
+                SourceReference(entry, image.digest, name, users=len(entry.targets))
+                for name, image in sorted(entry.locked.get(entry.repository, {}).items())
+            ]
+        elif rules.digest is not None:
             names = rules.literal or (rules.digest,)
             references = [SourceReference(entry, rules.digest, name, users=len(entry.targets)) for name in names]
         else:

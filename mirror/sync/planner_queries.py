@@ -122,6 +122,20 @@ def resolve_all(
     return versions
 
 
+def resolve_references(
+    entry: MirrorEntry, references: Sequence[SourceReference], work: Work, keep_manifest: KeepManifest | None
+) -> list[Version | MirrorError]:
+    """Resolve references at the source of their entry, as `resolve_all` does.
+
+    The versions of locked images are in the image lock, so the source is not asked."""
+    if entry.locked is not None:
+        images = entry.locked[entry.repository]
+        found = [images[reference.tag] for reference in references]
+        return [Version(image.digest, media_type=image.media_type) for image in found]
+    identifiers = [reference.identifier for reference in references]
+    return resolve_all(entry.source, entry.repository, identifiers, work, keep_manifest)
+
+
 def digest_or_error(version: Version | MirrorError, *, immutable: bool) -> DigestOrError:
     """Return the digest of a tag on a target, None if it does not exist or may be overwritten, or the lookup error.
 
@@ -160,18 +174,23 @@ def read_equal_tags(
     for reference in references:
         if entry.rules.is_immutable(reference.tag):
             digest = hints.target_tag(str(target.repository), reference.tag)
-            if digest is not None and digest == hints.source_tag(equality_key(entry, target.repository), reference.tag):
+            if digest is not None and digest == hints.source_tag(
+                equality_key(reference, target.repository), reference.tag
+            ):
                 equal[reference.tag] = digest
     return equal
 
 
-def equality_key(entry: MirrorEntry, repository: Repository) -> str:
+def equality_key(reference: SourceReference, repository: Repository) -> str:
     """Return the key under which the state stores the digests that a source and one of its targets had in common.
 
-    Each target has its own key, because one target may be equal to the source while another target differs. Different
-    platforms have different keys, because they may give different digests."""
+    Each target has its own key, because one target may be equal to the source while another target differs. So has each
+    digest that the configuration or an image lock sets: the target may differ from the next one that is set, or from
+    the tag at the source. Different platforms also have different keys, because they may give different digests."""
+    entry = reference.entry
+    pin = f"@{reference.identifier}" if reference.is_pinned else ""
     platforms = f" {entry.platforms.key}" if entry.platforms is not None else ""
-    return f"{entry.name} {repository}{platforms}"
+    return f"{entry.name}{pin} {repository}{platforms}"
 
 
 def add_earlier_result(

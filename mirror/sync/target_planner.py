@@ -25,6 +25,7 @@ from mirror.sync.planner_queries import (
     digest_or_error,
     may_be_damaged,
     resolve_all,
+    resolve_references,
 )
 from mirror.sync.target_tags import TargetTagReader, TargetTags
 from mirror.transfer.calls import Calls
@@ -172,7 +173,7 @@ class TargetPlanner:
             for reference in unlisted
             if digests[reference.tag] not in (None, target_tags.known_equal.get(reference.tag))
         ]
-        await self._resolve_at_source(batch, differing)
+        await self.resolve_at_source(batch, differing)
         return digests
 
     async def _resolve_at_both(
@@ -186,7 +187,7 @@ class TargetPlanner:
         """Resolve references at the source and on the target in parallel. Return the digests on the target, by tag."""
         tags = [reference.tag for reference in at_target]
         unknown = [tag for tag in tags if tag not in target_tags.known_digests]
-        async with run_in_background([self._resolve_at_source(batch, at_source)]) as (source_task,):
+        async with run_in_background([self.resolve_at_source(batch, at_source)]) as (source_task,):
             versions = await self._resolve_at_target(target, unknown)
             await source_task
         digests: dict[str, DigestOrError] = {
@@ -212,7 +213,7 @@ class TargetPlanner:
             target.store.host, lambda work: resolve_all(target.store, target.repository.path, tags, work)
         )
 
-    async def _resolve_at_source(self, batch: Batch, references: Sequence[SourceReference]) -> None:
+    async def resolve_at_source(self, batch: Batch, references: Sequence[SourceReference]) -> None:
         """Resolve the references that have no version yet at their source, and set their versions."""
         async with batch.lock:
             unresolved = [reference for reference in references if reference.version is None]
@@ -222,8 +223,7 @@ class TargetPlanner:
 
             def run(work: Work) -> list[Version | MirrorError]:
                 """Resolve the references on a worker thread, and add the results of earlier runs."""
-                identifiers = [reference.identifier for reference in unresolved]
-                versions = resolve_all(entry.source, entry.repository, identifiers, work, self._keep_manifest)
+                versions = resolve_references(entry, unresolved, work, self._keep_manifest)
                 if self._repeat_transforms:
                     return [
                         one if isinstance(one, MirrorError) else hide_digest(one, entry.platforms) for one in versions

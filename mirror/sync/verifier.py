@@ -26,8 +26,9 @@ from mirror.oci.reference import Repository
 from mirror.store import DAMAGED, Target
 from mirror.sync.image_reader import ImageReader
 from mirror.sync.manifest_graph import ManifestCache, WrongDescriptorError
-from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, TargetEntry
+from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, SourceReference, TargetEntry
 from mirror.sync.platform_reader import PlatformReader
+from mirror.sync.signature_checker import SignatureChecker
 from mirror.transfer.blob_request import BlobSource
 from mirror.transfer.calls import Calls
 from mirror.transfer.downloads import BlobDownload
@@ -71,14 +72,24 @@ class VerifyResult(Struct):
 class Verifier:
     """Checks each image that a target should have. Implements PlanReceiver.
 
-    reader: runs the transforms if `deep` is set.
-    deep: whether to hash every blob, and to run transforms in order to compare their results with the targets.
+    reader: runs the transforms if `deep` is set. signatures: checks the signatures of images that a sync would copy.
+    deep: whether to hash every blob, to run transforms in order to compare their results with the targets, and to check
+    the signatures of all images.
     result: the result, which is complete after `run`."""
 
-    def __init__(self, calls: Calls, targets: Mapping[str, Target], reader: ImageReader, *, deep: bool) -> None:
+    def __init__(
+        self,
+        calls: Calls,
+        targets: Mapping[str, Target],
+        reader: ImageReader,
+        signatures: SignatureChecker,
+        *,
+        deep: bool,
+    ) -> None:
         self.result = VerifyResult()
         self._calls = calls
         self._reader = reader
+        self._signatures = signatures
         self._manifests = ManifestCache(calls, by_repository=True)
         self._platforms = PlatformReader(calls, self._manifests)
         self._targets = targets
@@ -130,6 +141,8 @@ class Verifier:
         """Check that an image on a target is complete and equal to the image at the source."""
         target = plan_entry.target
         try:
+            if plan_entry.action is Action.COPY or self._deep:
+                await self._check_signature(plan_entry.reference)
             if plan_entry.action is Action.COPY:
                 await self._check_platform(plan_entry)
                 if plan_entry.old_digest is None:
@@ -168,6 +181,18 @@ class Verifier:
             raise
         except MirrorError:
             pass
+
+    async def _check_signature(self, reference: SourceReference) -> None:
+        """Raise Refused (not_signed) if a sync would not copy an image because of its signature.
+
+        If it cannot be read from the source, do nothing: the comparison with the source reports the error."""
+        if reference.entry.signature_policy is None:
+            return
+        try:
+            version = await self._reader.resolve(reference)
+        except NotFound:
+            return
+        await self._signatures.check(reference, version)
 
     async def _read_unlisted(self, plan_entry: PlanEntry) -> Digest:
         """Read a tag from the target, because the plan entry does not contain its digest, and return the digest.

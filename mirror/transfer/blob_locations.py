@@ -179,7 +179,7 @@ class BlobLocations:
         ][:MAX_CANDIDATES]
 
     def _allows_mounts_from(self, host: str, path: str) -> bool:
-        """Return whether mounts from a repository are allowed: the configuration must name it or match it."""
+        """Return whether the configuration names a repository or selects it with a wildcard. Others are not used."""
         return path in self._mountable[host] or any(selects(path) for selects in self._wildcards.get(host, ()))
 
     def find_holder(self, repository: Repository, digest: Digest) -> str | None:

@@ -34,7 +34,7 @@ MAX_BUFFERED = 4 << 20  # bytes of small blobs in memory at a time; further smal
 _log = logging.getLogger("mirror.transfer")
 
 
-class UploadTry(Struct, eq=False):
+class UploadState(Struct, eq=False):
     """The state of one upload of a blob from the sources on one host, including its retries.
 
     session: an open upload session to use, or None.
@@ -100,7 +100,7 @@ class BlobUploader:
         tried: set[BlobSource] = set()
         failure: MirrorError | None = None
         while sources := self._next_sources(request, tried):
-            upload_try = UploadTry(request, sources, session, result)
+            upload_try = UploadState(request, sources, session, result)
             try:
                 await self._try_upload(upload_try)
                 return
@@ -129,7 +129,7 @@ class BlobUploader:
             return [sibling]
         return self._sources.next_untried(request, tried)
 
-    async def _try_upload(self, upload_try: UploadTry) -> None:
+    async def _try_upload(self, upload_try: UploadState) -> None:
         """Upload the blob through the spool or directly. If the upload session is still open afterwards, close it."""
         source, target, request = upload_try.source_host, upload_try.target_host, upload_try.request
         try:
@@ -153,7 +153,7 @@ class BlobUploader:
             if session is not None:
                 self._idle.discard(session, target)
 
-    async def _upload_directly(self, upload_try: UploadTry) -> None:
+    async def _upload_directly(self, upload_try: UploadState) -> None:
         """Upload the blob without the spool, so that no other upload of the blob can use the bytes."""
         blob = upload_try.request.blob
         download = BlobDownload(blob, upload_try.sources, self._failures)
@@ -167,7 +167,7 @@ class BlobUploader:
             upload_try.result.bytes_read += download.bytes_read
             upload_try.read_error = download.error
 
-    async def _upload_from_memory(self, upload_try: UploadTry, download: BlobDownload, size: int) -> None:
+    async def _upload_from_memory(self, upload_try: UploadState, download: BlobDownload, size: int) -> None:
         """Read a small blob into memory, then send it.
 
         No permit for one host is held while the upload waits for a permit for the other host."""
@@ -179,7 +179,7 @@ class BlobUploader:
         finally:
             self._buffered -= size
 
-    async def _upload_from_spool(self, upload_try: UploadTry, file: SpoolFile) -> None:
+    async def _upload_from_spool(self, upload_try: UploadState, file: SpoolFile) -> None:
         """Upload the blob from a spool file, even while the download is still writing the file.
 
         If the download breaks, upload the blob again once the file is complete."""
@@ -207,7 +207,7 @@ class BlobUploader:
                 upload_try.read_error = download.exception() if download.done() else None
                 raise
 
-    def _create_upload(self, upload_try: UploadTry, body: BlobBody) -> BlobUpload:
+    def _create_upload(self, upload_try: UploadState, body: BlobBody) -> BlobUpload:
         """Return a new BlobUpload for `upload_try`, which takes over the open upload session, if there is one."""
         request, session = upload_try.request, upload_try.session
         if session is not None:
@@ -217,7 +217,7 @@ class BlobUploader:
         upload_try.upload = upload
         return upload
 
-    async def _send(self, upload_try: UploadTry, upload: BlobUpload, *permits: str) -> None:
+    async def _send(self, upload_try: UploadState, upload: BlobUpload, *permits: str) -> None:
         """Run the upload with retries.
 
         Each attempt needs an upload permit, a permit for the target host, and the additional `permits`."""

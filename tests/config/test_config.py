@@ -42,7 +42,8 @@ from mirror.oci.reference import Repository
 from mirror.registry.http.host_settings import HostSettings, V1Mode
 from mirror.selection.repository_rules import RepositoryRules
 from mirror.selection.tag_rules import TagRules
-from tests.support.bad_configs import CANARY, CASES, HEAD, MIRROR, Case
+from tests.support.bad_configs import CANARY, CASES, HEAD, MIRROR, PUBLIC_KEY, Case
+from tests.support.signing import signing_key
 
 ROOT = Path(__file__).resolve().parents[2]
 MANUAL = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
@@ -534,6 +535,28 @@ def test_repositories_that_only_v1_has_are_not_found_by_a_wildcard(
     )
 
 
+def test_the_keys_of_a_mirror_replace_those_of_the_defaults(tmp_path: Path) -> None:
+    (tmp_path / "keys").mkdir()
+    write(tmp_path / "keys", PUBLIC_KEY, "a.pub")
+    (tmp_path / "b.pub").write_bytes(signing_key().pem)
+    text = (
+        f"{HEAD}defaults: {{verify-signatures: {{keys: [keys/a.pub]}}}}\n{MIRROR}"
+        "- source: a.example.com/other\n  targets: [b.example.com/other]\n  verify-signatures: {keys: [b.pub]}\n"
+    )
+    config = load_text(tmp_path, text)
+    policies = [mirror.signature_policy for mirror in config.mirrors]
+    assert [["a.pub"], ["b.pub"]] == [[Path(key.name).name for key in policy.keys] for policy in policies if policy]
+    assert () == config.warnings
+
+
+def test_a_key_that_is_listed_twice_produces_a_warning(tmp_path: Path) -> None:
+    write(tmp_path, PUBLIC_KEY, "a.pub")
+    write(tmp_path, f"a comment\n{PUBLIC_KEY}", "b.pub")
+    text = f"{HEAD}{MIRROR}  verify-signatures: {{keys: [a.pub, b.pub]}}\n"
+    (warning,) = load_text(tmp_path, text).warnings
+    assert f":5:37: mirrors[0].verify-signatures.keys[1]: the same key as in {tmp_path / 'a.pub'}" in warning
+
+
 @pytest.mark.parametrize(
     "settings, says",
     [
@@ -702,6 +725,7 @@ def test_the_manual_has_every_key_and_marks_those_of_later_versions() -> None:
 )
 def test_the_examples_of_the_manual_are_valid(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HUB_TOKEN", "x")
+    write(tmp_path, PUBLIC_KEY, "cosign.pub")
     assert load_text(tmp_path, block).mirrors
 
 

@@ -21,6 +21,9 @@ BELOW = """log.file log.level log.max-size log.backups parallel.images parallel.
 notify[].url notify[].on notify[].format metrics.textfile registries.HOST.password.env registries.HOST.password.file
 registries.HOST.tls.ca registries.HOST.tls.cert registries.HOST.tls.key registries.HOST.tls.verify
 registries.HOST.timeouts.connect registries.HOST.timeouts.idle registries.HOST.create.type
+registries.HOST.create.immutable-tags registries.HOST.create.scan-on-push registries.HOST.create.kms-key
+registries.HOST.create.tags registries.HOST.create.endpoint registries.HOST.create.public
+registries.HOST.create.storage-limit
 registries.HOST.bandwidth.read registries.HOST.bandwidth.write registries.HOST.bandwidth.schedule
 registries.HOST.paths.PREFIX.username registries.HOST.paths.PREFIX.password mirrors[].source mirrors[].targets
 mirrors[].repositories.include mirrors[].repositories.exclude mirrors[].tags.newest.count mirrors[].tags.newest.by

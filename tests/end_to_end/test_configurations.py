@@ -162,7 +162,6 @@ def test_a_usage_error_exits_2_with_a_short_message(
     "arguments",
     [
         ["sync", "{config}", "--trace-http", "trace.txt"],
-        ["sync", "{config}", "--locked", "mirror.lock"],
         ["sync", "{config}", "--every", "15 min"],
         ["sync", "{config}", "--every", "15 min", "--listen", "127.0.0.1:9000"],
         ["sync", "{config}", "--listen", "127.0.0.1:9000"],
@@ -170,14 +169,11 @@ def test_a_usage_error_exits_2_with_a_short_message(
         ["sync", "{config}", "--dask", "tcp://127.0.0.1:8786"],
         ["sync", "{config}", "--json-events"],
         ["plan", "{config}", "--json"],
-        ["plan", "{config}", "--exit-code", "--locked", "mirror.lock"],
         ["verify", "{config}", "--report", "report.json"],
         ["prune", "{config}", "--plan", "x"],
         ["prune", "{config}", "--apply", "x", "--max-delete", "10"],
         ["convert", "--from", "regsync", "x"],
         ["copy", "docker.io/library/alpine", "oci:x"],
-        ["lock", "{config}", "-o", "x"],
-        ["explain", "{config}", "docker.io/library/alpine:3", "--json"],
         ["report", "--html", "x"],
         ["report", "--merge", "x", "y"],
         ["help", "prune"],
@@ -205,8 +201,8 @@ def test_a_command_or_option_of_a_later_version_is_reported_as_such(
         (["help", "syncc"], "`mirror` has no command 'syncc' (did you mean `mirror sync`?)"),
         (
             ["help", "nonsense"],
-            "`mirror` has no command 'nonsense' (the commands are sync, plan, verify, validate, bundle, inventory, "
-            "serve, schema, help)",
+            "`mirror` has no command 'nonsense' (the commands are sync, plan, verify, validate, lock, explain, bundle, "
+            "inventory, serve, schema, help)",
         ),
         (["bundle", "verfy", "x.tar"], "`mirror bundle` has no command 'verfy' (did you mean `mirror bundle verify`?)"),
         (["bundle", "sign", "x"], "`mirror bundle` has no command 'sign' (the commands are verify, list)"),
@@ -310,7 +306,7 @@ def test_a_missing_secret_is_reported_before_any_request(listener: Listener, mir
         secrets = ["--secrets"] if command == "validate" else []
         ran = mirror_run(command, mirror_run.config_file, *secrets)
         assert 2 == ran.code
-        assert "NO_SUCH_SECRET is unset or empty; it is required: a mirror uses this registry" in ran.err
+        assert "NO_SUCH_SECRET is unset or empty; the password is required, because a mirror uses" in ran.err
     ran = mirror_run("validate", mirror_run.config_file)
     assert 0 == ran.code
     assert "NO_SUCH_SECRET is unset or empty; a run needs it" in ran.err

@@ -161,7 +161,7 @@ def test_a_plan_lists_conversions_and_reads_no_layer(
     ran = mirror_run("plan", config)
     assert 0 == ran.code
     place = f"{registry.host}/team/other:one -> {target.host}/moved:one"
-    assert f"new     {place} (v1, to be converted: the repository does not exist over v2)" in ran.out
+    assert f"new     {place} (v1, to be converted: the repository is not available over v2)" in ran.out
     assert {"GET tags", "GET v1-ping", "GET v1-index", "GET v1-tags"} == set(registry.counts())
     assert not list(mirror_run.folder.rglob("converted"))
 

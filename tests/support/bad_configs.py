@@ -470,6 +470,44 @@ REGISTRIES = (
     Case(
         "proxy-socks", _registry(f'proxy: "socks5://joe:{CANARY}@p.example.com"'), "3:26", ("http, https or socks5h",)
     ),
+    Case("create-type", _registry("create: acr"), "3:27", ("expected ecr, harbor, or a mapping with the key type",)),
+    Case("create-no-type", _registry("create: {public: true}"), "3:27", ("type",)),
+    Case("create-key", _registry("create: {type: ecr, publik: true}"), "3:39", ("unknown key",)),
+    Case(
+        "create-key-of-ecr",
+        _registry("create: {type: harbor, kms-key: alias/x}"),
+        "3:51",
+        ("create.kms-key: has no effect with type harbor, only with ecr; remove it",),
+    ),
+    Case(
+        "create-key-of-harbor",
+        _registry("create: {type: ecr, storage-limit: 5 GiB}"),
+        "3:54",
+        ("create.storage-limit: has no effect with type ecr, only with harbor; remove it",),
+    ),
+    Case(
+        "create-harbor-on-ecr",
+        _registry("create: harbor", "public.ecr.aws"),
+        "3:28",
+        ("public.ecr.aws is a registry of Amazon ECR; the type is ecr",),
+    ),
+    Case(
+        "create-immutable-on-ecr-public",
+        _registry("create: {type: ecr, immutable-tags: true}", "public.ecr.aws"),
+        "3:56",
+        ("ECR Public has no such setting; remove it",),
+    ),
+    Case("create-tag", _registry("create: {type: ecr, tags: {'aws:x': y}}"), "3:46", ("AWS reserves names",)),
+    Case("create-tag-type", _registry("create: {type: ecr, tags: {x: 1}}"), "3:49", ("create.tags.x: ",)),
+    Case("create-endpoint", _registry("create: {type: ecr, endpoint: 'ftp://x'}"), "3:49", ("not the URL of an",)),
+    Case("create-quota", _registry("create: {type: harbor, storage-limit: 5}"), "3:57", ('write "5 MiB"',)),
+    Case("login-type", _registry("login: acr"), "3:26", ("did you mean ecr?",)),
+    Case(
+        "login-with-username",
+        _registry("username: joe, password: {env: PATH}, login: ecr"),
+        "3:64",
+        ("`login` gets the user name and password of b.example.com; remove these keys",),
+    ),
     Case("no-proxy-alone", _registry("no-proxy: [c.example.com]"), "3:29", ("no effect without `proxy`",)),
     Case(
         "no-proxy-text", _registry("proxy: 'http://p:1', no-proxy: c.example.com"), "3:50", ('write ["c.example.com"]',)
@@ -893,6 +931,63 @@ TAGS = (
     Case("pattern-text", _mirror("tags: {include: 'v.*'}"), "5:19", ("expected a list", 'write ["v.*"]')),
 )
 
+PUBLIC_KEY = (
+    "-----BEGIN PUBLIC KEY-----\n"
+    "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEhlVaPg0U18Eq4PKYzoP7FQXKKitK\n"
+    "rfgeiaDbJj7YXftF9xPviKi9BIiWAjLpO6wVThc2XeeAer/G4Ggf7h2KVg==\n"
+    "-----END PUBLIC KEY-----\n"
+)
+
+
+def _keys(keys: str) -> str:
+    return _mirror(f"verify-signatures: {{{keys}}}")
+
+
+def _key_file(content: str | bytes, *says: str, id: str) -> Case:
+    return Case(f"key-{id}", _keys("keys: [a.pub]"), "5:30", ("verify-signatures.keys[0]: ", *says), {"a.pub": content})
+
+
+def _keyless(key: str) -> Case:
+    says = f'unknown key "{key}"; keyless signatures are not supported; list the public keys under `keys`'
+    return Case(f"key-{key}", _keys(f"keys: [a.pub], {key}: x"), "5:38", (says,), {"a.pub": PUBLIC_KEY})
+
+
+SIGNATURES = (
+    Case("keys-of-a-mirror-are-a-list", _mirror("verify-signatures: [a.pub]"), "5:22", ("expected a mapping",)),
+    Case("no-keys", _mirror("verify-signatures: {}"), "5:22", ('missing key "keys"',)),
+    Case("keys-empty", _keys("keys: []"), "5:29", ("expected a list with at least one entry",)),
+    Case("keys-text", _keys("keys: a.pub"), "5:29", ("expected a list", 'write ["a.pub"]')),
+    Case("keys-missing", _keys("keys: [none.pub]"), "5:30", ("verify-signatures.keys[0]: ", "none.pub: no such file")),
+    Case("keys-directory", _keys("keys: [.]"), "5:30", ("is not a regular file",)),
+    Case("keys-many", _keys(f"keys: [{'a.pub,' * 21}]"), "5:29", ("the limit is 20",), {"a.pub": PUBLIC_KEY}),
+    Case("key-of-a-service", _keys("keys: [awskms:///alias/x]"), "5:30", ("is not a file; save the public key",)),
+    Case("key-of-a-token", _keys("keys: ['pkcs11:token=x']"), "5:30", ("is not a file; save the public key",)),
+    Case("key-by-its-url", _keys("keys: ['https://a.example.com/x.pub']"), "5:30", ("is not a file",)),
+    Case("key-misspelt", _keys("Keys: [a.pub]"), "5:23", ('unknown key "Keys"; did you mean "keys"?',)),
+    _keyless("keyless"),
+    _keyless("certificate-identity"),
+    _keyless("certificate_oidc_issuer"),
+    _keyless("rekor-url"),
+    _key_file("", "a.pub is empty; expected a PEM public key", id="empty"),
+    _key_file(b"\x30\x59", "a.pub is not PEM; convert it", id="der"),
+    _key_file("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "has no valid public key", id="damaged"),
+    _key_file(PUBLIC_KEY * 2, "contains 2 keys", id="double"),
+    _key_file("-----BEGIN EC PRIVATE KEY-----\n", "contains a private key, expected a public key", id="private"),
+    _key_file("-----BEGIN CERTIFICATE-----\n", "contains a certificate, expected a public key", id="certificate"),
+    Case(
+        "defaults-with-a-missing-key",
+        f"{HEAD}defaults: {{verify-signatures: {{keys: [none.pub]}}}}\n{MIRROR}",
+        "2:39",
+        ("defaults.verify-signatures.keys[0]: ", "none.pub: no such file"),
+    ),
+    Case(
+        "signatures-of-v1",
+        _mirror("verify-signatures: {keys: [a.pub]}\n  v1: only"),
+        "3:11",
+        ("images of v1 have no signatures, so `verify-signatures` would reject all of them",),
+        {"a.pub": PUBLIC_KEY},
+    ),
+)
 
 ON_DISK = (
     Case("base-without-a-bundle", _mirror("base: far-side.json"), "5:9", ("mirrors[0].base", "no target is a bundle")),
@@ -979,12 +1074,8 @@ LATER_KEYS: tuple[tuple[str, str, str, str], ...] = (
     ("top", "notify", "[{url: 'https://x.example.com/y', on: [failed], format: slack}]", "me"),
     ("top", "metrics", "{textfile: mirror.prom}", "[x]"),
     ("registry", "paths", "{team: {username: joe, password: {env: PATH}}}", "[team]"),
-    ("registry", "create", "ecr", "acr"),
-    ("registry", "create", "{type: harbor, public: false}", "{public: false}"),
-    ("registry", "login", "ecr", "[ecr]"),
     ("registry", "reserve", "20", "some"),
     ("registry", "bandwidth", "{read: 10 MiB/s, write: 5 MB/s, schedule: 'Mon-Fri'}", "{read: fast}"),
-    ("mirror", "verify-signatures", "{keys: [a.pub]}", "[a.pub]"),
     ("mirror", "every", "15 min", "15"),
     ("mirror", "referrers", "true", "sometimes"),
     ("mirror", "referrers", "{include: [a/b], exclude: [c], require: [d]}", "{require: d}"),
@@ -1040,13 +1131,6 @@ NOT_IN_THIS_VERSION = (
 )
 
 CASES: tuple[Case, ...] = (
-    *FILE,
-    *KEYS,
-    *REGISTRIES,
-    *LOCATIONS,
-    *WILDCARDS,
-    *TAGS,
-    *PLATFORMS,
-    *ON_DISK,
-    *NOT_IN_THIS_VERSION,
+    *(*FILE, *KEYS, *REGISTRIES, *LOCATIONS, *WILDCARDS, *PLATFORMS),
+    *(*TAGS, *SIGNATURES, *ON_DISK, *NOT_IN_THIS_VERSION),
 )

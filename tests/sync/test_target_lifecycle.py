@@ -30,6 +30,7 @@ from mirror.sync.manifest_graph import ManifestCache
 from mirror.sync.plan_model import MirrorEntry, TargetEntry
 from mirror.sync.planner import Planner
 from mirror.sync.recorder import ResultRecorder
+from mirror.sync.signature_checker import SignatureChecker
 from mirror.sync.target_lifecycle import TargetLifecycle
 from mirror.transfer.blob_copier import BlobCopier
 from mirror.transfer.blob_locations import BlobLocations
@@ -205,7 +206,8 @@ class World:
                 check_all=deep,
                 before_write=lambda repository: None,
             )
-            reader = ImageReader(calls, self.notes, ManifestCache(calls))
+            manifests = ManifestCache(calls)
+            reader = ImageReader(calls, self.notes, manifests, SignatureChecker(calls, manifests))
             queue = CopyQueue(
                 calls,
                 reader,

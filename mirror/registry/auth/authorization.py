@@ -17,9 +17,9 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 
-from mirror.errors import AuthError, Cancelled, MirrorError, printable
+from mirror.errors import AuthError, Cancelled, MirrorError
 from mirror.registry.auth.authorizer import Scope, pull_scopes, widen_scopes
-from mirror.registry.auth.challenge import Challenge, choose_challenge, parse_challenges
+from mirror.registry.auth.challenge import Challenge, choose_challenge, explain_unsupported, parse_challenges
 from mirror.registry.auth.credentials import CredentialSource
 from mirror.registry.auth.scope_state import ScopeState
 from mirror.registry.auth.token_client import OneOffSender
@@ -146,10 +146,15 @@ class HostAuthorizer:
         with self._lock:
             state = self._states.get(scopes)
             if state is not None and state.error is not None and state.refused_by_registry:
-                state.error = state.refused_header = state.suspect_credential = None
-                state.refused_by_registry = False
+                state.discard_grant(self._clock)
                 state.refusals = _MAX_REFUSALS - 1
-                state.gate = Gate(self._clock)
+
+    def discard_grants(self, repositories: str) -> None:
+        """Discard the grants for a repository that was just created, and for those below it: they allow no access."""
+        with self._lock:
+            for state in self._states.values():
+                if any(f"{scope.repository}/".startswith(f"{repositories}/") for scope in state.scopes):
+                    state.discard_grant(self._clock)
 
     def known_secrets(self) -> frozenset[str]:
         """Return all secrets that have been used so far, both plain and as sent in the `Authorization` header.
@@ -236,8 +241,9 @@ class HostAuthorizer:
                 return state.scheme or scheme  # another thread has already recorded it
             state.refusals += 1
             state.scheme = self._scheme = scheme
-            # Tokens are newly issued, so a rejection is final. With Basic, the password may have changed.
-            final = sent is not None and state.refusals >= (_MAX_REFUSALS - 1 if scheme.service else _MAX_REFUSALS)
+            # A rejected token is final unless it may be older than its project. A Basic password may have changed.
+            is_new = scheme.service is not None and self._settings.create is None
+            final = sent is not None and state.refusals >= (_MAX_REFUSALS - 1 if is_new else _MAX_REFUSALS)
             if final:
                 state.error = self._refusal_error(state, grant)
             state.grant = None  # set after the error, so that no thread requests another grant
@@ -260,14 +266,7 @@ class HostAuthorizer:
 
     def _unsupported_error(self, state: ScopeState, challenges: Sequence[Challenge]) -> AuthError:
         """Return the error for a 401 without a supported challenge."""
-        schemes = sorted({challenge.scheme for challenge in challenges})
-        if "bearer" in schemes:
-            why = "requires a bearer token, but its challenge has no realm"
-        elif schemes:
-            why = f"requires an unsupported authentication scheme: {printable(', '.join(schemes), 80)}"
-        else:
-            why = "responds with 401 but without a valid challenge"
-        return AuthError(f"{self._subject(state)}: {self._host} {why}", status=401)
+        return AuthError(f"{self._subject(state)}: {self._host} {explain_unsupported(challenges)}", status=401)
 
     def _record_error(self, state: ScopeState, error: MirrorError) -> None:
         """Store an error, unless it is retryable or a cancellation. Later requests with these scopes fail with it."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from mirror.errors import printable
 from mirror.registry.http.headers import WHITE_SPACE
 from mirror.util.structs import Struct, field
 
@@ -84,6 +85,16 @@ def _parse_field(text: str, limit: int) -> list[Challenge]:
         found.append(Challenge(token.group().lower(), params, token68))
         position = _match_end(_SKIP, text, position)
     return found
+
+
+def explain_unsupported(challenges: Sequence[Challenge]) -> str:
+    """Return why none of the challenges can be used, as the end of a sentence about the registry."""
+    schemes = sorted({challenge.scheme for challenge in challenges})
+    if "bearer" in schemes:
+        return "requires a bearer token, but its challenge has no realm"
+    if schemes:
+        return f"requires an unsupported authentication scheme: {printable(', '.join(schemes), 80)}"
+    return "responds with 401 but without a valid challenge"
 
 
 def _read_token68(text: str, position: int) -> tuple[str, int]:

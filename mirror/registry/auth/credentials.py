@@ -5,10 +5,12 @@ Files are read and helpers are run when they are first needed. The results are k
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from mirror.errors import AuthError, ConfigError
 from mirror.oci.reference import DOCKER_HUB
@@ -27,7 +29,8 @@ _IDENTITY_USER = "<token>"  # Docker's user name for a secret that is an identit
 class Credential(RedactedStruct, frozen=True):
     """A user name with a password, an identity token (for an OAuth2 token service) or a bearer token.
 
-    `origin` tells users where the credential was found. It contains no part of a secret."""
+    `origin` tells users where the credential was found. It contains no part of a secret. After `renew_at`, a new one
+    should be looked up; after `expires_at`, it is not valid. Both are values of `Clock.now`, in seconds."""
 
     HIDDEN = ("password", "identity_token", "registry_token")
 
@@ -36,6 +39,8 @@ class Credential(RedactedStruct, frozen=True):
     identity_token: str | None = None
     registry_token: str | None = None
     origin: str = ""
+    renew_at: float = math.inf
+    expires_at: float = math.inf
 
     @classmethod
     def from_secret(cls, username: str, secret: str, origin: str) -> Credential:
@@ -61,11 +66,20 @@ class Credential(RedactedStruct, frozen=True):
         return frozenset(text for text in (self.password, self.identity_token, self.registry_token) if text)
 
 
+class CredentialService(Protocol):
+    """Provides the credential for one registry, and renews it before it expires. Implementations are thread-safe."""
+
+    def find(self, *, fresh: bool, stop: Stop) -> Credential:
+        """Return the credential, a new one if `fresh` is true. May send requests. Raises MirrorError."""
+        ...
+
+
 class CredentialSource:
     """The source of credentials for all hosts. Thread-safe. Threads that need the same credential share one helper run.
 
     `hosts` contains the settings of the hosts that are configured. `on_secret` is called with each new secret and
-    its user name before the credential is returned, so that the secret can be redacted from output."""
+    its user name before the credential is returned, so that the secret can be redacted from output. `services` are
+    asked for the credentials of their hosts; no other credentials are used there."""
 
     def __init__(
         self,
@@ -74,8 +88,10 @@ class CredentialSource:
         *,
         helper_timeout: float = HELPER_TIMEOUT,
         on_secret: Callable[[str, str | None], None] | None = None,
+        services: Mapping[str, CredentialService] | None = None,
     ) -> None:
         self._hosts = hosts
+        self._services = services or {}
         self._environ = os.environ if environ is None else environ
         self._helper_timeout = helper_timeout
         self._on_secret = on_secret
@@ -98,7 +114,7 @@ class CredentialSource:
         """Read Docker's configuration now, unless mirror's own configuration has credentials for all `hosts`.
 
         Raises ConfigError if a file is invalid, so that the problem is reported before the first request."""
-        if all(self._configured_login(host) for host in hosts):
+        if all(host in self._services or self._configured_login(host) for host in hosts):
             return
         try:
             for path in self._files:
@@ -131,6 +147,9 @@ class CredentialSource:
 
     def _look_up(self, host: str, repository: str, fresh: bool, stop: Stop) -> Credential | None:
         """Find a credential, as `find` does, but without recording its secrets."""
+        service = self._services.get(host)
+        if service is not None:
+            return service.find(fresh=fresh, stop=stop)
         login = self._configured_login(host)
         if login is not None:
             return self._configured_credential(host, *login, fresh)

@@ -33,6 +33,13 @@ class ScopeState:
         self.error: MirrorError | None = None  # all later requests fail with it
         self.refused_by_registry = False  # the final refusal came from the registry, not from the token service
 
+    def discard_grant(self, clock: Clock) -> None:
+        """Discard the grant and all refusals. Requests that wait at the gate after a refusal are not affected."""
+        if self.error is not None:
+            self.gate = Gate(clock)
+        self.grant = self.error = self.refused_header = self.suspect_credential = None
+        self.refused_by_registry, self.refusals = False, 0
+
     @property
     def repository(self) -> str:
         """The repository of the first scope, or an empty string if there are no scopes."""

@@ -124,7 +124,8 @@ class TokenIssuer:
         if credential is None or credential.username is None:
             raise self.refusal_error(request.subject, credential)
         text = f"{credential.username}:{credential.password or credential.identity_token or ''}"
-        return Grant(f"Basic {base64.b64encode(text.encode()).decode()}", credential=credential)
+        header = f"Basic {base64.b64encode(text.encode()).decode()}"
+        return Grant(header, credential.renew_at, credential.expires_at, credential)
 
     def _token_grant(
         self, service: Destination, name: str, request: GrantRequest, credential: Credential | None, work: Work

@@ -53,6 +53,10 @@ class Request(RedactedStruct, frozen=True):
         """Return a copy of the request with a different destination."""
         return replace(self, destination=destination)
 
+    def with_header(self, name: str, value: str | None) -> Request:
+        """Return a copy with a header before its other headers. If `value` is None, return the request unchanged."""
+        return self if value is None else replace(self, headers=((name, value), *self.headers))
+
     def __str__(self) -> str:
         return f"{self.method} {self.destination}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 
@@ -77,6 +78,26 @@ class V1Mode(Enum):
     PER_TAG = "per-tag"
 
 
+class EcrRepositorySettings(Struct, frozen=True):
+    """The settings of new repositories on Amazon ECR. None and empty values leave the choice to ECR.
+
+    endpoint: the URL of the API, for all calls; empty for the endpoint that boto3 chooses."""
+
+    immutable_tags: bool | None = None
+    scan_on_push: bool | None = None
+    kms_key: str = ""
+    tags: Mapping[str, str] = {}  # of the AWS resource, not of images
+    endpoint: str = ""
+
+
+class HarborProjectSettings(Struct, frozen=True):
+    """The settings of new projects on Harbor. None leaves the choice to Harbor. `storage_limit` is in bytes."""
+
+    public: bool = False
+    scan_on_push: bool | None = None
+    storage_limit: int | None = None
+
+
 class HostSettings(RedactedStruct, frozen=True):
     """The settings of one registry. `host` is its name in references, such as `docker.io` or `example.com:5000`."""
 
@@ -97,5 +118,7 @@ class HostSettings(RedactedStruct, frozen=True):
     allow_hosts: frozenset[str] = frozenset()  # hosts that responses may name even if they have private addresses
     mount: bool = True  # blobs are mounted from other repositories on the host
     exclusive: bool = False  # no other program writes to this target
+    create: EcrRepositorySettings | HarborProjectSettings | None = None  # how missing repositories are created
+    login: str = ""  # "ecr": the service that issues passwords; empty for none
     v1: V1Mode = V1Mode.AUTO
     v1_checksums: str = "require"  # "require" or "warn": what to do if the checksum of a v1 layer does not match

@@ -38,6 +38,8 @@ _NO_SPACE = re.compile(
     r"\bErr\"?: ?(?:28|122)\b",
     re.IGNORECASE,
 )
+# Harbor's message for a project that does not exist. Names contain no spaces, so no name can look like it.
+_MISSING_PROJECT = re.compile(r"\bproject (?:\S{1,255} )?not found\b", re.IGNORECASE)
 _MAX_DETAIL = 200  # characters
 
 MIN_SECRET_LENGTH = 6  # characters; shorter credentials are not searched for in error responses
@@ -67,7 +69,7 @@ def parse_error_document(body: bytes, *, objects: bool = False) -> tuple[str, st
 
 
 def _detail_text(detail: strictjson.Value, *, objects: bool) -> str:
-    """Return the `detail` of an error as text for the message, or an empty string if it is not used."""
+    """Return the `detail` of an error as text. Unless `objects` is true, return an empty string for an object."""
     if isinstance(detail, str):
         return detail
     return printable(json.dumps(detail, ensure_ascii=False), _MAX_DETAIL) if detail and objects else ""
@@ -92,6 +94,8 @@ def error_for(
     code, message = parse_error_document(body, objects=status >= 500)
     text = f"{what}: {_status_text(status)}{_body_text(status, code, message, body)}"
     error = _classify_status(text, status, body, writes)
+    if status in (401, 403) and reports_missing_project(message):
+        error = NotFound(text)
     wait = retry_after(headers, now) if status in (429, 503) else None
     if status == 429:
         error = _rate_limit_error(text, code, message, wait)
@@ -178,6 +182,18 @@ def is_token_expired(status: int, body: bytes) -> bool:
 
     Source: deis/builder#426."""
     return status == 403 and b"authorization token has expired" in body[:1024].lower()
+
+
+def reports_missing_project(message: str) -> bool:
+    """Return whether a message of a registry says that a project does not exist, as Harbor does."""
+    return _MISSING_PROJECT.search(message) is not None
+
+
+def is_project_missing(body: bytes) -> bool:
+    """Return whether an error document says that a project does not exist. Harbor sends it with 401 and no challenge.
+
+    Source: goharbor/harbor, src/server/middleware/v2auth/auth.go, and issue 17097."""
+    return reports_missing_project(parse_error_document(body)[1])
 
 
 def redact_body(body: bytes, headers: Sequence[tuple[str, str]], target: str = "") -> bytes:

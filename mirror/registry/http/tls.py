@@ -82,7 +82,7 @@ class TlsClient:
         return _NestedTlsConnection(ssl_socket, outer.ssl_socket, subject)
 
     def _new_context(self, *, for_registry: bool) -> ssl.SSLContext:
-        """Create the TLS context that `context` describes. Raises LocalError if a file is not usable."""
+        """Create the TLS context that `context` returns. Raises LocalError if a file is not usable."""
         tls = self._tls
         # create_default_context() would use the environment variables SSLKEYLOGFILE, SSL_CERT_FILE and SSL_CERT_DIR.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

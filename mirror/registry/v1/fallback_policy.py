@@ -40,12 +40,12 @@ class V2Read(Enum):
 class V2Failure(Enum):
     """How a v2 request failed. Each value describes the failure in messages."""
 
-    UNKNOWN = "the repository does not exist over v2"  # 404, unless the error code contradicts that
+    UNKNOWN = "the repository is not available over v2"  # 404, unless the error code contradicts that
     ACCESS = "access is denied over v2"  # 401, 403; also of the token service
     CONTRADICTED = "the v2 response is a 404, but its error code contradicts this status"
     BUSY = "the request over v2 is rate-limited"  # 429
     JUNK = "the v2 response has status 200, but an invalid body"  # not a list, not a manifest
-    STATUS = "the request over v2 is rejected"  # 400, 405, 501 and others
+    STATUS = "the v2 request was rejected"  # 400, 405, 501 and others
     BROKEN = "the v2 response is a server error"  # 5xx
     NETWORK = "the v2 response was lost"  # reset, truncated or timed out after the connection was established
     UNREACHABLE = "the host cannot be reached"
@@ -137,7 +137,7 @@ def decide(observation: Observation) -> Decision:  # noqa: PLR0911 - one return 
         and observation.mode is V1Mode.PER_TAG
         and observation.failure is V2Failure.UNKNOWN
     ):
-        return Decision(ProtocolChoice.V1, "this tag does not exist over v2")
+        return Decision(ProtocolChoice.V1, "this tag is not available over v2")
     if observation.answered:
         return Decision(ProtocolChoice.STOP, "this repository has responded over v2")  # L22, T10, T11
     table = _LISTING_RULES if observation.operation is V2Read.LISTING else _TAG_RULES
@@ -186,6 +186,8 @@ def classify_failure(error: MirrorError) -> V2Failure:  # noqa: PLR0911 - one re
     if isinstance(error, AuthError):
         # If there is no status, the credential could not be read. A 407 comes from a proxy.
         return V2Failure.ACCESS if error.status in (400, 401, 403) else V2Failure.LOCAL
+    if isinstance(error, NotFound) and error.status in (401, 403):
+        return V2Failure.ACCESS  # Harbor: the project does not exist
     if isinstance(error, NotFound):
         return V2Failure.CONTRADICTED if error.registry_code in _CONTRADICTING_CODES else V2Failure.UNKNOWN
     if isinstance(error, Refused):

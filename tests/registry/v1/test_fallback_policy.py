@@ -116,6 +116,7 @@ ERRORS: list[tuple[MirrorError, V2Failure]] = [
     (NotFound("x", registry_code="TOOMANYREQUESTS", status=404), F.BUSY),
     (AuthError("x", status=401), F.ACCESS),
     (AuthError("x", status=403, code="auth_denied"), F.ACCESS),
+    (NotFound("Harbor: no such project", status=401, registry_code="UNAUTHORIZED"), F.ACCESS),
     (AuthError("a helper failed"), F.LOCAL),
     (AuthError("the proxy requires a login", status=407), F.LOCAL),
     (RateLimited("x", status=429), F.BUSY),

@@ -1,0 +1,235 @@
+"""`mirror explain`: prints which rule selects a reference, and what a sync would do with it and why."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from mirror.commands.options import Options
+from mirror.commands.read_only import open_for_reading
+from mirror.config import Config
+from mirror.errors import FAILED, OK, ConfigError, MirrorError, printable, worst_exit_code
+from mirror.oci.reference import Repository
+from mirror.output.console import print_lines
+from mirror.selection.locations import (
+    MATCHED,
+    BundleLocation,
+    LayoutLocation,
+    Location,
+    RegistryLocation,
+    can_match,
+    parse_source,
+)
+from mirror.store import Version
+from mirror.sync.explanation import MirrorExplanation, Subject, TargetExplanation, explain_subjects
+from mirror.sync.plan_model import MirrorEntry, PlanReceiver, RepositoryFilter, source_digest
+from mirror.sync.planner import Planner
+from mirror.sync.write_conflicts import find_possible_conflicts
+from mirror.util.structs import replace
+
+_COUNTED = {"copy": "to copy", "skip": "up to date", "conflict": "in conflict", "fail": "failed"}
+_VERBS = {
+    "copy": "copy the image",
+    "skip": "do nothing",
+    "none": "do nothing",
+    "conflict": "report a conflict",
+    "fail": "fail",
+}
+
+
+def explain(options: Options, reference: str, *, as_json: bool) -> int:
+    """Print the explanation of a source or target reference, or of a repository, and return the exit code.
+
+    Contacts the source and the targets of the mirrors that the reference concerns, and writes nothing. Raises
+    ConfigError if it concerns no mirror, LocalError."""
+    location = _parse_reference(reference)
+    explanations: list[MirrorExplanation] = []
+    with open_for_reading(options) as (context, state):
+        config = context.config
+        subjects = _find_subjects(context.entries, location, config)
+        if not subjects:
+            raise _unknown_reference(context.entries, reference, config)
+
+        async def run() -> None:
+            """Plan the mirrors that the reference concerns."""
+            entries = _entries_to_plan(context.entries, subjects)
+
+            def make_planner(receiver: PlanReceiver, only: RepositoryFilter) -> Planner:
+                """Create a planner for the subjects."""
+                return context.planner(state, receiver, only=only)
+
+            explanations.extend(await explain_subjects(context.calls, entries, subjects, make_planner))
+
+        stopped = context.run_until_signal(run())
+    if stopped is not None:
+        return context.signals.exit_if_hung(stopped)
+    lines = _json_lines(explanations, reference, config) if as_json else _text_lines(explanations, config)
+    complete = all(explanation.is_complete for explanation in explanations)
+    return worst_exit_code({print_lines(lines), OK if complete else FAILED})
+
+
+# ---- the reference
+
+
+def _parse_reference(text: str) -> RegistryLocation | LayoutLocation | BundleLocation:
+    """Parse the reference on the command line. Raises ConfigError if it is not valid, or not one repository."""
+    location: Location = parse_source(text)
+    if isinstance(location, RegistryLocation | LayoutLocation | BundleLocation) and not location.wildcard:
+        return location
+    hint = "give HOST/REPOSITORY:TAG or HOST/REPOSITORY of a source or a target"
+    raise ConfigError(f"{printable(text, 80)} is not one repository", hint=hint)
+
+
+def _find_subjects(
+    entries: Sequence[MirrorEntry], location: RegistryLocation | LayoutLocation | BundleLocation, config: Config
+) -> list[Subject]:
+    """Return the source repositories that a reference concerns: as a source, or as the source of a target."""
+    named = _repository(location, config)
+    identifier = location.tag or location.digest
+    subjects = []
+    for entry in entries:
+        if entry.source.host == named.host and entry.has_repository(named.path):
+            subjects.append(_make_subject(entry, named.path, identifier))
+            continue
+        for target in entry.targets:
+            path = _source_path(entry, target.repository, named)
+            if path is not None:
+                subjects.append(_make_subject(replace(entry, targets=(target,)), path, identifier))
+    return subjects
+
+
+def _make_subject(entry: MirrorEntry, path: str, identifier: str | None) -> Subject:
+    """Return the subject for a source repository of a mirror."""
+    if not entry.wildcard:
+        return Subject(entry, identifier)
+    rule = entry.repository_rules.rejecting_rule(path.removeprefix(entry.prefix))
+    return Subject(entry.expand_wildcard(path), identifier, rule)
+
+
+def _source_path(entry: MirrorEntry, template: Repository, named: Repository) -> str | None:
+    """Return the source repository that is copied to the repository `named`, or None if it is not this target's."""
+    if template.host != named.host or not can_match(named.path, template.path):
+        return None
+    if not entry.wildcard:
+        return entry.repository
+    before, _, after = template.path.partition(MATCHED)
+    matched = named.path[len(before) : len(named.path) - len(after)]
+    return f"{entry.repository}/{matched}" if entry.repository else matched
+
+
+def _repository(location: RegistryLocation | LayoutLocation | BundleLocation, config: Config) -> Repository:
+    """Return the repository of a location, with the names that entries have. Paths are relative to this directory."""
+    if isinstance(location, LayoutLocation):
+        return Repository(f"oci:{Path(location.directory).expanduser().resolve()}", location.repository)
+    if isinstance(location, BundleLocation):
+        return Repository(str(Path(location.file).expanduser().resolve()), location.repository)
+    host, _, port = location.repository.host.rpartition(":")
+    default = "80" if config.settings_for(host).plain_http else "443"
+    return replace(location.repository, host=host) if host and port == default else location.repository
+
+
+def _unknown_reference(entries: Sequence[MirrorEntry], reference: str, config: Config) -> ConfigError:
+    """Return the error for a reference that no mirror concerns. The hint names the most similar repository."""
+    names = [entry.name for entry in entries]
+    names += [str(target.repository) for entry in entries for target in entry.targets]
+    close = difflib.get_close_matches(reference, names, n=1, cutoff=0.0)
+    hint = f"the most similar source or target is {printable(close[0], 120)}" if close else "it has no mirrors"
+    return ConfigError(f"no mirror of {config.path} concerns {printable(reference, 120)}", hint=hint)
+
+
+def _entries_to_plan(entries: Sequence[MirrorEntry], subjects: Sequence[Subject]) -> list[MirrorEntry]:
+    """Return the entries of the subjects and, because they change the plan, those that may be in conflict with them."""
+    own = {subject.entry.number for subject in subjects}
+    possible = find_possible_conflicts(entries)
+    if own & {entry.number for entry in possible}:
+        own |= {entry.number for entry in possible}
+    return [entry for entry in entries if entry.number in own]
+
+
+# ---- output
+
+
+def _text_lines(explanations: Sequence[MirrorExplanation], config: Config) -> list[str]:
+    """Return the lines for people."""
+    lines: list[str] = []
+    for found in explanations:
+        mirror = config.mirrors[found.number]
+        lines += ["" for _ in lines[:1]]
+        lines.append(f"{found.source}: {mirror.position.file}:{mirror.position.line} ({mirror.path})")
+        chosen = {True: "selected", False: "not selected", None: "could not be determined"}[found.selected]
+        lines.append(f"  selection: {chosen}: {found.reason}")
+        lines += [f"    {count} left out by {printable(rule, 80)}" for rule, count in _sorted_rejected(found)]
+        if found.found is not None:
+            lines.append(f"  source:    {_describe_lookup(found.found)}")
+        for target in found.targets:
+            lines += _target_lines(target)
+    return lines
+
+
+def _sorted_rejected(found: MirrorExplanation) -> list[tuple[str, int]]:
+    """Return how many tags of a repository each rule leaves out. For a single reference, return an empty list."""
+    return sorted(found.rejected.items()) if found.found is None else []
+
+
+def _target_lines(target: TargetExplanation) -> list[str]:
+    """Return the lines about one target."""
+    if target.found is None:
+        counts = ", ".join(
+            f"{target.counts[action]} {text}" for action, text in _COUNTED.items() if target.counts[action]
+        )
+        return [f"  target:    {target.name}: {counts or 'nothing to copy'}"]
+    found = _describe_lookup(target.found)
+    return [
+        f"  target:    {found if target.name in found else f'{target.name}: {found}'}",
+        f"    a sync would {_VERBS[target.action]}: {target.reason}",
+    ]
+
+
+def _describe_lookup(found: Version | MirrorError) -> str:
+    """Return what a reference refers to, or why that is not known."""
+    if isinstance(found, MirrorError):
+        return str(found)
+    digest = source_digest(found)
+    if digest is None:
+        return f"an image that is converted to {found.digest or 'an image whose digest is not known yet'}"
+    return f"{digest} (targets get {found.digest})" if found.digest not in (digest, None) else digest
+
+
+def _json_lines(explanations: Sequence[MirrorExplanation], reference: str, config: Config) -> list[str]:
+    """Return the JSON document for programs (docs/operations.md, "Explaining a reference")."""
+    mirrors: list[dict[str, object]] = []
+    for found in explanations:
+        mirror = config.mirrors[found.number]
+        fields: dict[str, object] = {
+            "mirror": mirror.path,
+            "file": mirror.position.file,
+            "line": mirror.position.line,
+            "source": found.source,
+            "selected": found.selected,
+            "rule": found.rule,
+            "reason": found.reason,
+        }
+        fields |= {"rejected": dict(found.rejected)} if found.found is None else _lookup_fields(found.found)
+        mirrors.append(fields | {"targets": [_target_fields(target) for target in found.targets]})
+    return json.dumps({"schema": 1, "reference": reference, "mirrors": mirrors}, indent=2).splitlines()
+
+
+def _target_fields(target: TargetExplanation) -> dict[str, object]:
+    """Return the JSON object for one target."""
+    if target.found is None:
+        return {"target": target.name, "actions": dict(target.counts)}
+    return {
+        "target": target.name,
+        **_lookup_fields(target.found),
+        "action": target.action,
+        "reason": target.reason,
+    }
+
+
+def _lookup_fields(found: Version | MirrorError) -> dict[str, object]:
+    """Return the fields `digest` and `error`, one of which is null."""
+    if isinstance(found, MirrorError):
+        return {"digest": None, "error": {"code": found.code, "message": str(found)}}
+    return {"digest": source_digest(found), "error": None}

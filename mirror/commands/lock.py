@@ -1,0 +1,71 @@
+"""`mirror lock`: writes the selected tags with their digests to a file, for `sync --locked` and `plan --locked`."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+
+from mirror.commands.options import Options
+from mirror.commands.read_only import open_for_reading
+from mirror.config import Config, state_directory
+from mirror.errors import ConfigError, MirrorError, printable, worst_exit_code
+from mirror.output.console import Console, print_lines
+from mirror.output.report.summary import format_count
+from mirror.sync.image_lock import ImageLock
+from mirror.sync.locked_selection import collect_lock
+from mirror.util.files import atomic_write, local_error
+
+STDOUT = Path("-")
+
+
+def lock(options: Options, output: Path | None) -> int:
+    """Write the image lock of a configuration, and return the exit code. Contacts only the sources.
+
+    output: the file; None for the name of the configuration with the suffix `.lock`, and `-` for standard output. If
+    anything cannot be locked, print the problems and write nothing. Raises ConfigError, LocalError."""
+    found: list[tuple[ImageLock, list[tuple[str, MirrorError]]]] = []
+    with open_for_reading(options) as (context, state):
+        config = context.config
+        path = STDOUT if output == STDOUT else _resolve_output(output or config.path.with_suffix(".lock"), config)
+
+        async def collect() -> None:
+            """Read the sources."""
+            found.append(await collect_lock(context.entries, config.path.name, partial(context.source_planner, state)))
+
+        stopped = context.run_until_signal(collect())
+        problems = context.run_problems() if stopped is None else []
+    if stopped is not None:
+        return context.signals.exit_if_hung(stopped)
+    ((image_lock, failures),) = found
+    failures = [*failures, *problems]
+    if failures:
+        console = Console()
+        for name, error in sorted(failures, key=lambda one: one[0]):
+            console.write_line(f"mirror: {name}: {error}")
+        console.write_line(f"mirror: {format_count(len(failures), 'problem')}; no image lock was written")
+        return worst_exit_code(error.exit_code for _, error in failures)
+    if path == STDOUT:
+        return print_lines(image_lock.lines())
+    with atomic_write(path, mode=0o644) as out:
+        for line in image_lock.lines():
+            out.write(f"{line}\n".encode())
+    images, mirrors = format_count(image_lock.count, "image"), format_count(len(image_lock.mirrors), "mirror")
+    return print_lines([f"{path}: {images} of {mirrors} locked"])
+
+
+def _resolve_output(path: Path, config: Config) -> Path:
+    """Resolve symbolic links in the path of the lock. Raises ConfigError or LocalError if it must not be written there.
+
+    The check takes place before any host is contacted."""
+    real = Path(os.path.realpath(path))
+    if real == Path(os.path.realpath(config.path)):
+        raise ConfigError(f"{printable(path)} is the configuration", hint="choose another file with `-o FILE`")
+    if real.is_relative_to(os.path.realpath(state_directory(config))):
+        what = f"{printable(path)} is in the state directory"
+        raise ConfigError(what, hint="choose a file in another directory with `-o FILE`")
+    try:
+        real.parent.stat()
+    except OSError as error:
+        raise local_error("write", path, error) from error
+    return real

@@ -1,0 +1,235 @@
+"""The parsers for the commands that read a configuration, and the functions that run these commands."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from mirror.commands.arguments import Parser, reject_later_options
+from mirror.commands.options import Options, Shard
+
+
+def _add_command(
+    commands: argparse._SubParsersAction[Parser], name: str, run: Callable[[argparse.Namespace], int], text: str
+) -> argparse.ArgumentParser:
+    """Add the parser for a command that reads a configuration. text: the help, in lower case and without a period."""
+    command = commands.add_parser(name, help=text, description=sentence(text), allow_abbrev=False)
+    command.add_argument("config", metavar="CONFIG", type=Path, help="the YAML configuration file")
+    reject_later_options(command, name)
+    command.set_defaults(command=run)
+    return command
+
+
+_LOCK_EPILOG = """\
+example:
+  mirror lock prod.yaml                       writes prod.lock
+  mirror plan prod.yaml --locked prod.lock    shows which tags have changed since
+  mirror sync prod.yaml --locked prod.lock    copies exactly the locked images
+
+If a source cannot be read, nothing is written (exit code 1).
+"""
+
+
+_EXPLAIN_EPILOG = """\
+example:
+  mirror explain prod.yaml docker.io/library/alpine:3.20
+
+Exit code 1: something could not be determined. Exit code 2: no mirror concerns the reference.
+"""
+
+
+def sentence(text: str) -> str:
+    """Return `text` as a sentence: with a capital letter at the beginning and a period at the end."""
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def add_sync(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add the parser for `sync`."""
+    sync = _add_command(commands, "sync", _sync, "copy every selected tag to every target")
+    _add_only(sync)
+    sync.add_argument(
+        "--only-from", metavar="FILE", type=Path, help="read patterns from a file, one per line (failed.txt)"
+    )
+    sync.add_argument(
+        "--shard",
+        metavar="I/N",
+        type=_shard,
+        help="process only the source repositories in shard I of N, where I counts from 0",
+    )
+    verbosity = sync.add_mutually_exclusive_group()
+    verbosity.add_argument("-v", dest="verbose", action="count", default=0, help="print more; -vv: debug output")
+    verbosity.add_argument("-q", dest="quiet", action="store_true", help="print only errors")
+    sync.add_argument("--dry-run", action="store_true", help="the same as `mirror plan`")
+    sync.add_argument("--fail-fast", action="store_true", help="start no new work after the first failure")
+    sync.add_argument(
+        "--deep", action="store_true", help="check every object of every selected image, even if its tag is unchanged"
+    )
+    sync.add_argument(
+        "--repair", action="store_true", help="read and hash all objects on the targets, and replace damaged objects"
+    )
+    sync.add_argument("--base", metavar="INVENTORY", type=Path, help="do not export blobs that this inventory lists")
+    _add_locked(sync, "copy exactly the images in this file, which `mirror lock` wrote, even if their tags have moved")
+    sync.add_argument("--report", metavar="FILE", type=Path, help="also write the report to this file")
+    sync.add_argument(
+        "--progress",
+        choices=("auto", "plain", "none"),
+        default="auto",
+        help="auto: live display on a terminal, otherwise a line every 30 s",
+    )
+    sync.add_argument(
+        "--lock-wait",
+        metavar="SECONDS",
+        type=_seconds,
+        default=0.0,
+        help="wait up to SECONDS for another run to finish",
+    )
+
+
+def _add_only(command: argparse.ArgumentParser) -> None:
+    """Add the option `--only` to the parser for a command."""
+    command.add_argument(
+        "--only",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="select only source references that match this shell pattern: host/repo:tag or host/repo; can be repeated",
+    )
+
+
+def _add_locked(command: argparse.ArgumentParser, text: str) -> None:
+    """Add the option `--locked` to the parser for a command. text: its help."""
+    command.add_argument("--locked", metavar="FILE", type=Path, help=text)
+
+
+def add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add the parser for `plan`."""
+    plan = _add_command(commands, "plan", _plan, "show what a sync would do, without writing")
+    _add_locked(plan, "plan with the images in this file, which `mirror lock` wrote, and show which tags have changed")
+    plan.add_argument("--exit-code", action="store_true", help="exit with code 10 if a sync would change something")
+
+
+def add_verify(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add the parser for `verify`."""
+    verify = _add_command(commands, "verify", _verify, "check that every selected image is complete on every target")
+    verify.add_argument("--deep", action="store_true", help="also read and hash every blob")
+    _add_only(verify)
+    verify.add_argument("-q", dest="quiet", action="store_true", help="print only problems")
+
+
+def add_lock(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add the parser for `lock`."""
+    lock = _add_command(commands, "lock", _lock, "write the selected tags with their digests to a file")
+    lock.epilog = _LOCK_EPILOG
+    lock.formatter_class = argparse.RawDescriptionHelpFormatter
+    lock.add_argument(
+        "-o",
+        dest="output",
+        metavar="FILE",
+        type=Path,
+        help="the file; by default, CONFIG with the suffix .lock; - for standard output",
+    )
+
+
+def add_explain(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add the parser for `explain`."""
+    text = "show which rule selects a reference or leaves it out, and what a sync would do with it"
+    explain = _add_command(commands, "explain", _explain, text)
+    explain.epilog = _EXPLAIN_EPILOG
+    explain.formatter_class = argparse.RawDescriptionHelpFormatter
+    explain.add_argument(
+        "reference",
+        metavar="REFERENCE",
+        help="a reference (host/repo:tag) or repository (host/repo) of a source or a target",
+    )
+    explain.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_validate(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add the parser for `validate`."""
+    validate = _add_command(commands, "validate", _validate, "check a configuration offline")
+    validate.add_argument(
+        "--secrets", action="store_true", help="treat a missing password, TLS file or base as an error"
+    )
+
+
+def _shard(text: str) -> Shard:
+    """Parse the value of `--shard`, such as `0/4`. Raises ArgumentTypeError if it is not valid."""
+    index, slash, count = text.partition("/")
+    if slash and index.isdecimal() and count.isdecimal() and int(index) < int(count):
+        return Shard(int(index), int(count))
+    raise argparse.ArgumentTypeError(f"expected I/N with I from 0 to N-1, got {text!r}")
+
+
+def _seconds(text: str) -> float:
+    """Parse a non-negative number of seconds. Raises ArgumentTypeError if `text` is not valid."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if 0 <= seconds < 1e9:
+        return seconds
+    raise argparse.ArgumentTypeError(f"expected a number of seconds that is not negative, got {text!r}")
+
+
+def _options(parsed: argparse.Namespace) -> Options:
+    """Convert the parsed arguments to the options of a command."""
+    given = vars(parsed)
+    return Options(
+        config=parsed.config,
+        only=tuple(given.get("only", ())),
+        only_from=given.get("only_from"),
+        shard=given.get("shard"),
+        deep=given.get("deep", False) or given.get("repair", False),
+        repair=given.get("repair", False),
+        fail_fast=given.get("fail_fast", False),
+        report=given.get("report"),
+        progress=given.get("progress", "none"),
+        lock_wait=given.get("lock_wait", 0.0),
+        exit_code=given.get("exit_code", False),
+        verbosity=-1 if given.get("quiet") else given.get("verbose", 0),
+        base=given.get("base"),
+        locked=given.get("locked"),
+    )
+
+
+def _sync(parsed: argparse.Namespace) -> int:
+    """Run `mirror sync`, or `mirror plan` if `--dry-run` is given."""
+    from mirror.commands import plan, sync  # noqa: PLC0415 (here and below: only the called command is imported)
+
+    return plan.plan(_options(parsed)) if parsed.dry_run else sync.sync(_options(parsed))
+
+
+def _plan(parsed: argparse.Namespace) -> int:
+    """Run `mirror plan`."""
+    from mirror.commands import plan  # noqa: PLC0415
+
+    return plan.plan(_options(parsed))
+
+
+def _explain(parsed: argparse.Namespace) -> int:
+    """Run `mirror explain`."""
+    from mirror.commands import explain  # noqa: PLC0415
+
+    return explain.explain(_options(parsed), parsed.reference, as_json=parsed.json)
+
+
+def _lock(parsed: argparse.Namespace) -> int:
+    """Run `mirror lock`."""
+    from mirror.commands import lock  # noqa: PLC0415
+
+    return lock.lock(_options(parsed), parsed.output)
+
+
+def _verify(parsed: argparse.Namespace) -> int:
+    """Run `mirror verify`."""
+    from mirror.commands import verify  # noqa: PLC0415
+
+    return verify.verify(_options(parsed))
+
+
+def _validate(parsed: argparse.Namespace) -> int:
+    """Run `mirror validate`."""
+    from mirror.commands.validate import validate  # noqa: PLC0415
+
+    return validate(parsed.config, secrets=parsed.secrets)

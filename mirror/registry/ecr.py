@@ -1,0 +1,118 @@
+"""Amazon ECR and ECR Public as services: they create repositories, and issue passwords for their registries."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+
+from mirror.errors import AuthError, ConfigError, RemoteError
+from mirror.registry.auth.expiring_logins import IssuedPassword
+from mirror.registry.ecr_hosts import EcrHost, parse_ecr_host
+from mirror.registry.http.host_settings import EcrRepositorySettings
+from mirror.util.cancellation import Stop, Work
+from mirror.util.single_flight import LazyValue
+
+if TYPE_CHECKING:
+    from mirror.registry.aws import EcrApi
+
+MIN_LIFETIME, MAX_LIFETIME = 60.0, 12 * 3600.0  # seconds; limits for the lifetime of a password that AWS reports
+
+
+class EcrService:
+    """Amazon ECR for one registry host. Thread-safe. The API is opened on first use. It must be closed after use.
+
+    Calls cannot be interrupted, so a stop takes effect between them. All methods raise AuthError, RateLimited,
+    NetworkError, RemoteError, ConfigError, Cancelled."""
+
+    origin = "AWS (login: ecr)"
+
+    def __init__(self, host: str, settings: EcrRepositorySettings) -> None:
+        self._host = host
+        self._names = parse_ecr_host(host) or EcrHost()
+        self._settings = settings
+        self._api: LazyValue[EcrApi] = LazyValue(lambda work: self._open_api())
+
+    def _open_api(self) -> EcrApi:
+        """Return the API."""
+        from mirror.registry.aws import EcrApi  # noqa: PLC0415 (boto3 is an extra, and importing it takes 0.2 s)
+
+        return EcrApi(self._host, self._names, self._settings.endpoint)
+
+    def close(self) -> None:
+        """Close idle connections."""
+        api = self._api.value_if_created()
+        if api is not None:
+            api.close()
+
+    def container(self, repository: str) -> str:
+        """Return the repository, since each one is created by itself."""
+        return repository
+
+    def create(self, repository: str, work: Work) -> bool:
+        """Create a repository with the configured settings. Return False if it existed already."""
+        what = f"creating {self._host}/{repository}"
+        name = self._names.repository_name(repository)
+        if not name:
+            hint = f"write {self._host}/ALIAS/{repository}"
+            raise ConfigError(f"{what}: ECR Public needs the alias of a registry in the path", hint=hint)
+        work.stop.raise_if_requested()
+        try:
+            self._api.get(work).create_repository(what, self._parameters(name))
+        except RemoteError as error:
+            if error.registry_code == "RepositoryAlreadyExistsException":
+                return False
+            raise
+        return True
+
+    def _parameters(self, name: str) -> dict[str, object]:
+        """Return the parameters of CreateRepository."""
+        settings, parameters = self._settings, dict[str, object](repositoryName=name)
+        if self._names.account:
+            parameters["registryId"] = self._names.account  # never the account of the credentials by mistake
+        if settings.immutable_tags is not None:
+            parameters["imageTagMutability"] = "IMMUTABLE" if settings.immutable_tags else "MUTABLE"
+        if settings.scan_on_push is not None:
+            parameters["imageScanningConfiguration"] = {"scanOnPush": settings.scan_on_push}
+        if settings.kms_key:
+            parameters["encryptionConfiguration"] = {"encryptionType": "KMS", "kmsKey": settings.kms_key}
+        if settings.tags:
+            parameters["tags"] = [{"Key": key, "Value": value} for key, value in settings.tags.items()]
+        return parameters
+
+    def issue(self, stop: Stop) -> IssuedPassword:
+        """Return a new password for the registry. AWS issues it for 12 hours."""
+        what = f"getting a password for {self._host}"
+        stop.raise_if_requested()
+        response = self._api.get(Work(stop)).get_authorization_token(what)
+        data = response.get("authorizationData")
+        entry = data[0] if isinstance(data, list) and data else data  # ECR Public sends no list
+        token = entry.get("authorizationToken") if isinstance(entry, Mapping) else None
+        try:
+            text = base64.b64decode(token, validate=True).decode() if isinstance(token, str) else ""
+        except (binascii.Error, ValueError):
+            text = ""
+        username, _, password = text.partition(":")
+        if not username or not password or not isinstance(entry, Mapping):
+            raise AuthError(f"{what}: the response of AWS contains no usable token", code="auth_failed")
+        return IssuedPassword(username, password, _lifetime(entry.get("expiresAt"), response))
+
+
+def _lifetime(expires: object, response: Mapping[str, object]) -> float:
+    """Return the lifetime of a password in seconds, within the limits.
+
+    It is counted from the Date of the response, so that a wrong clock of this machine has no effect."""
+    if not isinstance(expires, datetime):
+        return MIN_LIFETIME
+    metadata = response.get("ResponseMetadata")
+    headers = metadata.get("HTTPHeaders") if isinstance(metadata, Mapping) else None
+    date = headers.get("date") if isinstance(headers, Mapping) else None
+    try:
+        now = parsedate_to_datetime(str(date)).timestamp()
+    except ValueError:
+        now = time.time()
+    return max(MIN_LIFETIME, min(MAX_LIFETIME, expires.timestamp() - now))

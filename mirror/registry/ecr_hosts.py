@@ -1,0 +1,60 @@
+"""The host names of Amazon ECR: which account and region they belong to, and what creates a repository there.
+
+Source: Amazon ECR user guide, "Amazon ECR private registry" (forms with `dkr.ecr` and `dkr-ecr`) and the Amazon ECR
+Public user guide, "Public registries".
+"""
+
+from __future__ import annotations
+
+import re
+
+from mirror.util.structs import Struct
+
+PUBLIC_REGION = "us-east-1"  # the only region that creates public repositories and issues passwords for them
+
+_PUBLIC = frozenset({"public.ecr.aws", "ecr-public.aws.com"})
+# IPv4: 123456789012.dkr.ecr.eu-west-1.amazonaws.com. Dual stack: 123456789012.dkr-ecr.eu-west-1.on.aws.
+_PRIVATE = re.compile(
+    r"(?P<account>[0-9]{12})\.dkr(?P<mark>[.-])ecr(?P<fips>-fips)?\.(?P<region>[a-z0-9][a-z0-9-]{1,40})\."
+    r"(?P<domain>amazonaws\.com|amazonaws\.com\.cn|amazonaws\.eu|on\.aws|on\.amazonwebservices\.com\.cn"
+    r"|on\.amazonwebservices\.eu|c2s\.ic\.gov|sc2s\.sgov\.gov|cloud\.adc-e\.uk|csp\.hci\.ic\.gov)"
+)
+
+
+class EcrHost(Struct, frozen=True):
+    """What a host name says about a registry of Amazon ECR. Empty texts are not known from the name.
+
+    account: the AWS account (12 digits). region: the AWS region. fips, dual_stack: which endpoints of the API match the
+    form of the name. public: whether it is ECR Public."""
+
+    account: str = ""
+    region: str = ""
+    fips: bool = False
+    dual_stack: bool = False
+    public: bool = False
+
+    def repository_name(self, repository: str) -> str:
+        """Return the name of a repository in the API. On ECR Public, the first part of a path is the registry's alias.
+
+        Return an empty string if the path has no repository after the alias."""
+        return repository.partition("/")[2] if self.public else repository
+
+    def creation_command(self, repository: str) -> str:
+        """Return the command of the AWS CLI that creates a repository."""
+        service = "ecr-public" if self.public else "ecr"
+        region = f" --region {self.region}" if self.region else ""
+        account = f" --registry-id {self.account}" if self.account else ""
+        return f"aws {service} create-repository --repository-name {self.repository_name(repository)}{region}{account}"
+
+
+def parse_ecr_host(host: str) -> EcrHost | None:
+    """Return what the name of a registry host says, or None if it is not a name of Amazon ECR."""
+    if host in _PUBLIC:
+        return EcrHost(region=PUBLIC_REGION, dual_stack=host != "public.ecr.aws", public=True)
+    found = _PRIVATE.fullmatch(host)
+    if found is None:
+        return None
+    dual_stack = found["mark"] == "-"
+    if dual_stack != found["domain"].startswith("on."):
+        return None
+    return EcrHost(found["account"], found["region"], fips=found["fips"] is not None, dual_stack=dual_stack)

@@ -1,0 +1,129 @@
+"""Creates a repository after the registry has reported that it does not exist, or says how to create it.
+
+Many registries create a repository with the first push. Amazon ECR does not, and Harbor requires that the project (the
+first part of the path) exists.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from mirror.errors import Cancelled, MirrorError, NotFound
+from mirror.registry.ecr_hosts import parse_ecr_host
+from mirror.registry.http.status_errors import reports_missing_project
+from mirror.util.cancellation import Work
+from mirror.util.config_key import registry_key
+from mirror.util.single_flight import SingleFlight, copy_error
+
+log = logging.getLogger("mirror.registry")
+
+T = TypeVar("T")
+
+
+class RepositoryCreator(Protocol):
+    """Creates repositories on one registry. Implementations are thread-safe."""
+
+    def container(self, repository: str) -> str:
+        """Return the name of what has to be created for a repository: the repository itself, or its project."""
+        ...
+
+    def create(self, repository: str, work: Work) -> bool:
+        """Create what the repository needs. Return False if it existed already. Raises MirrorError."""
+        ...
+
+
+def is_missing_repository(error: NotFound) -> bool:
+    """Return whether an error says that the repository does not exist, rather than something in it."""
+    return error.registry_code == "NAME_UNKNOWN" or reports_missing_project(error.what)
+
+
+class MissingRepositories:
+    """The repositories of one registry that may have to be created. Thread-safe.
+
+    creator: None if the configuration does not allow their creation. on_created: called once with the name of each
+    created repository or project, before any request is repeated. No call of `creator` is made unless the registry
+    reported a missing repository, and at most one for each name succeeds or fails permanently in a run."""
+
+    def __init__(
+        self,
+        host: str,
+        creator: RepositoryCreator | None = None,
+        on_created: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        self._host = host
+        self._creator = creator
+        self._on_created = on_created
+        self._calls: SingleFlight[str, None] = SingleFlight(f"the creation of a repository on {host}")
+        self._results: dict[str, MirrorError | None] = {}  # by name of the container; the error of a failed creation
+        self._existing: set[str] = set()  # repositories that requests have found
+
+    def record_existing(self, repository: str) -> None:
+        """Record that a repository exists."""
+        self._existing.add(repository)
+
+    def send(self, repository: str, work: Work, request: Callable[[], T], *, names_another: bool = False) -> T:
+        """Call `request`, which writes to the repository. If the repository is missing, create it and call it again.
+
+        names_another: whether the request also names another repository, which may be the missing one; nothing is
+        created then if this repository is known to exist. Raises the errors of `request` and of the creation."""
+        try:
+            result = request()
+        except NotFound as error:
+            if not is_missing_repository(error) or (names_another and repository in self._existing):
+                raise
+            if self._creator is None:
+                error.hint = error.hint or self._creation_hint(repository, error)
+                raise
+            self._create(self._creator, repository, work)
+        else:
+            self._existing.add(repository)
+            return result
+        try:
+            result = request()
+        except NotFound as error:
+            # The registry may need a moment until it knows the new repository.
+            error.retryable = not names_another and is_missing_repository(error)
+            raise
+        self._existing.add(repository)
+        return result
+
+    def _create(self, creator: RepositoryCreator, repository: str, work: Work) -> None:
+        """Create a repository, or wait for another thread that creates it. Raises the error if the creation failed."""
+        name = creator.container(repository)
+
+        def create() -> None:
+            """Create it, unless this run has tried it before."""
+            if name in self._results:
+                return
+            try:
+                created = creator.create(repository, work)
+            except Cancelled:
+                raise
+            except MirrorError as error:
+                if not error.retryable:
+                    self._results[name] = error
+                raise
+            if created:
+                target = f"{self._host}/{name}"
+                log.info("repository_created", extra={"target": target, "text": f"created {target}"})
+            self._on_created(name)
+            self._results[name] = None
+
+        if name not in self._results:
+            self._calls.share(name, create, work.stop)
+        error = self._results[name]
+        if error is not None:
+            raise copy_error(error)
+
+    def _creation_hint(self, repository: str, error: NotFound) -> str:
+        """Return how to create a repository, as far as the registry is recognized."""
+        key = registry_key(self._host, "create")
+        ecr = parse_ecr_host(self._host)
+        if ecr is not None:
+            return f"run `{ecr.creation_command(repository)}`, or set {key} to ecr"
+        if reports_missing_project(error.what):
+            project = repository.partition("/")[0]
+            return f"create the project {project} in Harbor (Projects > New Project), or set {key} to harbor"
+        return "the registry does not create repositories with the first push: create it there"

@@ -1,0 +1,56 @@
+"""Describes in a sentence which rule of a mirror selects a tag or leaves it out. `mirror explain` prints it."""
+
+from __future__ import annotations
+
+from mirror.errors import printable
+from mirror.selection.patterns import compile_pattern
+from mirror.selection.tag_rules import TagRules
+from mirror.util.structs import Struct
+
+
+class RuleDescription(Struct, frozen=True):
+    """The rule that decides about a tag by its name.
+
+    rule: as in the configuration, such as `exclude PATTERN`; empty if there is no rule. selects: whether the tag is
+    selected, unless a rule leaves it out that needs more than its name. text: the reason, as a clause."""
+
+    rule: str
+    selects: bool
+    text: str
+
+
+def describe_rule(rules: TagRules, name: str) -> RuleDescription:
+    """Return the rule that decides about a tag or, if `name` is a digest, about an image without a tag."""
+    if rules.digest is not None:
+        names = rules.literal or (rules.digest,)
+        return RuleDescription("source", name in names, f"the source of the mirror is the digest {rules.digest}")
+    if ":" in name:
+        return RuleDescription("tags", False, "the mirror selects tags, not digests")
+    rejecting = rules.rejecting_rule(name)
+    if rejecting is None:
+        return _describe_selecting(rules, name)
+    return RuleDescription(rejecting, False, _describe_rejecting(rules, rejecting))
+
+
+def _describe_selecting(rules: TagRules, tag: str) -> RuleDescription:
+    """Return the rule that selects a tag."""
+    if rules.is_literal:
+        return RuleDescription("tags", True, "it is in the list of tags")
+    matching = next((text for text in rules.include if compile_pattern(text).matches(tag)), None)
+    if matching is not None:
+        return RuleDescription("include", True, f"it matches the pattern {printable(matching, 80)} of `include`")
+    if rules.exclude:
+        return RuleDescription("exclude", True, "it matches no pattern of `exclude`")
+    return RuleDescription("", True, "no rule leaves it out")
+
+
+def _describe_rejecting(rules: TagRules, rejecting: str) -> str:
+    """Return why a rule leaves out a tag, as a clause. rejecting: the result of `TagRules.rejecting_rule`."""
+    rule, _, pattern = rejecting.partition(" ")
+    if rule == "tags":
+        return "it is not in the list of tags"
+    if rule == "include":
+        return f"it matches no pattern of `include` ({', '.join(printable(text, 80) for text in rules.include)})"
+    if rule == "exclude":
+        return f"it matches the pattern {printable(pattern, 80)} of `exclude`"
+    return f"the rule `{printable(rejecting, 80)}` leaves it out"

@@ -1,0 +1,93 @@
+"""Where the signatures of an image are stored: cosign's tag, the referrers, and the layers of signature manifests.
+
+Sources: cosign's specifications of signatures ("Tag-based Discovery") and of bundles ("Storage"); distribution-spec
+v1.1.1, "Referrers Tag Schema".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from mirror.oci import strictjson
+from mirror.oci.descriptor import Descriptor, parse_descriptor
+from mirror.oci.digest import Digest
+from mirror.oci.manifest import Kind, Manifest
+from mirror.oci.reference import is_tag
+from mirror.oci.strictjson import Value
+from mirror.util.structs import Struct
+
+_SIMPLE_SIGNING = "application/vnd.dev.cosign.simplesigning.v1+json"
+_BUNDLE = "application/vnd.dev.sigstore.bundle"  # the beginning of the media types of all versions
+_ANNOTATION = "dev.cosignproject.cosign/signature"
+_SIGNATURE_ARTIFACT = "application/vnd.dev.cosign.artifact.sig.v1+json"
+# Types of referrers that say nothing about their content: the media types of configs, which lists give if a manifest
+# has no type of its own.
+_UNSPECIFIC_TYPES = ("", "application/vnd.oci.empty.v1+json", "application/vnd.oci.image.config.v1+json")
+_ATTACHMENT_TAG = re.compile(r"sha256-[0-9a-f]{64}(\.(sig|att|sbom))?|sha512-[0-9a-f]{64}")
+_IMAGE_LAYERS = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.")
+
+
+class SignatureLayer(Struct, frozen=True):
+    """A layer of a manifest that contains a signature.
+
+    blob: the bundle, or the signed payload. signature: the signature of a payload in base64; empty if it is missing.
+    is_bundle: whether the blob is a bundle, which contains its signature."""
+
+    blob: Descriptor
+    signature: str
+    is_bundle: bool
+
+
+def signature_tag(image: Digest) -> str | None:
+    """Return the tag under which cosign stores the signatures of an image.
+
+    Return None if the tag would be too long, as with sha512."""
+    tag = f"{image.algorithm}-{image.hex}.sig"
+    return tag if is_tag(tag) else None
+
+
+def referrers_tag(image: Digest) -> str:
+    """Return the tag of the index that lists the referrers of an image in a registry without the referrers API."""
+    return f"{image.algorithm}-{image.hex[:64]}"
+
+
+def is_attachment_tag(tag: str) -> bool:
+    """Return whether a tag has the form of those for signatures, attestations, SBOMs and lists of referrers."""
+    return _ATTACHMENT_TAG.fullmatch(tag) is not None
+
+
+def has_image_layers(manifests: Iterable[Manifest]) -> bool:
+    """Return whether one of the manifests is an image that can be run, and not only a signature or another document."""
+    return any(
+        manifest.kind is Kind.SCHEMA1 or any(blob.media_type.startswith(_IMAGE_LAYERS) for blob in manifest.blobs)
+        for manifest in manifests
+    )
+
+
+def may_be_signature(referrer: Descriptor) -> bool:
+    """Return whether a referrer may contain a signature, judging by its type in the list of referrers."""
+    kind = referrer.artifact_type
+    return kind.startswith(_BUNDLE) or kind == _SIGNATURE_ARTIFACT or kind in _UNSPECIFIC_TYPES
+
+
+def signature_layers(manifest: Manifest) -> list[SignatureLayer]:
+    """Return the signatures in a manifest, the newest first: cosign appends a new signature to the existing ones.
+
+    Return none if it is not an image manifest."""
+    document = strictjson.parse(manifest.body, what=f"manifest {manifest.digest}")
+    layers = document.get("layers") if isinstance(document, dict) and manifest.kind is Kind.IMAGE else None
+    found = []
+    for number, layer in enumerate(layers if isinstance(layers, list) else ()):
+        blob = parse_descriptor(layer, f"layers[{number}]")
+        is_bundle = blob.media_type.startswith(_BUNDLE)
+        if is_bundle or blob.media_type == _SIMPLE_SIGNING:
+            found.append(SignatureLayer(blob, _annotation(layer), is_bundle))
+    return found[::-1]
+
+
+def _annotation(layer: Value) -> str:
+    """Return the annotation of a layer with the signature of its payload, or an empty string if there is none."""
+    annotations = layer.get("annotations") if isinstance(layer, dict) else None
+    text = annotations.get(_ANNOTATION) if isinstance(annotations, dict) else None
+    return text if isinstance(text, str) else ""

@@ -1,0 +1,149 @@
+"""Public keys: reads them from PEM files, and verifies signatures with them.
+
+Only this module uses `cryptography` and PyNaCl. The kinds of keys are those of cosign's specification of signatures,
+"Signature Schemes".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from importlib.util import find_spec
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+
+from mirror.errors import ConfigError
+
+MIN_RSA_BITS = 2048
+MAX_RSA_BITS = 16384  # verifying a signature with a larger key takes too long
+
+# cosign uses SHA-256 with every key by default, and the hash of the curve's size in its newer format.
+_HASHES: tuple[HashAlgorithm, ...] = (SHA256(), SHA384(), SHA512())
+_CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+_WANTED = "expected ECDSA with the curve P-256, P-384 or P-521, RSA, or Ed25519"
+_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")
+_PUBLIC = ("PUBLIC KEY", "RSA PUBLIC KEY")
+
+
+class PublicKey:
+    """A public key. Thread-safe.
+
+    name: the name of its file, for messages. fingerprint: the SHA-256 of the key in the form SubjectPublicKeyInfo, in
+    hex."""
+
+    def __init__(self, name: str, fingerprint: str, check: Callable[[bytes, bytes], None]) -> None:
+        """check: raises InvalidSignature unless its first argument is a signature of its second."""
+        self.name = name
+        self.fingerprint = fingerprint
+        self._check = check
+
+    def verify(self, signature: bytes, message: bytes) -> bool:
+        """Return whether `signature` is a signature of `message` by this key."""
+        try:
+            self._check(signature, message)
+        except InvalidSignature:
+            return False
+        return True
+
+
+def parse_public_key(data: bytes, name: str) -> PublicKey:
+    """Return the public key in a PEM file. data: its content. Raises ConfigError if there is not exactly one valid key.
+
+    ECDSA and RSA signatures (PKCS #1 v1.5) may use SHA-256, SHA-384 or SHA-512. Ed25519 signatures may be made for the
+    message (Ed25519) or for its hash (Ed25519ph)."""
+    labels = [label.decode("ascii") for label in _BLOCK.findall(data)]
+    if len(labels) > 1:
+        raise ConfigError(f"{name} contains {len(labels)} keys or certificates; each key needs a file of its own")
+    if labels and labels[0] not in _PUBLIC:
+        raise _wrong_block_error(labels[0], name)
+    try:
+        key = load_pem_public_key(data)
+    except (ValueError, UnsupportedAlgorithm):
+        what = "has no valid public key; export it again, for example with `cosign public-key`"
+        raise ConfigError(f"{name} {what}") from None
+    check: Callable[[bytes, bytes], None]
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        if not isinstance(key.curve, _CURVES):
+            raise ConfigError(f"{name} contains an ECDSA key with the curve {key.curve.name}; {_WANTED}")
+        check = _ecdsa_check(key)
+    elif isinstance(key, rsa.RSAPublicKey):
+        if not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
+            limits = f"it must have {MIN_RSA_BITS} to {MAX_RSA_BITS} bits"
+            raise ConfigError(f"{name} contains an RSA key with {key.key_size} bits; {limits}")
+        check = _rsa_check(key)
+    elif isinstance(key, ed25519.Ed25519PublicKey):
+        if find_spec("nacl") is None:
+            how = "pip install 'mirror[ed25519]'"
+            raise ConfigError(f"{name} contains an Ed25519 key, which needs the extra `ed25519`: {how}")
+        check = _ed25519_check(key)
+    else:
+        raise ConfigError(f"{name} contains a key of another kind; {_WANTED}")
+    encoded = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return PublicKey(name, hashlib.sha256(encoded).hexdigest(), check)
+
+
+def _wrong_block_error(label: str, name: str) -> ConfigError:
+    """Return the error for a file with another kind of PEM block. label: its label. name: the file."""
+    if label.endswith("PRIVATE KEY"):
+        what = "a private key, expected a public key: name cosign.pub, and keep the private key off this machine"
+    elif label == "CERTIFICATE":
+        what = "a certificate, expected a public key; extract it: openssl x509 -pubkey -noout -in FILE"
+    else:
+        what = f"a block {label}, expected PUBLIC KEY"
+    return ConfigError(f"{name} contains {what}")
+
+
+def _ecdsa_check(key: ec.EllipticCurvePublicKey) -> Callable[[bytes, bytes], None]:
+    """Return a function that checks ECDSA signatures."""
+    return _check_with_each_hash(lambda signature, message, one: key.verify(signature, message, ec.ECDSA(one)))
+
+
+def _rsa_check(key: rsa.RSAPublicKey) -> Callable[[bytes, bytes], None]:
+    """Return a function that checks RSA signatures (PKCS #1 v1.5)."""
+    scheme = padding.PKCS1v15()
+    return _check_with_each_hash(lambda signature, message, one: key.verify(signature, message, scheme, one))
+
+
+def _ed25519_check(key: ed25519.Ed25519PublicKey) -> Callable[[bytes, bytes], None]:
+    """Return a function that checks Ed25519 and Ed25519ph signatures (RFC 8032).
+
+    cosign uses Ed25519ph since version 2.4, and used Ed25519 before. `cryptography` supports only the latter."""
+    from nacl import bindings, exceptions  # noqa: PLC0415 (installed by the extra `ed25519`)
+
+    raw = key.public_bytes_raw()
+
+    def check(signature: bytes, message: bytes) -> None:
+        """Check a signature for the message, and then for its hash."""
+        try:
+            key.verify(signature, message)
+        except InvalidSignature:
+            if len(signature) != bindings.crypto_sign_BYTES:
+                raise
+            state = bindings.crypto_sign_ed25519ph_state()
+            bindings.crypto_sign_ed25519ph_update(state, message)
+            try:
+                bindings.crypto_sign_ed25519ph_final_verify(state, signature, raw)
+            except exceptions.BadSignatureError:
+                raise InvalidSignature from None
+
+    return check
+
+
+def _check_with_each_hash(check: Callable[[bytes, bytes, HashAlgorithm], None]) -> Callable[[bytes, bytes], None]:
+    """Return a function that raises InvalidSignature unless `check` succeeds with one of the allowed hashes."""
+
+    def check_all(signature: bytes, message: bytes) -> None:
+        """Try all hashes. A signature does not say which one it uses."""
+        for algorithm in _HASHES:
+            try:
+                check(signature, message, algorithm)
+            except InvalidSignature:
+                continue
+            return
+        raise InvalidSignature
+
+    return check_all

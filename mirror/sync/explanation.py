@@ -1,0 +1,322 @@
+"""Explains what a sync would do with one repository or reference, and why. Read-only.
+
+The explanation is the result of the planner, limited to this reference, together with what the reference refers to at
+the source and on each target now. `mirror explain` prints it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from mirror.errors import MirrorError, NotFound, OtherPlatform, printable
+from mirror.oci.digest import Digest
+from mirror.oci.reference import Repository
+from mirror.selection.rule_descriptions import RuleDescription, describe_rule
+from mirror.store import Source, Version
+from mirror.sync.plan_model import (
+    Action,
+    MirrorEntry,
+    PlanEntry,
+    PlanReceiver,
+    RepositoryFilter,
+    TargetEntry,
+    reference_suffix,
+)
+from mirror.sync.planner import Planner
+from mirror.sync.planner_queries import resolve_all
+from mirror.transfer.calls import Calls
+from mirror.transfer.tasks import run_group
+from mirror.util.structs import Struct, field
+
+_CONFLICTS = ("tag_immutable", "target_conflict")  # codes of errors that are reported as conflicts
+_DETERMINED = (*_CONFLICTS, "not_found", "nothing_selected")  # codes of errors that are results, not failures to read
+_RULES_FOR_NAMES = ("include", "exclude", "semver", "newest (no version)")  # what `describe_rule` describes
+
+
+class TargetExplanation(Struct):
+    """What a sync would do on one target, and why.
+
+    name: the reference or repository on the target.
+    found: what the reference refers to there now, or the error if that is not known; None for a repository.
+    action: `copy`, `skip`, `conflict`, `fail` or, if the reference is not selected, `none`. For a repository, it is
+    empty, and `counts` has the number of references with each action."""
+
+    name: str
+    found: Version | MirrorError | None = None
+    action: str = ""
+    reason: str = ""
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+class MirrorExplanation(Struct):
+    """What a sync would do with a reference or repository because of one mirror.
+
+    number: the position of the mirror in the configuration. source: the reference or repository at the source.
+    selected: whether the mirror selects the reference or repository; None if that could not be determined.
+    rule, reason: the rule that decided, as it is named in the configuration, and why, as a clause.
+    found: what the reference refers to at the source now, or the error; None for a repository.
+    rejected: for a repository, the number of tags that each rule leaves out. failures: what kept the mirror from being
+    planned."""
+
+    number: int
+    source: str
+    selected: bool | None = None
+    rule: str = ""
+    reason: str = ""
+    found: Version | MirrorError | None = None
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    failures: list[MirrorError] = field(default_factory=list)
+    targets: list[TargetExplanation] = field(default_factory=list)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether everything could be determined. That a tag is in conflict, or does not exist, is a result."""
+        lookups = [self.found, *(target.found for target in self.targets)]
+        errors = [*self.failures, *(found for found in lookups if isinstance(found, MirrorError))]
+        return all(error.code in _DETERMINED for error in errors)
+
+
+class Subject(Struct, frozen=True):
+    """What to explain: a source repository of one mirror, and a tag or digest in it, or None for the whole repository.
+
+    entry: without a wildcard, and only with the targets that are of interest.
+    repository_rule: the rule of `repositories` that leaves out the repository, or None if none does."""
+
+    entry: MirrorEntry
+    identifier: str | None
+    repository_rule: str | None = None
+
+    @property
+    def source(self) -> str:
+        """The name at the source."""
+        return self.entry.name + (reference_suffix(self.identifier) if self.identifier else "")
+
+
+class SubjectFilter:
+    """Selects the references of some subjects. Implements RepositoryFilter."""
+
+    def __init__(self, subjects: Sequence[Subject]) -> None:
+        self._repositories = {subject.entry.name for subject in subjects}
+        self._references = {subject.source for subject in subjects if subject.identifier}
+        self._all = any(subject.identifier is None for subject in subjects)
+
+    def is_selected(self, reference: str) -> bool:
+        """Return whether a source reference is one of the subjects, or in the repository of one."""
+        return self._all or reference in self._references
+
+    def may_select(self, repository: str) -> bool:
+        """Return whether the source repository is that of a subject."""
+        return repository in self._repositories
+
+    def mark_unlisted(self, repository: str) -> None:
+        """Do nothing: the subjects are not patterns that could be unused."""
+
+
+class PlanCollector:
+    """Collects the part of a plan that concerns the subjects. Implements PlanReceiver."""
+
+    def __init__(self) -> None:
+        self.plan_entries: list[PlanEntry] = []
+        self.failures: list[tuple[MirrorEntry, MirrorError]] = []
+        self.selections: dict[tuple[int, str], tuple[int, Mapping[str, int]]] = {}
+
+    def add_plan_entry(self, plan_entry: PlanEntry) -> None:
+        """Collect a plan entry."""
+        self.plan_entries.append(plan_entry)
+
+    def record_mirror_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
+        """Collect the error of a mirror that cannot be planned."""
+        self.failures.append((entry, error))
+
+    def record_invalid_name(self, entry: MirrorEntry, error: MirrorError) -> None:
+        """Do nothing: an invalid name is not the subject, whose name is valid."""
+
+    def record_repositories(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
+        """Do nothing: the rule for the repository of a subject is known without the catalog."""
+
+    def record_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
+        """Do nothing: an explanation does not write to the state."""
+
+    def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
+        """Collect how many references are selected, and how many tags each rule leaves out."""
+        self.selections[entry.number, entry.repository] = (count, rejected)
+
+
+async def explain_subjects(
+    calls: Calls,
+    entries: Sequence[MirrorEntry],
+    subjects: Sequence[Subject],
+    make_planner: Callable[[PlanReceiver, RepositoryFilter], Planner],
+) -> list[MirrorExplanation]:
+    """Return one explanation for each subject. entries: the mirrors to plan, with wildcards."""
+    collector = PlanCollector()
+    await make_planner(collector, SubjectFilter(subjects)).plan_all(entries)
+    return await run_group(_explain(calls, collector, subject) for subject in subjects)
+
+
+async def _explain(calls: Calls, collector: PlanCollector, subject: Subject) -> MirrorExplanation:
+    """Explain one subject. collector: has the plan."""
+    entry, identifier = subject.entry, subject.identifier
+    found = MirrorExplanation(entry.number, subject.source)
+    found.failures = [
+        error
+        for failed, error in collector.failures
+        if failed.number == entry.number and (failed.wildcard or failed.repository == entry.repository)
+    ]
+    selection = collector.selections.get((entry.number, entry.repository))
+    count, found.rejected = selection or (0, {})
+    plans = [
+        one
+        for one in collector.plan_entries
+        if one.reference.entry.number == entry.number and one.reference.entry.repository == entry.repository
+    ]
+    if identifier is None:
+        _explain_repository(found, subject, plans, count, is_listed=selection is not None)
+        return found
+    found.found, *copies = await run_group(
+        [
+            _look_up(calls, entry.source, entry.repository, identifier, plans),
+            *(_look_up(calls, target.store, target.repository.path, identifier) for target in entry.targets),
+        ]
+    )
+    if selection is None and (subject.repository_rule is not None or not found.failures):
+        _explain_unlisted(found, subject)
+    else:
+        _explain_selection(found, describe_rule(entry.rules, identifier), is_planned=bool(plans))
+    for target, copy in zip(entry.targets, copies, strict=True):
+        plan = next((one for one in plans if one.target.repository == target.repository), None)
+        found.targets.append(_explain_target(found, target, identifier, copy, plan))
+    return found
+
+
+async def _look_up(
+    calls: Calls, store: Source, repository: str, identifier: str, plans: Sequence[PlanEntry] = ()
+) -> Version | MirrorError:
+    """Return what a tag or digest refers to in a store now, or the error. plans: may contain the version already."""
+    for plan in plans:
+        if plan.reference.identifier == identifier and plan.reference.version is not None:
+            return plan.reference.version
+    (version,) = await calls.call_host(store.host, partial(resolve_all, store, repository, [identifier]))
+    return version
+
+
+# ---- selection
+
+
+def _explain_selection(found: MirrorExplanation, by_name: RuleDescription, *, is_planned: bool) -> None:
+    """Set whether the rules select a tag or digest, and why.
+
+    by_name: the rule that decides by the name alone. is_planned: whether the planner has selected the reference."""
+    found.selected, found.rule, found.reason = is_planned, by_name.rule, by_name.text
+    if is_planned or not by_name.selects:
+        return
+    found.rule = "source"
+    if found.failures:
+        found.selected, found.rule, found.reason = None, "", str(found.failures[0])
+    elif isinstance(found.found, NotFound):
+        found.reason = "the source does not have it"
+    elif others := sorted(rule for rule in found.rejected if not rule.startswith(_RULES_FOR_NAMES)):
+        found.rule = " or ".join(others)
+        found.reason = f"the rule {' or '.join(f'`{printable(rule, 80)}`' for rule in others)} leaves it out"
+    else:
+        found.reason = "the source has the tag, but does not list it"
+
+
+def _explain_unlisted(found: MirrorExplanation, subject: Subject) -> None:
+    """Set why a wildcard does not select the repository of a subject."""
+    found.selected = False
+    if subject.repository_rule is not None:
+        found.rule = f"repositories: {subject.repository_rule}"
+        found.reason = f"the rule `{printable(found.rule, 80)}` leaves out {subject.entry.name}"
+    elif found.failures:
+        found.selected, found.reason = None, str(found.failures[0])
+    else:
+        found.rule, found.reason = "source", f"the catalog does not contain {subject.entry.name}"
+
+
+def _explain_repository(
+    found: MirrorExplanation, subject: Subject, plans: Sequence[PlanEntry], count: int, *, is_listed: bool
+) -> None:
+    """Set how many references of a repository are selected, and what a sync would do with them."""
+    if is_listed:
+        found.selected, found.reason = True, f"{count} {'tag' if count == 1 else 'tags'}"
+    else:
+        _explain_unlisted(found, subject)
+    for target in subject.entry.targets:
+        actions = [_action(plan) for plan in plans if plan.target.repository == target.repository]
+        found.targets.append(TargetExplanation(str(target.repository), counts=Counter(actions)))
+        found.failures += [
+            plan.error for plan in plans if plan.target.repository == target.repository and plan.error is not None
+        ]
+
+
+# ---- actions
+
+
+def _action(plan: PlanEntry) -> str:
+    """Return the action of a plan entry as a word."""
+    if isinstance(plan.error, OtherPlatform):
+        return "skip"
+    if plan.error is not None:
+        return "conflict" if plan.error.code in _CONFLICTS else "fail"
+    return plan.action.value
+
+
+def _explain_target(
+    found: MirrorExplanation,
+    target: TargetEntry,
+    identifier: str,
+    copy: Version | MirrorError,
+    plan: PlanEntry | None,
+) -> TargetExplanation:
+    """Return what a sync would do with a tag on one target. copy: what the tag refers to there now, or the error."""
+    name = str(target.repository) + reference_suffix(identifier)
+    if plan is not None:
+        is_failure = plan.error is not None and not isinstance(plan.error, OtherPlatform)
+        if is_failure and plan.error is not None and plan.error.code not in _CONFLICTS:
+            found.failures.append(plan.error)
+        return TargetExplanation(plan.name, copy, _action(plan), _describe_action(plan, found.found, copy))
+    error = next(iter(found.failures), None)
+    if error is not None and found.selected is not False:
+        action = "conflict" if error.code in _CONFLICTS else "fail"
+        return TargetExplanation(name, copy, action, str(error))
+    return TargetExplanation(name, copy, "none", "it is not selected; a sync never deletes or changes other tags")
+
+
+def _describe_action(plan: PlanEntry, at_source: Version | MirrorError | None, on_target: Version | MirrorError) -> str:
+    """Return why a sync would take the action of a plan entry. at_source, on_target: what the tag refers to now."""
+    source = at_source.digest if isinstance(at_source, Version) else None
+    copy = on_target.digest if isinstance(on_target, Version) else None
+    if plan.error is not None:
+        return str(plan.error)
+    if plan.action is Action.SKIP:
+        return _describe_skip(plan, source, copy)
+    version = plan.reference.version
+    is_unknown = isinstance(version, Version) and version.is_unknown
+    is_converted = isinstance(version, Version) and version.transform is not None
+    reasons = (
+        (plan.incomplete, "the target has the index, but not all of its platforms that are selected now"),
+        (
+            is_unknown and not is_converted,
+            "only some platforms are copied; the target may lack the result",
+        ),
+        (is_unknown, "the image must be converted; the result is copied if the target does not have it"),
+        (plan.damaged, "the target has the tag, but cannot return its manifest"),
+        (isinstance(on_target, NotFound), "the target does not have it"),
+        (copy is not None and copy == source, "the state says that the target has another digest"),
+    )
+    default = "the digests differ: the tag has moved at the source, or was changed on the target"
+    return next((text for applies, text in reasons if applies), default)
+
+
+def _describe_skip(plan: PlanEntry, source: Digest | None, copy: Digest | None) -> str:
+    """Return why an image is up to date. source, copy: the digests at the source and on the target now."""
+    if copy is not None and copy == plan.old_digest and source in (None, copy):
+        return "the target has the image already"
+    if plan.reference.entry.rules.is_immutable(plan.reference.tag) and plan.reference.version is None:
+        why = "the tag is immutable, and the state says that it was equal at the source and on the target"
+    else:
+        why = "the target is exclusive, and the state says that it has the image"
+    return f"{why}, although the digests differ now: run `mirror sync --deep CONFIG` to compare them again"

@@ -1,0 +1,189 @@
+"""The image lock: a file that contains the digest of each tag that a configuration selects.
+
+`mirror lock` writes it. The format is JSON (docs/operations.md, "Locking images"). It is sorted, with one line for each
+image, so that a tag that moves changes one line. All errors in a file are ConfigErrors, because the operator names it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Set
+from pathlib import Path
+from typing import NoReturn
+
+from mirror.errors import ConfigError, Refused, printable
+from mirror.oci import strictjson
+from mirror.oci.digest import Digest
+from mirror.oci.reference import is_path, is_tag
+from mirror.oci.strictjson import Object, Value
+from mirror.util.structs import Struct
+
+FORMAT = 1
+MAX_BYTES = 64 << 20
+MAX_NODES = 4_000_000
+_LONGEST_TEXT = 4096  # characters of a name or media type
+_CREATE = "create the file again with `mirror lock CONFIG`"
+
+
+class LockedImage(Struct, frozen=True):
+    """The image that a tag referred to when it was locked. media_type: empty if it is not known."""
+
+    digest: Digest
+    media_type: str = ""
+
+
+class LockedMirror(Struct, frozen=True):
+    """The locked images of one mirror.
+
+    source, targets: the names of the source and of the target repositories, as in MirrorEntry.
+    images: the images by repository and tag. An image without a tag has its digest in place of the tag."""
+
+    source: str
+    targets: tuple[str, ...]
+    images: Mapping[str, Mapping[str, LockedImage]]
+
+
+class ImageLock(Struct, frozen=True):
+    """The content of an image lock. config: the name of the configuration file, without its directory."""
+
+    config: str
+    mirrors: tuple[LockedMirror, ...]
+
+    @property
+    def count(self) -> int:
+        """The number of locked images."""
+        return sum(len(tags) for mirror in self.mirrors for tags in mirror.images.values())
+
+    def lines(self) -> Iterator[str]:
+        """Yield the lines of the file. Equal content gives equal lines."""
+        yield "{"
+        yield f'  "schema": {FORMAT},'
+        yield f'  "config": {json.dumps(self.config)},'
+        yield '  "mirrors": ['
+        for number, mirror in enumerate(self.mirrors, 1):
+            yield "    {"
+            yield f'      "source": {json.dumps(mirror.source)},'
+            yield f'      "targets": {json.dumps(mirror.targets)},'
+            yield '      "images": {'
+            yield from _repository_lines(mirror.images)
+            yield "      }"
+            yield "    }" + _comma(number, self.mirrors)
+        yield "  ]"
+        yield "}"
+
+
+def _repository_lines(images: Mapping[str, Mapping[str, LockedImage]]) -> Iterator[str]:
+    """Yield the lines for the images of one mirror."""
+    for number, (repository, tags) in enumerate(sorted(images.items()), 1):
+        yield f"        {json.dumps(repository)}: {{"
+        for position, (tag, image) in enumerate(sorted(tags.items()), 1):
+            fields = {"digest": image.digest} | ({"mediaType": image.media_type} if image.media_type else {})
+            yield f"          {json.dumps(tag)}: {json.dumps(fields)}{_comma(position, tags)}"
+        yield "        }" + _comma(number, images)
+
+
+def _comma(number: int, items: Mapping[str, object] | tuple[object, ...]) -> str:
+    """Return a comma, or an empty string after the last of `items`. number: the position, counted from 1."""
+    return "," if number < len(items) else ""
+
+
+# ---- reading
+
+
+def read_image_lock(path: Path) -> ImageLock:
+    """Read an image lock. Raises ConfigError if it cannot be read or is not valid."""
+    try:
+        too_large = path.stat().st_size > MAX_BYTES
+        with path.open("rb") as file:
+            data = b"" if too_large else file.read(MAX_BYTES + 1)
+    except OSError as error:
+        what = f"cannot read the image lock {printable(path)}: {error.strerror}"
+        raise ConfigError(what, hint="create it with `mirror lock CONFIG`, or correct the path") from error
+    if too_large or len(data) > MAX_BYTES:
+        raise ConfigError(f"{printable(path)} has more than {MAX_BYTES} bytes, the maximum size of an image lock")
+    return parse_image_lock(data, printable(path))
+
+
+def parse_image_lock(data: bytes, what: str) -> ImageLock:
+    """Parse an image lock. what: the name of the file, for messages. Raises ConfigError if it is not valid."""
+    try:
+        document = strictjson.parse(data, what=what, fold=False, nodes=MAX_NODES)
+        return _Reader(what).read(document)
+    except Refused as error:
+        raise ConfigError(error.what, hint=_CREATE) from error
+
+
+class _Reader:
+    """Converts the JSON document of an image lock. Every method raises ConfigError for a value that is not valid."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def read(self, document: Value) -> ImageLock:
+        """Return the content of the document."""
+        if isinstance(document, dict) and type(document.get("schema")) is int and document["schema"] != FORMAT:
+            hint = f"use another version of mirror, or {_CREATE}"
+            what = f"{self._what} has format {document['schema']}, but this version of mirror reads format {FORMAT}"
+            raise ConfigError(what, hint=hint)
+        top = self._object(document, "the document", {"schema", "config", "mirrors"})
+        self._require(type(top["schema"]) is int, "schema", f"expected {FORMAT}")
+        mirrors = top["mirrors"]
+        if not isinstance(mirrors, list):
+            self._fail("mirrors", "expected a list")
+        found = tuple(self._mirror(mirror, f"mirrors[{number}]") for number, mirror in enumerate(mirrors))
+        return ImageLock(self._text(top["config"], "config"), found)
+
+    def _mirror(self, value: Value, where: str) -> LockedMirror:
+        """Return one mirror."""
+        mirror = self._object(value, where, {"source", "targets", "images"})
+        targets, images = mirror["targets"], mirror["images"]
+        if not isinstance(targets, list) or not isinstance(images, dict):
+            self._fail(where, "expected a list `targets` and an object `images`")
+        return LockedMirror(
+            self._text(mirror["source"], f"{where}.source"),
+            tuple(self._text(one, f"{where}.targets") for one in targets),
+            {name: self._tags(name, tags, f"{where}.images") for name, tags in images.items()},
+        )
+
+    def _tags(self, repository: str, value: Value, where: str) -> dict[str, LockedImage]:
+        """Return the images of one repository, by tag."""
+        self._require(not repository or is_path(repository), where, f"not a repository: {printable(repository, 80)!r}")
+        where = f"{where}.{repository}"
+        if not isinstance(value, dict):
+            self._fail(where, "expected an object with tags")
+        return {tag: self._image(tag, image, where) for tag, image in value.items()}
+
+    def _image(self, tag: str, value: Value, where: str) -> LockedImage:
+        """Return one image."""
+        place = f"{where}:{printable(tag, 140)}"
+        image = self._object(value, place, {"digest"}, optional={"mediaType"})
+        try:
+            digest = Digest.parse(image["digest"])
+        except Refused as error:
+            self._fail(place, error.what)
+        self._require(is_tag(tag) or tag == digest, place, "neither a tag nor the digest of the image")
+        return LockedImage(digest, self._text(image.get("mediaType", ""), place))
+
+    def _object(self, value: Value, where: str, keys: Set[str], optional: Set[str] = frozenset()) -> Object:
+        """Return `value` if it is an object that has all `keys`, and otherwise only keys from `optional`."""
+        if not isinstance(value, dict):
+            self._fail(where, "expected an object")
+        missing, unknown = sorted(keys - value.keys()), sorted(value.keys() - keys - optional)
+        if missing or unknown:
+            self._fail(where, f"the key `{missing[0]}` is missing" if missing else f"unknown key {unknown[0]!r}")
+        return value
+
+    def _text(self, value: Value, where: str) -> str:
+        """Return `value` if it is a string that can be shown."""
+        if not isinstance(value, str) or len(value) > _LONGEST_TEXT or printable(value, _LONGEST_TEXT) != value:
+            self._fail(where, "expected a string without control characters")
+        return value
+
+    def _require(self, condition: bool, where: str, message: str) -> None:
+        """Raise ConfigError with `message` unless the condition holds."""
+        if not condition:
+            self._fail(where, message)
+
+    def _fail(self, where: str, message: str) -> NoReturn:
+        """Raise ConfigError for the value at `where`."""
+        raise ConfigError(f"{self._what} is not a valid image lock: {where}: {message}", hint=_CREATE)

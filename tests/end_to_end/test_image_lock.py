@@ -1,0 +1,215 @@
+"""`mirror lock`, `sync --locked` and `plan --locked`: locked images are copied even if their tags have moved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import RegistryFactory, ScriptedFactory
+from tests.registries.faults import FOREVER
+from tests.registries.scripted import ScriptedRegistry
+from tests.support.images import Graph
+from tests.support.oracle import skopeo_digest, snapshot
+from tests.support.tool import MirrorTool
+
+
+def versions(label: str, *tags: str) -> Graph:
+    """Make an image for each tag; the label makes their digests different from those of other labels."""
+    graph = Graph(label)
+    for tag in tags:
+        graph.image(tag, label=f"{label} {tag}", layers=[graph.layer(f"{label} {tag}")])
+    return graph
+
+
+def configure(
+    tool: MirrorTool, source: ScriptedRegistry, target: ScriptedRegistry, what: str = "app", **keys: Any
+) -> None:
+    registries = keys.pop("registries", {})
+    mirror = {"source": f"{source.host}/{what}", "targets": [f"{target.host}/{what}"], **keys}
+    tool.config([mirror], source, target, registries=registries)
+
+
+def lock_file(tool: MirrorTool) -> Path:
+    return tool.config_file.with_suffix(".lock")
+
+
+def delete_tag(registry: ScriptedRegistry, tag: str, repository: str = "app") -> None:
+    """Delete a tag, but keep its manifest."""
+    del registry.storage.repositories[repository].tags[tag]
+
+
+def test_locked_images_are_copied_although_their_tags_have_moved_or_were_deleted(
+    scripted: ScriptedFactory, registry_factory: RegistryFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), registry_factory("target")
+    old, new = versions("old", "v1", "v2", "v3"), versions("new", "v1", "v4")
+    source.load("team/app", old)
+    mirror = {"source": f"{source.host}/team/*", "targets": [f"{target.host}/copy/{{repository}}"]}
+    mirror_run.config([mirror], source, target)
+    assert 0 == mirror_run("lock", mirror_run.config_file).code
+    source.load("team/app", new)
+    source.load("team/later", new)
+    delete_tag(source, "v2", "team/app")
+    lists = (source.counts()["GET tags"], source.counts()["GET catalog"])
+    assert (1, 1) == lists
+    mirror_run.sync("--locked", lock_file(mirror_run))
+    assert {("copy/app", tag): old.tags[tag] for tag in ("v1", "v2", "v3")} == snapshot(target).tags
+    assert [] == snapshot(target).problems
+    assert old.tags["v2"] == skopeo_digest(target, "copy/app", "v2")
+    assert lists == (source.counts()["GET tags"], source.counts()["GET catalog"]), "locked sources are not listed"
+    seen = len(source.requests())
+    assert "up to date" in mirror_run.sync("--locked", lock_file(mirror_run)).out
+    assert seen == len(source.requests()), "locked images that are on the targets need no request to the source"
+
+
+def test_plan_with_a_lock_shows_how_the_source_differs_with_one_request_for_each_tag(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    old, new = versions("old", "v1", "v2", "v3", "x9"), versions("new", "v1", "v4")
+    source.load("app", old)
+    configure(mirror_run, source, target)
+    assert 0 == mirror_run("lock", mirror_run.config_file).code
+    mirror_run.sync("--locked", lock_file(mirror_run))
+    plan = ("plan", mirror_run.config_file, "--locked", lock_file(mirror_run), "--exit-code")
+    ran = mirror_run(*plan)
+    assert (0, f"{lock_file(mirror_run)}: equal to the sources") == (ran.code, ran.out.splitlines()[-1])
+    source.load("app", new)
+    delete_tag(source, "v2")
+    configure(mirror_run, source, target, tags={"exclude": ["x.*"]})
+    heads, gets = source.counts()["HEAD manifest"], source.counts()["GET manifest"]
+    ran = mirror_run(*plan)
+    name = f"{source.host}/app"
+    assert [
+        "nothing to copy; 4 up to date",
+        f"moved    {name}:v1: locked {old.tags['v1']}, the source has {new.tags['v1']}",
+        f"deleted  {name}:v2: locked {old.tags['v2']}, the source no longer has the tag",
+        f"unlocked {name}:v4: not locked, the source has {new.tags['v4']}",
+        f"dropped  {name}:x9: locked {old.tags['x9']}, the configuration no longer selects the tag",
+        f"{lock_file(mirror_run)}: 1 moved, 1 deleted, 1 dropped, 1 unlocked; to lock what the sources have now, run "
+        "`mirror lock CONFIG`",
+    ] == ran.out.splitlines()
+    assert 10 == ran.code
+    assert 0 == mirror_run(*plan[:-1]).code
+    assert (heads + 2 * 5, gets) == (source.counts()["HEAD manifest"], source.counts()["GET manifest"])
+    source.fault("GET tags", status=403, times=FOREVER)
+    ran = mirror_run(*plan)
+    assert 1 == ran.code
+    assert "deleted" not in ran.out
+    assert "403" in ran.text
+
+
+def test_a_lock_is_not_written_if_a_source_cannot_be_read(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+    source, target = scripted("source"), scripted("target")
+    source.load("app", versions("old", "v1", "v2"))
+    configure(mirror_run, source, target)
+    assert 0 == mirror_run("lock", mirror_run.config_file).code
+    before = lock_file(mirror_run).read_bytes()
+    source.fault("HEAD manifest", reference="v2", status=403, times=FOREVER)
+    source.load("app", versions("new", "v1"))
+    for arguments in ((), ("-o", "-"), ("-o", "other.lock")):
+        ran = mirror_run("lock", mirror_run.config_file, *arguments)
+        assert (1, "") == (ran.code, ran.out), ran
+        assert f"{source.host}/app:v2" in ran.err
+        assert "no image lock was written" in ran.err
+    assert before == lock_file(mirror_run).read_bytes()
+    assert not (mirror_run.folder / "other.lock").exists()
+    assert not mirror_run.state.exists(), "`lock` writes no state"
+    assert 0 == len(target.requests())
+
+
+def test_equal_sources_give_equal_locks_with_one_line_for_each_tag(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    graph = versions("old", "v1", "v2")
+    source.load("app", graph)
+    configure(mirror_run, source, target)
+    printed = mirror_run("lock", mirror_run.config_file, "-o", "-").out
+    ran = mirror_run("lock", mirror_run.config_file)
+    assert f"{lock_file(mirror_run)}: 2 images of 1 mirror locked\n" == ran.out
+    assert printed == lock_file(mirror_run).read_text()
+    mirror_run.sync("--locked", lock_file(mirror_run))
+    for tag, digest in graph.tags.items():
+        [line] = [line for line in printed.splitlines() if f'"{tag}"' in line]
+        assert digest in line
+    source.load("app", versions("new", "v2"))
+    changed = mirror_run("lock", mirror_run.config_file, "-o", "-").out
+    assert 1 == len(set(printed.splitlines()) - set(changed.splitlines()))
+
+
+def test_an_immutable_tag_that_differs_from_the_lock_is_a_conflict_even_if_it_was_equal_to_the_source(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    """The state records for each locked digest, and for the tag at the source, whether the target was equal."""
+    source, target = scripted("source"), scripted("target")
+    old, new = versions("old", "v1"), versions("new", "v1")
+    source.load("app", old)
+    configure(mirror_run, source, target, tags={"immutable": ["v.*"]})
+    assert 0 == mirror_run("lock", mirror_run.config_file).code
+    source.load("app", new)
+    mirror_run.sync()
+    assert new.tags == target.storage.repositories["app"].tags
+    mirror_run.sync("--locked", lock_file(mirror_run), expect=3)
+    assert {f"{target.host}/app:v1": "conflict"} == mirror_run.results()
+    mirror_run.sync()  # the tag still equals the source
+    target.load("app", old)
+    for _ in range(2):
+        mirror_run.sync("--locked", lock_file(mirror_run))
+        assert {f"{target.host}/app:v1": "up-to-date"} == mirror_run.results()
+    mirror_run.sync(expect=3)
+    assert old.tags == target.storage.repositories["app"].tags
+
+
+def test_only_selects_locked_images_and_an_exclusive_target_is_not_asked(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    old = versions("old", "v1", "v2")
+    source.load("app", old)
+    configure(mirror_run, source, target, registries={target.host: {"exclusive": True}})
+    assert 0 == mirror_run("lock", mirror_run.config_file).code
+    source.load("app", versions("new", "v1", "v2"))
+    mirror_run.sync("--locked", lock_file(mirror_run), "--only", f"{source.host}/app:v1")
+    assert {"v1": old.tags["v1"]} == target.storage.repositories["app"].tags
+    mirror_run.sync("--locked", lock_file(mirror_run))
+    assert old.tags == target.storage.repositories["app"].tags
+    requests = len(source.requests()), len(target.requests())
+    mirror_run.sync("--locked", lock_file(mirror_run))
+    assert requests == (len(source.requests()), len(target.requests()))
+    mirror_run.sync()
+    assert old.tags != target.storage.repositories["app"].tags, "without the lock, the tags follow the source"
+
+
+def test_an_image_that_is_converted_cannot_be_locked(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+    source, target = scripted("source"), scripted("target")
+    graph = Graph("schema1")
+    graph.schema1("v1")
+    source.load("app", graph)
+    configure(mirror_run, source, target, schema1="convert")
+    ran = mirror_run("lock", mirror_run.config_file)
+    assert 1 == ran.code
+    assert "is converted when it is copied" in ran.err
+
+
+def test_a_lock_that_does_not_fit_is_refused_before_anything_is_contacted(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    source.load("app", versions("old", "v1"))
+    configure(mirror_run, source, target)
+    assert 0 == mirror_run("lock", mirror_run.config_file).code
+    before = len(source.requests()) + len(target.requests())
+    configure(mirror_run, source, target, "other")
+    for command in ("plan", "sync"):
+        ran = mirror_run(command, mirror_run.config_file, "--locked", lock_file(mirror_run))
+        assert 2 == ran.code, ran
+        assert f"does not contain the mirror of {source.host}/other (run `mirror lock CONFIG`" in ran.err
+    for output, code, says in (
+        ("mirror.yaml", 2, "is the configuration"),
+        ("state/report.json", 2, "is in the state directory"),
+        ("none/file.lock", 4, "create the directory first"),
+    ):
+        ran = mirror_run("lock", mirror_run.config_file, "-o", output)
+        assert (code, True) == (ran.code, says in ran.err), ran
+    assert before == len(source.requests()) + len(target.requests())
