@@ -223,9 +223,14 @@ class AttachmentSearch:
         return refs + await self._find_signatures(subject, level)
 
     def _is_ordinary(self, tag: str) -> bool:
-        """Return whether the rules for tags select a tag that exists, and no target renames it."""
+        """Return whether the rules for tags select a tag that exists, and no target renames it.
+
+        Return False if more than the name of the tag decides: `newest` and `min-age` may leave the tag out although
+        they select the image."""
+        rules = self._entry.rules
         keeps_tags = all(target.tags == KEEP_TAG for target in self._entry.targets)
-        return keeps_tags and self._entry.rules.rejecting_rule(tag) is None
+        decided_by_name = not rules.needs_digests and rules.newest is None
+        return keeps_tags and decided_by_name and rules.rejecting_rule(tag) is None
 
     async def _find_signatures(self, subject: Digest, level: int) -> list[AttachmentRef]:
         """Return what cosign's tags for one manifest refer to."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,11 @@ from tests.support.tool import MirrorTool
 Sign = Callable[[Graph, Made], object]
 COSIGN = Path(__file__).resolve().parent.parent / "signatures" / "cosign.json"  # see tests_real/test_cosign.py
 FOREIGN = signing_key("foreign")
+
+
+def _image_tags(tags: Iterable[str]) -> list[str]:
+    """Return the sorted tags of images, without those of signatures, which are copied with the images."""
+    return sorted(tag for tag in tags if not tag.startswith("sha256-"))
 
 
 def _configure(
@@ -100,7 +105,10 @@ def test_an_image_with_a_signature_by_one_of_the_keys_is_copied(
     events = [line["text"] for line in mirror_run.log() if line["event"] == "signature_verified"]
     assert len(ACCEPTED) == len([text for text in events if text.endswith("/key-1.pub")])
     snapshot_of_target = snapshot(target)
-    assert ([], set(ACCEPTED)) == (snapshot_of_target.problems, {tag for _, tag in snapshot_of_target.tags})
+    assert ([], set(ACCEPTED)) == (
+        snapshot_of_target.problems,
+        set(_image_tags(tag for _, tag in snapshot_of_target.tags)),
+    )
     source.mark()
     mirror_run.sync()  # nothing to copy: no signature is read
     assert {"HEAD manifest": len(ACCEPTED)} == dict(source.counts())
@@ -137,7 +145,7 @@ def test_signatures_that_cosign_made_are_accepted_with_their_key_only(
         target,
     )
     mirror_run.sync(expect=3)
-    copied = {(repository, tag) for repository, tag in snapshot(target).tags}
+    copied = {(repository, tag) for repository, tag in snapshot(target).tags if _image_tags([tag])}
     assert 15 == len(copied)
     assert copied == {
         (f"signed-by-{kind}/checked-with-{kind}", f"{kind}-{form}")
@@ -285,8 +293,9 @@ def test_tags_of_one_image_are_checked_once(scripted: ScriptedFactory, mirror_ru
     source.load("app", unsigned)
     _configure(mirror_run, source, target, tags=good + bad)
     mirror_run.sync(expect=3)
-    assert good == sorted(target.tags("app"))
-    assert 2 == len([seen for seen in source.requests() if seen.reference.endswith(".sig")])
+    assert good == _image_tags(target.tags("app"))
+    read = [seen.reference for seen in source.requests() if seen.reference.endswith(".sig")]
+    assert (2, 3) == (len(set(read)), len(read)), "once for each image, and once to copy the signature"
 
 
 def test_signatures_and_sboms_need_no_signature_but_images_under_their_tags_do(

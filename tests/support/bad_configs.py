@@ -337,7 +337,7 @@ REGISTRIES = (
         "path-with-an-unset-password",
         _registry("paths: {app: {username: joe, password: {env: MIRROR_NOPE}}}"),
         "3:58",
-        ('registries."b.example.com".paths.app.password: ', "MIRROR_NOPE is unset or empty", "a repository below app"),
+        ('registries."b.example.com".paths.app.password: ', "MIRROR_NOPE is unset or empty"),
         secrets=True,
     ),
     Case("password-alone", _registry("password: {env: PATH}"), "3:29", ("password without username",)),

@@ -229,6 +229,13 @@ def test_tags_that_the_mirror_selects_are_left_to_it(world: World) -> None:
     assert [] == world.read(AttachmentRules(require=("sbom", "signature")))
 
 
+@pytest.mark.parametrize("rules", [TagRules(min_age=3600.0), TagRules(newest=1, by_created=True)])
+def test_tags_that_the_mirror_may_leave_out_later_are_not_left_to_it(world: World, rules: TagRules) -> None:
+    world.rules = rules
+    cosign = world.add(tag_of(world.root, ".sig"), label="cosign")
+    assert [cosign.digest] == digests(world.read())
+
+
 def test_the_rules_select_by_type_and_leave_out_what_belongs_to_it(world: World) -> None:
     sbom = world.add(subject=world.root, kind=SBOM)
     of_sbom = world.add(subject=sbom, kind=SIGNATURE)

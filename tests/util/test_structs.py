@@ -46,6 +46,8 @@ def test_fields_with_the_name_of_a_secret_are_hidden() -> None:
     # A `Secret` has a representation of its own. Headers of responses, and of requests to `mirror serve`, are not ours.
     assert wanting == {
         "HostSettings.password",
+        "PathLogin.password",
+        "PageResponse.headers",
         "Response.headers",
         "ResponseHead.headers",
         "ServerResponse.headers",
