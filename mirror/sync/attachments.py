@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TypeAlias
 
-from mirror.errors import Cancelled, MirrorError, Refused
+from mirror.errors import Cancelled, MirrorError, NotFound, Refused
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import INDEX_TYPES, Kind, Manifest, is_manifest_type
 from mirror.oci.platform_filter import PlatformFilter
@@ -129,7 +129,7 @@ class AttachmentReader:
 
         digest: the root manifest that targets get."""
         entry = reference.entry
-        root = _root_at_source(reference, digest)
+        root = await self._find_root(reference, digest)
         platforms = selected_platforms(entry, reference.version)
         # The configuration keeps the rules until the end, so that their id is not used again.
         key = (entry.attachments_key, id(entry.rules), platforms, root, digest)
@@ -145,6 +145,27 @@ class AttachmentReader:
             if len(self._found) > MAX_KEPT_SEARCHES:
                 self._found.popitem(last=False)
         return found
+
+    async def _find_root(self, reference: SourceReference, digest: Digest) -> Digest | None:
+        """Return the root of an image, or None if the source has another one: its attachments are then left out.
+
+        They would belong to a manifest that the target does not have. digest: the root manifest that targets get, which
+        a transform or the selection of platforms may have changed."""
+        version, entry = reference.version, reference.entry
+        if isinstance(version, Version) and (version.source_id or version.transform is not None):
+            return digest if version.source_digest == digest else None
+        if entry.platforms is None or entry.platforms.sparse:
+            return digest
+
+        def resolve(work: Work) -> Version | MirrorError:
+            """Look the manifest up at the source: an immutable tag has not been resolved. Runs on a worker thread."""
+            (found,) = entry.source.resolve(entry.repository, [digest], work)
+            return found
+
+        found = await self._calls.call_host(entry.source.host, resolve)
+        if isinstance(found, MirrorError) and not isinstance(found, NotFound):
+            raise _explain_error(found, reference.name)
+        return digest if isinstance(found, Version) else None
 
     async def _search(
         self, reference: SourceReference, root: Digest | None, read_subjects: SubjectReader, *, read: bool
@@ -228,17 +249,6 @@ async def _subjects_of_graph(graph: ManifestGraph) -> Subjects:
     """Return the manifests below the root of an image that was read."""
     below = tuple(dict.fromkeys(one.digest for level in graph.levels for one in level))
     return Subjects(below, _platforms(graph.root, below))
-
-
-def _root_at_source(reference: SourceReference, root: Digest) -> Digest | None:
-    """Return the root of an image, or None if the source has another one.
-
-    A transform or the selection of platforms may have changed it. Its attachments are then left out: they belong to a
-    manifest that the target does not have."""
-    version = reference.version
-    if not isinstance(version, Version) or (version.transform is None and version.source_digest is None):
-        return root
-    return root if version.source_digest == root else None
 
 
 def _platforms(root: Manifest, below: Iterable[Digest]) -> tuple[Digest, ...]:

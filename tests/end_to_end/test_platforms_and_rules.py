@@ -64,6 +64,24 @@ def test_attachments_are_copied_with_the_manifests_that_the_target_gets(
     assert 1 == mirror_run("verify", mirror_run.config_file).code
 
 
+def test_attachments_of_immutable_tags_are_found_although_the_source_may_have_another_index(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source", referrers=True), scripted("target", referrers=True)
+    graph, made = buildx()
+    same = graph.index("same", children=[graph.image(platform="linux/amd64", label="same")])
+    source.load("app", graph)
+    tags = {"include": [".*"], "immutable": [".*"]}
+    configure(mirror_run, source, target, tags=tags, recheck="0 s")
+    mirror_run.sync()
+    late = {refer(source, made["linux/amd64"][0], "late"), refer(source, same, "late, of an unchanged index")}
+    for registry in (source, target):
+        registry.mark()
+    mirror_run.sync()
+    assert late == {seen.reference for seen in target.writes() if seen.kind == "PUT manifest"}
+    assert 2 == source.counts()["HEAD manifest"], "one for each index that the target has"
+
+
 def test_a_locked_image_is_filtered_and_compared_by_its_digest_at_the_source(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
