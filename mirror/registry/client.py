@@ -133,7 +133,8 @@ class RegistryV2:
                 self._missing.record_existing(repository)
                 yield name if is_tag(name) else _invalid_name_error(f"{self.host}/{repository} lists a tag", name)
         except AuthError:
-            self._session.authorizer.allow_one_more_request(scopes)  # images can be copied without the list
+            # Images can be copied without the list, unless the registry has refused everything so far.
+            self._session.authorizer.allow_one_more_request(scopes, only_if_accepted=not self._as_target)
             raise
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterable[Version | MirrorError]:

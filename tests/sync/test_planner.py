@@ -24,6 +24,7 @@ from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, TargetEntry
 from mirror.sync.planner import Planner
 from mirror.transfer.calls import Calls, new_loop
 from mirror.util.cancellation import Stop
+from mirror.util.retry_policy import Policy
 from tests.support.stores import MemoryStore
 
 
@@ -178,7 +179,7 @@ class World:
             platforms=platforms,
         )
         loop = new_loop()
-        calls = Calls(loop, Limits(), Stop())
+        calls = Calls(loop, Limits(), Stop(), policy=Policy(base=0.001))
         only = ReferenceFilter([f"*{self.only}*"])
         planner = Planner(
             calls,

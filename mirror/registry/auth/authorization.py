@@ -138,14 +138,14 @@ class HostAuthorizer:
         with self._lock:
             self._states.pop(pull_scopes(repository), None)
 
-    def allow_one_more_request(self, scopes: tuple[Scope, ...]) -> None:
+    def allow_one_more_request(self, scopes: tuple[Scope, ...], *, only_if_accepted: bool) -> None:
         """Allow one more request with these scopes after a final refusal by the registry. The next 401 is final again.
 
-        Call this after a request that a registry may refuse even though it accepts other requests with the same scopes.
-        A refusal by the token service remains final."""
+        Call this after a request that a registry may refuse even though it accepts other requests with the same scopes;
+        with `only_if_accepted`, only if it has accepted one. A refusal by the token service remains final."""
         with self._lock:
             state = self._states.get(scopes)
-            if state is not None and state.error is not None and state.refused_by_registry:
+            if state is not None and state.refused_by_registry and (state.is_authorized or not only_if_accepted):
                 state.discard_grant(self._clock)
                 state.refusals = _MAX_REFUSALS - 1
 

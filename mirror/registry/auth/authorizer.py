@@ -88,8 +88,10 @@ class Authorizer(Protocol):
         """Record that the request received no response, or one that does not show whether access is allowed."""
         ...
 
-    def allow_one_more_request(self, scopes: tuple[Scope, ...]) -> None:
-        """Allow one more request with these scopes after a final refusal by the registry."""
+    def allow_one_more_request(self, scopes: tuple[Scope, ...], *, only_if_accepted: bool) -> None:
+        """Allow one more request with these scopes after a final refusal by the registry.
+
+        If `only_if_accepted` is true, this has an effect only if an earlier request with these scopes was accepted."""
         ...
 
 
@@ -118,6 +120,6 @@ class Anonymous:
         """Do nothing, because no other request waits for this one."""
         pass
 
-    def allow_one_more_request(self, scopes: tuple[Scope, ...]) -> None:
+    def allow_one_more_request(self, scopes: tuple[Scope, ...], *, only_if_accepted: bool) -> None:
         """Do nothing, because refusals are not recorded."""
         pass

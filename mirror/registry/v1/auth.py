@@ -109,7 +109,7 @@ class V1Authorizer:
     def record_no_response(self, scopes: tuple[Scope, ...]) -> None:
         """Do nothing, because over v1 no request waits for the authorization of another one."""
 
-    def allow_one_more_request(self, scopes: tuple[Scope, ...]) -> None:
+    def allow_one_more_request(self, scopes: tuple[Scope, ...], *, only_if_accepted: bool) -> None:
         """Do nothing, because over v1 a refusal does not block later requests."""
 
     def _basic_header(self, repository: str, work: Work) -> str | None:

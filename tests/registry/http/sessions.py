@@ -60,7 +60,7 @@ class Keys:
     def record_no_response(self, scopes: tuple[Scope, ...]) -> None:
         self.releases += 1
 
-    def allow_one_more_request(self, scopes: tuple[Scope, ...]) -> None:
+    def allow_one_more_request(self, scopes: tuple[Scope, ...], *, only_if_accepted: bool) -> None:
         pass
 
 
