@@ -174,6 +174,21 @@ class Refused(MirrorError):
     exit_code = REFUSED
 
 
+class SparseRefused(RemoteError):
+    """The target does not accept an index without all the manifests that it lists."""
+
+    code = "blob_missing"
+
+
+class OtherPlatform(MirrorError):
+    """The image is for a platform that the mirror does not copy.
+
+    It is skipped, which is not a failure (exit code 0)."""
+
+    code = "not_found"
+    exit_code = OK
+
+
 class LocalError(MirrorError):
     """A failure on this machine, such as a full disk or missing permissions.
 

@@ -92,14 +92,16 @@ class DatedTransform(Transform, Protocol):
 class Version(Struct, frozen=True):
     """What a tag or digest refers to in a store at the time of the lookup: a manifest, or an image to be converted.
 
-    digest: the digest of the manifest that a target gets. With a transform, the digest of its last result, or None if
-    that is not known.
+    digest: the digest of the manifest that a target gets. If the image is changed on the way, by a transform or by the
+    selection of platforms, the digest of the last result, or None if that is not known.
     manifest: set if the body had to be read to determine the digest.
     media_type: the media type of the manifest, if the store returned it.
     protocol: the registry protocol that was used.
     reason: why this protocol was used, if there was a choice.
-    source_id: the identifier at the source, if it is not the digest that a target gets: an image id, or a different
-    digest."""
+    platforms: the platforms that the store has of a sparse image, if it knows that; empty for a complete image.
+    other_platform: why the image is skipped, if an earlier run found that it is for a platform that is not wanted.
+    source_id: the identifier at the source, if it may not be the digest that a target gets: an image id, or the digest
+    of the manifest at the source."""
 
     digest: Digest | None
     manifest: Manifest | None = None
@@ -108,11 +110,18 @@ class Version(Struct, frozen=True):
     transform: Transform | None = None
     media_type: str = ""
     reason: str = ""
+    platforms: tuple[str, ...] = ()
+    other_platform: str = ""
 
     @property
-    def needs_transform(self) -> bool:
-        """Whether the digest is unknown until the transform has run, because the state has no earlier result."""
-        return self.transform is not None and self.digest is None
+    def is_unknown(self) -> bool:
+        """Whether the digest is unknown until the image has been read, because the state has no earlier result."""
+        return self.digest is None
+
+    @property
+    def source_digest(self) -> str | None:
+        """The digest of the manifest at the source, or None for an image of v1, which has no manifest."""
+        return (self.source_id if ":" in self.source_id else None) if self.source_id else self.digest
 
 
 class BlobReader(AbstractContextManager["BlobReader"], Protocol):
@@ -157,6 +166,26 @@ class Mount(Enum):
     REFUSED = "refused"  # no blob can be mounted from that repository; the image does not fail because of this
 
 
+class LeftOut(Struct, frozen=True):
+    """What a sparse copy of an image leaves out on purpose: parts of an index whose bytes are kept.
+
+    platforms: the platforms that the copy has, in the form of `oci/platform.py`, sorted. indexes: the indexes whose
+    entries were selected by platform. digests: the manifests and blobs that these list and that the copy does not
+    need."""
+
+    platforms: tuple[str, ...]
+    indexes: frozenset[Digest]
+    digests: frozenset[Digest]
+
+    def covers(self, parent: Manifest, part: Descriptor) -> bool:
+        """Return whether `part`, which the manifest `parent` lists, is left out."""
+        return parent.digest in self.indexes and part.digest in self.digests
+
+    def has_part_of(self, index: Manifest) -> bool:
+        """Return whether `index` lists something that is left out."""
+        return any(self.covers(index, part) for part in (*index.children, *index.blobs))
+
+
 class ExpectedImage(Struct, frozen=True):
     """An image that will be written: its blobs, and its manifests with children before parents and the root last."""
 
@@ -164,6 +193,7 @@ class ExpectedImage(Struct, frozen=True):
     reference: str
     manifests: tuple[Manifest, ...]
     blobs: tuple[Descriptor, ...]
+    left_out: LeftOut | None = None
 
 
 class Source(Protocol):
@@ -267,11 +297,14 @@ class Target(Source, Protocol):
         """Open an upload session for a blob. Use it in a `with` block."""
         ...
 
-    def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> bool:
+    def put_manifest(
+        self, repository: str, reference: str, manifest: Manifest, work: Work, *, left_out: LeftOut | None = None
+    ) -> bool:
         """Store `manifest` under a tag or its digest.
 
-        Return whether `referrers` lists the manifest now, which is also true if it has no subject. Raises RemoteError
-        (blob_missing) if a blob that it refers to is missing."""
+        left_out: if the image is sparse, what is left out of it on purpose. Return whether `referrers` lists the
+        manifest now, which is also true if it has no subject. Raises RemoteError (blob_missing) if anything else that
+        the manifest refers to is missing, or if the store does not accept sparse images."""
         ...
 
     def delete(self, repository: str, reference: str, work: Work) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from mirror.config import Config
 from mirror.errors import ConfigError, MirrorError
+from mirror.layout.base_inventory import BaseInventory
 from mirror.layout.bundle.store import BundleStore
 from mirror.layout.directory import LayoutStore
-from mirror.layout.inventory import BaseInventory, read_inventory
+from mirror.layout.inventory import read_inventory
 from mirror.selection.locations import STREAM, is_bundle
 
 

@@ -157,6 +157,7 @@ def _keep_common(one: Inventory, other: Inventory) -> None:
     for contents in one.repositories.values():
         contents.tags = {tag: digest for tag, digest in contents.tags.items() if digest in one.manifests}
         contents.roots &= one.manifests.keys()
+        contents.platforms = {root: what for root, what in contents.platforms.items() if root in one.manifests}
         contents.manifests &= one.manifests.keys()
         contents.blobs &= one.blobs.keys()
 

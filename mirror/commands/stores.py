@@ -165,6 +165,7 @@ class Stores:
                 foreign_layers=mirror.foreign_layers,
                 wildcard=mirror.wildcard,
                 repository_rules=mirror.repositories,
+                platforms=mirror.platforms,
                 signature_policy=mirror.signature_policy,
                 number=number,
                 attachments=mirror.attachments,
@@ -185,8 +186,9 @@ class Stores:
             v1=mirror.v1 or settings.v1,
             convert_schema1=mirror.schema1 == "convert",
         )
-        # The selection reads the configs of all candidates. Those that are copied are not read again.
-        return SmallBlobSource(source) if mirror.tags.newest and mirror.tags.by_created else source
+        # The selection of tags or platforms reads configs. Those of images that are copied are not read again.
+        reads_configs = (mirror.tags.newest and mirror.tags.by_created) or mirror.platforms is not None
+        return SmallBlobSource(source) if reads_configs else source
 
     def _target(self, repository: Repository, tags: TagTemplate) -> TargetEntry:
         """Return a target of a mirror as an entry for the planner."""

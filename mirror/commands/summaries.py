@@ -25,6 +25,7 @@ def plan_lines(summary: PlanSummary) -> list[str]:
     for source, selection in sorted(summary.selections.items()):
         lines += [f"{source}: {text}" for text in _selection_texts(selection)]
     lines += [f"rebuild {bundle}: it is incomplete" for bundle in summary.bundles_to_rebuild]
+    lines += _other_platforms_lines(summary.other_platforms)
     if not summary.changes:
         rebuild = (
             f"; {format_count(len(summary.bundles_to_rebuild), 'bundle')} to rebuild"
@@ -72,11 +73,16 @@ def _selection_texts(selection: SelectionSummary) -> Iterator[str]:
         yield f"the dates of {images} are not recorded; the next sync reads them once more"
 
 
+def _other_platforms_lines(count: int) -> list[str]:
+    """Return the line for images that are skipped because of their platform, or nothing if there are none."""
+    return [f"skipped: {format_count(count, 'image')} for other platforms"] if count else []
+
+
 def _kind(change: PlannedCopy) -> str:
     """Return the kind of a planned change: `new`, `changed`, `compare`, or `attach` if only attachments are copied."""
     if change.old_digest is None:
         return "new"
-    if change.old_digest == change.digest:
+    if change.only_attachments:
         return "attach"
     return "compare" if change.to_compare else "changed"
 
@@ -131,6 +137,7 @@ def verification_lines(result: VerifyResult, *, deep: bool) -> list[str]:
     problems = sorted(result.problems, key=lambda problem: problem.name)
     lines = [f"{problem.name}: {problem.error}" for problem in problems]
     verdict = format_count(len(problems), "problem") if problems else "all complete"
+    lines += _other_platforms_lines(result.other_platforms)
     if result.uncompared:
         many = result.uncompared != 1
         verdict = f"{verdict if problems else 'complete'}, but {result.uncompared} not compared"

@@ -14,6 +14,8 @@ from mirror.config.signature_keys import check_not_v1, parse_policy
 from mirror.config.tag_rules import parse_patterns, parse_tag_rules
 from mirror.config.tree import Scalar
 from mirror.errors import ConfigError, printable
+from mirror.oci.platform import parse_platform
+from mirror.oci.platform_filter import MAX_PLATFORMS, PlatformFilter
 from mirror.oci.reference import DOCKER_HUB, Repository
 from mirror.registry.http.host_settings import HostSettings, V1Mode
 from mirror.selection.attachment_rules import AttachmentRules
@@ -50,7 +52,7 @@ class MirrorConfig(Struct, frozen=True):
     attachments: the rules for signatures and other artifacts; None if they are not copied. v1: None means that the
     registry's settings decide. base: the inventory that a differential export is based on. repositories: which of the
     repositories that a wildcard matches are selected. signature_policy: which keys must have signed the images; None if
-    no signature is required."""
+    no signature is required. platforms: the platforms to copy; None if all are copied."""
 
     position: Position
     path: str
@@ -66,6 +68,7 @@ class MirrorConfig(Struct, frozen=True):
     repositories: RepositoryRules = RepositoryRules()
     signature_policy: SignaturePolicy | None = None
     attachments: AttachmentRules | None = None
+    platforms: PlatformFilter | None = None
 
 
 class Draft(Struct, frozen=True):
@@ -125,6 +128,7 @@ def _build_draft(
         (_repository_rules(section) or _repository_rules(defaults)) if wildcard else RepositoryRules(),
         parse_policy(section) or policy,
         attachment_rules(section, defaults),
+        _platform_filter(section, defaults),
     )
     if section.has_key("repositories") and not wildcard:
         what = "selects repositories of a source that ends with /*, but this source is a single repository; remove it"
@@ -134,6 +138,7 @@ def _build_draft(
     _check_wildcard(mirror, section, hosts)
     if mirror.signature_policy is not None and is_registry(read.host) and read.host != DOCKER_HUB:
         check_not_v1(mirror.v1 or hosts.settings.get(read.host, HostSettings(read.host)).v1, section)
+    _check_platforms(mirror, section)
     return Draft(
         mirror,
         section.path,
@@ -259,6 +264,29 @@ def _v1_mode(section: Section) -> V1Mode | None:
     """Return the v1 mode that is set in a section, or None if there is none."""
     text = section.text("v1")
     return V1Mode(text) if text else None
+
+
+def _platform_filter(section: Section, defaults: Section) -> PlatformFilter | None:
+    """Return the platforms that a mirror copies, or None if it copies all."""
+    owner = section if section.has_key("platforms") else defaults
+    platforms = [platform for _, platform in owner.parse_list("platforms", parse_platform)]
+    index = section.text("index") or defaults.text("index")
+    return PlatformFilter.of(platforms, sparse=index == "sparse") if platforms else None
+
+
+def _check_platforms(mirror: MirrorConfig, section: Section) -> None:
+    """Report platforms that may change the digest of an image that is copied by its digest, and an unused `index`."""
+    if mirror.platforms is None:
+        if section.has_key("index"):
+            section.add_warning("has no effect without `platforms`", below="index")
+    elif len(mirror.platforms.platforms) > MAX_PLATFORMS:
+        section.add_problem(f"`platforms` lists more than {MAX_PLATFORMS} platforms", below="source")
+    elif mirror.tags.digest is not None and not mirror.tags.literal and not mirror.platforms.sparse:
+        what = (
+            "`platforms` may change the digest of the image, so it needs a tag; write HOST/REPOSITORY:TAG@DIGEST, or "
+        )
+        what += "set `index: sparse`"
+        section.add_problem(what, below="source")
 
 
 def _repository_rules(section: Section) -> RepositoryRules:

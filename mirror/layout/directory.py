@@ -13,14 +13,15 @@ from types import TracebackType
 
 from mirror.errors import MirrorError, NotFound, Refused, RemoteError
 from mirror.layout.files import LayoutFiles
-from mirror.layout.index import Index, Root, find_repositories
+from mirror.layout.index import Index, find_repositories
 from mirror.layout.index_file import IndexFile
 from mirror.layout.referrers import Referrers
+from mirror.layout.root import Root
 from mirror.oci import manifest as manifests
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Kind, Manifest, parse_manifest
-from mirror.store import BlobReader, ExpectedImage, Mount, Version
+from mirror.store import BlobReader, ExpectedImage, LeftOut, Mount, Version
 from mirror.util.cancellation import Work
 from mirror.util.file_reader import FileReader
 
@@ -94,12 +95,17 @@ class LayoutStore:
         except Refused as error:
             error.tag_digest = descriptor.digest
             return error
-        return Version(descriptor.digest, media_type=descriptor.media_type)
+        platforms = self._platforms(repository, reference)
+        return Version(descriptor.digest, media_type=descriptor.media_type, platforms=platforms)
+
+    def _platforms(self, repository: str, reference: str) -> tuple[str, ...]:
+        """Return the platforms that a sparse image has, or an empty tuple if the image is complete."""
+        return self._index_file.query(lambda index: index.platforms(repository, reference))
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
         """Read the manifest that a tag or digest refers to, and return it in a Version. Raises NotFound, Refused."""
         manifest = self.manifest(repository, reference, work)
-        return Version(manifest.digest, manifest)
+        return Version(manifest.digest, manifest, platforms=self._platforms(repository, reference))
 
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
         """Read the manifest that a tag or digest refers to, and verify its digest. Raises NotFound, Refused."""
@@ -213,8 +219,10 @@ class LayoutStore:
         self._index_file.begin(work)
         return LayoutUpload(self._files, blob)
 
-    def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> bool:
-        """Write a manifest and add it to the index.
+    def put_manifest(
+        self, repository: str, reference: str, manifest: Manifest, work: Work, *, left_out: LeftOut | None = None
+    ) -> bool:
+        """Write a manifest and add it to the index. For a sparse image, the index also records which platforms it has.
 
         Return True, because a layout needs no lists of referrers. Raises RemoteError (blob_missing if the layout lacks
         a blob or child, manifest_invalid for schema 1), LocalError."""
@@ -227,6 +235,8 @@ class LayoutStore:
         self._index_file.begin(work)
         for part in (*manifest.children, *manifest.blobs):
             # index.json must not refer to content that does not exist.
+            if left_out is not None and left_out.covers(manifest, part):
+                continue
             if not part.foreign and not self.has_blob(repository, part, work):
                 raise RemoteError(
                     f"{self.host}:{repository}:{reference} refers to {part.digest}, which the layout does not have",
@@ -240,7 +250,7 @@ class LayoutStore:
 
         def put(index: Index) -> bool:
             """Add the manifest to the index, and return True, because the index has changed."""
-            index.put(repository, reference, manifest)
+            index.put(repository, reference, manifest, left_out.platforms if left_out is not None else ())
             return True
 
         try:

@@ -36,7 +36,8 @@ class VerificationResult(Struct):
     """The result of verifying a layout or bundle. The verification passed if `problems` is empty.
 
     manifests, blobs, bytes: the numbers of intact manifests, blobs and bytes. affected: for each digest with a problem,
-    the names of the images that need it. unreferenced: the number of manifests and blobs to which nothing refers."""
+    the names of the images that need it. unreferenced: the number of manifests and blobs to which nothing refers.
+    sparse: the number of images that have only some of the platforms that their index lists."""
 
     what: str
     inventory: Inventory | None = None
@@ -45,6 +46,7 @@ class VerificationResult(Struct):
     blobs: int = 0
     bytes: int = 0
     unreferenced: int = 0
+    sparse: int = 0
     problems: list[LayoutProblem] = field(default_factory=list)
     affected: dict[Digest, list[str]] = field(default_factory=dict)
 
@@ -89,6 +91,9 @@ class VerificationResult(Struct):
         if base:
             size = sum(one.size for one in base.values())
             yield f"{self.what}: relies on its base for {len(base)} blobs ({size} bytes)"
+        if self.sparse:
+            one = self.sparse == 1
+            yield f"{self.what}: {self.sparse} {'image has' if one else 'images have'} only some of the platforms"
         if self.unreferenced:
             yield f"{self.what}: contains {self.unreferenced} files that nothing refers to"
         yield f"{self.what}: {'complete with its base' if base else 'complete'}; {counts}"

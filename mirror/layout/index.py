@@ -14,35 +14,21 @@ index. Source: OCI image-spec v1.1, image-layout.md.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 
-from mirror.errors import ConfigError, MirrorError, NotFound, Refused, printable
-from mirror.layout.inventory import REF_NAME
+from mirror.errors import MirrorError, NotFound, Refused, printable
+from mirror.layout.root import Root, make_root, parse_annotations, split_name, to_json
 from mirror.oci import strictjson
-from mirror.oci.descriptor import Descriptor, parse_descriptor
+from mirror.oci.descriptor import parse_descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import OCI_INDEX, Manifest
-from mirror.oci.reference import Reference, is_path, is_tag
 from mirror.oci.strictjson import Object, Value
 from mirror.util.cancellation import Work
-from mirror.util.structs import Struct
 
 MAX_BYTES = 64 << 20
 MAX_NODES = 4_000_000
 MAX_ROOTS = 200_000  # an index.json with more entries could exceed MAX_NODES when it is read again
-OF_REPOSITORY = "mirror.repository"  # annotation that holds the repository of a root without a name
-
-
-class Root(Struct, frozen=True):
-    """A root manifest of a layout: an entry of index.json.
-
-    repository: None if the entry does not name its repository. text: the entry as JSON."""
-
-    descriptor: Descriptor
-    repository: str | None
-    text: str
 
 
 class Index:
@@ -58,6 +44,7 @@ class Index:
         # The roots of each repository, by tag. A tag with several roots is ambiguous.
         self._tags: defaultdict[str, dict[str, tuple[Root, ...]]] = defaultdict(dict)
         self._nameless: dict[tuple[str | None, Digest], Root] = {}
+        self._sparse: set[Digest] = set()  # the digests that have, or had, a root with platforms
         self._opaque_entries: list[str] = []
         self._entry_errors: list[Refused] = []
         self._entry_count = 0
@@ -83,15 +70,17 @@ class Index:
 
     def _add(self, entry: Value, where: str) -> None:
         """Add one entry of index.json. If it is invalid, record the error. where: the position, for messages."""
-        text = _to_json(entry)
+        text = to_json(entry)
         self._entry_count += 1
         try:
             descriptor = parse_descriptor(entry, where)
-            name, repository = _parse_annotations(entry, where)
+            name, repository, platforms = parse_annotations(entry, where)
+            if platforms:
+                self._sparse.add(descriptor.digest)
             if name is None:
-                self._nameless[repository, descriptor.digest] = Root(descriptor, repository, text)
+                self._nameless[repository, descriptor.digest] = Root(descriptor, repository, text, platforms)
                 return
-            parsed = _split_name(name, where)
+            parsed = split_name(name, where)
         except Refused as error:
             self._entry_errors.append(error)
             parsed = None
@@ -100,7 +89,7 @@ class Index:
             return
         repository, tag = parsed
         tags = self._tags[repository]
-        tags[tag] = (*tags.get(tag, ()), Root(descriptor, repository, text))
+        tags[tag] = (*tags.get(tag, ()), Root(descriptor, repository, text, platforms))
 
     # ---- reading
 
@@ -161,6 +150,23 @@ class Index:
             raise self._ambiguous_error(repository, tag)
         return roots[0]
 
+    def platforms(self, repository: str, reference: str) -> tuple[str, ...]:
+        """Return the platforms that a sparse image has, or an empty tuple for other images."""
+        if ":" in reference and reference not in self._sparse:
+            return ()
+        if ":" not in reference:
+            try:
+                return self.find(repository, reference).platforms
+            except (NotFound, Refused):
+                return ()
+        roots = [
+            root
+            for root in self.roots()
+            if root.descriptor.digest == reference and root.repository in (repository, None, "")
+        ]
+        complete = any(not root.platforms for root in roots)
+        return () if complete else tuple(sorted({platform for root in roots for platform in root.platforms}))
+
     def roots(self) -> Iterator[Root]:
         """Iterate over all roots. Roots without a name come last."""
         for tags in self._tags.values():
@@ -195,23 +201,25 @@ class Index:
 
     # ---- writing
 
-    def put(self, repository: str, reference: str, manifest: Manifest) -> None:
+    def put(self, repository: str, reference: str, manifest: Manifest, platforms: tuple[str, ...] = ()) -> None:
         """Add `manifest` as a root: with the tag `reference`, or without a name if `reference` is a digest.
 
-        An existing root with this tag is replaced. Entries without a name that refer to children of `manifest` are
-        removed. Raises Refused (too_many) if the index already has MAX_ROOTS entries."""
+        platforms: the platforms that a sparse image has; empty for a complete one. An existing root with this tag is
+        replaced. Entries without a name that refer to children of `manifest` are removed. Raises Refused (too_many) if
+        the index already has MAX_ROOTS entries."""
         if self._entry_count >= MAX_ROOTS:
             hint = "use another layout for further images"
             raise Refused(f"{self._what} has the maximum of {self._entry_count} entries", hint=hint, code="too_many")
+        if platforms:
+            self._sparse.add(manifest.digest)
         if ":" in reference:
             self._remove_nameless(repository, manifest.digest)
-            self._nameless[repository or None, manifest.digest] = _make_root(manifest, repository, None)
+            self._nameless[repository or None, manifest.digest] = make_root(manifest, repository, None, platforms)
         else:
             tags = self._tags[repository]
             self._entry_count -= len(tags.get(reference, ()))
-            tags[reference] = (
-                _make_root(manifest, repository, f"{repository}:{reference}" if repository else reference),
-            )
+            name = f"{repository}:{reference}" if repository else reference
+            tags[reference] = (make_root(manifest, repository, name, platforms),)
             self._remove_nameless(repository, manifest.digest)
         self._entry_count += 1
         for child in manifest.children:
@@ -251,56 +259,8 @@ class Index:
         nameless = sorted(root.text for root in self._nameless.values())
         entries = ",\n".join([*tagged, *nameless, *self._opaque_entries])
         head = {"schemaVersion": 2, "mediaType": OCI_INDEX, **self._other_members}
-        before = _to_json(head)[:-1]
+        before = to_json(head)[:-1]
         return f'{before},"manifests":[\n{entries}\n]}}\n'.encode()
-
-
-def _to_json(value: Value) -> str:
-    """Return a value as compact JSON, without spaces between tokens."""
-    return json.dumps(value, separators=(",", ":"))
-
-
-def _make_root(manifest: Manifest, repository: str, name: str | None) -> Root:
-    """Create the root for `manifest`. name: the value of its ref.name annotation, or None if it has no name."""
-    descriptor = Descriptor(manifest.digest, manifest.size, manifest.media_type)
-    annotations = {REF_NAME: name} if name is not None else {OF_REPOSITORY: repository} if repository else {}
-    entry: Object = {
-        "mediaType": manifest.media_type,
-        "digest": manifest.digest,
-        "size": manifest.size,
-        "annotations": dict(annotations),
-    }
-    return Root(descriptor, repository if name is not None else repository or None, _to_json(entry))
-
-
-def _parse_annotations(entry: Value, where: str) -> tuple[str | None, str | None]:
-    """Return the name and the repository from the annotations of an entry. Each is None if it is missing.
-
-    The repository is used only for an entry without a name, so an invalid one is treated as missing.
-    Raises Refused (bundle_invalid)."""
-    annotations = entry.get("annotations") if isinstance(entry, dict) else None
-    if annotations is None:
-        return None, None
-    if not isinstance(annotations, dict):
-        raise Refused(f"{where}: `annotations` is not an object", code="bundle_invalid")
-    name, repository = annotations.get(REF_NAME), annotations.get(OF_REPOSITORY)
-    if name is not None and not isinstance(name, str):
-        raise Refused(f"{where} has a name that is not a string", code="bundle_invalid")
-    return name, repository if is_path(repository) and isinstance(repository, str) else None
-
-
-def _split_name(name: str, where: str) -> tuple[str, str] | None:
-    """Split a name into repository and tag. Return None for a valid reference in another form (`host:5000/app:v1`).
-
-    Raises Refused (ref_invalid) if the name is not valid in any form."""
-    repository, colon, tag = name.rpartition(":")
-    if is_tag(tag) and (is_path(repository) if colon else True):
-        return repository, tag
-    try:
-        Reference.parse(name)
-    except ConfigError:
-        raise Refused(f"{where} has an invalid name: {printable(name, 80)!r}", code="ref_invalid") from None
-    return None
 
 
 def find_repositories(

@@ -8,11 +8,12 @@ identifies everything that it lists.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mirror.errors import ConfigError, MirrorError, Refused, RemoteError, printable
+from mirror.layout.sparse import parse_platforms
 from mirror.oci import strictjson
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
@@ -38,12 +39,15 @@ class ManifestInfo(Struct, frozen=True):
 
 
 class RepositoryContents(Struct):
-    """One repository in an inventory. roots: untagged manifests to which no other manifest in it refers."""
+    """One repository in an inventory. roots: untagged manifests to which no other manifest in it refers.
+
+    platforms: the platforms that each sparse image has, by the digest of its root."""
 
     tags: dict[str, Digest] = field(default_factory=dict)
     roots: set[Digest] = field(default_factory=set)
     manifests: set[Digest] = field(default_factory=set)
     blobs: set[Digest] = field(default_factory=set)
+    platforms: dict[Digest, tuple[str, ...]] = field(default_factory=dict)
 
 
 class BaseBlob(Struct, frozen=True):
@@ -53,6 +57,18 @@ class BaseBlob(Struct, frozen=True):
 
     size: int
     repositories: tuple[str, ...]
+
+
+class BaseBlobs(Protocol):
+    """The blobs of the store into which a differential bundle will be imported (`base_inventory.py`)."""
+
+    def repositories_with(self, blob: Digest) -> tuple[str, ...]:
+        """Return the repositories of the base that have the blob, or an empty tuple if none has it."""
+        ...
+
+    def find_blobs(self, manifests: Iterable[Manifest]) -> dict[Digest, tuple[str, ...]]:
+        """Return the blobs that the base must have, because it has a manifest that refers to them."""
+        ...
 
 
 class Inventory(Struct):
@@ -68,7 +84,7 @@ class Inventory(Struct):
     base: dict[Digest, BaseBlob] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
 
-    def add(self, image: ExpectedImage, base: BaseInventory) -> None:
+    def add(self, image: ExpectedImage, base: BaseBlobs) -> None:
         """Add an image. Blobs that `base` contains are added to `self.base` instead of `self.blobs`.
 
         Raises RemoteError, and leaves the inventory unchanged, if the size of a blob is not known (schema 1)."""
@@ -95,6 +111,7 @@ class Inventory(Struct):
     def _add_manifests(self, contents: RepositoryContents, image: ExpectedImage) -> None:
         """Add the manifests, the tag and the untagged roots of an image."""
         root = image.manifests[-1]
+        self._add_platforms(contents, root.digest, image)
         children = {child.digest for one in image.manifests for child in one.children}
         for one in image.manifests:
             self.manifests[one.digest] = ManifestInfo(one.media_type, one.size)
@@ -103,6 +120,13 @@ class Inventory(Struct):
                 contents.roots.add(one.digest)
         if ":" not in image.reference:
             contents.tags[image.reference] = root.digest
+
+    def _add_platforms(self, contents: RepositoryContents, root: Digest, image: ExpectedImage) -> None:
+        """Add the platforms of a sparse image. If the repository also has the complete image, it counts as complete."""
+        known = contents.platforms.pop(root, ())
+        is_complete = root in contents.manifests and not known
+        if image.left_out is not None and not is_complete:
+            contents.platforms[root] = tuple(sorted({*known, *image.left_out.platforms}))
 
     def normalize(self) -> None:
         """After the last `add`, remove blobs that the base has from `blobs`, and tagged manifests from `roots`."""
@@ -149,61 +173,13 @@ def _repository_document(one: RepositoryContents) -> dict[str, Any]:
         **({"roots": sorted(one.roots)} if one.roots else {}),
         "manifests": sorted(one.manifests),
         "blobs": sorted(one.blobs),
+        **({"platforms": {key: list(value) for key, value in sorted(one.platforms.items())}} if one.platforms else {}),
     }
 
 
 def _manifest_document(one: ManifestInfo) -> dict[str, Any]:
     """Return the JSON object that describes a manifest. It is empty if the size of the manifest is not known."""
     return {} if one.size is None else {"mediaType": one.media_type, "size": one.size}
-
-
-class BaseInventory:
-    """The contents of the store into which a differential bundle will be imported.
-
-    inventory: the inventory of that store. If it is None, the store is treated as empty."""
-
-    def __init__(self, inventory: Inventory | None = None) -> None:
-        self._inventory = inventory or Inventory()
-        self._repositories: dict[Digest, tuple[str, ...]] = {}
-        known = self._inventory.blobs.keys() | self._inventory.base.keys()
-        for name, contents in sorted(self._inventory.repositories.items()):
-            for digest in contents.blobs & known:
-                self._repositories[digest] = (*self._repositories.get(digest, ()), name)
-
-    def repositories_with(self, blob: Digest) -> tuple[str, ...]:
-        """Return the repositories of the base that have the blob, or an empty tuple if none has it."""
-        return self._repositories.get(blob, ())
-
-    def find_blobs(self, manifests: Iterable[Manifest]) -> dict[Digest, tuple[str, ...]]:
-        """Return the blobs that the base must have, because it has a manifest that refers to them.
-
-        Each blob is mapped to the repositories that have the manifest. An inventory made from a report lists only root
-        manifests, so its blobs can only be found in this way. manifests: children before parents."""
-        found: dict[Digest, tuple[str, ...]] = {}
-        implied: dict[Digest, tuple[str, ...]] = {}
-        for one in reversed(list(manifests)):
-            repositories = implied.get(one.digest) or self._repositories_with_manifest(one.digest)
-            if repositories:
-                implied.update({child.digest: repositories for child in one.children})
-                # A target may have an image without its foreign layers.
-                found.update({blob.digest: repositories for blob in one.blobs if not blob.foreign})
-        return found
-
-    def _repositories_with_manifest(self, digest: Digest) -> tuple[str, ...]:
-        """Return the repositories of the base that have the manifest, or an empty tuple if none has it."""
-        if digest not in self._inventory.manifests:
-            return ()
-        holders = self._inventory.repositories.items()
-        return tuple(sorted(name for name, one in holders if digest in one.manifests))
-
-
-def find_unlisted(manifest: Manifest, inventory: Inventory) -> Iterator[tuple[Digest, str]]:
-    """Yield each digest that `manifest` refers to but the inventory does not list, together with a message."""
-    blobs = (one.digest for one in manifest.blobs if not one.foreign)
-    unlisted = [one.digest for one in manifest.children if one.digest not in inventory.manifests]
-    unlisted += [digest for digest in blobs if digest not in inventory.blobs and digest not in inventory.base]
-    for digest in unlisted:
-        yield digest, f"{digest} is not in the inventory, but {manifest.digest} refers to it"
 
 
 # ---- reading
@@ -269,6 +245,10 @@ def _parse_repository(value: Value, inventory: Inventory, what: str) -> Reposito
         _parse_digests(one, "roots", what),
         _parse_digests(one, "manifests", what),
         _parse_digests(one, "blobs", what),
+        {
+            _parse_digest(digest, what): parse_platforms(platforms, f"{what}: platforms")
+            for digest, platforms in _object_items(one, "platforms", what)
+        },
     )
     for tag in contents.tags:
         if not is_tag(tag):
@@ -277,6 +257,7 @@ def _parse_repository(value: Value, inventory: Inventory, what: str) -> Reposito
         contents.manifests - inventory.manifests.keys()
     )
     unlisted |= contents.blobs - inventory.blobs.keys() - inventory.base.keys()
+    unlisted |= contents.platforms.keys() - {*contents.tags.values(), *contents.roots}
     if unlisted:
         raise _invalid_error(what, f"a repository refers to {sorted(unlisted)[0]}, which the inventory does not list")
     return contents

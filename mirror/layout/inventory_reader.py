@@ -70,12 +70,16 @@ class _RepositorySurvey:
         for tag, version in zip(tags, self._source.resolve(self._name, tags, self._work), strict=True):
             if isinstance(version, Version) and version.digest is not None:
                 self._contents.tags[tag] = version.digest
+                if version.platforms:
+                    self._contents.platforms[version.digest] = version.platforms
             elif isinstance(version, MirrorError):
                 self._found.problems.append(version)
         roots = dict.fromkeys(self._contents.tags.values())
         unreadable = self._read_manifests(list(roots))
         # Leave out the tags of unreadable roots, so that a differential export does not rely on their content.
         self._contents.tags = {tag: root for tag, root in self._contents.tags.items() if root not in unreadable}
+        for root in unreadable:
+            self._contents.platforms.pop(root, None)
         self._read_referrers(list(self._contents.manifests))
 
     def _read_referrers(self, subjects: Sequence[Digest]) -> None:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Hashable, Sequence
 
 from mirror.errors import NotFound, Refused
-from mirror.layout.index import Root
+from mirror.layout.root import Root
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest

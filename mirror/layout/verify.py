@@ -9,10 +9,11 @@ from mirror.errors import MirrorError, NotFound, Refused
 from mirror.layout.examination import LayoutProblem, VerificationResult, digest_problem
 from mirror.layout.files import INDEX_FILE, VERSION_FILE, LayoutFiles
 from mirror.layout.index import MAX_BYTES, Index, check_version
+from mirror.layout.sparse import SparseParts
 from mirror.oci import manifest as manifests
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
-from mirror.oci.manifest import is_manifest_type, parse_manifest
+from mirror.oci.manifest import Manifest, is_manifest_type, parse_manifest
 from mirror.util.cancellation import Stop
 
 _MAX_VERSION_BYTES = 64 << 10  # bytes of an oci-layout file
@@ -38,6 +39,8 @@ class _LayoutVerifier:
         self._stop = stop
         self._result = VerificationResult(str(files.path))
         self._references: dict[Digest, list[Digest]] = {}  # digests that each manifest refers to
+        self._sparse = SparseParts(self._read_manifest)
+        self._seen: set[Digest] = set()
         self._buffer = memoryview(bytearray(_BUFFER_BYTES))
 
     def run(self) -> VerificationResult:
@@ -47,7 +50,12 @@ class _LayoutVerifier:
         except Refused as error:
             self._result.problems.append(LayoutProblem.from_error(error))
             return self._result
-        self._walk([root.descriptor for root in index.roots()])
+        self._walk([root.descriptor for root in index.roots() if not root.platforms])
+        for root in index.roots():
+            if root.platforms:
+                self._result.sparse += 1
+                self._sparse.add(root.descriptor.digest, root.platforms)
+        self._walk([root.descriptor for root in index.roots() if root.platforms])
         self._result.find_affected(index.references(), lambda digest: self._references.get(digest, ()))
         return self._result
 
@@ -67,7 +75,7 @@ class _LayoutVerifier:
 
     def _walk(self, todo: list[Descriptor]) -> None:
         """Verify all manifests and blobs reachable from the descriptors in `todo`, each digest once."""
-        seen: set[Digest] = set()
+        seen = self._seen
         while todo:
             self._stop.raise_if_requested()
             descriptor = todo.pop()
@@ -96,7 +104,15 @@ class _LayoutVerifier:
         self._check_size(descriptor, len(body))
         self._result.manifests += 1
         self._result.bytes += len(body)
-        return [*parsed.children, *parsed.blobs]
+        parts = (*parsed.children, *parsed.blobs)
+        return [part for part in parts if not self._sparse.is_left_out(descriptor.digest, part.digest)]
+
+    def _read_manifest(self, digest: Digest) -> Manifest:
+        """Read a manifest. Raises MirrorError if it is missing or damaged."""
+        body = self._files.read_blob(digest, manifests.MAX_BYTES)
+        if body is None:
+            raise NotFound(f"{digest} is missing")
+        return parse_manifest(body, expected=digest, what=f"{digest}")
 
     def _verify_blob(self, descriptor: Descriptor) -> None:
         """Read a blob and verify its digest and size. Raises MirrorError if it is missing or damaged."""

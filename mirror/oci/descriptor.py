@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from mirror.errors import MirrorError, Refused, printable
 from mirror.oci.digest import Digest
+from mirror.oci.platform import Platform
 from mirror.oci.strictjson import Object, Value, refuse_look_alikes
 from mirror.util.structs import Struct
 
@@ -19,17 +20,6 @@ _FOREIGN = (
     "application/vnd.docker.image.rootfs.foreign.",
     "application/vnd.oci.image.layer.nondistributable.",
 )
-
-
-class Platform(Struct, frozen=True):
-    """The platform of a child manifest, as stated in the index. The values are not validated."""
-
-    os: str = ""
-    architecture: str = ""
-    variant: str = ""
-
-    def __str__(self) -> str:
-        return "/".join(part for part in (self.os, self.architecture, self.variant) if part) or "unknown"
 
 
 class Descriptor(Struct, frozen=True):
@@ -89,12 +79,12 @@ def parse_descriptor(value: Value, where: str) -> Descriptor:
     media_type = value.get("mediaType", "")
     if not isinstance(media_type, str):
         raise _invalid_error(f"{where}.mediaType", "expected a string")
-    artifact_type = value.get("artifactType")
+    platform, artifact_type = value.get("platform"), value.get("artifactType")
     return Descriptor(
         digest,
         size,
         media_type,
-        _platform(value),
+        parse_platform_object(platform) if isinstance(platform, dict) else None,
         _urls(value, where),
         artifact_type if isinstance(artifact_type, str) else "",
     )
@@ -115,18 +105,17 @@ def _check_data(data: Value, digest: Digest, size: int, where: str) -> None:
         raise _invalid_error(f"{where}.data", "the decoded content does not match the digest and size")
 
 
-def _platform(value: Object) -> Platform | None:
-    """Return the platform of a descriptor, or None if it has none."""
-    platform = value.get("platform")
-    if not isinstance(platform, dict):
-        return None
+def parse_platform_object(value: Object) -> Platform:
+    """Return the platform in a JSON object of the form that indexes and image configs share.
+
+    A value that is not a string is treated as missing. Values are made printable, and cut to 64 characters."""
 
     def text(key: str) -> str:
-        """Return the string at `key` of the platform in printable form, or an empty string if there is none."""
-        part = platform.get(key)
+        """Return the string at `key` in printable form, or an empty string if there is none."""
+        part = value.get(key)
         return printable(part, 64) if isinstance(part, str) else ""
 
-    return Platform(text("os"), text("architecture"), text("variant"))
+    return Platform(text("os"), text("architecture"), text("variant"), text("os.version"))
 
 
 def _urls(value: Object, where: str) -> tuple[str, ...]:

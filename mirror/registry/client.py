@@ -32,7 +32,7 @@ from mirror.registry.referrers import ReferrersApi
 from mirror.registry.session import Response, Session
 from mirror.registry.upload_capabilities import UploadCapabilities
 from mirror.registry.uploads import RegistryUpload
-from mirror.store import ExpectedImage, Mount, Version
+from mirror.store import ExpectedImage, LeftOut, Mount, Version
 from mirror.util.cancellation import Work
 
 # How long a POST that opens an upload session may continue after a stop request. The response contains the URL that is
@@ -256,12 +256,15 @@ class RegistryV2:
         """Return a RegistryUpload for the upload session that the registry opened. `response` contains its URL."""
         return RegistryUpload(self._session, self._capabilities, repository, blob, push_scopes(repository), response)
 
-    def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> bool:
+    def put_manifest(
+        self, repository: str, reference: str, manifest: Manifest, work: Work, *, left_out: LeftOut | None = None
+    ) -> bool:
         """Push a manifest under a tag or its digest, and check that the registry stored it.
 
         Return whether the registry lists the manifest among the referrers of its subject. If the response to the push
         was lost, the registry is asked whether it has the referrers API. Raises Refused or RemoteError if the registry
-        rejects the manifest, and Refused (target_lied) if it stored a different one."""
+        rejects the manifest, SparseRefused if it does not accept sparse images, and Refused (target_lied) if it stored
+        a different one."""
         what = manifest_name(self._session, repository, reference)
 
         def put() -> Response:
@@ -280,7 +283,7 @@ class RegistryV2:
         try:
             response = self._missing.send(repository, work, put)
         except RemoteError as error:
-            refusal = explain_manifest_error(error, what, manifest)
+            refusal = explain_manifest_error(error, what, manifest, sparse=left_out is not None)
             # If the response to a PUT is lost, the PUT is repeated. If tags are immutable, the second PUT fails.
             if may_be_stored(refusal) and self._has_manifest(repository, reference, manifest, work):
                 subject = manifest.subject

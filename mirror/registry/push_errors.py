@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from mirror.errors import AuthError, MirrorError, RateLimited, Refused, RemoteError
+from mirror.errors import AuthError, MirrorError, RateLimited, Refused, RemoteError, SparseRefused
 from mirror.oci.manifest import Kind, Manifest
 from mirror.store import Mount
 
 _MISSING_CODES = {"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_UNKNOWN"}
 
 
+SPARSE_HINT = "set `index: rewrite` for this mirror, or copy all platforms"
+_MAYBE_SPARSE_HINT = f"the target may require all manifests that an index lists: {SPARSE_HINT}"
 SCHEMA1_HINT = "if the target does not support schema 1, set `schema1: convert` for this mirror"
 _FOREIGN_HINT = (
     "the target may reject non-distributable layers: "
@@ -35,8 +37,17 @@ def classify_mount_error(error: RemoteError) -> Mount:
     return Mount.REFUSED if concerns_repositories else Mount.ABSENT
 
 
-def explain_manifest_error(error: RemoteError, what: str, manifest: Manifest) -> MirrorError:
-    """Return the error to report for a rejected manifest, with a specific code and a hint."""
+def explain_manifest_error(error: RemoteError, what: str, manifest: Manifest, *, sparse: bool = False) -> MirrorError:
+    """Return the error to report for a rejected manifest, with a specific code and a hint.
+
+    sparse: whether it is an index that lists manifests which are left out of the target on purpose."""
+    if error.status in (400, 404) and error.registry_code in _MISSING_CODES and sparse:
+        return SparseRefused(
+            f"{what}: the target does not accept an index that lists manifests which it does not have: {error.what}",
+            hint=SPARSE_HINT,
+            status=error.status,
+            registry_code=error.registry_code,
+        )
     if error.status in (400, 404) and error.registry_code in _MISSING_CODES:
         return RemoteError(
             f"{what}: the target lacks a blob or manifest that the pushed manifest refers to: {error.what}",
@@ -73,6 +84,8 @@ def explain_manifest_error(error: RemoteError, what: str, manifest: Manifest) ->
     if error.status is not None and not isinstance(error, AuthError | RateLimited):
         if manifest.kind is Kind.SCHEMA1:
             error.hint = error.hint or SCHEMA1_HINT
+        elif sparse:
+            error.hint = error.hint or _MAYBE_SPARSE_HINT
         elif any(blob.foreign for blob in manifest.blobs):
             error.hint = error.hint or _FOREIGN_HINT
     return error.with_subject(what)

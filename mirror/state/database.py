@@ -1,4 +1,4 @@
-"""The SQL statements that read or write the state file, except those in `selection_records`.
+"""The SQL statements that read or write the state file, except those in the modules `*_records`.
 
 Only this module uses sqlite3. It converts all sqlite3 errors to `DatabaseError`.
 """
@@ -12,9 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from mirror.errors import Refused, printable
+from mirror.errors import printable
 from mirror.oci.digest import Digest
-from mirror.state.schema import ADDED, SCHEMA, STATEMENTS, VERSION
+from mirror.state.schema import ADDED, SCHEMA, STATEMENTS, VERSION, digest_from_bytes, digest_to_bytes
 
 SOURCE, TARGET = 0, 1
 
@@ -325,18 +325,3 @@ def _decode_text(raw: bytes) -> str:
 def _uri(path: Path, mode: str) -> str:
     """Return the URI of the file for sqlite3. mode: `ro` or `rw`."""
     return f"file:{quote(os.fsencode(path))}?mode={mode}"
-
-
-def digest_to_bytes(digest: Digest) -> bytes:
-    """Convert a digest to the 32 or 64 bytes that are stored in the file."""
-    return bytes.fromhex(digest.hex)
-
-
-def digest_from_bytes(value: object) -> Digest | None:
-    """Convert a digest stored in the file (32 or 64 bytes) to a Digest, or return None if it is not valid."""
-    if not isinstance(value, bytes):
-        return None
-    try:
-        return Digest.parse(f"{'sha256' if len(value) == 32 else 'sha512'}:{value.hex()}")
-    except Refused:
-        return None

@@ -1,17 +1,17 @@
 """The state: hints from earlier runs, stored in one SQLite file. They change the cost of a run, but not its result.
 
-Four kinds of records are more than hints (docs/operations.md, "State and lock"):
+Five kinds of records are more than hints (docs/operations.md, "State and lock"):
 
 * the mark of a repository in which a run has not finished,
 * whether the registry has responded to a v2 request for a source repository,
 * the tags of targets that the operator declared `exclusive` or `immutable`,
-* when a tag of a source was first seen with its digest.
+* when a tag of a source was first seen with its digest,
+* which platforms a sparse image on a target has.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
@@ -22,7 +22,8 @@ from mirror.errors import LocalError, MirrorError
 from mirror.oci.digest import Digest
 from mirror.oci.reference import is_path
 from mirror.selection.tag_rules import FirstSeen
-from mirror.state import selection_records
+from mirror.state import platform_records, selection_records
+from mirror.state.connections import ReadConnections
 from mirror.state.database import SOURCE, TARGET, Database, DatabaseError
 from mirror.state.file import find_fault, open_database, state_error
 from mirror.state.writer import Writer
@@ -61,6 +62,7 @@ class State(AbstractContextManager["State"]):
                 warn(f"the state file {path} {fault}; it is not used")
             usable = not fault and path.exists() and path.stat().st_size > 0
             state = cls(path, None, set(), warn, usable=usable)
+            state._load_sparse_repositories()
             state._knows_targets = writers in (None, state._read("", Database.writers_mark, None))
             return state
         database = open_database(path, warn)
@@ -71,7 +73,9 @@ class State(AbstractContextManager["State"]):
         except DatabaseError as failure:
             database.close()
             raise state_error(path, failure) from failure
-        return cls(path, database, marks, warn)
+        state = cls(path, database, marks, warn)
+        state._load_sparse_repositories()
+        return state
 
     def __init__(
         self,
@@ -89,9 +93,15 @@ class State(AbstractContextManager["State"]):
         self._lock = threading.Lock()
         self._unfinished = marks
         self._forgotten: set[str] = set()
-        self._idle: deque[tuple[int, Database]] = deque()  # unused connections, with their generation
+        self._connections = ReadConnections(path)
+        self._sparse_repositories: set[str] = set()
         self._reported = False
         self._writer = Writer(path, database, self._marks, warn) if database else None
+
+    def _load_sparse_repositories(self) -> None:
+        """Read which repositories have sparse images."""
+        none: set[str] = set()
+        self._sparse_repositories = self._read("", platform_records.read_sparse_repositories, none)
 
     def _marks(self) -> list[str]:
         """Return the repositories that are marked as unfinished."""
@@ -125,6 +135,19 @@ class State(AbstractContextManager["State"]):
 
         identity: the `Transform.identity` of the conversion."""
         return self._read(identity, lambda database: database.transform_digest(identity), None)
+
+    def sparse_images(self, repository: str) -> dict[str, dict[Digest, str]]:
+        """Return the platforms that sparse images in a target repository have, by tag and digest."""
+        none: dict[str, dict[Digest, str]] = {}
+        return self._read("", lambda database: platform_records.read_sparse_images(database, repository), none)
+
+    def has_sparse_images(self, repository: str) -> bool:
+        """Return whether a target repository may have sparse images. Does not read the file."""
+        return repository in self._sparse_repositories
+
+    def other_platform(self, key: str) -> str | None:
+        """Return why an image is skipped because it is for a platform that is not wanted, or None if it is unknown."""
+        return self._read(key, lambda database: platform_records.read_other_platform(database, key), None)
 
     def had_blob(self, repository: str, digest: Digest) -> bool:
         """Return whether `repository` contained `digest` when an earlier run copied an image to or from it.
@@ -179,41 +202,11 @@ class State(AbstractContextManager["State"]):
             return default
         generation = self._writer.generation if self._writer else 0
         try:
-            database = self._take_connection(generation)
-            try:
+            with self._connections.connection(generation) as database:
                 return query(database)
-            finally:
-                self._return_connection(generation, database)
         except DatabaseError as failure:
             self._report_read_error(failure)
             return default
-
-    def _take_connection(self, generation: int) -> Database:
-        """Return an idle connection to the current file, or open a new one. generation: see `Writer.generation`."""
-        while self._idle:
-            try:
-                made_for, database = self._idle.pop()
-            except IndexError:  # another thread took the last one
-                break
-            if made_for == generation:
-                return database
-            database.close()
-        return Database(self._path, write=False)
-
-    def _return_connection(self, generation: int, database: Database) -> None:
-        """Return a connection that `_take_connection` provided, so that other threads can use it."""
-        self._idle.append((generation, database))
-        if not self._usable:  # the state was closed meanwhile
-            self._close_idle()
-
-    def _close_idle(self) -> None:
-        """Close all idle connections."""
-        while self._idle:
-            try:
-                _, database = self._idle.pop()
-            except IndexError:
-                return
-            database.close()
 
     def _report_read_error(self, failure: DatabaseError) -> None:
         """After the first failed read of the run, warn, or have the file checked if it may be damaged."""
@@ -262,6 +255,30 @@ class State(AbstractContextManager["State"]):
 
         source: the source, with the rules for its attachments. time: seconds since the epoch."""
         self._submit(lambda database: database.record_attachments(source, repository, digest, time))
+
+    def record_sparse_image(self, repository: str, tag: str, digest: Digest, platforms: Collection[str]) -> None:
+        """Record that the index `digest` will have only these platforms in a target repository, before a tag is set.
+
+        The record is on disk when this returns. Raises LocalError."""
+        text = ",".join(platforms)
+        if self._writer:
+            self._writer.call(
+                lambda database: platform_records.record_sparse_image(database, repository, tag, digest, text)
+            )
+            self._sparse_repositories.add(repository)
+
+    def keep_sparse_image(self, repository: str, tag: str, digest: Digest, platforms: Collection[str]) -> None:
+        """Record that a tag refers to the index `digest`, which has only these platforms, or all if there are none."""
+        if not platforms and repository not in self._sparse_repositories:
+            return
+        text = ",".join(platforms)
+        self._submit(lambda database: platform_records.delete_sparse_images(database, repository, tag))
+        if platforms:
+            self._submit(lambda database: platform_records.record_sparse_image(database, repository, tag, digest, text))
+
+    def record_other_platform(self, key: str, reason: str) -> None:
+        """Record that an image is for a platform that is not wanted. key: `PlatformFilter.result_key`."""
+        self._submit(lambda database: platform_records.record_other_platform(database, key, reason))
 
     def record_v2_response(self, repository: str) -> None:
         """Record that the registry responded to a v2 request for this source repository."""
@@ -325,7 +342,7 @@ class State(AbstractContextManager["State"]):
 
         Later reads return None, False or an empty list."""
         self._usable = False
-        self._close_idle()
+        self._connections.close()
         if self._writer:
             self._writer.close()
 

@@ -1,6 +1,9 @@
-"""The schema of the state: its tables, and what each version added."""
+"""The schema of the state file: its tables, its version, the tables that earlier versions lack, and stored digests."""
 
 from __future__ import annotations
+
+from mirror.errors import Refused
+from mirror.oci.digest import Digest
 
 APPLICATION_ID = 0x4D495252  # "MIRR"
 VERSION = 3
@@ -21,6 +24,9 @@ SCHEMA = {
     "PRIMARY KEY(digest, repository, root)) WITHOUT ROWID",
     "member_by_root": "CREATE INDEX member_by_root ON member(repository, root)",
     "transform": "CREATE TABLE transform(identity TEXT PRIMARY KEY, digest BLOB NOT NULL) WITHOUT ROWID",
+    "sparse": "CREATE TABLE sparse(repository TEXT NOT NULL, tag TEXT NOT NULL, digest BLOB NOT NULL, "
+    "platforms TEXT NOT NULL, PRIMARY KEY(repository, tag, digest)) WITHOUT ROWID",
+    "other_platform": "CREATE TABLE other_platform(image TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID",
     "unfinished": "CREATE TABLE unfinished(name TEXT PRIMARY KEY) WITHOUT ROWID",
     "answered_by_v2": "CREATE TABLE answered_by_v2(name TEXT PRIMARY KEY) WITHOUT ROWID",
     "writers": "CREATE TABLE writers(mark TEXT PRIMARY KEY) WITHOUT ROWID",
@@ -31,7 +37,22 @@ SCHEMA = {
     "image_date": "CREATE TABLE image_date(repository INTEGER NOT NULL, identity TEXT NOT NULL, "
     "date INTEGER NOT NULL, PRIMARY KEY(repository, identity)) WITHOUT ROWID",
 }
-_ADDED_BY_3 = ("checked", "first_seen", "image_date")
+_ADDED_BY_3 = ("checked", "first_seen", "image_date", "sparse", "other_platform")
 # The tables that files of an earlier version lack, by version.
 ADDED = {1: ("answered_by_v2", "writers", *_ADDED_BY_3), 2: _ADDED_BY_3}
 STATEMENTS = (*SCHEMA.values(), f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {VERSION}")
+
+
+def digest_to_bytes(digest: Digest) -> bytes:
+    """Convert a digest to the 32 or 64 bytes that are stored in the file."""
+    return bytes.fromhex(digest.hex)
+
+
+def digest_from_bytes(value: object) -> Digest | None:
+    """Convert a digest stored in the file (32 or 64 bytes) to a Digest, or return None if it is not valid."""
+    if not isinstance(value, bytes):
+        return None
+    try:
+        return Digest.parse(f"{'sha256' if len(value) == 32 else 'sha512'}:{value.hex()}")
+    except Refused:
+        return None

@@ -12,6 +12,7 @@ from queue import SimpleQueue
 from mirror.errors import LocalError, MirrorError
 from mirror.state.database import Database, DatabaseError
 from mirror.state.file import replace_file, state_error
+from mirror.state.platform_records import prune_platform_results
 
 Change = Callable[[Database], None]
 
@@ -158,12 +159,15 @@ class Writer:
         self._database.apply(partial(Database.mark_unfinished, repository=name) for name in self._marks())
 
     def _prune(self) -> None:
-        """Delete the rows of untagged images in repositories where this run changed a tag. Stops after _PRUNE s."""
+        """If this run changed a tag, delete the rows of images that have no tag any more. Stops after _PRUNE s."""
         deadline = time.monotonic() + _PRUNE
-        for repository in self._database.outdated_repositories():
+        outdated = self._database.outdated_repositories()
+        actions: list[Callable[[Database], None]] = [prune_platform_results] if outdated else []
+        actions += [partial(Database.prune, repository=repository) for repository in outdated]
+        for prune in actions:
             if time.monotonic() > deadline:
                 return  # the remaining repositories are pruned when one of their tags changes again
             try:
-                self._database.apply([partial(Database.prune, repository=repository)])
+                self._database.apply([prune])
             except DatabaseError:
                 return  # pruning only saves space

@@ -11,11 +11,12 @@ from mirror.errors import RemoteError
 from mirror.oci.descriptor import Descriptor, unique_descriptors
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
-from mirror.store import Target, Version
+from mirror.store import LeftOut, Target, Version
 from mirror.sync.attachment_search import NO_ATTACHMENTS_HINT
 from mirror.sync.attachments import Attachment
 from mirror.sync.manifest_writer import ManifestWriter, manifest_descriptor
-from mirror.sync.plan_model import PlanEntry, immutable_conflict
+from mirror.sync.plan_decisions import immutable_conflict
+from mirror.sync.plan_model import PlanEntry
 from mirror.sync.recorder import BlobCounts
 from mirror.sync.referrers_index import ReferrersIndexes
 from mirror.transfer.blob_request import BlobRequest, BlobSource
@@ -36,6 +37,7 @@ class ImagePush:
     """One attempt to write an image with its attachments to a target.
 
     root: the root manifest, if the target does not have it yet. source: the repository that it is read from.
+    left_out: what the image leaves out of its root, if it is sparse.
     check_all: look up every object on the target, even if it is known to exist."""
 
     def __init__(
@@ -47,6 +49,7 @@ class ImagePush:
         check_all: bool,
         root: Manifest | None,
         source: BlobSource,
+        left_out: LeftOut | None = None,
     ) -> None:
         self.plan_entry = plan_entry
         self.repository = plan_entry.target.repository
@@ -55,6 +58,7 @@ class ImagePush:
         self.check_all = check_all
         self.root = root
         self.source = source
+        self.left_out = left_out
         self.blobs: set[Digest] = set()  # the blobs that have been copied
 
     def request_for(
@@ -182,7 +186,8 @@ class AttachmentCopier:
         """Write the root of the image by its digest, without a tag, if the target does not have it yet."""
         root = push.root
         if root is not None:
-            await self._writer.put(push.request_for(manifest_descriptor(root), is_root=True), root.digest, root)
+            request = push.request_for(manifest_descriptor(root), is_root=True)
+            await self._writer.put(request, root.digest, root, left_out=push.left_out)
             push.root = None
 
     # ---- lists of referrers

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TypeAlias
 
-from mirror.errors import Cancelled, MirrorError, Refused
+from mirror.errors import Cancelled, MirrorError, NotFound, Refused
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import INDEX_TYPES, Kind, Manifest, is_manifest_type
+from mirror.oci.platform_filter import PlatformFilter
 from mirror.selection.attachment_rules import AttachmentRules
-from mirror.store import Version
+from mirror.store import LeftOut, Version
 from mirror.sync.attachment_search import (
     NO_ATTACHMENTS_HINT,
     AttachmentRef,
@@ -21,7 +22,8 @@ from mirror.sync.attachment_search import (
     Subjects,
 )
 from mirror.sync.manifest_graph import MAX_DEPTH, ManifestCache, ManifestGraph, check_descriptor
-from mirror.sync.plan_model import MirrorEntry, PlanEntry, SourceReference
+from mirror.sync.plan_model import MirrorEntry, PlanEntry, SourceReference, selected_platforms
+from mirror.sync.platform_reader import PlatformReader
 from mirror.transfer.calls import Calls
 from mirror.transfer.shared_tasks import SharedTasks
 from mirror.transfer.tasks import run_group
@@ -30,8 +32,9 @@ from mirror.util.structs import Struct
 
 MAX_KEPT_SEARCHES = 10_000
 
-# What a search depends on: the repository and the rules for attachments, the rules for tags, and the root manifest.
-_SearchKey: TypeAlias = tuple[str, int, Digest | None, Digest]
+# What a search depends on: the repository and the rules for attachments, the rules for tags, the platforms, and the
+# root manifest.
+_SearchKey: TypeAlias = tuple[str, int, PlatformFilter | None, Digest | None, Digest]
 
 
 class MissingAttachmentError(Refused):
@@ -48,12 +51,14 @@ class Attachment(Struct, frozen=True):
 class AttachmentReader:
     """Finds and reads the attachments of images at their sources.
 
+    platforms: finds out what sparse images leave out.
     tags: the tag lists of the sources, to which the planner adds those that it reads."""
 
-    def __init__(self, calls: Calls, manifests: ManifestCache) -> None:
+    def __init__(self, calls: Calls, manifests: ManifestCache, platforms: PlatformReader) -> None:
         self.tags = AttachmentTags(calls)
         self._calls = calls
         self._manifests = manifests
+        self._platforms = platforms
         # The results of the most recent searches, because several tags often refer to the same image.
         self._found: OrderedDict[_SearchKey, tuple[AttachmentRef, ...]] = OrderedDict()
         self._searches: SharedTasks[_SearchKey, tuple[AttachmentRef, ...]] = SharedTasks(calls.tasks)
@@ -124,8 +129,10 @@ class AttachmentReader:
 
         digest: the root manifest that targets get."""
         entry = reference.entry
-        root = _root_at_source(reference, digest)
-        key = (entry.attachments_key, id(entry.rules), root, digest)  # the configuration keeps the rules until the end
+        root = await self._find_root(reference, digest)
+        platforms = selected_platforms(entry, reference.version)
+        # The configuration keeps the rules until the end, so that their id is not used again.
+        key = (entry.attachments_key, id(entry.rules), platforms, root, digest)
         found = self._found.get(key)
         if found is None:
             run = partial(self._search, reference, root, read_subjects, read=read)
@@ -138,6 +145,27 @@ class AttachmentReader:
             if len(self._found) > MAX_KEPT_SEARCHES:
                 self._found.popitem(last=False)
         return found
+
+    async def _find_root(self, reference: SourceReference, digest: Digest) -> Digest | None:
+        """Return the root of an image, or None if the source has another one: its attachments are then left out.
+
+        They would belong to a manifest that the target does not have. digest: the root manifest that targets get, which
+        a transform or the selection of platforms may have changed."""
+        version, entry = reference.version, reference.entry
+        if isinstance(version, Version) and (version.source_id or version.transform is not None):
+            return digest if version.source_digest == digest else None
+        if entry.platforms is None or entry.platforms.sparse:
+            return digest
+
+        def resolve(work: Work) -> Version | MirrorError:
+            """Look the manifest up at the source: an immutable tag has not been resolved. Runs on a worker thread."""
+            (found,) = entry.source.resolve(entry.repository, [digest], work)
+            return found
+
+        found = await self._calls.call_host(entry.source.host, resolve)
+        if isinstance(found, MirrorError) and not isinstance(found, NotFound):
+            raise _explain_error(found, reference.name)
+        return digest if isinstance(found, Version) else None
 
     async def _search(
         self, reference: SourceReference, root: Digest | None, read_subjects: SubjectReader, *, read: bool
@@ -164,18 +192,36 @@ class AttachmentReader:
         is_image = is_manifest_type(media_type) and media_type not in INDEX_TYPES
         if is_image or (isinstance(version, Version) and version.protocol == "v1"):
             return Subjects()
+        top = await self._read_index(plan_entry, root)
+        left_out = await self._find_left_out(plan_entry, top)
         below: dict[Digest, None] = {}
-        top: Manifest | None = None
-        level = [root]
+        indexes = [top]
         for _ in range(MAX_DEPTH + 1):
-            indexes = await run_group(self._read_index(plan_entry, digest) for digest in level)
-            top = top or indexes[0]
-            children = [child for index in indexes for child in index.children if child.digest not in below]
+            children = [
+                child
+                for index in indexes
+                for child in index.children
+                if child.digest not in below and (left_out is None or not left_out.covers(index, child))
+            ]
             below |= dict.fromkeys(child.digest for child in children)
-            level = list(dict.fromkeys(child.digest for child in children if child.media_type in INDEX_TYPES))
+            level = dict.fromkeys(child.digest for child in children if child.media_type in INDEX_TYPES)
             if not level:
                 break
-        return Subjects(tuple(below), _platforms(top, below) if top is not None else ())
+            indexes = await run_group(self._read_index(plan_entry, digest) for digest in level)
+        return Subjects(tuple(below), _platforms(top, below))
+
+    async def _find_left_out(self, plan_entry: PlanEntry, root: Manifest) -> LeftOut | None:
+        """Return what a sparse image leaves out, or None if it is complete. Nested indexes are read from the target.
+
+        If the target cannot return them, they are read from the source. root: the root of the image."""
+        target, entry = plan_entry.target, plan_entry.reference.entry
+        find = partial(self._platforms.find_left_out, plan_entry.reference)
+        try:
+            return await find(target.store, target.repository.path, root)
+        except MirrorError as error:
+            if isinstance(error, Cancelled):
+                raise
+            return await find(entry.source, entry.repository, root)
 
     async def _read_index(self, plan_entry: PlanEntry, digest: Digest) -> Manifest:
         """Read one manifest of an image, from the target if possible: this does not count against a source's quota."""
@@ -203,13 +249,6 @@ async def _subjects_of_graph(graph: ManifestGraph) -> Subjects:
     """Return the manifests below the root of an image that was read."""
     below = tuple(dict.fromkeys(one.digest for level in graph.levels for one in level))
     return Subjects(below, _platforms(graph.root, below))
-
-
-def _root_at_source(reference: SourceReference, root: Digest) -> Digest | None:
-    """Return the root of an image, or None if the source has another one, because a transform changes it."""
-    version = reference.version
-    is_changed = isinstance(version, Version) and version.transform is not None and version.source_id != root
-    return None if is_changed else root
 
 
 def _platforms(root: Manifest, below: Iterable[Digest]) -> tuple[Digest, ...]:

@@ -9,16 +9,18 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from itertools import islice
 
-from mirror.errors import Cancelled, MirrorError, Refused
+from mirror.errors import Cancelled, MirrorError, OtherPlatform, Refused
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
 from mirror.selection.locations import MATCHED
 from mirror.selection.tag_rules import SelectionSummary
 from mirror.store import Target
 from mirror.sync.bundle_bases import BundleBases
-from mirror.sync.image_copier import CopyHintWriter, ImageCopier
+from mirror.sync.copy_hints import CopyHintWriter
+from mirror.sync.image_copier import ImageCopier
 from mirror.sync.image_reader import ImageReader
-from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, check_immutable
+from mirror.sync.plan_decisions import check_immutable
+from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry
 from mirror.sync.planner_queries import equality_key
 from mirror.sync.read_ahead import ReadAhead
 from mirror.sync.recheck import Recheck
@@ -293,7 +295,7 @@ class CopyQueue:
         errors = await self._lifecycle.finish(self._written, incomplete=not self._halt_reason)
         for plan_entry, (digest, counts) in self._written.items():
             error = errors.get(host := plan_entry.target.repository.host)
-            trust_tags = not self._deep and not self._targets[host].partial
+            trust_tags = not (self._deep or self._targets[host].partial)
             if error is None:
                 self._recheck.note_complete(plan_entry, digest)
                 self._record_success(plan_entry, digest, counts, changed=True)
@@ -339,5 +341,5 @@ class CopyQueue:
 
     def _halt_if_fail_fast(self, error: MirrorError) -> None:
         """Halt after a failure if `--fail-fast` is set."""
-        if self._fail_fast and not isinstance(error, Cancelled):
+        if self._fail_fast and not isinstance(error, Cancelled | OtherPlatform):
             self.halt("stopped at the first failure (--fail-fast)")

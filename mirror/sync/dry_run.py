@@ -6,19 +6,19 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from mirror.errors import Cancelled, MirrorError, Refused
+from mirror.errors import Cancelled, MirrorError, OtherPlatform, Refused
 from mirror.oci.descriptor import unique_descriptors
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
 from mirror.selection.locations import is_bundle, is_registry
 from mirror.selection.tag_rules import SelectionSummary
-from mirror.store import Target, Version
+from mirror.store import Target
 from mirror.sync.bundle_bases import BundleBases
-from mirror.sync.image_reader import ImageReader, read_version
-from mirror.sync.manifest_graph import ManifestCache, ManifestGraph
-from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, SourceReference, TargetEntry
+from mirror.sync.image_reader import ImageReader
+from mirror.sync.manifest_graph import ManifestGraph
+from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, TargetEntry
+from mirror.sync.platform_reader import PlatformReader
 from mirror.sync.signature_checker import SignatureChecker
-from mirror.transfer.calls import Calls
 from mirror.transfer.tasks import Coro, run_group, task_group
 from mirror.util.structs import Struct, field
 
@@ -31,8 +31,8 @@ class PlannedCopy(Struct, frozen=True):
     transform.
     old_digest: the digest that the tag on the target refers to now.
     protocol: the protocol of the source registry. reason: why this protocol is used, if there is a choice.
-    attachments: the number of its attachments that a sync would copy. If `digest` and `old_digest` are equal, a sync
-    would copy only these.
+    attachments: the number of its attachments that a sync would copy. only_attachments: whether it would copy nothing
+    else.
     to_compare: whether the target may already have the transformed image. A sync would run the transform and copy the
     result only if its digest differs."""
 
@@ -45,6 +45,7 @@ class PlannedCopy(Struct, frozen=True):
     reason: str = ""
     to_compare: bool = False
     attachments: int = 0
+    only_attachments: bool = False
 
 
 class PlanSummary(Struct):
@@ -52,6 +53,7 @@ class PlanSummary(Struct):
 
     bundles_to_rebuild: incomplete bundles that a sync would write again although all their images are up to date.
     up_to_date: the number of images that are up to date.
+    other_platforms: the number of images that are skipped because they are for platforms that are not wanted.
     failures: the name of each image, mirror or source that failed, with its error.
     selections: what the rules of each mirror select, by its name.
     rejected_repositories: for each wildcard, the number of repositories that each rule rejects.
@@ -63,6 +65,7 @@ class PlanSummary(Struct):
     changes: list[PlannedCopy] = field(default_factory=list)
     bundles_to_rebuild: list[str] = field(default_factory=list)
     up_to_date: int = 0
+    other_platforms: int = 0
     failures: list[tuple[str, MirrorError]] = field(default_factory=list)
     selections: dict[str, SelectionSummary] = field(default_factory=dict)
     rejected_repositories: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -79,8 +82,7 @@ class DryRun:
 
     def __init__(
         self,
-        calls: Calls,
-        manifests: ManifestCache,
+        platforms: PlatformReader,
         bases: BundleBases,
         reader: ImageReader,
         signatures: SignatureChecker,
@@ -89,8 +91,7 @@ class DryRun:
     ) -> None:
         self._reader = reader
         self.summary = PlanSummary()
-        self._calls = calls
-        self._manifests = manifests
+        self._platforms = platforms
         self._bases = bases
         self._signatures = signatures
         self._deep = deep
@@ -121,6 +122,7 @@ class DryRun:
             self._bundles.add(target.repository.host)
         if plan_entry.error is not None:
             self._record_failure(plan_entry.name, plan_entry.error, target)
+            self._reader.release(plan_entry.reference)
         elif plan_entry.action is Action.SKIP and plan_entry.recheck and plan_entry.old_digest is not None:
             self._tasks.create_task(self._measure_attachments(plan_entry, plan_entry.old_digest))
         elif plan_entry.action is Action.SKIP:
@@ -128,6 +130,7 @@ class DryRun:
                 self._tasks.create_task(self._check_unchanged(plan_entry))
             else:
                 self.summary.up_to_date += 1
+                self._reader.release(plan_entry.reference)
             if to_bundle and target.store.partial:
                 self._tasks.create_task(self._check_bundle_blobs(plan_entry))
         elif source.partial and not to_bundle:
@@ -175,7 +178,12 @@ class DryRun:
         await run_group(self._measure(plan_entry) for plan_entry in plan_entries if plan_entry not in errors)
 
     def _record_failure(self, name: str, error: MirrorError, *targets: TargetEntry) -> None:
-        """Record the failure of the image, mirror or source `name`, and mark the hosts of `targets` as failed."""
+        """Record the failure of the image, mirror or source `name`, and mark the hosts of `targets` as failed.
+
+        An image for a platform that is not wanted is only counted."""
+        if isinstance(error, OtherPlatform):
+            self.summary.other_platforms += 1
+            return
         self.summary.failures.append((name, error))
         self._failed_hosts.update(target.repository.host for target in targets)
 
@@ -191,10 +199,7 @@ class DryRun:
         """Check whether a differential bundle or its base has every blob of an image. If not, mark the bundle."""
         target = plan_entry.target
         try:
-            foreign = plan_entry.reference.entry.foreign_layers
-            graph = await self._manifests.read_graph(
-                target.store, target.repository.path, plan_entry.tag, foreign_layers=foreign
-            )
+            graph = await self._platforms.read_target_graph(plan_entry)
             complete = all(await run_group(self._bases.has_blob(target.repository, blob) for blob in graph.blobs))
         except MirrorError as error:
             if isinstance(error, Cancelled):
@@ -207,24 +212,19 @@ class DryRun:
         """Check the signature of an image that is up to date, and add the image to the summary."""
         reference = plan_entry.reference
         try:
-            await self._signatures.check(reference, await self._read_version(reference))
+            await self._signatures.check(reference, await self._reader.resolve(reference))
         except MirrorError as error:
             self._record_failure(plan_entry.name, error, plan_entry.target)
         else:
             self.summary.up_to_date += 1
-
-    async def _read_version(self, reference: SourceReference) -> Version:
-        """Return what a reference refers to. If it has not been resolved yet, resolve it."""
-        if isinstance(reference.version, Version):
-            return reference.version
-        return await read_version(self._calls, reference)
+        finally:
+            self._reader.release(reference)
 
     async def _measure(self, plan_entry: PlanEntry) -> None:
         """Read the manifests of an image that a sync would copy, and add the image to the summary."""
         reference = plan_entry.reference
-        entry = reference.entry
         try:
-            version = await self._read_version(reference)
+            version = await self._reader.resolve(reference)
             await self._signatures.check(reference, version)
             if version.transform is not None:
                 change = PlannedCopy(
@@ -235,15 +235,12 @@ class DryRun:
                     None,
                     version.protocol,
                     version.reason,
-                    to_compare=version.needs_transform and plan_entry.old_digest is not None,
+                    to_compare=version.is_unknown and plan_entry.old_digest is not None,
                 )
                 self.summary.changes.append(change)
                 return
-            identifier = version.digest or reference.identifier
-            graph = await self._manifests.read_graph(
-                entry.source, entry.repository, identifier, version.manifest, foreign_layers=entry.foreign_layers
-            )
-            if graph.root.digest == plan_entry.old_digest:
+            graph = await self._reader.read_graph(reference)
+            if graph.root.digest == plan_entry.old_digest and not plan_entry.incomplete:
                 self.summary.up_to_date += 1
                 return
             attachments = await self._reader.attachments.read_all(reference, graph)
@@ -303,5 +300,6 @@ class DryRun:
             plan_entry.old_digest,
             size,
             attachments=attachments,
+            only_attachments=len(graphs) == attachments,
         )
         summary.changes.append(copy)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from mirror.errors import MirrorError, NotFound, printable
+from mirror.errors import MirrorError, NotFound, OtherPlatform, printable
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
 from mirror.selection.rule_descriptions import RuleDescription, describe_rule
@@ -251,16 +251,22 @@ def _explain_repository(
     for target in subject.entry.targets:
         actions = [_action(plan) for plan in plans if plan.target.repository == target.repository]
         found.targets.append(TargetExplanation(str(target.repository), counts=Counter(actions)))
-        found.failures += [
-            plan.error for plan in plans if plan.target.repository == target.repository and plan.error is not None
-        ]
+        failures = (_failure(plan) for plan in plans if plan.target.repository == target.repository)
+        found.failures += [error for error in failures if error is not None]
 
 
 # ---- actions
 
 
+def _failure(plan: PlanEntry) -> MirrorError | None:
+    """Return the error of a plan entry, or None. An image for a platform that is not wanted is no failure."""
+    return None if isinstance(plan.error, OtherPlatform) else plan.error
+
+
 def _action(plan: PlanEntry) -> str:
     """Return the action of a plan entry as a word."""
+    if isinstance(plan.error, OtherPlatform):
+        return "skip"
     if plan.error is not None:
         return "conflict" if plan.error.code in _CONFLICTS else "fail"
     return plan.action.value
@@ -276,8 +282,9 @@ def _explain_target(
     """Return what a sync would do with a tag on one target. copy: what the tag refers to there now, or the error."""
     name = str(target.repository) + reference_suffix(target.tags.apply(identifier))
     if plan is not None:
-        if plan.error is not None and plan.error.code not in _CONFLICTS:
-            found.failures.append(plan.error)
+        failure = _failure(plan)
+        if failure is not None and failure.code not in _CONFLICTS:
+            found.failures.append(failure)
         return TargetExplanation(plan.name, copy, _action(plan), _describe_action(plan, found.found, copy))
     error = next(iter(found.failures), None)
     if error is not None and found.selected is not False:
@@ -294,9 +301,16 @@ def _describe_action(plan: PlanEntry, at_source: Version | MirrorError | None, o
         return str(plan.error)
     if plan.action is Action.SKIP:
         return _describe_skip(plan, source, copy)
-    is_converted = isinstance(at_source, Version) and at_source.needs_transform
+    version = plan.reference.version
+    is_unknown = isinstance(version, Version) and version.is_unknown
+    is_converted = isinstance(version, Version) and version.transform is not None
     reasons = (
-        (is_converted, "the image must be converted; the result is copied if the target does not have it"),
+        (plan.incomplete, "the target has the index, but not all of its platforms that are selected now"),
+        (
+            is_unknown and not is_converted,
+            "only some platforms are copied; the target may lack the result",
+        ),
+        (is_unknown, "the image must be converted; the result is copied if the target does not have it"),
         (plan.damaged, "the target has the tag, but cannot return its manifest"),
         (isinstance(on_target, NotFound), "the target does not have it"),
         (copy is not None and copy == source, "the state says that the target has another digest"),

@@ -8,16 +8,16 @@ the complete new one, with its signatures.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Literal, Protocol
 
-from mirror.errors import Cancelled, MirrorError, RemoteError
+from mirror.errors import Cancelled, MirrorError, RemoteError, SparseRefused
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
 from mirror.store import Target, Version
 from mirror.sync.attachment_copier import AttachmentCopier, ImagePush
 from mirror.sync.attachments import Attachment
+from mirror.sync.copy_hints import CopyHintWriter
 from mirror.sync.image_reader import Image
 from mirror.sync.manifest_graph import ManifestGraph
 from mirror.sync.manifest_writer import ManifestWriter, manifest_descriptor
@@ -33,34 +33,6 @@ from mirror.transfer.tasks import gather_results, run_group
 from mirror.util.retry_policy import ONCE
 
 _log = logging.getLogger("mirror.sync")
-
-
-class CopyHintWriter(Protocol):
-    """Records in the state which tags and blobs repositories have, so that later runs need fewer requests.
-
-    `delete_tag_record` writes at once; the other methods queue their records to be written later."""
-
-    def record_tag(self, side: Literal["source", "target"], repository: str, tag: str, digest: Digest | None) -> None:
-        """Record the digest that a tag refers to. If `digest` is None, remove the record.
-
-        side: whether the tag is at a source or on a target."""
-        ...
-
-    def record_image_blobs(self, repository: str, root: Digest, blobs: Collection[Digest]) -> None:
-        """Record that a repository contains the manifest `root`, all manifests below it, and `blobs`."""
-        ...
-
-    def record_attachments(self, source: str, repository: str, digest: Digest, time: float) -> None:
-        """Record when the attachments of an image were found complete on a target, in seconds since the epoch.
-
-        source: the source, with the rules for its attachments."""
-        ...
-
-    def delete_tag_record(self, repository: str, tag: str, *, noted: bool) -> None:
-        """Remove the recorded digest of a tag on a target. When this returns, the change has been written to disk.
-
-        noted: whether this run has recorded a digest for the tag. Raises LocalError if the write fails."""
-        ...
 
 
 class ImageCopier:
@@ -101,6 +73,8 @@ class ImageCopier:
 
         If the target reports that it lacks a blob that it was known to have, the image is pushed once more, with a
         lookup of every object. Raises the errors that the stores raise."""
+        if image.graph.left_out is not None:
+            self._writer.check_sparse(plan_entry)
         graphs = [image.graph, *(one.graph for one in image.attachments)]
         await self._read_hints(plan_entry, graphs)
         return await self._push_twice(
@@ -148,7 +122,7 @@ class ImageCopier:
         try:
             return await push(self._check_all)
         except RemoteError as error:
-            if error.code != "blob_missing":
+            if error.code != "blob_missing" or isinstance(error, SparseRefused):
                 raise
             text = f"{plan_entry.name}: the target lacks a blob that it was expected to have; pushing the image again"
             _log.warning("distrust", extra={"target": plan_entry.name, "code": error.code, "text": text})
@@ -168,6 +142,7 @@ class ImageCopier:
             check_all=check_all,
             root=root if is_new else None,
             source=graph.blob_source,
+            left_out=graph.left_out_of(root),
         )
         changed = await self._copy_blobs(push.take_blobs(graph.blobs), counts)
         look_up = check_all or not is_new
@@ -177,7 +152,8 @@ class ImageCopier:
         if not changed and self._repair:
             changed = not await self._writer.is_tag_current(store, repository, tag, root)
         if changed:
-            await self._writer.put(root_request, tag, root, before=partial(self._withdraw_tag, plan_entry))
+            before = partial(self._withdraw_tag, plan_entry, graph)
+            await self._writer.put(root_request, tag, root, before=before, left_out=graph.left_out_of(root))
         else:
             self._writer.record_existing(root_request)
         if plan_entry.damaged:
@@ -213,17 +189,21 @@ class ImageCopier:
             for blob in uncounted.values():  # cancelled after another blob of the image failed
                 counts.add_interrupted(blob)
 
-    def _withdraw_tag(self, plan_entry: PlanEntry) -> None:
+    def _withdraw_tag(self, plan_entry: PlanEntry, graph: ManifestGraph) -> None:
         """Remove the recorded digest of a tag from the state on disk, before the tag is written.
 
-        The record would be unreliable if the response to the PUT got lost."""
-        repository = str(plan_entry.target.repository)
-        self._notes.delete_tag_record(repository, plan_entry.tag, noted=plan_entry.old_digest is not None)
+        The record would be unreliable if the response to the PUT got lost. Also record which platforms a sparse image
+        has: otherwise a later run could take it for complete, because its digest is that of the complete image."""
+        repository, tag = str(plan_entry.target.repository), plan_entry.tag
+        self._notes.delete_tag_record(repository, tag, noted=plan_entry.old_digest is not None)
+        if graph.left_out is not None and not self._targets[plan_entry.target.repository.host].on_disk:
+            self._notes.record_sparse_image(repository, tag, graph.root.digest, graph.left_out.platforms)
 
     def _can_mount_from_source(self, plan_entry: PlanEntry, graph: ManifestGraph) -> bool:
         """Return whether the blobs of an image can be mounted from the source repository.
 
-        This requires that the source repository is on a target registry, and that the image needs no transform."""
+        This requires that the source repository is on a target registry, and that the image needs no transform. The
+        selection of platforms does not change blobs."""
         target = self._targets.get(graph.blob_source.store.host)
         version = plan_entry.reference.version
         return target is not None and not target.on_disk and isinstance(version, Version) and version.transform is None
@@ -237,8 +217,13 @@ class ImageCopier:
         blobs = [blob.digest for blob in graph.blobs]
         self._notes.record_image_blobs(str(repository), root, blobs)
         self._notes.record_tag("target", str(repository), tag, root)
-        if self._can_mount_from_source(plan_entry, graph):
-            self._notes.record_image_blobs(entry.name, root, blobs)
-            self._notes.record_tag("source", entry.name, plan_entry.reference.tag, root)
+        if not self._targets[repository.host].on_disk:
+            platforms = graph.left_out.platforms if graph.left_out is not None else ()
+            self._notes.keep_sparse_image(str(repository), tag, root, platforms)
+        version = reference.version
+        if self._can_mount_from_source(plan_entry, graph) and isinstance(version, Version):
+            source_root = Digest(version.source_digest or root)
+            self._notes.record_image_blobs(entry.name, source_root, blobs)
+            self._notes.record_tag("source", entry.name, reference.tag, source_root)
         if entry.rules.is_immutable(tag):
             self._notes.record_tag("source", equality_key(reference, repository), tag, root)

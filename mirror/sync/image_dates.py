@@ -11,7 +11,7 @@ from functools import partial
 from mirror.errors import AuthError, MirrorError, RateLimited, Refused, RemoteError
 from mirror.oci.created import NO_DATE, date_in_config, date_in_manifest, parse_date
 from mirror.oci.descriptor import Descriptor
-from mirror.oci.manifest import Kind
+from mirror.oci.manifest import Kind, Manifest
 from mirror.store import DatedTransform, Version
 from mirror.sync.manifest_graph import LARGE_SIZE, MAX_DEPTH, ManifestCache
 from mirror.sync.plan_hints import PlanHints
@@ -114,7 +114,7 @@ class ImageDates:
             return parse_date(await self._calls.call_host(host, version.transform.created))
         manifest = await self._manifests.read(entry.source, repository, image_identity(version))
         for _ in range(MAX_DEPTH):
-            child = next((one for one in manifest.children if not _is_attestation(one)), None)
+            child = _dated_child(entry, manifest)
             if child is None:
                 break
             manifest = await self._manifests.read(entry.source, repository, child.digest, child.size)
@@ -141,6 +141,14 @@ def _by_identity(dates: Mapping[SourceReference, int | MirrorError]) -> dict[str
 def _parse_permits(size: int | None) -> tuple[str, ...]:
     """Return the permits for parsing a document, because parsing a large one takes several times its size in memory."""
     return (LARGE,) if (size or 0) > LARGE_SIZE else ()
+
+
+def _dated_child(entry: MirrorEntry, index: Manifest) -> Descriptor | None:
+    """Return the child of an index whose date counts, or None if it has none: the first one that the mirror copies."""
+    wanted = entry.platforms
+    images = [one for one in index.children if not _is_attestation(one)]
+    copied = (one for one in images if wanted is None or one.platform is None or wanted.selects(one.platform))
+    return next(copied, images[0] if images else None)
 
 
 def _is_attestation(child: Descriptor) -> bool:

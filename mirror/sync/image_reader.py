@@ -1,21 +1,24 @@
 """Reads the manifest graph of each image once for all targets.
 
-Images that targets do not accept as they are first pass through a transform.
+Images that targets do not accept as they are first pass through a transform. Then the platforms of the mirror are
+selected.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from functools import partial
 from typing import Protocol
 
-from mirror.errors import MirrorError, RemoteError
+from mirror.errors import MirrorError, OtherPlatform, RemoteError
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Kind
-from mirror.store import Transform, TransformPart, Version
+from mirror.oci.platform_filter import FilteredIndex
+from mirror.store import Transform, TransformPart, TransformResult, Version
 from mirror.sync.attachments import Attachment, AttachmentReader
 from mirror.sync.manifest_graph import ManifestCache, ManifestGraph
-from mirror.sync.plan_model import SourceReference
+from mirror.sync.plan_model import SourceReference, hide_digest, selected_platforms
+from mirror.sync.platform_reader import PlatformReader, left_out_of
 from mirror.sync.signature_checker import SignatureChecker
 from mirror.transfer.calls import Calls
 from mirror.transfer.permits import DOWNLOADS, host_permit
@@ -30,6 +33,10 @@ class TransformHintWriter(Protocol):
 
     def record_transform_digest(self, identity: str, digest: Digest) -> None:
         """Record the digest of a transform's result. Does not block, because the record is written later."""
+        ...
+
+    def record_other_platform(self, key: str, reason: str) -> None:
+        """Record that an image is for a platform that is not wanted. Does not block, like `record_transform_digest`."""
         ...
 
 
@@ -57,13 +64,15 @@ class ImageReader:
     def __init__(
         self, calls: Calls, notes: TransformHintWriter, manifests: ManifestCache, signatures: SignatureChecker
     ) -> None:
-        self.attachments = AttachmentReader(calls, manifests)
+        self._platforms = PlatformReader(calls, manifests)
+        self.attachments = AttachmentReader(calls, manifests, self._platforms)
         self._calls = calls
         self._manifests = manifests
         self._notes = notes
         self._signatures = signatures
         self._graphs: dict[SourceReference, ManifestGraph] = {}
-        self._releases: dict[SourceReference, Callable[[], None]] = {}  # of transform results
+        self._results: dict[SourceReference, TransformResult] = {}  # of transforms
+        self._resolutions: SharedTasks[SourceReference, Version] = SharedTasks(calls.tasks)
         self._reads: SharedTasks[SourceReference, ManifestGraph] = SharedTasks(calls.tasks)
         self._parts: SharedTasks[Hashable, None] = SharedTasks(calls.tasks)
 
@@ -91,43 +100,102 @@ class ImageReader:
             return
         self._graphs.pop(reference, None)
         self.attachments.release(reference)
-        if (release := self._releases.pop(reference, None)) is not None:
-            self._calls.tasks.detach(self._calls.call(lambda work: release(), policy=ONCE))
+        if (result := self._results.pop(reference, None)) is not None:
+            self._release_result(result)
+
+    def _release_result(self, result: TransformResult) -> None:
+        """Release the result of a transform, on a thread."""
+        self._calls.tasks.detach(self._calls.call(lambda work: result.release(), policy=ONCE))
+
+    async def resolve(self, reference: SourceReference) -> Version:
+        """Return what a reference refers to at the source. Only the first call for a reference asks the source.
+
+        Raises OtherPlatform if an earlier run found that the image is for a platform that is not wanted."""
+        if reference.version is None:
+            version = await self._resolutions.run(reference, lambda: read_version(self._calls, reference))
+            reference.version = reference.version or hide_digest(version, reference.entry.platforms)
+        if isinstance(reference.version, MirrorError):
+            raise reference.version
+        if reference.version.other_platform:
+            raise OtherPlatform(reference.version.other_platform)
+        return reference.version
+
+    async def find_digest(self, reference: SourceReference) -> Digest:
+        """Return the digest that a target gets for a reference, without reading more than is needed to find it.
+
+        Raises OtherPlatform, and the same errors as `read_graph`."""
+        version = await self.resolve(reference)
+        if version.digest is not None:
+            return version.digest
+        if version.transform is not None:
+            return (await self.read_graph(reference)).root.digest
+        return (await self._filter(reference, version, await self._read_root(reference, version))).root.digest
 
     async def _read(self, reference: SourceReference) -> ManifestGraph:
         """Resolve a reference unless it has been resolved, transform the image if required, and read its graph."""
-        if reference.version is None:
-            reference.version = await read_version(self._calls, reference)
-        version = reference.version
-        if isinstance(version, MirrorError):
-            raise version
+        version = await self.resolve(reference)
         await self._signatures.check(reference, version)
-        if version.transform is None:
-            graph = await self._read_untransformed(reference, version)
+        if version.transform is not None:
+            image = await self._run_transform(reference, version.transform)
         else:
-            graph = await self._run_transform(reference, version.transform)
+            image = await self._read_root(reference, version)
+        try:
+            filtered = await self._filter(reference, version, image)
+            graph = await self._manifests.read_graph(
+                image.source,
+                image.repository,
+                filtered.root.digest,
+                filtered.root,
+                foreign_layers=reference.entry.foreign_layers,
+                made=filtered.nested,
+                left_out=left_out_of(filtered, selected_platforms(reference.entry, version)),
+            )
+        except BaseException:
+            if version.transform is not None:
+                self._release_result(image)
+            raise
+        if version.transform is None:
+            self._check_schema1(reference, graph)
+        else:
+            self._notes.record_transform_digest(version.transform.identity, image.root.digest)
+            self._results[reference] = image
         reference.version = replace(version, manifest=None)  # the graph contains it
         self._graphs[reference] = graph
         return graph
 
-    async def _read_untransformed(self, reference: SourceReference, version: Version) -> ManifestGraph:
-        """Read an image that needs no transform.
-
-        Raises RemoteError (manifest_invalid) for a schema 1 image if the mirror does not allow schema 1."""
+    async def _read_root(self, reference: SourceReference, version: Version) -> TransformResult:
+        """Read the root manifest of an image that needs no transform."""
         entry = reference.entry
-        identifier = version.digest or reference.identifier
-        graph = await self._manifests.read_graph(
-            entry.source, entry.repository, identifier, version.manifest, foreign_layers=entry.foreign_layers
-        )
-        if not entry.schema1 and any(manifest.kind is Kind.SCHEMA1 for manifest in graph.manifests()):
+        identifier = version.source_digest or reference.identifier
+        root = await self._manifests.read_root(entry.source, entry.repository, identifier, version.manifest)
+        return TransformResult(root, entry.source, entry.repository)
+
+    async def _filter(self, reference: SourceReference, version: Version, image: TransformResult) -> FilteredIndex:
+        """Apply the platforms of the mirror to an image, and record the result for later runs."""
+        wanted = selected_platforms(reference.entry, version)
+        if wanted is None or (reference.entry.platforms is None and image.root.kind is not Kind.INDEX):
+            return FilteredIndex(image.root)
+        identity = version.transform.identity if version.transform is not None else image.root.digest
+        key = wanted.result_key(identity)
+        try:
+            filtered = await self._platforms.filter(image.source, image.repository, image.root, wanted)
+        except OtherPlatform as error:
+            self._notes.record_other_platform(key, error.what)
+            raise
+        if not wanted.keeps_digest(image.root.media_type):
+            self._notes.record_transform_digest(key, filtered.root.digest)
+        return filtered
+
+    def _check_schema1(self, reference: SourceReference, graph: ManifestGraph) -> None:
+        """Raise RemoteError if the image has a schema 1 manifest and the mirror does not allow these."""
+        if not reference.entry.schema1 and any(manifest.kind is Kind.SCHEMA1 for manifest in graph.manifests()):
             raise RemoteError(
                 f"{reference.name} is a schema 1 image (made by Docker before 1.10)",
                 hint="the configuration says `schema1: fail`: leave the tag out, or set `schema1: copy`",
                 code="manifest_invalid",
             )
-        return graph
 
-    async def _run_transform(self, reference: SourceReference, transform: Transform) -> ManifestGraph:
+    async def _run_transform(self, reference: SourceReference, transform: Transform) -> TransformResult:
         """Run a transform: create its parts in parallel, then build the image from them."""
         host = host_permit(reference.entry.source.host)
         parts = await self._calls.call(transform.parts, needs=(host,), policy=ONCE)
@@ -138,11 +206,4 @@ class ImageReader:
             await self._parts.run(part.key, lambda: self._calls.call(run, needs=(host, DOWNLOADS)))
 
         await run_group(create_part(part) for part in parts)
-        result = await self._calls.call(transform.build_image, needs=(host,), policy=ONCE)
-        foreign = reference.entry.foreign_layers
-        graph = await self._manifests.read_graph(
-            result.source, result.repository, result.root.digest, result.root, foreign_layers=foreign
-        )
-        self._notes.record_transform_digest(transform.identity, result.root.digest)
-        self._releases[reference] = result.release
-        return graph
+        return await self._calls.call(transform.build_image, needs=(host,), policy=ONCE)

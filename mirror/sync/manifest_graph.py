@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from mirror.errors import Refused
 from mirror.oci.descriptor import Descriptor, unique_descriptors
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import MAX_BYTES, Manifest, manifest_too_big_error
-from mirror.store import Source
+from mirror.store import LeftOut, Source
 from mirror.sync.manifest_bodies import ManifestBodies
 from mirror.transfer.blob_request import BlobSource
 from mirror.transfer.calls import Calls
@@ -45,18 +45,24 @@ class ManifestGraph(Struct, frozen=True):
 
     levels: the child manifests by level, lowest first; each manifest refers only to manifests of lower levels.
     blobs: the blobs of all manifests, each digest once. Foreign layers are included only if they are to be copied.
-    blob_source: the repository that the blobs can be read from."""
+    blob_source: the repository that the blobs can be read from.
+    left_out: what a sparse image leaves out on purpose, although its indexes list it. None if it leaves out nothing."""
 
     root: Manifest
     levels: tuple[tuple[Manifest, ...], ...]
     blobs: tuple[Descriptor, ...]
     blob_source: BlobSource
+    left_out: LeftOut | None = None
 
     def manifests(self) -> Iterator[Manifest]:
         """Yield all manifests, children before their parents."""
         for level in self.levels:
             yield from level
         yield self.root
+
+    def left_out_of(self, manifest: Manifest) -> LeftOut | None:
+        """Return what is left out of the image if the manifest is an index that lists a part of it, otherwise None."""
+        return self.left_out if self.left_out is not None and self.left_out.has_part_of(manifest) else None
 
 
 class ManifestCache:
@@ -101,6 +107,17 @@ class ManifestCache:
             lambda: self._calls.call(run, needs=manifest_permits(source.host, size), policy=ONCE),
         )
 
+    async def read_root(
+        self, source: Source, repository: str, reference: str, known: Manifest | None = None
+    ) -> Manifest:
+        """Return the root manifest of the image that `reference` refers to.
+
+        known: the root manifest, if it has already been read. Raises the same errors as `read`."""
+        if known is None:
+            return await self.read(source, repository, reference)
+        is_kept = not isinstance(known.content, bytes)
+        return known if is_kept else await self._add_on_thread(source, repository, known)
+
     async def read_graph(
         self,
         source: Source,
@@ -109,43 +126,46 @@ class ManifestCache:
         known: Manifest | None = None,
         *,
         foreign_layers: bool = False,
+        made: Sequence[Manifest] = (),
+        left_out: LeftOut | None = None,
     ) -> ManifestGraph:
         """Read the graph of the image that `reference` refers to.
 
-        known: the root manifest, if it has already been read. foreign_layers: whether foreign layers are copied.
-        Raises Refused (too_deep, too_many, type_mismatch, size_mismatch, manifest_too_big), and the same errors as
-        `read`."""
-        root = await (
-            self._add_on_thread(source, repository, known) if known else self.read(source, repository, reference)
-        )
+        known: the root manifest, if it has already been read. foreign_layers: whether foreign layers are copied. made:
+        child manifests that this program made, so that the source does not have them. left_out: what a sparse image
+        leaves out, so that it is not read. Raises Refused (too_deep, too_many, type_mismatch, size_mismatch,
+        manifest_too_big), and the same errors as `read`."""
+        root = await self.read_root(source, repository, reference, known)
         manifests: dict[Digest, Manifest] = {root.digest: root}
+        own = {child.digest: child for child in made}
+
+        async def read_child(child: Descriptor) -> Manifest:
+            """Return one child manifest."""
+            if child.digest in own:
+                return await self._add_on_thread(source, repository, own[child.digest])
+            return await self.read(source, repository, child.digest, child.size)
+
         level = [root]
         for _ in range(MAX_DEPTH + 1):
             wanted = {
-                child.digest: child for parent in level for child in parent.children if child.digest not in manifests
+                child.digest: child
+                for parent in level
+                for child in parent.children
+                if child.digest not in manifests and (left_out is None or not left_out.covers(parent, child))
             }
             if not wanted:
-                return _assemble_graph(root, manifests, BlobSource(source, repository), foreign_layers=foreign_layers)
-            if len(manifests) + len(wanted) > MAX_MANIFESTS:
-                raise Refused(
-                    f"image {reference} in {source.host}/{repository} has more than {MAX_MANIFESTS} manifests",
-                    hint=_LEAVE_OUT,
-                    code="too_many",
+                return _assemble_graph(
+                    root, manifests, BlobSource(source, repository), left_out, foreign_layers=foreign_layers
                 )
+            check_count(len(manifests) + len(wanted), f"{source.host}/{repository}", reference)
             for descriptor in wanted.values():
                 if descriptor.size is not None and descriptor.size > MAX_BYTES:
                     raise manifest_too_big_error(f"{source.host}/{repository}@{descriptor.digest}", descriptor.size)
-            level = await run_group(
-                self.read(source, repository, digest, child.size) for digest, child in wanted.items()
-            )
+            level = await run_group(read_child(child) for child in wanted.values())
             for child, descriptor in zip(level, wanted.values(), strict=True):
                 check_descriptor(child, descriptor, f"{source.host}/{repository}")
                 manifests[child.digest] = child
-        raise Refused(
-            f"image {reference} in {source.host}/{repository} has indexes nested more than {MAX_DEPTH} levels deep",
-            hint=_LEAVE_OUT,
-            code="too_deep",
-        )
+        raise too_deep_error(f"{source.host}/{repository}", reference)
 
     def add(self, source: Source, repository: str, manifest: Manifest) -> Manifest:
         """Add a manifest that the caller has already read to the cache. Return it with its body stored in `bodies`.
@@ -189,6 +209,19 @@ class ManifestCache:
         return kept
 
 
+def check_count(count: int, repository: str, reference: str) -> None:
+    """Raise Refused (too_many) if an image has more than MAX_MANIFESTS manifests. repository: with its host."""
+    if count > MAX_MANIFESTS:
+        what = f"image {reference} in {repository} has more than {MAX_MANIFESTS} manifests"
+        raise Refused(what, hint=_LEAVE_OUT, code="too_many")
+
+
+def too_deep_error(repository: str, reference: str) -> Refused:
+    """Return the error for an image whose indexes are nested too deeply. repository: with its host."""
+    what = f"image {reference} in {repository} has indexes nested more than {MAX_DEPTH} levels deep"
+    return Refused(what, hint=_LEAVE_OUT, code="too_deep")
+
+
 def check_descriptor(child: Manifest, descriptor: Descriptor, what: str) -> None:
     """Raise WrongDescriptorError if the size or media type of a manifest differs from its descriptor in an index.
 
@@ -210,7 +243,12 @@ def check_descriptor(child: Manifest, descriptor: Descriptor, what: str) -> None
 
 
 def _assemble_graph(
-    root: Manifest, manifests: dict[Digest, Manifest], blob_source: BlobSource, *, foreign_layers: bool
+    root: Manifest,
+    manifests: dict[Digest, Manifest],
+    blob_source: BlobSource,
+    left_out: LeftOut | None,
+    *,
+    foreign_layers: bool,
 ) -> ManifestGraph:
     """Build the graph of an image: sort its manifests into levels, and collect its blobs."""
     heights: dict[Digest, int] = {}
@@ -220,14 +258,20 @@ def _assemble_graph(
         """Return the number of levels below a manifest."""
         if manifest.digest not in heights:
             heights[manifest.digest] = 0  # ends a cycle; only manifests with false digests can form one
-            heights[manifest.digest] = 1 + max(
-                (height(manifests[child.digest]) for child in manifest.children), default=-1
-            )
+            children = (manifests[child.digest] for child in manifest.children if child.digest in manifests)
+            heights[manifest.digest] = 1 + max(map(height, children), default=-1)
         return heights[manifest.digest]
 
     height(root)
     below = [manifest for manifest in manifests.values() if manifest is not root]
     distinct = sorted({heights[manifest.digest] for manifest in below})
     levels = tuple(tuple(one for one in below if heights[one.digest] == value) for value in distinct)
-    blobs = unique_descriptors((blob for manifest in manifests.values() for blob in manifest.blobs), root.digest)
-    return ManifestGraph(root, levels, tuple(blob for blob in blobs if foreign_layers or not blob.foreign), blob_source)
+    needed = (
+        blob
+        for manifest in manifests.values()
+        for blob in manifest.blobs
+        if left_out is None or not left_out.covers(manifest, blob)
+    )
+    blobs = unique_descriptors(needed, root.digest)
+    copied = tuple(blob for blob in blobs if foreign_layers or not blob.foreign)
+    return ManifestGraph(root, levels, copied, blob_source, left_out)

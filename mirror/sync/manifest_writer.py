@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection
 
-from mirror.errors import Cancelled, MirrorError, Refused
+from mirror.errors import Cancelled, MirrorError, Refused, SparseRefused
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.oci.reference import Repository
 from mirror.oci.referrers import is_attachment_tag
-from mirror.store import Target, Version
+from mirror.store import LeftOut, Target, Version
 from mirror.sync.manifest_graph import ManifestGraph, manifest_permits
+from mirror.sync.plan_model import PlanEntry, reference_suffix
 from mirror.sync.planner_queries import may_be_damaged
+from mirror.sync.sparse_targets import SparseTargets
 from mirror.transfer.blob_locations import BlobLocations
 from mirror.transfer.blob_recorder import BlobRecorder
 from mirror.transfer.blob_request import BlobOutcome, BlobRequest, BlobResult
 from mirror.transfer.calls import RESULT_NOT_NEEDED, Calls
 from mirror.transfer.shared_tasks import SharedTasks
-from mirror.transfer.tasks import run_group
+from mirror.transfer.tasks import Coro, run_group
 from mirror.util.cancellation import Work
 
 
@@ -45,10 +47,16 @@ class ManifestWriter:
         self._locations = locations
         self._recorder = recorder
         self._before_write = before_write
-        self._puts: SharedTasks[tuple[Repository, str, Digest], None] = SharedTasks(calls.tasks)
+        self._puts: SharedTasks[tuple[Repository, str, Digest, bool], None] = SharedTasks(calls.tasks)
+        self._sparse_targets = SparseTargets()
+        self._sparse: set[tuple[Repository, Digest]] = set()  # indexes that this run wrote, with a part left out
         # Manifests with a subject that this run wrote, and that the target does not list as referrers by itself.
         self._unlisted: set[tuple[Repository, Digest]] = set()
         self._attachment_tags: set[tuple[Repository, str, Digest]] = set()  # that this run wrote
+
+    def check_sparse(self, plan_entry: PlanEntry) -> None:
+        """Raise SparseRefused if this run knows that the target does not accept sparse images."""
+        self._sparse_targets.check(plan_entry.target.repository.host, plan_entry.name)
 
     def is_unlisted(self, repository: Repository, digest: Digest) -> bool:
         """Return whether this run wrote a manifest that the target does not list as a referrer by itself."""
@@ -75,7 +83,10 @@ class ManifestWriter:
             for child in level:
                 if child.digest not in missing_digests:
                     self.record_existing(requests[child.digest])
-            await run_group(self.put(requests[child.digest], child.digest, child) for child in missing)
+            await run_group(
+                self.put(requests[child.digest], child.digest, child, left_out=graph.left_out_of(child))
+                for child in missing
+            )
             await run_group(self.check_replaced(requests[child.digest], child.digest, child) for child in damaged)
             changed = changed or bool(missing)
         return changed
@@ -144,11 +155,18 @@ class ManifestWriter:
         return await self._calls.call_host(repository.host, resolve)
 
     async def put(
-        self, request: BlobRequest, reference: str, manifest: Manifest, *, before: Callable[[], None] = lambda: None
+        self,
+        request: BlobRequest,
+        reference: str,
+        manifest: Manifest,
+        *,
+        before: Callable[[], None] = lambda: None,
+        left_out: LeftOut | None = None,
     ) -> None:
         """Write a manifest under a tag or its digest, unless this run has written it, and record the result.
 
-        request: describes the manifest for the recorder. before: called on the worker thread before each attempt."""
+        request: describes the manifest for the recorder. before: called on the worker thread before each attempt.
+        left_out: for an index of a sparse image, what it lists but the image leaves out."""
         repository, result = request.repository, BlobResult()
 
         def put(work: Work) -> None:
@@ -156,28 +174,39 @@ class ManifestWriter:
             result.attempts += 1
             self._before_write(repository)
             before()
-            if not request.target.put_manifest(repository.path, reference, manifest, work):
+            if not request.target.put_manifest(repository.path, reference, manifest, work, left_out=left_out):
                 self._unlisted.add((repository, manifest.digest))
             self._recorder.record_manifest(request, result.end(BlobOutcome.COPIED))
 
+        def call_put() -> Coro[None]:
+            """Call `put` on a worker thread."""
+            return self._calls.call(put, needs=manifest_permits(repository.host, manifest.size))
+
         async def put_once() -> None:
             """Write the manifest, and remember that this run wrote it."""
-            await self._calls.call(put, needs=manifest_permits(repository.host, manifest.size))
+            if left_out is None:
+                await call_put()
+                self._sparse.discard((repository, manifest.digest))
+            else:
+                name = f"{repository}{reference_suffix(reference)}"
+                await self._sparse_targets.push(repository.host, name, call_put)
+                self._sparse.add((repository, manifest.digest))
             self._locations.add_manifest(repository, manifest.digest)
             if is_attachment_tag(reference):
                 self._attachment_tags.add((repository, reference, manifest.digest))
 
-        if not request.lookup_first and self.has_written(repository, reference, manifest.digest):
+        is_complete = left_out is None and (repository, manifest.digest) not in self._sparse
+        if is_complete and not request.lookup_first and self.has_written(repository, reference, manifest.digest):
             self.record_existing(request)
             return
         try:
-            await self._puts.run((repository, reference, manifest.digest), put_once)
+            await self._puts.run((repository, reference, manifest.digest, left_out is None), put_once)
         except asyncio.CancelledError:
             self._recorder.record_manifest(request, BlobResult(), Cancelled(RESULT_NOT_NEEDED))
             raise
         except MirrorError as error:
             # If a blob is missing, the image is pushed once more, so this failure is not final.
-            if error.code != "blob_missing" or request.lookup_first:
+            if error.code != "blob_missing" or request.lookup_first or isinstance(error, SparseRefused):
                 self._recorder.record_manifest(request, BlobResult(), error)
             raise
 

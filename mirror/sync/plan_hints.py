@@ -24,6 +24,18 @@ class PlanHints(Protocol):
         """Return the digest of the last result of the transform with this identity, or None if none is recorded."""
         ...
 
+    def other_platform(self, key: str) -> str | None:
+        """Return why an image is skipped that is for a platform that is not wanted, or None if none is recorded."""
+        ...
+
+    def has_sparse_images(self, repository: str) -> bool:
+        """Return whether `sparse_images` has anything to return. This does not block."""
+        ...
+
+    def sparse_images(self, repository: str) -> Mapping[str, Mapping[Digest, str]]:
+        """Return the platforms that sparse images in a target repository have, by tag and digest."""
+        ...
+
     def is_unfinished(self, repository: str) -> bool:
         """Return whether an earlier run started to write to a target repository but did not finish."""
         ...

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Protocol
 
-from mirror.errors import MirrorError, Refused
+from mirror.errors import MirrorError
 from mirror.oci.digest import Digest
+from mirror.oci.platform import parse_platform
+from mirror.oci.platform_filter import PlatformFilter
 from mirror.oci.reference import ListedTag, Repository
 from mirror.selection.attachment_rules import AttachmentRules
 from mirror.selection.locations import MATCHED
@@ -47,6 +49,7 @@ class MirrorEntry(Struct, frozen=True):
     requests for manifests against a quota, but not HEAD requests.
     schema1: whether images with schema 1 manifests are allowed.
     foreign_layers: whether foreign layers are copied.
+    platforms: the platforms to copy; None for all.
     signature_policy: which keys must have signed the images; None if no signature is required.
     attachments: the rules for the attachments of its images; None if they are not copied.
     wildcard: whether `repository` is a prefix, so that every source repository below it is mirrored. In the target
@@ -65,6 +68,7 @@ class MirrorEntry(Struct, frozen=True):
     foreign_layers: bool = False
     wildcard: bool = False
     repository_rules: RepositoryRules = RepositoryRules()
+    platforms: PlatformFilter | None = None
     signature_policy: SignaturePolicy | None = None
     number: int = 0
     locked: Mapping[str, Mapping[str, LockedImage]] | None = None
@@ -145,6 +149,8 @@ class PlanEntry(Struct, frozen=True, eq=False):
     old_digest: the digest that the tag on the target refers to now, or None if it is not known or there is no tag.
     may_have_blobs: whether the target repository may already contain blobs.
     recheck: whether the target has the image already, but its attachments are due to be requested from the source.
+    incomplete: whether the tag has the digest of the source's index, but the target lacks manifests that the mirror
+    copies, because they were left out by an earlier run.
     damaged: whether the target has the tag but cannot return its manifest, probably because the stored manifest is
     damaged. A push might fail to replace a damaged manifest.
     error: set if the action is FAIL."""
@@ -157,6 +163,7 @@ class PlanEntry(Struct, frozen=True, eq=False):
     damaged: bool = False
     error: MirrorError | None = None
     recheck: bool = False
+    incomplete: bool = False
 
     @property
     def name(self) -> str:
@@ -228,6 +235,30 @@ def listed_version(tag: str) -> Version | None:
     return Version(tag.digest) if isinstance(tag, ListedTag) else None
 
 
+def hide_digest(version: Version, wanted: PlatformFilter | None) -> Version:
+    """Return a version without the digest for targets, if the selection of platforms may change the digest.
+
+    Its digest at the source is kept as `source_id`."""
+    if wanted is None or version.transform is not None or version.digest is None:
+        return version
+    media_type = version.manifest.media_type if version.manifest is not None else version.media_type
+    digest = version.digest if wanted.keeps_digest(media_type) else None
+    return replace(version, digest=digest, source_id=version.digest)
+
+
+def selected_platforms(entry: MirrorEntry, version: Version | MirrorError | None) -> PlatformFilter | None:
+    """Return the platforms to copy, or None for all: those of the mirror, or those that a sparse source has."""
+    if entry.platforms is None and isinstance(version, Version) and version.platforms:
+        return PlatformFilter.of(map(parse_platform, version.platforms), sparse=True)
+    return entry.platforms
+
+
+def wanted_platforms(entry: MirrorEntry, version: Version | None = None) -> str:
+    """Return the platforms that a mirror copies of a sparse image, separated by commas, or "" if it copies all."""
+    selected = selected_platforms(entry, version)
+    return ",".join(map(str, selected.platforms)) if selected is not None and selected.sparse else ""
+
+
 def source_digest(version: Version | MirrorError | None) -> Digest | None:
     """Return the digest that a version has at the source, which targets may get changed.
 
@@ -235,78 +266,3 @@ def source_digest(version: Version | MirrorError | None) -> Digest | None:
     if not isinstance(version, Version) or version.transform is not None:
         return None
     return Digest(version.source_id) if ":" in version.source_id else version.digest
-
-
-def plan_image(
-    reference: SourceReference,
-    target: TargetEntry,
-    old: Digest | MirrorError | None,
-    *,
-    known_equal: Digest | None = None,
-    may_have_blobs: bool = True,
-    damaged: bool = False,
-    repair: bool = False,
-    damaged_digest: str | None = None,
-) -> PlanEntry:
-    """Decide which action is needed for one reference on one target, and return the plan entry.
-
-    old: the digest that the tag on the target refers to, None if the tag does not exist or may be overwritten, or the
-    error if the lookup failed.
-    known_equal: the digest that an immutable tag had at the source and on the target in an earlier run. If the target
-    still has this digest, the image is skipped, and `reference.version` may be None.
-    may_have_blobs, damaged: see PlanEntry.
-    repair: whether to copy a damaged immutable tag if the source still has the digest that the tag had on the target.
-    damaged_digest: this digest, if it is known."""
-    version = reference.version
-    if isinstance(old, MirrorError):
-        failed = PlanEntry(reference, target, Action.FAIL, error=old)
-        repaired = _plan_repair(failed, old, damaged_digest, may_have_blobs=may_have_blobs)
-        return repaired if damaged and repair else failed
-    if old is not None and old == known_equal:
-        return PlanEntry(reference, target, Action.SKIP, old)
-    if isinstance(version, MirrorError):
-        return PlanEntry(reference, target, Action.FAIL, old, error=version)
-    if version is not None and old is not None and version.digest == old:
-        return PlanEntry(reference, target, Action.SKIP, old)
-    if (
-        old is not None
-        and reference.entry.rules.is_immutable(target.tag_of(reference))
-        and not (version and version.needs_transform)
-    ):
-        return PlanEntry(reference, target, Action.FAIL, old, error=immutable_conflict(version, old))
-    return PlanEntry(reference, target, Action.COPY, old, may_have_blobs, damaged)
-
-
-def _plan_repair(
-    failed: PlanEntry, error: MirrorError, damaged_digest: str | None, *, may_have_blobs: bool
-) -> PlanEntry:
-    """Return the plan entry for a damaged immutable tag: a copy if the source has the digest that the tag had.
-
-    Otherwise, return a failure. failed: the plan entry without a repair. error: why the tag could not be looked up."""
-    version = failed.reference.version
-    if damaged_digest is not None and isinstance(version, Version) and version.digest == damaged_digest:
-        return replace(failed, action=Action.COPY, may_have_blobs=may_have_blobs, damaged=True, error=None)
-    reason = "the tag is immutable, and it is unknown whether it had the digest that the source has now"
-    text = f"{error.what}; it is not replaced, because {reason}"
-    conflict = error.with_text(text)
-    conflict.hint = "delete the tag on the target, then run `mirror sync CONFIG`"
-    return replace(failed, error=conflict)
-
-
-def check_immutable(plan_entry: PlanEntry, digest: Digest) -> None:
-    """Raise Refused (tag_immutable) if copying an image would change the digest of an immutable tag on the target.
-
-    digest: the digest of the image to copy. It may have been unknown until the image was transformed."""
-    old, reference = plan_entry.old_digest, plan_entry.reference
-    if old is not None and old != digest and reference.entry.rules.is_immutable(plan_entry.tag):
-        raise immutable_conflict(Version(digest), old)
-
-
-def immutable_conflict(version: Version | None, old: Digest) -> Refused:
-    """Return the error for an immutable tag whose digest at the source differs from `old`, its digest on the target."""
-    source_digest = version.digest if version is not None and version.digest is not None else "a different digest"
-    return Refused(
-        f"the tag is immutable, but the target has {old} and the source has {source_digest}",
-        hint="nothing was overwritten: find out why the tag has changed",
-        code="tag_immutable",
-    )

@@ -72,7 +72,7 @@ class Planner:
         self._expanded: dict[int, list[MirrorEntry] | MirrorError] = {}
         manifests = manifests or ManifestCache(calls)
         self._source_resolver = SourceResolver(
-            calls, hints, repeat_transforms=repeat_transforms, keep_manifest=manifests.add
+            calls, hints, use_hints=use_hints, repeat_transforms=repeat_transforms, keep_manifest=manifests.add
         )
         dates = ImageDates(calls, hints, manifests, reread=reread_dates)
         self._source_selector = SourceSelector(

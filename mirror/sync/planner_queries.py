@@ -12,10 +12,11 @@ from typing import TypeAlias, TypeGuard
 from mirror.errors import AuthError, Cancelled, MirrorError, NotFound, RateLimited, Refused, RemoteError
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
+from mirror.oci.platform_filter import PlatformFilter
 from mirror.oci.reference import Repository
 from mirror.store import DAMAGED, Source, Version
 from mirror.sync.plan_hints import PlanHints
-from mirror.sync.plan_model import MirrorEntry, SourceReference, TargetEntry
+from mirror.sync.plan_model import MirrorEntry, SourceReference, TargetEntry, hide_digest
 from mirror.util.cancellation import Work
 from mirror.util.structs import Struct, replace
 
@@ -203,15 +204,29 @@ def equality_key(reference: SourceReference, repository: Repository) -> str:
 
     Each target has its own key, because one target may be equal to the source while another target differs. So has each
     digest that the configuration or an image lock sets: the target may differ from the next one that is set, or from
-    the tag at the source."""
+    the tag at the source. Different platforms also have different keys, because they may give different digests."""
+    entry = reference.entry
     pin = f"@{reference.identifier}" if reference.is_pinned else ""
-    return f"{reference.entry.name}{pin} {repository}"
+    platforms = f" {entry.platforms.key}" if entry.platforms is not None else ""
+    return f"{entry.name}{pin} {repository}{platforms}"
 
 
-def with_transform_result(hints: PlanHints, version: Version | MirrorError) -> Version | MirrorError:
-    """If the image needs a transform, return its version with the digest of the last transform result.
+def add_earlier_result(
+    hints: PlanHints, version: Version | MirrorError, wanted: PlatformFilter | None, *, use_hints: bool
+) -> Version | MirrorError:
+    """Return a version with the digest of its earlier result, if a transform or the selection of platforms changes it.
 
-    The state provides this digest. Errors, and versions without a transform, are returned unchanged."""
-    if isinstance(version, MirrorError) or version.transform is None:
+    wanted: the platforms of the mirror. Errors, and versions of other images, are returned unchanged. Set
+    `other_platform` only if `use_hints` is set, because nothing would correct it."""
+    if isinstance(version, MirrorError):
         return version
-    return replace(version, digest=hints.transform_digest(version.transform.identity))
+    version = hide_digest(version, wanted)
+    if not version.is_unknown:
+        return version
+    key = version.transform.identity if version.transform is not None else version.source_id
+    if wanted is not None:
+        key = wanted.result_key(key)
+        reason = hints.other_platform(key) if use_hints else None
+        if reason is not None:
+            return replace(version, other_platform=reason)
+    return replace(version, digest=hints.transform_digest(key))

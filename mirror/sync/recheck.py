@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from mirror.errors import Cancelled, MirrorError
 from mirror.oci.digest import Digest
 from mirror.sync.attachments import AttachmentReader
-from mirror.sync.image_copier import CopyHintWriter, ImageCopier
+from mirror.sync.copy_hints import CopyHintWriter
+from mirror.sync.image_copier import ImageCopier
 from mirror.sync.plan_model import PlanEntry
 from mirror.sync.recorder import BlobCounts
 from mirror.sync.target_lifecycle import TargetLifecycle

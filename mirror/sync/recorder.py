@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 
-from mirror.errors import FAILED, OK, Cancelled, MirrorError
+from mirror.errors import FAILED, OK, Cancelled, MirrorError, OtherPlatform
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
@@ -132,8 +132,8 @@ class ResultRecorder:
         _log.info("image_copied", extra=fields)
 
     def record_failure(self, plan_entry: PlanEntry, error: MirrorError, counts: BlobCounts) -> None:
-        """Record that an image failed, is in conflict, or, if the error is Cancelled, was skipped."""
-        if isinstance(error, Cancelled):
+        """Record that an image failed, is in conflict, or was skipped: it was cancelled, or is for another platform."""
+        if isinstance(error, Cancelled | OtherPlatform):
             self._add_to_report(plan_entry, "skipped", counts, plan_entry.old_digest, error)
             return
         result: Result = "conflict" if error.code == "tag_immutable" else "failed"
@@ -186,12 +186,12 @@ class ResultRecorder:
                 attempts=counts.attempts,
                 error=Failure.from_error(error) if error is not None else None,
                 protocol=version.protocol if version else (error.protocol if error else "") or DEFAULT_PROTOCOL,
-                source_digest=source_id if ":" in source_id else None,
+                source_digest=source_id if ":" in source_id and source_id != digest else None,
                 v1_id=source_id if source_id and ":" not in source_id else None,
                 referrers=counts.attachments,
             )
         )
-        if result in ("failed", "skipped"):
+        if result in ("failed", "skipped") and not isinstance(error, OtherPlatform):
             with self._lock:
                 self._unfinished.add(plan_entry.target.repository)
         self._progress.count_image(failed=result in ("failed", "conflict"))

@@ -18,7 +18,7 @@ from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.oci.reference import Repository
-from mirror.store import DAMAGED, BlobReader, ExpectedImage, Mount, Target, UploadSession, Version
+from mirror.store import DAMAGED, BlobReader, ExpectedImage, LeftOut, Mount, Target, UploadSession, Version
 from mirror.transfer.blob_request import BlobSource
 from mirror.transfer.downloads import BlobDownload
 from mirror.util.cancellation import Work
@@ -145,12 +145,14 @@ class RepairTarget:
         self._raise_if_not_replaced(blob.digest)
         return _VerifiedUpload(self._target.begin_upload(repository, blob, work), self, repository, blob)
 
-    def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> bool:
+    def put_manifest(
+        self, repository: str, reference: str, manifest: Manifest, work: Work, *, left_out: LeftOut | None = None
+    ) -> bool:
         """Write a manifest and read it back. Return whether `referrers` lists it.
 
         Raises Refused (target_lied) if the target has not stored it correctly."""
         self._raise_if_not_replaced(manifest.digest)
-        is_listed = self._target.put_manifest(repository, reference, manifest, work)
+        is_listed = self._target.put_manifest(repository, reference, manifest, work, left_out=left_out)
         try:
             stored = self._target.manifest(repository, reference, work)
         except (RemoteError, Refused) as error:

@@ -1,4 +1,6 @@
-"""A Source that reads small blobs once. For mirrors that select by date: they read configs before they copy them."""
+"""A Source that reads small blobs once.
+
+For mirrors that select tags by date, or platforms: they read configs before they copy them."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from mirror.errors import MirrorError
 from mirror.store import Version
 from mirror.sync.plan_hints import PlanHints
-from mirror.sync.plan_model import SourceReference
-from mirror.sync.planner_queries import KeepManifest, resolve_references, with_transform_result
+from mirror.sync.plan_model import SourceReference, hide_digest
+from mirror.sync.planner_queries import KeepManifest, add_earlier_result, resolve_references
 from mirror.transfer.calls import Calls
 from mirror.util.cancellation import Work
 
@@ -36,10 +36,17 @@ class SourceResolver:
     """Finds out what references at their sources refer to. The parameters are described in `Planner`."""
 
     def __init__(
-        self, calls: Calls, hints: PlanHints, *, repeat_transforms: bool, keep_manifest: KeepManifest | None
+        self,
+        calls: Calls,
+        hints: PlanHints,
+        *,
+        use_hints: bool,
+        repeat_transforms: bool,
+        keep_manifest: KeepManifest | None,
     ) -> None:
         self._calls = calls
         self._hints = hints
+        self._use_hints = use_hints
         self._repeat_transforms = repeat_transforms
         self._keep_manifest = keep_manifest
 
@@ -57,13 +64,17 @@ class SourceResolver:
             entry = unresolved[0].entry
 
             def run(work: Work) -> list[Version | MirrorError]:
-                """Resolve the references on a worker thread, and add the results of earlier transforms."""
+                """Resolve the references on a worker thread, and add the results of earlier runs."""
                 versions = resolve_references(
                     entry, unresolved, work, self._keep_manifest, raise_common_error=raise_common_error
                 )
                 if self._repeat_transforms:
-                    return versions
-                return [with_transform_result(self._hints, version) for version in versions]
+                    return [
+                        one if isinstance(one, MirrorError) else hide_digest(one, entry.platforms) for one in versions
+                    ]
+                return [
+                    add_earlier_result(self._hints, one, entry.platforms, use_hints=self._use_hints) for one in versions
+                ]
 
             for reference, version in zip(unresolved, await self._calls.call_host(entry.source.host, run), strict=True):
                 reference.version = version

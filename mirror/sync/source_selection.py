@@ -84,9 +84,10 @@ class SourceSelector:
     def _make_references(self, entry: MirrorEntry, tags: Iterable[str]) -> list[SourceReference]:
         """Return a reference for each tag. If the tag list contained its digest, the reference is resolved."""
         users = len(entry.targets)
+        # The selection of platforms depends on the media type, which a list does not contain.
+        trust_list = self._use_hints and entry.platforms is None
         return [
-            SourceReference(entry, tag, tag, listed_version(tag) if self._use_hints else None, users=users)
-            for tag in tags
+            SourceReference(entry, tag, tag, listed_version(tag) if trust_list else None, users=users) for tag in tags
         ]
 
     async def _list_and_select(self, entry: MirrorEntry) -> Selection:

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Sized
 from functools import partial
 
-from mirror.errors import MirrorError, NotFound, RemoteError
+from mirror.errors import MirrorError, NotFound, OtherPlatform, RemoteError
 from mirror.store import ExpectedImage, Target
 from mirror.sync.image_reader import Image, ImageReader
 from mirror.sync.manifest_graph import ManifestGraph
@@ -60,8 +60,9 @@ class TargetLifecycle:
     def add_missing(self, host: str, name: str, error: MirrorError) -> None:
         """Remember why a bundle will lack an image or repository that it should contain. Ignore targets of other kinds.
 
-        name: the name that the image or repository has in the bundle."""
-        if self._targets[host].needs_all_images:
+        It should not contain images for platforms that are not wanted. name: the name that the image or repository has
+        in the bundle."""
+        if self._targets[host].needs_all_images and not isinstance(error, OtherPlatform):
             self._missing[host].setdefault(name, error)
 
     def missing_images(self, host: str) -> dict[str, MirrorError]:
@@ -220,7 +221,8 @@ def _expected_images(plan_entry: PlanEntry, image: Image) -> tuple[ExpectedImage
     parts.append((plan_entry.tag, image.graph))
     repository = plan_entry.target.repository.path
     return tuple(
-        ExpectedImage(repository, reference, tuple(graph.manifests()), graph.blobs) for reference, graph in parts
+        ExpectedImage(repository, reference, tuple(graph.manifests()), graph.blobs, graph.left_out)
+        for reference, graph in parts
     )
 
 

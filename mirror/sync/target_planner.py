@@ -10,16 +10,9 @@ from mirror.oci.digest import Digest
 from mirror.oci.reference import is_tag, tag_hint
 from mirror.selection.tag_templates import KEEP_TAG
 from mirror.store import Version
+from mirror.sync.plan_decisions import plan_image
 from mirror.sync.plan_hints import PlanHints
-from mirror.sync.plan_model import (
-    Action,
-    MirrorEntry,
-    PlanEntry,
-    PlanReceiver,
-    SourceReference,
-    TargetEntry,
-    plan_image,
-)
+from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, PlanReceiver, SourceReference, TargetEntry
 from mirror.sync.planner_queries import (
     DigestOrError,
     digest_or_error,
@@ -121,7 +114,10 @@ class TargetPlanner:
         """Resolve references at the source and on the target, and plan them."""
         tags = target_tags.tags
         listed = [reference for reference in references if tags is None or target.tag_of(reference) in tags]
-        at_source = references if tags is None or references[0].entry.heads_first else listed
+        entry = references[0].entry
+        # With its digest, the state may know the result of selecting platforms, so that nothing has to be read.
+        heads_first = entry.heads_first or entry.platforms is not None
+        at_source = references if tags is None or heads_first else listed
         digests = await self._resolve_at_both(target, target_tags, batch, at_source, listed)
         digests |= await self._resolve_unlisted_immutable(target, target_tags, batch, references)
         if any(digest is not None for digest in digests.values()):
@@ -140,6 +136,7 @@ class TargetPlanner:
                 damaged=tag in target_tags.damaged,
                 repair=self._repair,
                 damaged_digest=target_tags.damaged_digest(tag),
+                platforms=target_tags.platforms(tag, digests.get(tag)),
             )
             plan_entries.append(plan_entry)
         return plan_entries
@@ -228,6 +225,8 @@ class TargetPlanner:
             if may_be_damaged(version):
                 target_tags.damaged[tag] = version.tag_digest
             digests[tag] = digest_or_error(version, immutable=is_immutable(tag))
+            if isinstance(version, Version) and version.digest is not None and version.platforms:
+                target_tags.sparse[tag] = {version.digest: ",".join(version.platforms)}
         for tag, digest in digests.items():
             if isinstance(digest, str):
                 self._receiver.record_target_tag(target.repository, tag, digest)

@@ -8,7 +8,7 @@ from functools import partial
 from mirror.oci.digest import Digest
 from mirror.oci.reference import ListedTag, Repository
 from mirror.sync.plan_hints import PlanHints
-from mirror.sync.plan_model import MirrorEntry, SourceReference, TargetEntry
+from mirror.sync.plan_model import MirrorEntry, SourceReference, TargetEntry, wanted_platforms
 from mirror.sync.planner_queries import list_target_tags, read_equal_tags, read_target_tags
 from mirror.transfer.calls import Calls
 from mirror.transfer.shared_tasks import SharedTasks
@@ -25,7 +25,8 @@ class TargetTags(Struct):
     known_equal: immutable tags that were equal to the source in an earlier run, with their digests.
     may_have_blobs: whether the repository may contain blobs. None if this is not known yet.
     damaged: tags whose manifest the target cannot return, with the digest that the target reports for each, if any.
-    last_equal: like `known_equal`, but also set if hints are not trusted. Used only to repair damaged tags."""
+    last_equal: like `known_equal`, but also set if hints are not trusted. Used only to repair damaged tags.
+    sparse: the platforms that sparse images have, by tag and digest, according to the state or to a store on disk."""
 
     tags: Collection[str] | None = None
     known_digests: Mapping[str, Digest] = field(default_factory=dict)
@@ -33,6 +34,11 @@ class TargetTags(Struct):
     may_have_blobs: bool | None = None
     damaged: dict[str, str | None] = field(default_factory=dict)
     last_equal: Mapping[str, Digest] = field(default_factory=dict)
+    sparse: dict[str, Mapping[Digest, str]] = field(default_factory=dict)
+
+    def platforms(self, tag: str, digest: object) -> str | None:
+        """Return the platforms of the image with this digest if it is known to be sparse, separated by commas."""
+        return next((text for known, text in self.sparse.get(tag, {}).items() if known == digest), None)
 
     def damaged_digest(self, tag: str) -> str | None:
         """Return the digest that a damaged tag had, or None if it is not known.
@@ -76,18 +82,26 @@ class TargetTagReader:
             last_equal = await self._calls.call(
                 lambda work: read_equal_tags(self._hints, entry, target, references), policy=ONCE
             )
-        known_equal = last_equal if self._use_hints else {}
+        sparse: dict[str, Mapping[Digest, str]] = {}
+        if self._hints.has_sparse_images(name):
+            sparse |= await self._calls.call(lambda work: self._hints.sparse_images(name), policy=ONCE)
+        known_equal = {}
+        if self._use_hints:
+            wanted = wanted_platforms(entry)
+            known_equal = {
+                tag: digest for tag, digest in last_equal.items() if sparse.get(tag, {}).get(digest, wanted) == wanted
+            }
         if target.exclusive and self._use_hints:
             known = await self._calls.call(
                 lambda work: read_target_tags(self._hints, name, [target.tag_of(reference) for reference in references])
             )
             if known:
                 # No other tool writes to this repository, so no request is sent for what the state contains.
-                return TargetTags(known_digests=known, known_equal=known_equal, may_have_blobs=True)
+                return TargetTags(known_digests=known, known_equal=known_equal, may_have_blobs=True, sparse=sparse)
         if entry.rules.is_literal:
-            return TargetTags(known_equal=known_equal, last_equal=last_equal)
+            return TargetTags(known_equal=known_equal, last_equal=last_equal, sparse=sparse)
         target_tags = await listing or await self._list_tags(target)
-        return replace(target_tags, known_equal=known_equal, last_equal=last_equal)
+        return replace(target_tags, known_equal=known_equal, last_equal=last_equal, sparse=sparse)
 
     async def may_have_blobs(self, target: TargetEntry, target_tags: TargetTags) -> bool:
         """Return whether a target repository may contain blobs: it has tags, or an earlier run did not finish."""

@@ -9,16 +9,27 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from mirror.errors import AuthError, Cancelled, MirrorError, NetworkError, NotFound, RateLimited, Refused, RemoteError
+from mirror.errors import (
+    AuthError,
+    Cancelled,
+    MirrorError,
+    NetworkError,
+    NotFound,
+    OtherPlatform,
+    RateLimited,
+    Refused,
+    RemoteError,
+)
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
 from mirror.selection.tag_rules import SelectionSummary
-from mirror.store import DAMAGED, Target, Version
+from mirror.store import DAMAGED, Target
 from mirror.sync.attachment_verifier import AttachmentVerifier
-from mirror.sync.image_reader import ImageReader, read_version
+from mirror.sync.image_reader import ImageReader
 from mirror.sync.manifest_graph import ManifestCache, WrongDescriptorError
 from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, SourceReference, TargetEntry
+from mirror.sync.platform_reader import PlatformReader
 from mirror.sync.signature_checker import SignatureChecker
 from mirror.transfer.blob_request import BlobSource
 from mirror.transfer.calls import Calls
@@ -49,6 +60,7 @@ class VerifyResult(Struct):
 
     images, blobs, attachments: the numbers of images, blobs and attachments that were checked. bytes: the number of
     bytes that were hashed.
+    other_platforms: the number of images that were not checked because they are for platforms that are not wanted.
     uncompared: the number of images that were not compared with their source, because they need a transform and the
     state has no earlier result of it."""
 
@@ -57,6 +69,7 @@ class VerifyResult(Struct):
     attachments: int = 0
     bytes: int = 0
     uncompared: int = 0
+    other_platforms: int = 0
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -86,6 +99,7 @@ class Verifier:
         self._attachments = AttachmentVerifier(
             calls, reader.attachments, self._manifests, self._check_blobs, _add_remedy
         )
+        self._platforms = PlatformReader(calls, self._manifests)
         self._targets = targets
         self._deep = deep
         self._checked: dict[tuple[Repository, Digest, int | None], MirrorError | None] = {}
@@ -139,14 +153,12 @@ class Verifier:
             if plan_entry.action is Action.COPY or self._deep:
                 await self._check_signature(plan_entry.reference)
             if plan_entry.action is Action.COPY:
+                await self._check_platform(plan_entry)
                 if plan_entry.old_digest is None:
                     plan_entry = replace(plan_entry, old_digest=await self._read_unlisted(plan_entry))
                 await self._compare_with_source(plan_entry)
             try:
-                foreign = plan_entry.reference.entry.foreign_layers
-                graph = await self._manifests.read_graph(
-                    target.store, target.repository.path, plan_entry.tag, foreign_layers=foreign
-                )
+                graph = await self._platforms.read_target_graph(plan_entry)
             except MirrorError as error:
                 raise _add_remedy(error) from error
             if graph.root.digest != plan_entry.old_digest:
@@ -157,10 +169,29 @@ class Verifier:
                 raise errors[0]
             for problem in await self._attachments.find_problems(plan_entry, graph):
                 self._add_problem(plan_entry.name, problem)
+        except OtherPlatform:
+            self.result.images -= 1
+            self.result.other_platforms += 1
         except MirrorError as error:
             self._add_problem(plan_entry.name, error)
         finally:
             self._reader.release(plan_entry.reference)
+
+    async def _check_platform(self, plan_entry: PlanEntry) -> None:
+        """Raise OtherPlatform if the mirror does not copy the platform of an image.
+
+        Other errors are left to the comparison with the source, which comes later. Raises Cancelled."""
+        reference = plan_entry.reference
+        if reference.entry.platforms is None:
+            return
+        try:
+            version = await self._reader.resolve(reference)
+            if self._deep or version.transform is None:
+                await self._reader.find_digest(reference)
+        except (OtherPlatform, Cancelled):
+            raise
+        except MirrorError:
+            pass
 
     async def _check_signature(self, reference: SourceReference) -> None:
         """Raise Refused (not_signed) if a sync would not copy an image because of its signature.
@@ -168,13 +199,11 @@ class Verifier:
         If it cannot be read from the source, do nothing: the comparison with the source reports the error."""
         if reference.entry.signature_policy is None:
             return
-        if reference.version is None:
-            try:
-                reference.version = await read_version(self._calls, reference)
-            except NotFound:
-                return
-        if isinstance(reference.version, Version):
-            await self._signatures.check(reference, reference.version)
+        try:
+            version = await self._reader.resolve(reference)
+        except NotFound:
+            return
+        await self._signatures.check(reference, version)
 
     async def _read_unlisted(self, plan_entry: PlanEntry) -> Digest:
         """Read a tag from the target, because the plan entry does not contain its digest, and return the digest.
@@ -206,19 +235,15 @@ class Verifier:
     async def _compare_with_source(self, plan_entry: PlanEntry) -> None:
         """Raise RemoteError (tag_moved) if the digests on the target and at the source differ.
 
-        The digest at the source is the one after the transform, if the image needs one. Only `deep` runs transforms."""
+        The digest at the source is the one after the transform and the selection of platforms. Only `deep` runs
+        transforms; to select the platforms of an image, only its index or config is read."""
         reference = plan_entry.reference
-        version = reference.version
-        if not isinstance(version, Version):
-            version = await read_version(self._calls, reference)
-        source_digest = version.digest
-        if version.needs_transform:
-            if not self._deep:
-                self.result.uncompared += 1
-                return
-            reference.version = version
-            source_digest = (await self._reader.read_graph(reference)).root.digest
-        if source_digest not in (None, plan_entry.old_digest):
+        version = await self._reader.resolve(reference)
+        if version.is_unknown and version.transform is not None and not self._deep:
+            self.result.uncompared += 1
+            return
+        source_digest = await self._reader.find_digest(reference)
+        if source_digest != plan_entry.old_digest:
             raise RemoteError(
                 f"the digests differ: the target has {plan_entry.old_digest}, but the source has {source_digest}",
                 hint=SYNC,

@@ -36,6 +36,8 @@ from mirror.config.tree import to_plain
 from mirror.errors import ConfigError, LocalError, MirrorError
 from mirror.limits import Rate
 from mirror.oci.digest import Digest
+from mirror.oci.platform import Platform
+from mirror.oci.platform_filter import PlatformFilter
 from mirror.oci.reference import Repository
 from mirror.registry.http.host_settings import HostSettings, V1Mode
 from mirror.selection.attachment_rules import AttachmentRules
@@ -513,6 +515,36 @@ def test_a_file_can_be_checked_without_its_secrets(tmp_path: Path) -> None:
         for key, warning in zip(missing, load(path, secrets=False).warnings, strict=True)
     ]
     assert 4 == len(load_errors(path).problems)
+
+
+# ---- platforms ----
+
+
+def test_platforms_are_a_set_and_a_mirror_replaces_those_of_the_defaults(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        """
+version: 1
+defaults: {platforms: [linux/arm64, linux/amd64, linux/arm64], index: sparse}
+mirrors:
+  - source: a.example.com/one
+    targets: [b.example.com/one]
+  - source: a.example.com/two
+    targets: [b.example.com/two]
+    platforms: ["windows(10.0.17763)/amd64"]
+    index: rewrite
+""",
+    )
+    one, two = (mirror.platforms for mirror in load(path).mirrors)
+    assert PlatformFilter((Platform("linux", "amd64"), Platform("linux", "arm64")), sparse=True) == one
+    assert PlatformFilter((Platform("windows", "amd64", "", "10.0.17763"),)) == two
+
+
+def test_an_index_setting_without_platforms_causes_a_warning(tmp_path: Path) -> None:
+    path = write(tmp_path, f"{HEAD}{MIRROR}  index: rewrite\n")
+    (warning,) = load(path).warnings
+    assert warning.endswith("mirrors[0].index: has no effect without `platforms`")
+    assert None is load(path).mirrors[0].platforms
 
 
 # ---- warnings ----

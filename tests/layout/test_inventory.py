@@ -13,11 +13,13 @@ import pytest
 from mirror.commands.bundle import list_references
 from mirror.commands.inventory import make_inventory
 from mirror.errors import ConfigError, Refused
+from mirror.layout.base_inventory import BaseInventory
 from mirror.layout.directory import LayoutStore
-from mirror.layout.inventory import BaseInventory, Inventory, parse_inventory, read_inventory
+from mirror.layout.inventory import Inventory, parse_inventory, read_inventory
 from mirror.layout.inventory_reader import survey_store
 from mirror.oci.digest import Digest
-from mirror.store import ExpectedImage
+from mirror.store import ExpectedImage, LeftOut
+from mirror.util.structs import replace
 from tests.support.bundles import comings, export, opened, stock, work
 from tests.support.images import Graph
 from tests.support.layouts import lay
@@ -54,6 +56,25 @@ def test_the_order_of_images_does_not_change_the_bytes() -> None:
     assert made(*images).render() == made(*reversed(images)).render()
 
 
+def sparse(image: ExpectedImage, *platforms: str) -> ExpectedImage:
+    return replace(image, left_out=LeftOut(platforms, frozenset({image.manifests[-1].digest}), frozenset()))
+
+
+def test_the_platforms_of_sparse_images_are_read_back_and_a_complete_image_has_none() -> None:
+    (image,) = comings(stock(), references=["v1"])
+    root = image.manifests[-1].digest
+    amd64, arm64 = sparse(image, "linux/amd64"), sparse(image, "linux/arm64")
+    for images, platforms in (
+        ([amd64], ("linux/amd64",)),
+        ([amd64, arm64], ("linux/amd64", "linux/arm64")),
+        ([amd64, image], None),
+    ):
+        one = made(*images)
+        assert one == parse_inventory(one.render(), "inventory") == made(*reversed(images))
+        assert platforms == one.repositories["app"].platforms.get(root)
+        jsonschema.validate(json.loads(one.render()), SCHEMA)
+
+
 def test_an_inventory_of_twenty_thousand_tags_is_fast() -> None:
     one = made(*comings(stock()))
     root = one.repositories["app"].tags["v2"]
@@ -88,6 +109,8 @@ BROKEN: dict[str, bytes] = {
     "a type that is none": broken(lambda one: one["manifests"].update({NO: {"mediaType": 1}})),
     "a base without repositories": broken(lambda one: one.update(base={NO: {"size": 1, "repositories": []}})),
     "a base in a hostile repository": broken(lambda one: one.update(base={NO: {"size": 1, "repositories": ["/x"]}})),
+    "platforms of nothing": broken(lambda one: one["repositories"]["app"].update(platforms={NO: ["linux/amd64"]})),
+    "a platform that is none": broken(lambda one: one["repositories"]["app"].update(platforms={NO: ["linux"]})),
     "a key twice": b'{"inventory": 1, "inventory": 1}',
     "too deep": b"[" * 100_000,
 }

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mirror.errors import MirrorError, Refused, RemoteError
 from mirror.oci import strictjson
-from mirror.oci.descriptor import Descriptor, Platform, parse_descriptor
+from mirror.oci.descriptor import Descriptor, parse_descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import (
     ACCEPTED,
@@ -33,6 +33,7 @@ from mirror.oci.manifest import (
     parse_manifest,
     plain_type,
 )
+from mirror.oci.platform import Platform
 
 D = [f"sha256:{digit * 64}" for digit in "0123456789abcdef"]
 EMPTY = str(Digest.of(b""))

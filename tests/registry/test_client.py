@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mirror.errors import AuthError, MirrorError, NetworkError, NotFound, Refused, RemoteError
+from mirror.errors import AuthError, MirrorError, NetworkError, NotFound, Refused, RemoteError, SparseRefused
 from mirror.limits import Limits
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
@@ -19,7 +19,7 @@ from mirror.registry.client import RegistryV2
 from mirror.registry.http.host_settings import HostSettings
 from mirror.registry.listings import MAX_PAGE_BYTES, PAGE_SIZE, next_link
 from mirror.registry.session import Session
-from mirror.store import Mount, Version
+from mirror.store import LeftOut, Mount, Version
 from mirror.util.cancellation import Stop, Work
 from mirror.util.retry_policy import Policy
 from tests.conftest import ScriptedFactory
@@ -497,6 +497,26 @@ def test_a_manifest_whose_blobs_are_missing_has_its_own_error_code(registry: Scr
     with store(registry) as client, pytest.raises(RemoteError) as caught:
         client.put_manifest("empty", "v1", manifest, WORK)
     assert "blob_missing" == caught.value.code
+
+
+def test_a_sparse_index_that_the_registry_does_not_accept_has_its_own_error(
+    registry: ScriptedRegistry, scripted: ScriptedFactory
+) -> None:
+    graph = Graph("sparse")
+    index = parse_manifest(graph.manifests[graph.platforms("v1").digest].data)
+    children = frozenset(child.digest for child in index.children)
+    left_out = LeftOut(("linux/amd64",), frozenset({index.digest}), children)
+    with store(registry) as client, pytest.raises(SparseRefused) as caught:
+        client.put_manifest("app", "sparse", index, WORK, left_out=left_out)
+    assert "set `index: rewrite`" in caught.value.hint
+    registry.fault("PUT manifest", status=400, body=error_reply(400, "MANIFEST_INVALID").body)
+    with store(registry) as client, pytest.raises(RemoteError) as other:
+        client.put_manifest("app", "sparse", index, WORK, left_out=left_out)
+    assert not isinstance(other.value, SparseRefused)
+    assert "may require all manifests that an index lists: set `index: rewrite`" in other.value.hint
+    with store(scripted(sparse_indexes=True)) as client:
+        client.put_manifest("app", "sparse", index, WORK, left_out=left_out)
+        assert index.digest == client.manifest("app", "sparse", WORK).digest
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -20,6 +20,7 @@ from mirror.oci.digest import Digest
 from mirror.state.database import DatabaseError
 from mirror.state.file import state_error
 from mirror.state.hints import FILE_NAME, State
+from mirror.state.schema import ADDED, VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 APP = "localhost:5000/team/app"
@@ -226,27 +227,23 @@ def test_forgetting_a_repository_keeps_the_note_that_v2_answered(tmp_path: Path)
         ]
 
 
-LATEST = ("checked", "first_seen", "image_date")  # the tables that only files of the current version have
-
-
-@pytest.mark.parametrize(("version", "lacks"), [(1, ("answered_by_v2", "writers", *LATEST)), (2, LATEST)])
-def test_a_file_of_an_earlier_version_is_upgraded_and_keeps_its_content(
-    tmp_path: Path, version: int, lacks: Sequence[str]
-) -> None:
+@pytest.mark.parametrize("version", ADDED)
+def test_a_file_of_an_earlier_version_is_upgraded_and_keeps_its_content(tmp_path: Path, version: int) -> None:
     fill(tmp_path)
-    sql(tmp_path, *(f"DROP TABLE {table}" for table in lacks), f"PRAGMA user_version = {version}")
+    sql(tmp_path, *(f"DROP TABLE {table}" for table in ADDED[version]), f"PRAGMA user_version = {version}")
     with State.open(tmp_path, pytest.fail, read_only=True) as state:
         assert state.target_tag(APP, "v1") == digest("root")
         assert not state.has_responded_over_v2(APP)
         assert set() == state.checked_attachments("source", APP, [digest("root")], 0, 10)
         assert state.first_seen(APP, "v1") is None
         assert state.image_date(APP, digest("root")) is None
+        assert None is state.other_platform("image")
     with open_state(tmp_path) as state:
         assert knows_all(state)
         assert not state.has_responded_over_v2(APP)
         state.record_v2_response(APP)
         state.record_attachments("source", APP, digest("root"), 5)
-    assert [[(3,)]] == sql(tmp_path, "PRAGMA user_version")
+    assert [[(VERSION,)]] == sql(tmp_path, "PRAGMA user_version")
     with open_state(tmp_path) as state:
         assert state.has_responded_over_v2(APP)
         assert {digest("root")} == state.checked_attachments("source", APP, [digest("root")], 0, 10)
@@ -351,7 +348,7 @@ BAD_FILES = {
     "one page": (write_cut_file(4096), "cannot be read"),
     "cut in the middle": (write_cut_file(9000), "cannot be read"),
     "another program's": (write_foreign_database, "is another program's database"),
-    "a later version": (write_changed_file("PRAGMA user_version = 4"), "has version 4"),
+    "a later version": (write_changed_file(f"PRAGMA user_version = {VERSION + 1}"), f"has version {VERSION + 1}"),
     "no version": (write_changed_file("PRAGMA user_version = 0"), "has version 0"),
     "a table too few": (write_changed_file("DROP TABLE tag"), "tables"),
     "a table too many": (write_changed_file("CREATE TABLE more(x)"), "tables"),
@@ -611,3 +608,47 @@ def test_results_of_transforms_are_stored_by_the_identity_of_the_version(tmp_pat
     with open_state(tmp_path) as state:
         assert digest("made") == state.transform_digest("v1 old.example.com 1234")
         assert state.transform_digest("v1 other.example.com 1234") is None
+
+
+def test_results_of_selecting_platforms_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mirror.state.platform_records._FEW_RESULTS", 2)
+    with open_state(tmp_path) as state:
+        state.record_transform_digest("v1 a", digest("converted"))
+        for number in range(7):
+            state.record_transform_digest(f"platforms 1 {number}", digest(f"result {number}"))
+            state.record_other_platform(f"platforms 1 other {number}", "the image is for linux/s390x")
+            state.flush()
+            state.record_tag("target", APP, "v1", digest(f"result {number}"))
+    with open_state(tmp_path) as state:
+        kept = [number for number in range(7) if state.transform_digest(f"platforms 1 {number}")]
+        assert [6] == kept
+        assert digest("converted") == state.transform_digest("v1 a")
+        assert state.other_platform("platforms 1 other 6") is None
+
+
+def test_the_platforms_of_a_sparse_image_are_on_disk_before_the_call_returns(tmp_path: Path) -> None:
+    with open_state(tmp_path) as state:
+        assert not state.has_sparse_images(APP)
+        state.record_sparse_image(APP, "v1", digest("old"), ["linux/amd64"])
+        rows = sql(tmp_path, "SELECT repository, tag, platforms FROM sparse")
+        assert [[(APP, "v1", "linux/amd64")]] == rows
+        state.record_sparse_image(APP, "v1", digest("new"), ["linux/amd64", "linux/arm64"])
+        old_and_new = {digest("old"): "linux/amd64", digest("new"): "linux/amd64,linux/arm64"}
+        assert {"v1": old_and_new} == state.sparse_images(APP), "the tag may still have the old digest"
+        state.keep_sparse_image(APP, "v1", digest("new"), ["linux/amd64", "linux/arm64"])
+        state.forget(APP)
+    with open_state(tmp_path) as state:
+        assert state.has_sparse_images(APP)
+        assert {"v1": {digest("new"): "linux/amd64,linux/arm64"}} == state.sparse_images(APP)
+        state.keep_sparse_image(APP, "v1", digest("new"), [])
+    with State.open(tmp_path, pytest.fail, read_only=True) as state:
+        assert not state.has_sparse_images(APP)
+
+
+def test_why_an_image_is_skipped_is_stored_by_its_digest_and_the_platforms(tmp_path: Path) -> None:
+    with open_state(tmp_path) as state:
+        assert state.other_platform("platforms 1 a") is None
+        state.record_other_platform("platforms 1 a", "the image is for linux/s390x")
+    with open_state(tmp_path) as state:
+        assert "the image is for linux/s390x" == state.other_platform("platforms 1 a")
+        assert state.other_platform("platforms 1 b") is None

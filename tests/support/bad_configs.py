@@ -869,6 +869,43 @@ WILDCARDS = (
     ),
 )
 
+PLATFORMS = (
+    Case("platforms-text", _mirror("platforms: linux/amd64"), "5:14", ("platforms: expected a list",)),
+    Case("platforms-none", _mirror("platforms: []"), "5:14", ("platforms: expected a list with at least one entry",)),
+    Case(
+        "platforms-unknown",
+        _mirror("platforms: [linux/amd65, linux/amd64/v9, windows]"),
+        "5:15",
+        (
+            "platforms[0]: unknown architecture 'amd65'; the known ones are 386, amd64,",
+            "platforms[1]: unknown variant 'v9' of amd64",
+            "platforms[2]: not a platform: 'windows'; expected OS/ARCHITECTURE[/VARIANT]",
+        ),
+    ),
+    Case(
+        "platforms-alias",
+        _mirror("platforms: [linux/aarch64]"),
+        "5:15",
+        ("write 'linux/arm64'",),
+        fixed=("linux/aarch64", "linux/arm64"),
+    ),
+    Case(
+        "platforms-of-a-digest",
+        f"{HEAD}mirrors:\n- source: a.example.com/app@sha256:{'0' * 64}\n  targets: [b.example.com/app]\n"
+        "  platforms: [linux/amd64]\n",
+        "3:11",
+        ("`platforms` may change the digest", "write HOST/REPOSITORY:TAG@DIGEST"),
+        fixed=("app@sha256", "app:v1@sha256"),
+    ),
+    Case(
+        "platforms-too-many",
+        _mirror(f"platforms: [{', '.join(f'windows(10.0.{number})/amd64' for number in range(101))}]"),
+        "3:11",
+        ("`platforms` lists more than 100 platforms",),
+    ),
+    Case("index-unknown", _mirror("index: thin"), "5:10", ("index: expected one of rewrite, sparse",)),
+)
+
 TAGS = (
     _tag("1.10", "the number 1.1", "float"),
     _no_tag("22:22", "the number 1342", "sexagesimal"),
@@ -1107,8 +1144,6 @@ LATER_KEYS: tuple[tuple[str, str, str, str], ...] = (
     ("top", "metrics", "{textfile: mirror.prom}", "[x]"),
     ("registry", "reserve", "20", "some"),
     ("registry", "bandwidth", "{read: 10 MiB/s, write: 5 MB/s, schedule: 'Mon-Fri'}", "{read: fast}"),
-    ("mirror", "platforms", "[linux/amd64]", "linux/amd64"),
-    ("mirror", "index", "sparse", "thin"),
     ("mirror", "every", "15 min", "15"),
 )
 LATER_VALUES: tuple[tuple[str, str, str], ...] = (("top", "report", "changes"),)
@@ -1143,9 +1178,9 @@ NOT_IN_THIS_VERSION = (
     *(_later(where, key, value, "is not in this version", id="value") for where, key, value in LATER_VALUES),
     Case(
         "later-default",
-        f"{HEAD}defaults: {{index: sparse}}\n{MIRROR}",
+        f"{HEAD}defaults: {{every: 1 h}}\n{MIRROR}",
         "2:19",
-        ("defaults.index: not in this version",),
+        ("defaults.every: not in this version",),
     ),
 )
 
@@ -1257,6 +1292,6 @@ REFERRERS = (
 )
 
 CASES: tuple[Case, ...] = (
-    *(*FILE, *KEYS, *REGISTRIES, *LOCATIONS, *WILDCARDS),
+    *(*FILE, *KEYS, *REGISTRIES, *LOCATIONS, *WILDCARDS, *PLATFORMS),
     *(*TAGS, *SIGNATURES, *REFERRERS, *ON_DISK, *NOT_IN_THIS_VERSION, *TAG_TEMPLATES),
 )

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 
+from mirror.layout.base_inventory import BaseInventory
 from mirror.layout.bundle.store import BundleStore
-from mirror.layout.inventory import BaseInventory
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest, parse_manifest

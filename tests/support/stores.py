@@ -12,7 +12,7 @@ from mirror.errors import MirrorError, NetworkError, NotFound, RemoteError
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
-from mirror.store import BlobReader, ExpectedImage, Mount, Version
+from mirror.store import BlobReader, ExpectedImage, LeftOut, Mount, Version
 from mirror.util.cancellation import Work
 
 
@@ -74,7 +74,7 @@ class MemoryStore:
         for reference in references:
             self.note("resolve", repository, reference)
             found = self.manifests[repository].get(reference) if reference not in self.gone else None
-            yield Version(found.digest) if found else NotFound(f"{repository}:{reference}")
+            yield Version(found.digest, media_type=found.media_type) if found else NotFound(f"{repository}:{reference}")
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
         manifest = self.manifest(repository, reference, work)
@@ -131,7 +131,9 @@ class MemoryStore:
         self.note("begin", repository, blob.digest)
         return MemorySession(self, repository, blob)
 
-    def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> bool:
+    def put_manifest(
+        self, repository: str, reference: str, manifest: Manifest, work: Work, *, left_out: LeftOut | None = None
+    ) -> bool:
         self.note("put", repository, reference)
         missing = [one.digest for one in manifest.blobs if one.digest not in self.blobs[repository]]
         if missing:

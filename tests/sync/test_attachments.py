@@ -22,6 +22,7 @@ from mirror.sync.attachment_search import AttachmentRef
 from mirror.sync.attachments import Attachment, AttachmentReader
 from mirror.sync.manifest_graph import ManifestCache
 from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, SourceReference, TargetEntry
+from mirror.sync.platform_reader import PlatformReader
 from mirror.transfer.calls import Calls, new_loop
 from mirror.util.cancellation import Stop, Work
 from tests.support.stores import MemoryStore
@@ -101,7 +102,9 @@ class World:
         calls = Calls(loop, Limits(), Stop())
         try:
             manifests = ManifestCache(calls)
-            coroutine: Coroutine[Any, Any, Any] = run(AttachmentReader(calls, manifests), manifests)
+            coroutine: Coroutine[Any, Any, Any] = run(
+                AttachmentReader(calls, manifests, PlatformReader(calls, manifests)), manifests
+            )
             return loop.run_until_complete(coroutine)
         finally:
             calls.close()

@@ -14,9 +14,12 @@ from mirror.errors import AuthError, MirrorError, NotFound, Refused, RemoteError
 from mirror.limits import Limits
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest, parse_manifest
+from mirror.oci.platform import Platform
+from mirror.oci.platform_filter import PlatformFilter
 from mirror.oci.reference import ListedTag, Repository
 from mirror.selection.attachment_rules import AttachmentRules
 from mirror.selection.tag_rules import FirstSeen, SelectionSummary, TagRules
+from mirror.store import Version
 from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, TargetEntry
 from mirror.sync.planner import Planner
 from mirror.transfer.calls import Calls, new_loop
@@ -85,6 +88,9 @@ class Hints:
     ages: dict[tuple[str, str], FirstSeen] = field(default_factory=dict)
     dates: dict[str, dict[str, int]] = field(default_factory=dict)
     checked: dict[tuple[str, str, Digest], float] = field(default_factory=dict)
+    results: dict[str, Digest] = field(default_factory=dict)
+    others: dict[str, str] = field(default_factory=dict)
+    sparse: dict[str, dict[Digest, str]] = field(default_factory=dict)
 
     def target_tag(self, repository: str, tag: str) -> Digest | None:
         return self.tags.get((repository, tag))
@@ -93,7 +99,16 @@ class Hints:
         return self.sources.get((repository, tag))
 
     def transform_digest(self, identity: str) -> Digest | None:
-        return None
+        return self.results.get(identity)
+
+    def other_platform(self, key: str) -> str | None:
+        return self.others.get(key)
+
+    def has_sparse_images(self, repository: str) -> bool:
+        return bool(self.sparse)
+
+    def sparse_images(self, repository: str) -> dict[str, dict[Digest, str]]:
+        return self.sparse
 
     def is_unfinished(self, repository: str) -> bool:
         return repository in self.marks
@@ -150,6 +165,7 @@ class World:
         heads_first: bool = False,
         deep: bool = False,
         attachments: AttachmentRules | None = None,
+        platforms: PlatformFilter | None = None,
         use_hints: bool = True,
     ) -> RecordedPlan:
         """Plan a mirror of `app`, by default to `copy` on the first target."""
@@ -160,6 +176,7 @@ class World:
             targets or (TargetEntry(self.target, Repository("target", "copy")),),
             heads_first=heads_first,
             attachments=attachments,
+            platforms=platforms,
         )
         loop = new_loop()
         calls = Calls(loop, Limits(), Stop(), policy=Policy(base=0.001))
@@ -495,3 +512,82 @@ def test_attachments_of_immutable_tags_are_due_although_the_source_is_not_asked(
     world.note_equal("v1", digest)
     assert {"v1"} == due(world.plan(IMMUTABLE, attachments=AttachmentRules()))
     assert [] == world.source.verbs("resolve")
+
+
+# ---- platforms
+
+AMD64 = PlatformFilter.of([Platform("linux", "amd64")])
+SPARSE = PlatformFilter.of([Platform("linux", "amd64")], sparse=True)
+
+
+def test_the_result_of_selecting_platforms_in_an_earlier_run_is_compared_with_the_target(world: World) -> None:
+    results = {}
+    for tag in ("same", "moved", "unknown"):
+        digest = world.tag(world.source, tag)
+        results[tag] = world.tag(world.target, tag, f"smaller {tag}", "copy")
+        if tag != "unknown":
+            world.hints.results[AMD64.result_key(digest)] = results[tag]
+    world.tag(world.target, "moved", "older", "copy")
+    assert {"same": "skip", "moved": "copy", "unknown": "copy"} == world.plan(platforms=AMD64).actions()
+    assert [] == world.source.verbs("manifest")
+    versions = {entry.reference.tag: entry.reference.version for entry in world.recorded.plan_entries}
+    assert isinstance(versions["same"], Version)
+    assert (results["same"], manifest("same").digest) == (versions["same"].digest, versions["same"].source_digest)
+
+
+def test_results_for_other_platforms_do_not_count(world: World) -> None:
+    digest = world.tag(world.source, "v1")
+    other = PlatformFilter.of([Platform("linux", "arm64")])
+    world.hints.results[other.result_key(digest)] = world.tag(world.target, "v1", "smaller", "copy")
+    assert {"v1": "copy"} == world.plan(platforms=AMD64).actions()
+
+
+@pytest.mark.parametrize("use_hints", [True, False])
+def test_an_image_that_is_known_to_be_for_another_platform_is_not_read_again(world: World, use_hints: bool) -> None:
+    digest = world.tag(world.source, "v1")
+    world.hints.others[AMD64.result_key(digest)] = "the image is for linux/s390x"
+    [plan_entry] = world.plan(platforms=AMD64, use_hints=use_hints).plan_entries
+    if use_hints:
+        assert (Action.FAIL, 0) == (plan_entry.action, plan_entry.error.exit_code if plan_entry.error else None)
+    else:
+        assert Action.COPY is plan_entry.action
+
+
+def test_digests_in_a_list_of_the_source_are_not_those_of_smaller_indexes(world: World) -> None:
+    class ListsDigests(MemoryStore):
+        def tags(self, repository: str, work: object) -> list[str | MirrorError]:
+            return [ListedTag("v1", self.manifests[repository]["v1"].digest)]
+
+    world.source = ListsDigests("source")
+    digest = world.tag(world.source, "v1")
+    world.tag(world.target, "v1", repository="copy")
+    [plan_entry] = world.plan(platforms=AMD64).plan_entries
+    assert Action.COPY is plan_entry.action
+    assert isinstance(plan_entry.reference.version, Version)
+    assert (None, digest) == (plan_entry.reference.version.digest, plan_entry.reference.version.source_digest)
+
+
+@pytest.mark.parametrize(
+    ("platforms", "recorded", "action"),
+    [
+        (None, {}, "skip"),
+        (None, {"current": "linux/amd64"}, "copy"),
+        (None, {"other": "linux/amd64"}, "skip"),
+        (SPARSE, {}, "skip"),
+        (SPARSE, {"current": "linux/amd64"}, "skip"),
+        (SPARSE, {"current": "linux/arm64", "other": "linux/amd64"}, "copy"),
+    ],
+)
+@pytest.mark.parametrize("immutable", [False, True])
+def test_an_equal_digest_is_not_enough_if_the_target_has_only_some_platforms(
+    world: World, platforms: PlatformFilter | None, recorded: dict[str, str], action: str, immutable: bool
+) -> None:
+    digest = world.tag(world.source, "v1")
+    world.tag(world.target, "v1", repository="copy")
+    digests = {"current": digest, "other": manifest("other").digest}
+    world.hints.sparse = {"v1": {digests[name]: text for name, text in recorded.items()}} if recorded else {}
+    if immutable:
+        suffix = f" {platforms.key}" if platforms is not None else ""
+        world.hints.tags["target/copy", "v1"] = world.hints.sources[f"source/app target/copy{suffix}", "v1"] = digest
+    [plan_entry] = world.plan(IMMUTABLE if immutable else None, platforms=platforms).plan_entries
+    assert (action, action == "copy") == (plan_entry.action.value, plan_entry.incomplete)

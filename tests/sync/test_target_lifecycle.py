@@ -105,6 +105,15 @@ class Notes(Hints):
     def record_transform_digest(self, identity: str, digest: Digest) -> None:
         pass
 
+    def record_sparse_image(self, repository: str, tag: str, digest: Digest, platforms: object) -> None:
+        pass
+
+    def keep_sparse_image(self, repository: str, tag: str, digest: Digest, platforms: object) -> None:
+        pass
+
+    def record_other_platform(self, key: str, reason: str) -> None:
+        pass
+
     def had_blob(self, repository: str, digest: Digest) -> bool:
         return False
 

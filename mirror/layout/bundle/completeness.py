@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mirror.errors import MirrorError
+from mirror.layout.base_inventory import find_unlisted, sparse_parts
 from mirror.layout.bundle.reader import BundleReader
-from mirror.layout.inventory import Inventory, find_unlisted
+from mirror.layout.inventory import Inventory
+from mirror.layout.sparse import SparseParts
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import is_manifest_type
@@ -32,6 +34,7 @@ def _find_gaps_by_inventory(bundle: BundleReader, inventory: Inventory, work: Wo
     sizes = {digest: one.size for digest, one in inventory.manifests.items()} | dict(inventory.blobs)
     for digest, size in sizes.items():
         yield from _check_member(bundle, digest, size)
+    sparse = sparse_parts(inventory, bundle.manifest)
     for digest in inventory.manifests:
         work.stop.raise_if_requested()
         if bundle.member(digest) is None:
@@ -41,24 +44,34 @@ def _find_gaps_by_inventory(bundle: BundleReader, inventory: Inventory, work: Wo
         except MirrorError as error:
             yield str(error)
             continue
-        yield from (text for _, text in find_unlisted(manifest, inventory))
+        yield from (text for _, text in find_unlisted(manifest, inventory, sparse))
 
 
 def _find_gaps_by_index(bundle: BundleReader, work: Work) -> Iterator[str]:
     """Check everything reachable from index.json. Yield a message for each problem.
 
     Used for a bundle without an inventory."""
-    todo = [root.descriptor for root in bundle.roots()]
+    roots = sorted(bundle.roots(), key=lambda root: not root.platforms)
+    sparse = SparseParts(bundle.manifest)
+    for root in roots:
+        if root.platforms:
+            sparse.add(root.descriptor.digest, root.platforms)
+    # Complete images come first: everything that they list is needed, even if another image leaves it out.
+    todo = [(root.descriptor, not root.platforms) for root in roots]
     seen: set[Digest] = set()
     while todo:
         work.stop.raise_if_requested()
-        one = todo.pop()
+        one, is_complete = todo.pop()
         if one.digest in seen or (one.foreign and bundle.member(one.digest) is None):
             continue
         seen.add(one.digest)
         yield from _check_member(bundle, one.digest, one.size)
         try:
-            todo += _references_of(bundle, one)
+            todo += [
+                (part, is_complete)
+                for part in _references_of(bundle, one)
+                if is_complete or not sparse.is_left_out(one.digest, part.digest)
+            ]
         except MirrorError as error:
             yield str(error)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import sys
@@ -16,11 +15,13 @@ from typing import IO
 
 from mirror.errors import LocalError, MirrorError, NotFound, Refused
 from mirror.layout import inventory as inventories
+from mirror.layout.bundle.index_document import index_json
 from mirror.layout.bundle.input import CHUNK, CopyingInput, FileInput, read_error
 from mirror.layout.bundle.tar_reader import Member, bundle_incomplete, bundle_invalid, members
 from mirror.layout.bundle.tar_writer import blob_path
-from mirror.layout.index import OF_REPOSITORY, Index, Root, check_version
-from mirror.layout.inventory import REF_NAME, Inventory, RepositoryContents, parse_inventory
+from mirror.layout.index import Index, check_version
+from mirror.layout.inventory import Inventory, RepositoryContents, parse_inventory
+from mirror.layout.root import Root
 from mirror.oci import manifest as manifests
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
@@ -33,7 +34,6 @@ INVENTORY_NAME = "mirror-inventory.json"
 VERSION_NAME = "oci-layout"
 INDEX_NAME = "index.json"
 VERSION = b'{"imageLayoutVersion": "1.0.0"}\n'
-OF_INVENTORY = "mirror.inventory"  # annotation of index.json that holds the sha256 digest of the inventory
 
 _TO_LAYOUT = "convert a `docker save` archive with: skopeo copy docker-archive:FILE oci-archive:NEW.tar"
 _MAX_NAMED = 4  # maximum number of missing images that a message names
@@ -136,7 +136,11 @@ class BundleReader:
             known = ", ".join(self.repositories()[:10])
             hint = f"its repositories: {known}" if known else ""
             raise NotFound(f"{self.what} has no repository {repository!r}", hint=hint)
-        return [ListedTag(tag, digest) for tag, digest in sorted(contents.tags.items())]
+        # A tag of a sparse image has no digest in the list, so that its platforms are looked up.
+        return [
+            tag if digest in contents.platforms else ListedTag(tag, digest)
+            for tag, digest in sorted(contents.tags.items())
+        ]
 
     def _repository_contents(self, repository: str) -> RepositoryContents | None:
         """Return the contents of a repository from the inventory, or None if the inventory does not list it.
@@ -162,6 +166,16 @@ class BundleReader:
         mark = "@" if ":" in reference else ":"
         raise NotFound(f"{self.what}:{repository}{mark}{reference} does not exist")
 
+    def platforms(self, repository: str, reference: str) -> tuple[str, ...]:
+        """Return the platforms that a sparse image has, or an empty tuple for other images."""
+        if self.inventory is None:
+            return self.index.platforms(repository, reference)
+        contents = self._repository_contents(repository)
+        if contents is None:
+            return ()
+        digest = Digest.parse(reference) if ":" in reference else contents.tags.get(reference)
+        return contents.platforms.get(digest, ()) if digest is not None else ()
+
     def _media_type(self, digest: Digest) -> str:
         """Return the media type that the inventory lists for a manifest, or an empty string if it lists none."""
         known = self.inventory.manifests.get(digest) if self.inventory is not None else None
@@ -172,7 +186,7 @@ class BundleReader:
         if self.inventory is None:
             return list(self.index.roots())
         return [
-            Root(Descriptor(digest, None), name, "")
+            Root(Descriptor(digest, None), name, "", contents.platforms.get(digest, ()))
             for name, contents in self.inventory.repositories.items()
             for digest in (*contents.tags.values(), *contents.roots)
         ]
@@ -323,26 +337,3 @@ def _copy(descriptor: int, what: str, copy: IO[bytes], work: Work) -> None:
     source = CopyingInput(descriptor, what, work.stop, copy.fileno())
     for member in members(source):
         source.skip(member.size)
-
-
-def index_json(inventory: Inventory, inventory_bytes: bytes) -> bytes:
-    """Return the content of index.json that matches an inventory. inventory_bytes: the bytes of the inventory file."""
-
-    def entry(digest: Digest, annotations: dict[str, str]) -> dict[str, object]:
-        """Return the index.json entry for a manifest."""
-        found = inventory.manifests[digest]
-        return {"mediaType": found.media_type, "digest": digest, "size": found.size, "annotations": annotations}
-
-    tagged = [entry(digest, {REF_NAME: f"{name}:{tag}"}) for name, tag, digest in inventory.references()]
-    untagged = [
-        entry(digest, {OF_REPOSITORY: name})
-        for name, contents in sorted(inventory.repositories.items())
-        for digest in sorted(contents.roots)
-    ]
-    document = {
-        "schemaVersion": 2,
-        "mediaType": manifests.OCI_INDEX,
-        "manifests": tagged + untagged,
-        "annotations": {OF_INVENTORY: Digest.of(inventory_bytes)},
-    }
-    return json.dumps(document, indent=1).encode() + b"\n"

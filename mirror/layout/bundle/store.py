@@ -14,15 +14,16 @@ from pathlib import Path
 from types import TracebackType
 
 from mirror.errors import LocalError, MirrorError, NotFound, Refused, RemoteError
+from mirror.layout.base_inventory import BaseInventory
 from mirror.layout.bundle.reader import BundleReader, MemberReader, open_bundle, open_standard_input
 from mirror.layout.bundle.tar_reader import bundle_incomplete
 from mirror.layout.bundle.writer import BundleWriter
-from mirror.layout.inventory import BaseInventory, Inventory
+from mirror.layout.inventory import Inventory
 from mirror.layout.referrers import Referrers
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
-from mirror.store import DAMAGED, BlobReader, ExpectedImage, Mount, Version
+from mirror.store import DAMAGED, BlobReader, ExpectedImage, LeftOut, Mount, Version
 from mirror.util.cancellation import Work
 from mirror.util.single_flight import LazyValue
 
@@ -141,12 +142,12 @@ class BundleStore:
             digest, media_type = self.reader(work).find(repository, reference)
         except NotFound as error:
             return error
-        return Version(digest, media_type=media_type)
+        return Version(digest, media_type=media_type, platforms=self.reader(work).platforms(repository, reference))
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
         """Read the manifest that a tag or digest refers to, and return it in a Version. Raises NotFound, Refused."""
         manifest = self.manifest(repository, reference, work)
-        return Version(manifest.digest, manifest)
+        return Version(manifest.digest, manifest, platforms=self.reader(work).platforms(repository, reference))
 
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
         """Read the manifest that a tag or digest refers to, and verify its digest. Raises NotFound, Refused."""
@@ -272,14 +273,17 @@ class BundleStore:
         """Return an upload session that writes a blob to the new bundle."""
         return BundleUpload(self._require_writer(), blob)
 
-    def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> bool:
+    def put_manifest(
+        self, repository: str, reference: str, manifest: Manifest, work: Work, *, left_out: LeftOut | None = None
+    ) -> bool:
         """Check that the bundle has all blobs of `manifest`. The manifest itself was written by `begin`.
 
         Return True, because a bundle needs no lists of referrers. Raises RemoteError (blob_missing)."""
         if self._unchanged:
             return True
         writer = self._require_writer()
-        missing = [blob.digest for blob in manifest.blobs if not blob.foreign and not writer.has_blob(blob.digest)]
+        needed = [blob for blob in manifest.blobs if left_out is None or not left_out.covers(manifest, blob)]
+        missing = [blob.digest for blob in needed if not blob.foreign and not writer.has_blob(blob.digest)]
         if missing:
             raise RemoteError(
                 f"{self.host}:{repository}: {manifest.digest} refers to {missing[0]}, which the bundle does not have",

@@ -7,14 +7,17 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from mirror.errors import ConfigError, MirrorError, Refused, printable
+from mirror.errors import ConfigError, MirrorError, NotFound, Refused, printable
 from mirror.layout import inventory as inventories
+from mirror.layout.base_inventory import find_unlisted, sparse_parts
+from mirror.layout.bundle.index_document import index_json
 from mirror.layout.bundle.input import CHUNK, StreamInput
-from mirror.layout.bundle.reader import INDEX_NAME, INVENTORY_NAME, VERSION_NAME, index_json
+from mirror.layout.bundle.reader import INDEX_NAME, INVENTORY_NAME, VERSION_NAME
 from mirror.layout.bundle.tar_reader import Member, bundle_incomplete, members
 from mirror.layout.examination import LayoutProblem, VerificationResult, digest_problem
 from mirror.layout.index import Index, check_version
-from mirror.layout.inventory import Inventory, find_unlisted, parse_inventory
+from mirror.layout.inventory import Inventory, parse_inventory
+from mirror.layout.sparse import SparseParts
 from mirror.oci import manifest as manifests
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
@@ -78,6 +81,12 @@ class _BundleVerifier:
             self._check_index()
             result.find_affected(self._index.references(), self._reference_digests)
         return result
+
+    def _find_parsed(self, digest: Digest) -> Manifest:
+        """Return a manifest of the bundle. Raises NotFound if the bundle does not have it, or if it is damaged."""
+        if digest not in self._parsed:
+            raise NotFound(f"{digest} is not in the bundle")
+        return self._parsed[digest]
 
     def _reference_digests(self, digest: Digest) -> list[Digest]:
         """Return the digests that a manifest refers to, or an empty list if it could not be parsed."""
@@ -184,9 +193,12 @@ class _BundleVerifier:
             )
             for name in inventory.missing
         ]
+        sparse = sparse_parts(inventory, self._find_parsed)
+        result.sparse = sum(len(contents.platforms) for contents in inventory.repositories.values())
         for one in self._parsed.values():
             result.problems += [
-                LayoutProblem(text, damage=False, digest=digest) for digest, text in find_unlisted(one, inventory)
+                LayoutProblem(text, damage=False, digest=digest)
+                for digest, text in find_unlisted(one, inventory, sparse)
             ]
         self._count_entries(set(sizes) & self._sizes.keys(), set(inventory.manifests))
 
@@ -216,15 +228,26 @@ class _BundleVerifier:
 
     def _check_index(self) -> None:
         """Check everything reachable from index.json. Used for a bundle without an inventory."""
-        todo = [root.descriptor for root in self._index.roots()]
+        roots = sorted(self._index.roots(), key=lambda root: not root.platforms)
+        sparse = SparseParts(self._find_parsed)
+        for root in roots:
+            if root.platforms:
+                sparse.add(root.descriptor.digest, root.platforms)
+                self._result.sparse += 1
+        # Complete images come first, because everything that they list is needed.
+        todo = [(root.descriptor, not root.platforms) for root in roots]
         seen: set[Digest] = set()
         while todo:
-            one = todo.pop()
+            one, is_complete = todo.pop()
             if one.digest in seen or (one.foreign and one.digest not in self._sizes):
                 continue
             seen.add(one.digest)
             self._check_entry(one.digest, one.size)
-            todo += self._references_of(one)
+            todo += [
+                (part, is_complete)
+                for part in self._references_of(one)
+                if is_complete or not sparse.is_left_out(one.digest, part.digest)
+            ]
         self._count_entries(seen & self._sizes.keys(), {digest for digest in seen if digest in self._parsed})
 
     def _references_of(self, one: Descriptor) -> list[Descriptor]:

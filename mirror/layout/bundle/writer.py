@@ -15,9 +15,10 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from mirror.errors import LocalError, Refused
+from mirror.layout.bundle.index_document import index_json
 from mirror.layout.bundle.journal import Journal, JournalContents, JournalEntry, read_journal
 from mirror.layout.bundle.output import CHUNK, read_chunks, write_at, write_to_pipe
-from mirror.layout.bundle.reader import INDEX_NAME, INVENTORY_NAME, VERSION, VERSION_NAME, BundleReader, index_json
+from mirror.layout.bundle.reader import INDEX_NAME, INVENTORY_NAME, VERSION, VERSION_NAME, BundleReader
 from mirror.layout.bundle.tar_reader import bundle_incomplete
 from mirror.layout.bundle.tar_writer import MemberContents, MemberPosition, TarMap, blob_path
 from mirror.layout.inventory import Inventory

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from mirror.errors import FAILED, SIGNALLED, printable
+from mirror.errors import FAILED, OK, SIGNALLED, printable
 from mirror.output.report.files import Report
 from mirror.output.report.records import FailedImage, RunCost, Totals
 
@@ -29,7 +29,8 @@ def summary(report: Report, cost: RunCost, exit_code: int, *, config: Path, sugg
     totals = report.totals
     requests = format_count(sum(sum(kinds.values()) for kinds in cost.requests.values()), "request")
     stopped = exit_code >= SIGNALLED
-    if not stopped and set(totals.images) <= {"up-to-date"}:
+    # If the run succeeded, the skipped images are for platforms that are not wanted.
+    if not stopped and set(totals.images) <= ({"up-to-date", "skipped"} if exit_code == OK else {"up-to-date"}):
         return [f"{_unchanged_line(totals)}; {requests}, {format_duration(cost.seconds)}"]
     lines = ["stopped by a signal: what was copied stays on the targets; the next run resumes"] if stopped else []
     lines.append(f"images: {_counts_text(totals.images, {**_IMAGES, 'skipped': 'skipped'})}")
@@ -53,6 +54,8 @@ def _unchanged_line(totals: Totals) -> str:
     """Return the line for a run that changed nothing."""
     if not totals.images:
         return "nothing to do: no image is selected"
+    if totals.images.get("skipped"):
+        return f"images: {_counts_text(totals.images, {**_IMAGES, 'skipped': 'skipped'})}"
     return f"up to date: {format_count(len(totals.sources), 'image')} on {format_count(len(totals.hosts), 'target')}"
 
 

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from mirror.errors import Refused
-from mirror.layout.bundle.reader import INDEX_NAME, INVENTORY_NAME, index_json
+from mirror.layout.base_inventory import BaseInventory
+from mirror.layout.bundle.index_document import index_json
+from mirror.layout.bundle.reader import INDEX_NAME, INVENTORY_NAME
 from mirror.layout.bundle.verify import verify_bundle
-from mirror.layout.inventory import BaseInventory, parse_inventory
+from mirror.layout.inventory import parse_inventory
 from mirror.oci.digest import Digest
 from mirror.serve.server import open_handler
 from mirror.util.cancellation import Stop

@@ -1,0 +1,47 @@
+"""The interface through which copies are recorded in the state."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Literal, Protocol
+
+from mirror.oci.digest import Digest
+
+
+class CopyHintWriter(Protocol):
+    """Records in the state which tags and blobs repositories have, so that later runs need fewer requests.
+
+    `delete_tag_record` and `record_sparse_image` write at once; the other methods queue their records to be written
+    later."""
+
+    def record_tag(self, side: Literal["source", "target"], repository: str, tag: str, digest: Digest | None) -> None:
+        """Record the digest that a tag refers to. If `digest` is None, remove the record.
+
+        side: whether the tag is at a source or on a target."""
+        ...
+
+    def record_image_blobs(self, repository: str, root: Digest, blobs: Collection[Digest]) -> None:
+        """Record that a repository contains the manifest `root`, all manifests below it, and `blobs`."""
+        ...
+
+    def record_attachments(self, source: str, repository: str, digest: Digest, time: float) -> None:
+        """Record when the attachments of an image were found complete on a target, in seconds since the epoch.
+
+        source: the source, with the rules for its attachments."""
+        ...
+
+    def delete_tag_record(self, repository: str, tag: str, *, noted: bool) -> None:
+        """Remove the recorded digest of a tag on a target. When this returns, the change has been written to disk.
+
+        noted: whether this run has recorded a digest for the tag. Raises LocalError if the write fails."""
+        ...
+
+    def record_sparse_image(self, repository: str, tag: str, digest: Digest, platforms: Collection[str]) -> None:
+        """Record that a tag will refer to a sparse image with these platforms.
+
+        When this returns, the record has been written to disk. Raises LocalError if the write fails."""
+        ...
+
+    def keep_sparse_image(self, repository: str, tag: str, digest: Digest, platforms: Collection[str]) -> None:
+        """Record that a tag refers to a sparse image with these platforms, or to a complete one if there are none."""
+        ...
