@@ -107,7 +107,7 @@ def test_a_closed_pipe_on_standard_output_does_no_harm(
     assert 0 == ready.report()["exit"]
 
 
-@pytest.mark.parametrize("limit", [14, 18, 22, 26])
+@pytest.mark.parametrize("limit", [16, 18, 22, 26])
 def test_a_low_limit_of_open_files_is_a_local_error(
     limit: int, source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:

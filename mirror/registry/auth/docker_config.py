@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import json
 import os
 import pwd
@@ -17,6 +18,7 @@ from typing import Any
 
 from mirror.errors import AuthError, printable
 from mirror.oci.reference import DOCKER_HUB, contains_repository
+from mirror.util.files import local_error
 from mirror.util.structs import RedactedStruct
 
 MAX_BYTES = 1024 * 1024
@@ -101,13 +103,15 @@ class DockerConfig:
     def read(cls, path: Path, name: str) -> DockerConfig | None:
         """Read and parse a configuration file. Return None if it does not exist.
 
-        Raises AuthError if it is unreadable or invalid."""
+        Raises AuthError if it is unreadable or invalid, LocalError if too many files are open."""
         try:
             with path.open("rb") as file:
                 data = file.read(MAX_BYTES + 1)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):  # the file is not at fault
+                raise local_error("read", path, error) from error
             raise AuthError(f"{name} cannot be read: {printable(error.strerror)}", hint=_HINT) from error
         if len(data) > MAX_BYTES:
             raise AuthError(f"{name} is larger than {MAX_BYTES} bytes", hint=_HINT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import os
 import pwd
@@ -10,11 +11,11 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
-from mirror.errors import AuthError, ConfigError
+from mirror.errors import AuthError, ConfigError, LocalError
 from mirror.oci.reference import Repository
 from mirror.registry.auth.credentials import Credential, CredentialSource
 from mirror.registry.auth.docker_config import MAX_BYTES, config_files, home_directory, normalize_host
@@ -85,6 +86,20 @@ def test_an_invalid_file_is_an_error_and_does_not_mean_anonymous(
         source.check_docker_files([Repository(HOST, APP)])
     with pytest.raises(AuthError, match=why):
         source.find(HOST)
+
+
+def test_too_many_open_files_are_not_an_error_of_the_file(
+    docker: Callable[..., CredentialSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = docker(b"{}")
+
+    def fail(*_: object) -> NoReturn:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(Path, "open", fail)
+    with pytest.raises(LocalError) as caught:
+        source.check_docker_files([Repository(HOST, APP)])
+    assert (4, True) == (caught.value.exit_code, "ulimit -n" in caught.value.hint)
 
 
 def test_a_file_that_is_a_directory_is_an_error(docker: Callable[..., CredentialSource], tmp_path: Path) -> None:
