@@ -59,6 +59,11 @@ class AttachmentRef(Struct, frozen=True):
         """The tag or digest under which a target stores it."""
         return self.tag or self.descriptor.digest
 
+    @property
+    def is_listed_by_target(self) -> bool:
+        """Whether a target must list it: it is a referrer, and no list is copied like any other image."""
+        return not self.tag and not self.list_is_ordinary
+
 
 class Subjects(Struct, frozen=True):
     """The manifests below the root of an image, whose attachments are copied with the image.

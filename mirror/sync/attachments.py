@@ -22,6 +22,7 @@ from mirror.sync.attachment_search import (
 )
 from mirror.sync.manifest_graph import MAX_DEPTH, ManifestCache, ManifestGraph, check_descriptor
 from mirror.sync.plan_model import MirrorEntry, PlanEntry, SourceReference
+from mirror.sync.referrers_index import read_listed_referrers
 from mirror.transfer.calls import Calls
 from mirror.transfer.shared_tasks import SharedTasks
 from mirror.transfer.tasks import run_group
@@ -91,18 +92,33 @@ class AttachmentReader:
         return await self._find(reference, root, read_subjects, read=False)
 
     async def find_missing(self, plan_entry: PlanEntry, refs: Sequence[AttachmentRef]) -> list[AttachmentRef]:
-        """Return the attachments that a target lacks, or has under a tag with another digest."""
+        """Return the attachments that a target lacks, does not list, or has under a tag with another digest."""
         target = plan_entry.target
+        repository = target.repository
 
         def resolve(work: Work) -> list[Version | MirrorError]:
             """Look the attachments up on the target. Runs on a worker thread."""
-            return list(target.store.resolve(target.repository.path, [ref.reference for ref in refs], work))
+            return list(target.store.resolve(repository.path, [ref.reference for ref in refs], work))
 
         if not refs:
             return []
-        versions = await self._calls.call_host(target.repository.host, resolve)
+        versions = await self._calls.call_host(repository.host, resolve)
         pairs = zip(refs, versions, strict=True)
-        return [ref for ref, one in pairs if not isinstance(one, Version) or one.digest != ref.descriptor.digest]
+        found = {ref for ref, one in pairs if isinstance(one, Version) and one.digest == ref.descriptor.digest}
+        # A run may have ended after it wrote a referrer and before it wrote the list that names it.
+        subjects = list({ref.subject: None for ref in refs if ref in found and ref.is_listed_by_target})
+        lists = await run_group(
+            self._calls.call_host(
+                repository.host, partial(read_listed_referrers, target.store, repository.path, subject)
+            )
+            for subject in subjects
+        )
+        listed = dict(zip(subjects, lists, strict=True))
+        return [
+            ref
+            for ref in refs
+            if ref not in found or (ref.is_listed_by_target and ref.descriptor.digest not in listed[ref.subject])
+        ]
 
     async def read(self, reference: SourceReference, refs: Iterable[AttachmentRef]) -> list[Attachment]:
         """Read attachments that were found. Raises as `read_all` does."""

@@ -93,7 +93,8 @@ def test_a_new_signature_arrives_with_recheck_or_deep_and_costs_nothing_before(
     image = sync_one(mirror_run, source, target, recheck="0 s")
     assert ("up-to-date", {"copied": 0, "exists": 5}) == (image["result"], image["referrers"])
     assert {"HEAD manifest": 2, "GET tags": 1, "GET referrers": 8} == source.counts()
-    assert {"HEAD manifest": 6, "GET manifest": 1} == target.counts()  # the GET is for the index
+    # A HEAD for the tag and one for each attachment; the index; and the target's list for each subject.
+    assert {"HEAD manifest": 6, "GET manifest": 1, "GET referrers": 3} == target.counts()
 
 
 def test_without_a_state_the_attachments_are_checked_once(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
@@ -202,6 +203,31 @@ def test_two_writers_of_a_list_both_succeed(scripted: ScriptedFactory, mirror_ru
     sync_one(mirror_run, source, target)
     assert times == fault.hits
     assert {other.digest, signed.sbom.digest} == listed_on(target, "copy", signed.image.digest, api=False)
+
+
+def test_a_signature_that_is_not_in_the_list_of_the_target_after_a_failed_run_is_listed_by_the_next(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    """The image is up to date: the signature is written, but not the index that lists it."""
+    source, target = scripted("source", referrers=True), scripted("target")
+    signed = Signed(index_tags=False)
+    source.load("app", signed.graph)
+    sync_one(mirror_run, source, target)
+    late = add_signature(source, signed)
+    fault = target.fault("PUT manifest", reference=tag_of(signed.image), status=403)
+    mirror = {
+        "source": f"{source.host}/app",
+        "targets": [f"{target.host}/copy"],
+        "tags": ["3.20"],
+        "recheck": "0 s",
+    }
+    mirror_run.config([mirror], source, target)
+    mirror_run.sync(expect=1)
+    assert 1 == fault.hits
+    assert late not in listed_on(target, "copy", signed.image.digest, api=False)
+    assert "1 image with new attachments" in mirror_run("plan", mirror_run.config_file).out
+    mirror_run.sync()
+    assert late in listed_on(target, "copy", signed.image.digest, api=False)
 
 
 # ---- what a mirror wants
