@@ -18,10 +18,9 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import INDEX_TYPES, Kind
 from mirror.oci.referrers import is_attachment_tag, kinds_of_type, referrers_tag, signature_tags
 from mirror.selection.attachment_rules import AttachmentRules
-from mirror.selection.tag_templates import KEEP_TAG
 from mirror.store import Version
 from mirror.sync.manifest_graph import MAX_DEPTH, ManifestCache
-from mirror.sync.plan_model import MirrorEntry
+from mirror.sync.plan_model import MirrorEntry, reference_suffix
 from mirror.transfer.calls import Calls
 from mirror.transfer.shared_tasks import SharedTasks
 from mirror.transfer.tasks import run_group
@@ -42,8 +41,8 @@ class AttachmentRef(Struct, frozen=True):
     subject: the manifest that it belongs to.
     tag: the tag under which cosign stores it; empty for a referrer.
     names: its artifact type and its kinds, for the rules of the mirror.
-    ordinary: the rules of the mirror select the tag that leads to it, so that it is copied like any other image.
-    list_is_ordinary: the source has a list of the subject's referrers under a tag that the rules select.
+    ordinary: the run mirrors the tag that leads to it, so that it is copied like any other image.
+    list_is_ordinary: the source has a list of the subject's referrers under a tag that the run mirrors.
     level: 1 for an attachment of the image, 2 for an attachment of such an attachment, and so on."""
 
     subject: Digest
@@ -105,6 +104,7 @@ class AttachmentSearch:
     """One search for the attachments of an image.
 
     read: cosign's tags are read, because they will be copied; otherwise only their digests are requested.
+    is_selected: returns whether the run mirrors a source reference, according to `--only`.
     found: the attachments that the rules select, those of the image first; complete after `run`."""
 
     def __init__(
@@ -116,8 +116,10 @@ class AttachmentSearch:
         rules: AttachmentRules,
         *,
         read: bool,
+        is_selected: Callable[[str], bool],
     ) -> None:
         self._calls = calls
+        self._is_selected = is_selected
         self._manifests = manifests
         self._tag_reader = tags
         self._entry = entry
@@ -228,14 +230,17 @@ class AttachmentSearch:
         return refs + await self._find_signatures(subject, level)
 
     def _is_ordinary(self, tag: str) -> bool:
-        """Return whether the rules for tags select a tag that exists, and no target renames it.
+        """Return whether this run mirrors a tag that exists like that of any other image, and no target renames it.
 
         Return False if more than the name of the tag decides: `newest` and `min-age` may leave the tag out although
         they select the image."""
-        rules = self._entry.rules
-        keeps_tags = all(target.tags == KEEP_TAG for target in self._entry.targets)
-        decided_by_name = not rules.needs_digests and rules.newest is None
-        return keeps_tags and decided_by_name and rules.rejecting_rule(tag) is None
+        entry, rules = self._entry, self._entry.rules
+        if entry.locked is not None:
+            is_mirrored = tag in entry.locked.get(entry.repository, {})
+        else:
+            decided_by_name = not rules.needs_digests and rules.newest is None
+            is_mirrored = decided_by_name and rules.rejecting_rule(tag) is None
+        return is_mirrored and entry.keeps_tags and self._is_selected(entry.name + reference_suffix(tag))
 
     async def _find_signatures(self, subject: Digest, level: int) -> list[AttachmentRef]:
         """Return what cosign's tags for one manifest refer to."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TypeAlias
 
@@ -31,8 +31,9 @@ from mirror.util.structs import Struct
 
 MAX_KEPT_SEARCHES = 10_000
 
-# What a search depends on: the repository and the rules for attachments, the rules for tags, and the root manifest.
-_SearchKey: TypeAlias = tuple[str, int, Digest | None, Digest]
+# What a search depends on: the repository and the rules for attachments, the rules for tags, whether images keep their
+# tags, and the root manifest.
+_SearchKey: TypeAlias = tuple[str, int, bool, Digest | None, Digest]
 
 
 class MissingAttachmentError(Refused):
@@ -49,9 +50,13 @@ class Attachment(Struct, frozen=True):
 class AttachmentReader:
     """Finds and reads the attachments of images at their sources.
 
+    is_selected: returns whether the run mirrors a source reference, according to `--only`.
     tags: the tag lists of the sources, to which the planner adds those that it reads."""
 
-    def __init__(self, calls: Calls, manifests: ManifestCache) -> None:
+    def __init__(
+        self, calls: Calls, manifests: ManifestCache, is_selected: Callable[[str], bool] = lambda reference: True
+    ) -> None:
+        self._is_selected = is_selected
         self.tags = AttachmentTags(calls)
         self._calls = calls
         self._manifests = manifests
@@ -141,7 +146,8 @@ class AttachmentReader:
         digest: the root manifest that targets get."""
         entry = reference.entry
         root = _root_at_source(reference, digest)
-        key = (entry.attachments_key, id(entry.rules), root, digest)  # the configuration keeps the rules until the end
+        # The configuration keeps the rules until the end.
+        key = (entry.attachments_key, id(entry.rules), entry.keeps_tags, root, digest)
         found = self._found.get(key)
         if found is None:
             run = partial(self._search, reference, root, read_subjects, read=read)
@@ -162,7 +168,15 @@ class AttachmentReader:
 
         Raises MissingAttachmentError, whose text is completed by the name of an image."""
         rules = reference.entry.attachments or AttachmentRules()
-        search = AttachmentSearch(self._calls, self._manifests, self.tags, reference.entry, rules, read=read)
+        search = AttachmentSearch(
+            self._calls,
+            self._manifests,
+            self.tags,
+            reference.entry,
+            rules,
+            read=read,
+            is_selected=self._is_selected,
+        )
         subjects = await search.run(root, read_subjects)
         missing = rules.missing(search.names(root), [search.names(digest) for digest in subjects.platforms])
         if missing:

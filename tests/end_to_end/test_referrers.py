@@ -258,6 +258,53 @@ def image_blobs(signed: Signed) -> set[str]:
     return blobs
 
 
+@pytest.mark.parametrize("api", [True, False], ids=["api", "tags"])
+def test_the_attachments_of_an_image_come_with_it_although_only_selects_just_the_image(
+    scripted: ScriptedFactory, mirror_run: MirrorTool, api: bool
+) -> None:
+    """The mirror has every tag, so that the tags of attachments are images of their own without `--only`."""
+    source, target = scripted("source", referrers=api), scripted("target", referrers=api)
+    signed = Signed(index_tags=not api)
+    source.load("app", signed.graph)
+    mirror_run.config([{"source": f"{source.host}/app", "targets": [f"{target.host}/copy"]}], source, target)
+    only = ("--only", f"{source.host}/app:3.20")
+    mirror_run.sync(*only)
+    assert {"3.20", signed.tag} <= set(target.tags("copy"))
+    for subject, digests in signed.listed.items():
+        assert digests == listed_on(target, "copy", subject, api=api)
+    del target.storage.repositories["copy"].tags[signed.tag]
+    assert 1 == mirror_run("verify", mirror_run.config_file, *only).code
+    mirror_run.sync()
+    assert 0 == mirror_run("verify", mirror_run.config_file).code
+
+
+def test_a_signature_that_is_newer_than_the_image_lock_comes_with_its_image(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target, signed = signed_pair(scripted)
+    signature = source.storage.repositories["app"].tags.pop(signed.tag)
+    mirror_run.config([{"source": f"{source.host}/app", "targets": [f"{target.host}/copy"]}], source, target)
+    assert 0 == mirror_run("lock", mirror_run.config_file).code
+    source.storage.repositories["app"].tags[signed.tag] = signature
+    mirror_run.sync("--locked", mirror_run.config_file.with_suffix(".lock"))
+    assert signature == walk_tag(target, "copy", signed.tag).digest
+
+
+def test_two_mirrors_of_one_source_with_the_same_rules_both_bring_the_signatures(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    """One of them renames tags, so that its signature tags are not copied like any other image."""
+    source, target, signed = signed_pair(scripted)
+    mirrors = [
+        {"source": f"{source.host}/app", "targets": [f"{target.host}/copy"]},
+        {"source": f"{source.host}/app", "targets": [f"{target.host}/other:{{tag}}-hub"]},
+    ]
+    mirror_run.config(mirrors, source, target, defaults={"tags": {"exclude": ["old"]}})
+    mirror_run.sync()
+    for repository in ("copy", "other"):
+        assert signed.graph.tags[signed.tag] == walk_tag(target, repository, signed.tag).digest
+
+
 def test_an_image_without_a_required_attachment_is_refused_before_anything_is_written(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
