@@ -429,6 +429,19 @@ def test_a_hostile_list_fails_only_its_image(scripted: ScriptedFactory, mirror_r
     assert {foreign.digest} == listed_on(target, "copy", other.digest, api=True)
 
 
+def test_a_missing_list_of_referrers_is_not_an_image_without_signatures(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target, signed = signed_pair(scripted)
+    fault = source.fault("GET referrers", reference=signed.child.digest, status=404)
+    mirror = {"source": f"{source.host}/app", "targets": [f"{target.host}/copy"], "tags": ["3.20"]}
+    mirror_run.config([mirror], source, target)
+    mirror_run.sync(expect=1)
+    assert (1, []) == (fault.hits, target.tags("copy"))
+    mirror_run.sync()
+    assert signed.listed[signed.child.digest] == listed_on(target, "copy", signed.child.digest, api=True)
+
+
 def test_an_immutable_signature_tag_is_not_overwritten(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     source, target, signed = signed_pair(scripted)
     graph = Graph("theirs")
