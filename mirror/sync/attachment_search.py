@@ -288,15 +288,16 @@ class AttachmentSearch:
 def _list_attachment_tags(entry: MirrorEntry, work: Work) -> frozenset[str] | None:
     """Return the tags of attachments that a source lists, or None if it does not list its tags.
 
-    Registries respond with 404 if a repository has no tags."""
+    Registries respond with 404 if a repository has no tags. If an image was found by its tag, the repository has tags,
+    so a 404 then means that they are not listed."""
     try:
         tags = entry.source.tags(entry.repository, work)
         return frozenset(tag for tag in tags if isinstance(tag, str) and is_attachment_tag(tag))
-    except NotFound:
-        return frozenset()
     except (Cancelled, RateLimited):
         raise
     except (RemoteError, Refused) as error:
+        if isinstance(error, NotFound) and entry.rules.digest is not None:
+            return frozenset()
         if error.is_transient or (isinstance(error, Refused) and error.code != "too_many"):
             raise
         text = f"the tags of {entry.name} cannot be listed, so the tags of signatures are requested by name: {error}"

@@ -459,12 +459,13 @@ def test_an_immutable_signature_tag_is_not_overwritten(scripted: ScriptedFactory
     assert [signed.tag] == target.tags("copy")
 
 
+@pytest.mark.parametrize(("status", "code"), [(403, "DENIED"), (404, "NAME_UNKNOWN")])
 def test_a_source_that_does_not_list_its_tags_is_asked_for_signatures_by_name(
-    scripted: ScriptedFactory, mirror_run: MirrorTool
+    scripted: ScriptedFactory, mirror_run: MirrorTool, status: int, code: str
 ) -> None:
     source, target, signed = signed_pair(scripted)
-    denied = b'{"errors": [{"code": "DENIED", "message": "no list"}]}'
-    source.fault("GET tags", status=403, body=denied, times=100)
+    body = json.dumps({"errors": [{"code": code, "message": "no list"}]}).encode()
+    source.fault("GET tags", status=status, body=body, times=100)
     image = sync_one(mirror_run, source, target)
     assert {"copied": 4, "exists": 0} == image["referrers"]
     assert {"3.20", signed.tag} == set(target.tags("copy"))
