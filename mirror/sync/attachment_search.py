@@ -43,6 +43,7 @@ class AttachmentRef(Struct, frozen=True):
     names: its artifact type and its kinds, for the rules of the mirror.
     ordinary: the run mirrors the tag that leads to it, so that it is copied like any other image.
     list_is_ordinary: the source has a list of the subject's referrers under a tag that the run mirrors.
+    in_ordinary_list: this list contains it. A source with the referrers API may have an old list.
     level: 1 for an attachment of the image, 2 for an attachment of such an attachment, and so on."""
 
     subject: Digest
@@ -51,6 +52,7 @@ class AttachmentRef(Struct, frozen=True):
     names: frozenset[str] = frozenset()
     ordinary: bool = False
     list_is_ordinary: bool = False
+    in_ordinary_list: bool = False
     level: int = 1
 
     @property
@@ -60,8 +62,8 @@ class AttachmentRef(Struct, frozen=True):
 
     @property
     def is_listed_by_target(self) -> bool:
-        """Whether a target must list it: it is a referrer, and no list is copied like any other image."""
-        return not self.tag and not self.list_is_ordinary
+        """Whether a target must list it: it is a referrer, and no list with it is copied like any other image."""
+        return not self.tag and not self.in_ordinary_list
 
 
 class Subjects(Struct, frozen=True):
@@ -216,6 +218,8 @@ class AttachmentSearch:
         if listed is None:
             self._has_lists = False
             listed = await self._read_referrers_index(tag) if may_exist else ()
+        index = await self._read_referrers_index(tag) if is_ordinary and listed and not read_index else listed
+        in_index = {one.digest for one in index} if is_ordinary else set()
         refs = [
             AttachmentRef(
                 subject,
@@ -223,6 +227,7 @@ class AttachmentSearch:
                 names=await self._read_names(descriptor),
                 ordinary=read_index and is_ordinary,
                 list_is_ordinary=is_ordinary,
+                in_ordinary_list=descriptor.digest in in_index,
                 level=level,
             )
             for descriptor in listed

@@ -442,6 +442,28 @@ def test_a_missing_list_of_referrers_is_not_an_image_without_signatures(
     assert signed.listed[signed.child.digest] == listed_on(target, "copy", signed.child.digest, api=True)
 
 
+def test_a_referrer_that_an_old_list_under_a_selected_tag_lacks_is_not_lost_without_a_message(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    """The source has the referrers API and lists under tags from the time before; the target has no such API."""
+    source, target = scripted("source", referrers=True), scripted("target")
+    signed = Signed(index_tags=True)
+    source.load("app", signed.graph)
+    mirror = {"source": f"{source.host}/app", "targets": [f"{target.host}/copy"]}
+    mirror_run.config([mirror], source, target)
+    mirror_run.sync()
+    late = add_signature(source, signed)
+    assert 1 == mirror_run("verify", mirror_run.config_file).code
+    mirror_run.config([{**mirror, "recheck": "0 s"}], source, target)
+    ran = mirror_run.sync(expect=3)
+    assert f"app:{tag_of(signed.image)} does not list {late}" in ran.text
+    assert 3 == mirror_run("sync", mirror_run.config_file, "--deep").code
+    mirror_run.config([{**mirror, "tags": {"exclude": ["sha256-[0-9a-f]{64}"]}}], source, target)
+    mirror_run.sync("--deep")
+    assert {late, signed.sbom.digest} == listed_on(target, "copy", signed.image.digest, api=False)
+    assert 0 == mirror_run("verify", mirror_run.config_file).code
+
+
 def test_an_immutable_signature_tag_is_not_overwritten(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     source, target, signed = signed_pair(scripted)
     graph = Graph("theirs")
