@@ -253,7 +253,8 @@ class AttachmentSearch:
         wanted = {tag: kind for tag, kind in signature_tags(subject).items() if self._tags is None or tag in self._tags}
         if not wanted:
             return []
-        resolve = partial(_resolve_tags, entry, self._manifests, list(wanted), self._read)
+        listed = self._tags is not None
+        resolve = partial(_resolve_tags, entry, self._manifests, list(wanted), self._read, listed)
         descriptors = await self._calls.call_host(entry.source.host, resolve)
         return [
             AttachmentRef(
@@ -311,14 +312,17 @@ def _list_attachment_tags(entry: MirrorEntry, work: Work) -> frozenset[str] | No
 
 
 def _resolve_tags(
-    entry: MirrorEntry, manifests: ManifestCache, tags: Sequence[str], read: bool, work: Work
+    entry: MirrorEntry, manifests: ManifestCache, tags: Sequence[str], read: bool, listed: bool, work: Work
 ) -> list[Descriptor | None]:
     """Return the descriptor of the manifest that each tag refers to, or None if there is none.
 
-    read: read the manifests, and keep them in `manifests`."""
+    read: read the manifests, and keep them in `manifests`. listed: the source listed the tags. Raises NotFound if a
+    listed tag does not exist: it was deleted just now, which the next run finds out, or the source has lost it."""
     found: list[Descriptor | None] = []
     for tag in tags:
         version = _resolve_tag(entry, tag, read, work)
+        if version is None and listed:
+            raise NotFound(f"{entry.name}:{tag} is in the list of tags, but does not exist")
         manifest = version.manifest if version is not None else None
         if manifest is not None:
             manifests.add(entry.source, entry.repository, manifest)

@@ -464,6 +464,20 @@ def test_a_referrer_that_an_old_list_under_a_selected_tag_lacks_is_not_lost_with
     assert 0 == mirror_run("verify", mirror_run.config_file).code
 
 
+def test_a_signature_tag_that_is_listed_but_not_found_fails_its_image(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target, signed = signed_pair(scripted)
+    source.fault("GET manifest", reference=signed.tag, status=404)
+    mirror = {"source": f"{source.host}/app", "targets": [f"{target.host}/copy"], "tags": ["3.20"]}
+    mirror_run.config([mirror], source, target)
+    ran = mirror_run.sync(expect=1)
+    assert f"app:{signed.tag} is in the list of tags, but does not exist" in ran.text
+    assert [] == target.tags("copy")
+    mirror_run.sync()
+    assert {"3.20", signed.tag} == set(target.tags("copy"))
+
+
 def test_an_immutable_signature_tag_is_not_overwritten(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     source, target, signed = signed_pair(scripted)
     graph = Graph("theirs")
