@@ -23,7 +23,7 @@ def plan(options: Options) -> int:
     comparisons: list[LockComparison] = []
     with open_for_reading(options) as (context, state):
         context.check_no_partial_bundle(options)
-        reader = ImageReader(context.calls, state, context.manifests, context.signatures)
+        reader = ImageReader(context.calls, state, context.manifests, context.signatures, context.only.is_selected)
         platforms, bases = PlatformReader(context.calls, context.manifests), context.bases(state, reader)
         dry_run = DryRun(platforms, bases, reader, context.signatures, deep=options.deep)
         planner = context.planner(state, dry_run, reader, use_hints=not options.deep, reread_dates=options.deep)

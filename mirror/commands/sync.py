@@ -214,7 +214,7 @@ class _SyncRun:
             repair=self._options.repair,
             before_write=mark_repository,
         )
-        reader = ImageReader(context.calls, state, context.manifests, context.signatures)
+        reader = ImageReader(context.calls, state, context.manifests, context.signatures, context.only.is_selected)
         copy_queue = CopyQueue(
             context.calls,
             reader,

@@ -14,7 +14,7 @@ from mirror.sync.verifier import Problem, Verifier
 def verify(options: Options) -> int:
     """Print the problems with images on the targets, and return the exit code. Raises ConfigError, LocalError."""
     with open_for_reading(options) as (context, state):
-        reader = ImageReader(context.calls, state, context.manifests, context.signatures)
+        reader = ImageReader(context.calls, state, context.manifests, context.signatures, context.only.is_selected)
         registries = context.stores.registries
         verifier = Verifier(context.calls, registries, reader, context.signatures, deep=options.deep)
         planner = context.planner(

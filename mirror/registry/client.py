@@ -182,7 +182,7 @@ class RegistryV2:
         return False
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor] | None:
-        """Return the referrers of a manifest, or None if the registry does not have the referrers API."""
+        """Return the referrers of a manifest, or None if its repository does not have the referrers API."""
         return self._referrers_api.read_list(repository, digest, self._read_scopes(repository), work)
 
     # ---- writing
@@ -300,7 +300,7 @@ class RegistryV2:
             failure.hint = failure.hint or "the target acknowledged the manifest, but did not store it"
             raise failure
         if response.headers.get("oci-subject"):
-            self._referrers_api.note_subject()
+            self._referrers_api.note_subject(repository)
             return True
         return manifest.subject is None
 

@@ -1,8 +1,10 @@
 """Lists the referrers of a manifest with the referrers API of a registry.
 
 Source: distribution-spec v1.1.1, "Listing Referrers". A registry with this API responds with 200 even if there are no
-referrers. A registry that rejects the path does not have the API, and is not asked again in this run. If its response
-says that the repository or the manifest does not exist, it is asked again for other manifests.
+referrers. A registry that rejects the path does not have the API, and is not asked again about the same repository in
+this run, unless its response says that the repository or the manifest does not exist. One host may serve other
+repositories with the API: for example, a cache of another registry may lack it. A repository that has listed referrers
+has the API, so another response is an error.
 
 The list is never filtered by the registry (`artifactType`), because some registries ignore the filter without saying
 so, and because one request then serves all types.
@@ -36,25 +38,26 @@ _ABOUT_CONTENT = frozenset({"NAME_UNKNOWN", "MANIFEST_UNKNOWN"})
 
 
 class ReferrersApi:
-    """The referrers API of one registry, and whether the registry has it. Thread-safe."""
+    """The referrers API of one registry, and which of its repositories have it. Thread-safe."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._first_requests: SingleFlight[None, None] = SingleFlight("the first request for a list of referrers")
-        self._exists: bool | None = None  # None while it is unknown whether the registry has the API
+        self._first_requests: SingleFlight[str, None] = SingleFlight("the first request for a list of referrers")
+        self._exists: dict[str, bool] = {}  # whether there is an API, by repository, as soon as it is known
+        self._listed: set[str] = set()  # the repositories that have listed referrers
 
-    def note_subject(self) -> None:
-        """Record that the registry has the API: it sent the header OCI-Subject in its response to a push."""
-        self._exists = True
+    def note_subject(self, repository: str) -> None:
+        """Record that a repository has the API: the registry sent the header OCI-Subject in its response to a push."""
+        self._exists[repository] = True
 
     def read_list(
         self, repository: str, digest: Digest, scopes: tuple[Scope, ...], work: Work
     ) -> list[Descriptor] | None:
-        """Return the referrers of a manifest, or None if the registry does not have the API.
+        """Return the referrers of a manifest, or None if the repository does not have the API.
 
         While that is unknown, only one request is sent at a time, and other callers wait for its response. Raises
         Refused (too_many, unsafe_link, manifest_invalid) for an invalid list, and the errors of the registry."""
-        while self._exists is None:
+        while repository not in self._exists:
             results: list[list[Descriptor] | None] = []
             errors: list[MirrorError] = []
 
@@ -67,19 +70,19 @@ class ReferrersApi:
                     raise
 
             try:
-                self._first_requests.share(None, partial(ask, results, errors), work.stop)
+                self._first_requests.share(repository, partial(ask, results, errors), work.stop)
             except MirrorError:
                 work.stop.raise_if_requested()
                 if errors:  # otherwise the request of another caller failed, which concerns another list
                     raise
             if results:
                 return results[0]
-        return self._request(repository, digest, scopes, work) if self._exists else None
+        return self._request(repository, digest, scopes, work) if self._exists[repository] else None
 
     def _request(
         self, repository: str, digest: Digest, scopes: tuple[Scope, ...], work: Work
     ) -> list[Descriptor] | None:
-        """Request all pages of a list. Return None if the registry does not have the API."""
+        """Request all pages of a list. Return None if the repository does not have the API."""
         path = f"/v2/{repository}/referrers/{digest}"
         what = f"the list of referrers of {self._session.settings.host}/{repository}@{digest}"
         destination = self._session.url_policy.destination(path)
@@ -88,16 +91,18 @@ class ReferrersApi:
         empty_pages = 0
         while True:
             requested.add(destination.target)
-            response = self._get(destination, what, scopes, work, is_first=len(requested) == 1)
+            may_lack_api = len(requested) == 1 and repository not in self._listed
+            response = self._get(destination, what, scopes, work, may_lack_api=may_lack_api)
             if response.status != 200:
                 if parse_error_document(response.body)[0] not in _ABOUT_CONTENT:
-                    self._exists = bool(self._exists)  # a registry that has responded as one with the API keeps it
+                    self._exists.setdefault(repository, False)  # if a response to a push has shown the API, it is kept
                 return None
             page = _parse_page(response, what)
             found |= {one.digest: one for one in page}
             if len(found) > MAX_REFERRERS:
                 raise Refused(f"{what} has more than {MAX_REFERRERS} entries", hint=_HINT, code="too_many")
-            self._exists = True
+            self._exists[repository] = True
+            self._listed.add(repository)
             link = next_link(response.headers.get_all("link"))
             if link is None:
                 return list(found.values())
@@ -109,9 +114,9 @@ class ReferrersApi:
                 raise Refused(f"{what}: the links to next pages do not end", hint=_HINT, code="too_many")
 
     def _get(
-        self, destination: Destination, what: str, scopes: tuple[Scope, ...], work: Work, *, is_first: bool
+        self, destination: Destination, what: str, scopes: tuple[Scope, ...], work: Work, *, may_lack_api: bool
     ) -> Response:
-        """Request one page. If it is the first one, also return the responses of registries without the API."""
+        """Request one page. If `may_lack_api` is true, also return the responses of registries without the API."""
         try:
             return self._session.call(
                 "GET",
@@ -120,7 +125,7 @@ class ReferrersApi:
                 kind="referrers",
                 scopes=scopes,
                 headers=(("Accept", OCI_INDEX),),
-                expect={200, *_NO_API} if is_first else {200},
+                expect={200, *_NO_API} if may_lack_api else {200},
                 limit=MAX_BYTES,
             )
         except TooBig as error:

@@ -4,13 +4,15 @@ and before its root."""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Protocol
 
-from mirror.errors import RemoteError
+from mirror.errors import Refused, RemoteError
 from mirror.oci.descriptor import Descriptor, unique_descriptors
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
+from mirror.oci.referrers import referrers_tag
 from mirror.store import LeftOut, Target, Version
 from mirror.sync.attachment_search import NO_ATTACHMENTS_HINT
 from mirror.sync.attachments import Attachment
@@ -18,7 +20,7 @@ from mirror.sync.manifest_writer import ManifestWriter, manifest_descriptor
 from mirror.sync.plan_decisions import immutable_conflict
 from mirror.sync.plan_model import PlanEntry
 from mirror.sync.recorder import BlobCounts
-from mirror.sync.referrers_index import ReferrersIndexes
+from mirror.sync.referrers_index import ReferrersIndexes, read_listed_referrers
 from mirror.transfer.blob_request import BlobRequest, BlobSource
 from mirror.transfer.calls import Calls
 from mirror.transfer.tasks import run_group
@@ -200,10 +202,23 @@ class AttachmentCopier:
         for one in attachments:
             subject = one.graph.root.subject
             # What cosign's tags refer to may name any subject, also one of another image.
-            if subject is not None and subject.digest == one.ref.subject and not one.ref.list_is_ordinary:
+            if subject is None or subject.digest != one.ref.subject or one.ref.in_ordinary_list:
+                continue
+            if not one.ref.list_is_ordinary:
                 by_subject.setdefault(subject.digest, []).append(one)
+            elif await self._is_unlisted(push, subject.digest, one.graph.root.digest):
+                raise _old_list_error(push, subject.digest, one.graph.root.digest)
         results = await run_group(self._list_on_target(push, subject, group) for subject, group in by_subject.items())
         return {digest for result in results for digest in result}
+
+    async def _is_unlisted(self, push: ImagePush, subject: Digest, referrer: Digest) -> bool:
+        """Return whether the target does not list a referrer that it has."""
+        if self._writer.is_unlisted(push.repository, referrer):
+            return True
+        if not push.check_all or push.store.needs_all_images:
+            return False
+        run = partial(read_listed_referrers, push.store, push.repository.path, subject)
+        return referrer not in await self._calls.call_host(push.repository.host, run)
 
     async def _list_on_target(self, push: ImagePush, subject: Digest, attachments: Sequence[Attachment]) -> set[Digest]:
         """Ensure that the target lists the referrers of one subject. Return those that were written again for it."""
@@ -243,3 +258,14 @@ class AttachmentCopier:
             return None if listed is None else {one.digest for one in listed}
 
         return await self._calls.call_host(push.repository.host, run)
+
+
+def _old_list_error(push: ImagePush, subject: Digest, referrer: Digest) -> Refused:
+    """Return the error for a referrer that no list on the target would name."""
+    entry, tag = push.plan_entry.reference.entry, referrers_tag(subject)
+    return Refused(
+        f"{entry.name}:{tag} does not list {referrer}, but the source lists it as a referrer of {subject}. The target "
+        "has no referrers API, and gets this tag like any other tag",
+        hint=f"exclude the tag `{tag}` from this mirror, so that the target gets a complete list under this tag",
+        code="target_conflict",
+    )

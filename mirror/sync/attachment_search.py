@@ -18,10 +18,9 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import INDEX_TYPES, Kind
 from mirror.oci.referrers import is_attachment_tag, kinds_of_type, referrers_tag, signature_tags
 from mirror.selection.attachment_rules import AttachmentRules
-from mirror.selection.tag_templates import KEEP_TAG
 from mirror.store import Version
 from mirror.sync.manifest_graph import MAX_DEPTH, ManifestCache
-from mirror.sync.plan_model import MirrorEntry
+from mirror.sync.plan_model import MirrorEntry, reference_suffix
 from mirror.transfer.calls import Calls
 from mirror.transfer.shared_tasks import SharedTasks
 from mirror.transfer.tasks import run_group
@@ -42,8 +41,9 @@ class AttachmentRef(Struct, frozen=True):
     subject: the manifest that it belongs to.
     tag: the tag under which cosign stores it; empty for a referrer.
     names: its artifact type and its kinds, for the rules of the mirror.
-    ordinary: the rules of the mirror select the tag that leads to it, so that it is copied like any other image.
-    list_is_ordinary: the source has a list of the subject's referrers under a tag that the rules select.
+    ordinary: the run mirrors the tag that leads to it, so that it is copied like any other image.
+    list_is_ordinary: the source has a list of the subject's referrers under a tag that the run mirrors.
+    in_ordinary_list: this list contains it. A source with the referrers API may have an old list.
     level: 1 for an attachment of the image, 2 for an attachment of such an attachment, and so on."""
 
     subject: Digest
@@ -52,12 +52,18 @@ class AttachmentRef(Struct, frozen=True):
     names: frozenset[str] = frozenset()
     ordinary: bool = False
     list_is_ordinary: bool = False
+    in_ordinary_list: bool = False
     level: int = 1
 
     @property
     def reference(self) -> str:
         """The tag or digest under which a target stores it."""
         return self.tag or self.descriptor.digest
+
+    @property
+    def is_listed_by_target(self) -> bool:
+        """Whether a target must list it: it is a referrer, and no list with it is copied like any other image."""
+        return not self.tag and not self.in_ordinary_list
 
 
 class Subjects(Struct, frozen=True):
@@ -100,6 +106,7 @@ class AttachmentSearch:
     """One search for the attachments of an image.
 
     read: cosign's tags are read, because they will be copied; otherwise only their digests are requested.
+    is_selected: returns whether the run mirrors a source reference, according to `--only`.
     found: the attachments that the rules select, those of the image first; complete after `run`."""
 
     def __init__(
@@ -111,8 +118,10 @@ class AttachmentSearch:
         rules: AttachmentRules,
         *,
         read: bool,
+        is_selected: Callable[[str], bool],
     ) -> None:
         self._calls = calls
+        self._is_selected = is_selected
         self._manifests = manifests
         self._tag_reader = tags
         self._entry = entry
@@ -209,6 +218,8 @@ class AttachmentSearch:
         if listed is None:
             self._has_lists = False
             listed = await self._read_referrers_index(tag) if may_exist else ()
+        index = await self._read_referrers_index(tag) if is_ordinary and listed and not read_index else listed
+        in_index = {one.digest for one in index} if is_ordinary else set()
         refs = [
             AttachmentRef(
                 subject,
@@ -216,6 +227,7 @@ class AttachmentSearch:
                 names=await self._read_names(descriptor),
                 ordinary=read_index and is_ordinary,
                 list_is_ordinary=is_ordinary,
+                in_ordinary_list=descriptor.digest in in_index,
                 level=level,
             )
             for descriptor in listed
@@ -223,14 +235,17 @@ class AttachmentSearch:
         return refs + await self._find_signatures(subject, level)
 
     def _is_ordinary(self, tag: str) -> bool:
-        """Return whether the rules for tags select a tag that exists, and no target renames it.
+        """Return whether this run mirrors a tag that exists like that of any other image, and no target renames it.
 
         Return False if more than the name of the tag decides: `newest` and `min-age` may leave the tag out although
         they select the image."""
-        rules = self._entry.rules
-        keeps_tags = all(target.tags == KEEP_TAG for target in self._entry.targets)
-        decided_by_name = not rules.needs_digests and rules.newest is None
-        return keeps_tags and decided_by_name and rules.rejecting_rule(tag) is None
+        entry, rules = self._entry, self._entry.rules
+        if entry.locked is not None:
+            is_mirrored = tag in entry.locked.get(entry.repository, {})
+        else:
+            decided_by_name = not rules.needs_digests and rules.newest is None
+            is_mirrored = decided_by_name and rules.rejecting_rule(tag) is None
+        return is_mirrored and entry.keeps_tags and self._is_selected(entry.name + reference_suffix(tag))
 
     async def _find_signatures(self, subject: Digest, level: int) -> list[AttachmentRef]:
         """Return what cosign's tags for one manifest refer to."""
@@ -238,7 +253,8 @@ class AttachmentSearch:
         wanted = {tag: kind for tag, kind in signature_tags(subject).items() if self._tags is None or tag in self._tags}
         if not wanted:
             return []
-        resolve = partial(_resolve_tags, entry, self._manifests, list(wanted), self._read)
+        listed = self._tags is not None
+        resolve = partial(_resolve_tags, entry, self._manifests, list(wanted), self._read, listed)
         descriptors = await self._calls.call_host(entry.source.host, resolve)
         return [
             AttachmentRef(
@@ -278,15 +294,16 @@ class AttachmentSearch:
 def _list_attachment_tags(entry: MirrorEntry, work: Work) -> frozenset[str] | None:
     """Return the tags of attachments that a source lists, or None if it does not list its tags.
 
-    Registries respond with 404 if a repository has no tags."""
+    Registries respond with 404 if a repository has no tags. If an image was found by its tag, the repository has tags,
+    so a 404 then means that they are not listed."""
     try:
         tags = entry.source.tags(entry.repository, work)
         return frozenset(tag for tag in tags if isinstance(tag, str) and is_attachment_tag(tag))
-    except NotFound:
-        return frozenset()
     except (Cancelled, RateLimited):
         raise
     except (RemoteError, Refused) as error:
+        if isinstance(error, NotFound) and entry.rules.digest is not None:
+            return frozenset()
         if error.is_transient or (isinstance(error, Refused) and error.code != "too_many"):
             raise
         text = f"the tags of {entry.name} cannot be listed, so the tags of signatures are requested by name: {error}"
@@ -295,14 +312,17 @@ def _list_attachment_tags(entry: MirrorEntry, work: Work) -> frozenset[str] | No
 
 
 def _resolve_tags(
-    entry: MirrorEntry, manifests: ManifestCache, tags: Sequence[str], read: bool, work: Work
+    entry: MirrorEntry, manifests: ManifestCache, tags: Sequence[str], read: bool, listed: bool, work: Work
 ) -> list[Descriptor | None]:
     """Return the descriptor of the manifest that each tag refers to, or None if there is none.
 
-    read: read the manifests, and keep them in `manifests`."""
+    read: read the manifests, and keep them in `manifests`. listed: the source listed the tags. Raises NotFound if a
+    listed tag does not exist: it was deleted just now, which the next run finds out, or the source has lost it."""
     found: list[Descriptor | None] = []
     for tag in tags:
         version = _resolve_tag(entry, tag, read, work)
+        if version is None and listed:
+            raise NotFound(f"{entry.name}:{tag} is in the list of tags, but does not exist")
         manifest = version.manifest if version is not None else None
         if manifest is not None:
             manifests.add(entry.source, entry.repository, manifest)

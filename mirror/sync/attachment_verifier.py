@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from mirror.errors import Cancelled, MirrorError, NotFound, RemoteError
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
-from mirror.oci.manifest import Kind
-from mirror.oci.referrers import referrers_tag
 from mirror.sync.attachment_search import AttachmentRef
 from mirror.sync.attachments import AttachmentReader
 from mirror.sync.manifest_graph import ManifestCache, ManifestGraph
 from mirror.sync.plan_model import PlanEntry, TargetEntry
+from mirror.sync.referrers_index import read_listed_referrers
 from mirror.transfer.calls import Calls
 from mirror.transfer.tasks import gather_results, run_group
-from mirror.util.cancellation import Work
 
 CheckBlobs = Callable[[TargetEntry, Sequence[Descriptor]], Awaitable[list[MirrorError]]]
 """Checks blobs on a target, and returns the errors."""
@@ -46,15 +45,21 @@ class AttachmentVerifier:
         """Return an error for each attachment that the target lacks, has damaged, or does not list.
 
         graph: the image on the target. Raises the errors of the source, and Cancelled."""
+        target = plan_entry.target
         refs = await self._reader.find_by_target(plan_entry, graph.root.digest, graph)
         self.checked += len(refs)
         results = await gather_results(self._check(plan_entry, ref) for ref in refs)
         problems = {ref: error for ref, error in zip(refs, results, strict=True) if error is not None}
         by_subject: dict[Digest, list[AttachmentRef]] = {}
         for ref in refs:
-            if not ref.tag and not ref.list_is_ordinary and ref not in problems:
+            if ref.is_listed_by_target and ref not in problems:
                 by_subject.setdefault(ref.subject, []).append(ref)
-        lists = await run_group(self._read_list(plan_entry.target, subject) for subject in by_subject)
+        lists = await run_group(
+            self._calls.call_host(
+                target.repository.host, partial(read_listed_referrers, target.store, target.repository.path, subject)
+            )
+            for subject in by_subject
+        )
         for listed, group in zip(lists, by_subject.values(), strict=True):
             problems |= {
                 ref: NotFound(f"is not in the target's list of referrers of {ref.subject}")
@@ -75,23 +80,6 @@ class AttachmentVerifier:
         errors = await self._check_blobs(target, graph.blobs)
         if errors:
             raise errors[0]
-
-    async def _read_list(self, target: TargetEntry, subject: Digest) -> set[Digest]:
-        """Return the referrers of a manifest that the target lists, itself or in an index under a tag."""
-
-        def request(work: Work) -> list[Descriptor] | None:
-            """Request the list on a worker thread."""
-            listed = target.store.referrers(target.repository.path, subject, work)
-            return None if listed is None else list(listed)
-
-        listed = await self._calls.call_host(target.repository.host, request)
-        if listed is None:
-            try:
-                index = await self._manifests.read(target.store, target.repository.path, referrers_tag(subject))
-            except NotFound:
-                return set()
-            listed = list(index.children) if index.kind is Kind.INDEX else []
-        return {one.digest for one in listed}
 
     def _describe(self, ref: AttachmentRef, error: MirrorError) -> MirrorError:
         """Return the error for an attachment, with its type, its digest, and the command that repairs it."""

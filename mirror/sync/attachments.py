@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TypeAlias
 
@@ -24,6 +24,7 @@ from mirror.sync.attachment_search import (
 from mirror.sync.manifest_graph import MAX_DEPTH, ManifestCache, ManifestGraph, check_descriptor
 from mirror.sync.plan_model import MirrorEntry, PlanEntry, SourceReference, selected_platforms
 from mirror.sync.platform_reader import PlatformReader
+from mirror.sync.referrers_index import read_listed_referrers
 from mirror.transfer.calls import Calls
 from mirror.transfer.shared_tasks import SharedTasks
 from mirror.transfer.tasks import run_group
@@ -32,9 +33,9 @@ from mirror.util.structs import Struct
 
 MAX_KEPT_SEARCHES = 10_000
 
-# What a search depends on: the repository and the rules for attachments, the rules for tags, the platforms, and the
-# root manifest.
-_SearchKey: TypeAlias = tuple[str, int, PlatformFilter | None, Digest | None, Digest]
+# What a search depends on: the repository and the rules for attachments, the rules for tags, whether images keep their
+# tags, the platforms, and the root manifest.
+_SearchKey: TypeAlias = tuple[str, int, bool, PlatformFilter | None, Digest | None, Digest]
 
 
 class MissingAttachmentError(Refused):
@@ -52,9 +53,17 @@ class AttachmentReader:
     """Finds and reads the attachments of images at their sources.
 
     platforms: finds out what sparse images leave out.
+    is_selected: returns whether the run mirrors a source reference, according to `--only`.
     tags: the tag lists of the sources, to which the planner adds those that it reads."""
 
-    def __init__(self, calls: Calls, manifests: ManifestCache, platforms: PlatformReader) -> None:
+    def __init__(
+        self,
+        calls: Calls,
+        manifests: ManifestCache,
+        platforms: PlatformReader,
+        is_selected: Callable[[str], bool] = lambda reference: True,
+    ) -> None:
+        self._is_selected = is_selected
         self.tags = AttachmentTags(calls)
         self._calls = calls
         self._manifests = manifests
@@ -96,18 +105,33 @@ class AttachmentReader:
         return await self._find(reference, root, read_subjects, read=False)
 
     async def find_missing(self, plan_entry: PlanEntry, refs: Sequence[AttachmentRef]) -> list[AttachmentRef]:
-        """Return the attachments that a target lacks, or has under a tag with another digest."""
+        """Return the attachments that a target lacks, does not list, or has under a tag with another digest."""
         target = plan_entry.target
+        repository = target.repository
 
         def resolve(work: Work) -> list[Version | MirrorError]:
             """Look the attachments up on the target. Runs on a worker thread."""
-            return list(target.store.resolve(target.repository.path, [ref.reference for ref in refs], work))
+            return list(target.store.resolve(repository.path, [ref.reference for ref in refs], work))
 
         if not refs:
             return []
-        versions = await self._calls.call_host(target.repository.host, resolve)
+        versions = await self._calls.call_host(repository.host, resolve)
         pairs = zip(refs, versions, strict=True)
-        return [ref for ref, one in pairs if not isinstance(one, Version) or one.digest != ref.descriptor.digest]
+        found = {ref for ref, one in pairs if isinstance(one, Version) and one.digest == ref.descriptor.digest}
+        # A run may have ended after it wrote a referrer and before it wrote the list that names it.
+        subjects = list({ref.subject: None for ref in refs if ref in found and ref.is_listed_by_target})
+        lists = await run_group(
+            self._calls.call_host(
+                repository.host, partial(read_listed_referrers, target.store, repository.path, subject)
+            )
+            for subject in subjects
+        )
+        listed = dict(zip(subjects, lists, strict=True))
+        return [
+            ref
+            for ref in refs
+            if ref not in found or (ref.is_listed_by_target and ref.descriptor.digest not in listed[ref.subject])
+        ]
 
     async def read(self, reference: SourceReference, refs: Iterable[AttachmentRef]) -> list[Attachment]:
         """Read attachments that were found. Raises as `read_all` does."""
@@ -132,7 +156,7 @@ class AttachmentReader:
         root = await self._find_root(reference, digest)
         platforms = selected_platforms(entry, reference.version)
         # The configuration keeps the rules until the end, so that their id is not used again.
-        key = (entry.attachments_key, id(entry.rules), platforms, root, digest)
+        key = (entry.attachments_key, id(entry.rules), entry.keeps_tags, platforms, root, digest)
         found = self._found.get(key)
         if found is None:
             run = partial(self._search, reference, root, read_subjects, read=read)
@@ -174,7 +198,15 @@ class AttachmentReader:
 
         Raises MissingAttachmentError, whose text is completed by the name of an image."""
         rules = reference.entry.attachments or AttachmentRules()
-        search = AttachmentSearch(self._calls, self._manifests, self.tags, reference.entry, rules, read=read)
+        search = AttachmentSearch(
+            self._calls,
+            self._manifests,
+            self.tags,
+            reference.entry,
+            rules,
+            read=read,
+            is_selected=self._is_selected,
+        )
         subjects = await search.run(root, read_subjects)
         missing = rules.missing(search.names(root), [search.names(digest) for digest in subjects.platforms])
         if missing:

@@ -6,7 +6,7 @@ selected.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -59,13 +59,19 @@ class ImageReader:
     """Reads the manifest graph of each reference once, and keeps it until all its users have released it.
 
     signatures: checks the signature of each image before the image is read.
-    attachments: finds and reads the attachments of images."""
+    attachments: finds and reads the attachments of images.
+    is_selected: returns whether the run mirrors a source reference, according to `--only`."""
 
     def __init__(
-        self, calls: Calls, notes: TransformHintWriter, manifests: ManifestCache, signatures: SignatureChecker
+        self,
+        calls: Calls,
+        notes: TransformHintWriter,
+        manifests: ManifestCache,
+        signatures: SignatureChecker,
+        is_selected: Callable[[str], bool] = lambda reference: True,
     ) -> None:
         self._platforms = PlatformReader(calls, manifests)
-        self.attachments = AttachmentReader(calls, manifests, self._platforms)
+        self.attachments = AttachmentReader(calls, manifests, self._platforms, is_selected)
         self._calls = calls
         self._manifests = manifests
         self._notes = notes

@@ -81,6 +81,11 @@ class MirrorEntry(Struct, frozen=True):
         return f"{self.name} {rules}" if rules else self.name
 
     @property
+    def keeps_tags(self) -> bool:
+        """Whether images have the same tags on all targets as at the source."""
+        return all(target.tags == KEEP_TAG for target in self.targets)
+
+    @property
     def name(self) -> str:
         """The source repository as `HOST/REPOSITORY`, or as `HOST/PREFIX/*` for a wildcard."""
         if self.wildcard:

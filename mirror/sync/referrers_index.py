@@ -15,10 +15,10 @@ from functools import partial
 from mirror.errors import NotFound, Refused, RemoteError
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
-from mirror.oci.manifest import OCI_INDEX, Manifest, parse_manifest
+from mirror.oci.manifest import OCI_INDEX, Kind, Manifest, parse_manifest
 from mirror.oci.reference import Repository
 from mirror.oci.referrers import merge_referrers, referrers_tag
-from mirror.store import Target
+from mirror.store import Source, Target
 from mirror.sync.manifest_writer import ManifestWriter, manifest_descriptor
 from mirror.transfer.blob_request import BlobRequest
 from mirror.transfer.calls import Calls
@@ -69,6 +69,18 @@ class ReferrersIndexes:
             hint="run again when the other tool has finished",
             code="tag_moved",
         )
+
+
+def read_listed_referrers(store: Source, repository: str, subject: Digest, work: Work) -> set[Digest]:
+    """Return the referrers of a manifest that a target lists, itself or in the index under a tag. Blocks."""
+    listed = store.referrers(repository, subject, work)
+    if listed is None:
+        try:
+            index = store.manifest(repository, referrers_tag(subject), work)
+        except NotFound:
+            return set()
+        listed = index.children if index.kind is Kind.INDEX else ()
+    return {one.digest for one in listed}
 
 
 def _merge(

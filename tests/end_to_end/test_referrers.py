@@ -93,7 +93,8 @@ def test_a_new_signature_arrives_with_recheck_or_deep_and_costs_nothing_before(
     image = sync_one(mirror_run, source, target, recheck="0 s")
     assert ("up-to-date", {"copied": 0, "exists": 5}) == (image["result"], image["referrers"])
     assert {"HEAD manifest": 2, "GET tags": 1, "GET referrers": 8} == source.counts()
-    assert {"HEAD manifest": 6, "GET manifest": 1} == target.counts()  # the GET is for the index
+    # A HEAD for the tag and one for each attachment; the index; and the target's list for each subject.
+    assert {"HEAD manifest": 6, "GET manifest": 1, "GET referrers": 3} == target.counts()
 
 
 def test_without_a_state_the_attachments_are_checked_once(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
@@ -204,6 +205,31 @@ def test_two_writers_of_a_list_both_succeed(scripted: ScriptedFactory, mirror_ru
     assert {other.digest, signed.sbom.digest} == listed_on(target, "copy", signed.image.digest, api=False)
 
 
+def test_a_signature_that_is_not_in_the_list_of_the_target_after_a_failed_run_is_listed_by_the_next(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    """The image is up to date: the signature is written, but not the index that lists it."""
+    source, target = scripted("source", referrers=True), scripted("target")
+    signed = Signed(index_tags=False)
+    source.load("app", signed.graph)
+    sync_one(mirror_run, source, target)
+    late = add_signature(source, signed)
+    fault = target.fault("PUT manifest", reference=tag_of(signed.image), status=403)
+    mirror = {
+        "source": f"{source.host}/app",
+        "targets": [f"{target.host}/copy"],
+        "tags": ["3.20"],
+        "recheck": "0 s",
+    }
+    mirror_run.config([mirror], source, target)
+    mirror_run.sync(expect=1)
+    assert 1 == fault.hits
+    assert late not in listed_on(target, "copy", signed.image.digest, api=False)
+    assert "1 image with new attachments" in mirror_run("plan", mirror_run.config_file).out
+    mirror_run.sync()
+    assert late in listed_on(target, "copy", signed.image.digest, api=False)
+
+
 # ---- what a mirror wants
 
 
@@ -230,6 +256,53 @@ def image_blobs(signed: Signed) -> set[str]:
         document = json.loads(signed.graph.manifests[child["digest"]].data)
         blobs |= {blob["digest"] for blob in [document["config"], *document["layers"]]}
     return blobs
+
+
+@pytest.mark.parametrize("api", [True, False], ids=["api", "tags"])
+def test_the_attachments_of_an_image_come_with_it_although_only_selects_just_the_image(
+    scripted: ScriptedFactory, mirror_run: MirrorTool, api: bool
+) -> None:
+    """The mirror has every tag, so that the tags of attachments are images of their own without `--only`."""
+    source, target = scripted("source", referrers=api), scripted("target", referrers=api)
+    signed = Signed(index_tags=not api)
+    source.load("app", signed.graph)
+    mirror_run.config([{"source": f"{source.host}/app", "targets": [f"{target.host}/copy"]}], source, target)
+    only = ("--only", f"{source.host}/app:3.20")
+    mirror_run.sync(*only)
+    assert {"3.20", signed.tag} <= set(target.tags("copy"))
+    for subject, digests in signed.listed.items():
+        assert digests == listed_on(target, "copy", subject, api=api)
+    del target.storage.repositories["copy"].tags[signed.tag]
+    assert 1 == mirror_run("verify", mirror_run.config_file, *only).code
+    mirror_run.sync()
+    assert 0 == mirror_run("verify", mirror_run.config_file).code
+
+
+def test_a_signature_that_is_newer_than_the_image_lock_comes_with_its_image(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target, signed = signed_pair(scripted)
+    signature = source.storage.repositories["app"].tags.pop(signed.tag)
+    mirror_run.config([{"source": f"{source.host}/app", "targets": [f"{target.host}/copy"]}], source, target)
+    assert 0 == mirror_run("lock", mirror_run.config_file).code
+    source.storage.repositories["app"].tags[signed.tag] = signature
+    mirror_run.sync("--locked", mirror_run.config_file.with_suffix(".lock"))
+    assert signature == walk_tag(target, "copy", signed.tag).digest
+
+
+def test_two_mirrors_of_one_source_with_the_same_rules_both_bring_the_signatures(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    """One of them renames tags, so that its signature tags are not copied like any other image."""
+    source, target, signed = signed_pair(scripted)
+    mirrors = [
+        {"source": f"{source.host}/app", "targets": [f"{target.host}/copy"]},
+        {"source": f"{source.host}/app", "targets": [f"{target.host}/other:{{tag}}-hub"]},
+    ]
+    mirror_run.config(mirrors, source, target, defaults={"tags": {"exclude": ["old"]}})
+    mirror_run.sync()
+    for repository in ("copy", "other"):
+        assert signed.graph.tags[signed.tag] == walk_tag(target, repository, signed.tag).digest
 
 
 def test_an_image_without_a_required_attachment_is_refused_before_anything_is_written(
@@ -356,6 +429,55 @@ def test_a_hostile_list_fails_only_its_image(scripted: ScriptedFactory, mirror_r
     assert {foreign.digest} == listed_on(target, "copy", other.digest, api=True)
 
 
+def test_a_missing_list_of_referrers_is_not_an_image_without_signatures(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target, signed = signed_pair(scripted)
+    fault = source.fault("GET referrers", reference=signed.child.digest, status=404)
+    mirror = {"source": f"{source.host}/app", "targets": [f"{target.host}/copy"], "tags": ["3.20"]}
+    mirror_run.config([mirror], source, target)
+    mirror_run.sync(expect=1)
+    assert (1, []) == (fault.hits, target.tags("copy"))
+    mirror_run.sync()
+    assert signed.listed[signed.child.digest] == listed_on(target, "copy", signed.child.digest, api=True)
+
+
+def test_a_referrer_that_an_old_list_under_a_selected_tag_lacks_is_not_lost_without_a_message(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    """The source has the referrers API and lists under tags from the time before; the target has no such API."""
+    source, target = scripted("source", referrers=True), scripted("target")
+    signed = Signed(index_tags=True)
+    source.load("app", signed.graph)
+    mirror = {"source": f"{source.host}/app", "targets": [f"{target.host}/copy"]}
+    mirror_run.config([mirror], source, target)
+    mirror_run.sync()
+    late = add_signature(source, signed)
+    assert 1 == mirror_run("verify", mirror_run.config_file).code
+    mirror_run.config([{**mirror, "recheck": "0 s"}], source, target)
+    ran = mirror_run.sync(expect=3)
+    assert f"app:{tag_of(signed.image)} does not list {late}" in ran.text
+    assert 3 == mirror_run("sync", mirror_run.config_file, "--deep").code
+    mirror_run.config([{**mirror, "tags": {"exclude": ["sha256-[0-9a-f]{64}"]}}], source, target)
+    mirror_run.sync("--deep")
+    assert {late, signed.sbom.digest} == listed_on(target, "copy", signed.image.digest, api=False)
+    assert 0 == mirror_run("verify", mirror_run.config_file).code
+
+
+def test_a_signature_tag_that_is_listed_but_not_found_fails_its_image(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target, signed = signed_pair(scripted)
+    source.fault("GET manifest", reference=signed.tag, status=404)
+    mirror = {"source": f"{source.host}/app", "targets": [f"{target.host}/copy"], "tags": ["3.20"]}
+    mirror_run.config([mirror], source, target)
+    ran = mirror_run.sync(expect=1)
+    assert f"app:{signed.tag} is in the list of tags, but does not exist" in ran.text
+    assert [] == target.tags("copy")
+    mirror_run.sync()
+    assert {"3.20", signed.tag} == set(target.tags("copy"))
+
+
 def test_an_immutable_signature_tag_is_not_overwritten(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     source, target, signed = signed_pair(scripted)
     graph = Graph("theirs")
@@ -373,12 +495,13 @@ def test_an_immutable_signature_tag_is_not_overwritten(scripted: ScriptedFactory
     assert [signed.tag] == target.tags("copy")
 
 
+@pytest.mark.parametrize(("status", "code"), [(403, "DENIED"), (404, "NAME_UNKNOWN")])
 def test_a_source_that_does_not_list_its_tags_is_asked_for_signatures_by_name(
-    scripted: ScriptedFactory, mirror_run: MirrorTool
+    scripted: ScriptedFactory, mirror_run: MirrorTool, status: int, code: str
 ) -> None:
     source, target, signed = signed_pair(scripted)
-    denied = b'{"errors": [{"code": "DENIED", "message": "no list"}]}'
-    source.fault("GET tags", status=403, body=denied, times=100)
+    body = json.dumps({"errors": [{"code": code, "message": "no list"}]}).encode()
+    source.fault("GET tags", status=status, body=body, times=100)
     image = sync_one(mirror_run, source, target)
     assert {"copied": 4, "exists": 0} == image["referrers"]
     assert {"3.20", signed.tag} == set(target.tags("copy"))

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from mirror.errors import MirrorError, Refused, RemoteError
+from mirror.errors import MirrorError, NotFound, Refused, RemoteError
 from mirror.limits import Limits
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import OCI_INDEX, parse_manifest
@@ -73,13 +73,13 @@ def test_an_image_without_referrers_has_an_empty_list(scripted: ScriptedFactory)
 
 
 @pytest.mark.parametrize("status", [400, 404, 405, 501])
-def test_a_registry_without_the_api_is_asked_once(scripted: ScriptedFactory, status: int) -> None:
+def test_a_registry_without_the_api_is_asked_once_for_each_repository(scripted: ScriptedFactory, status: int) -> None:
     registry = scripted()
     registry.fault("GET referrers", status=status)
     with store(registry) as client:
         assert [None, None, None] == [referrers(client, OTHER, name) for name in ("app", "app", "other")]
         assert referrers(client.as_target(), OTHER) is None
-    assert 1 == registry.counts()["GET referrers"]
+    assert 2 == registry.counts()["GET referrers"]
 
 
 @pytest.mark.parametrize("code", ["NAME_UNKNOWN", "MANIFEST_UNKNOWN"])
@@ -95,13 +95,23 @@ def test_a_missing_repository_or_manifest_does_not_show_that_the_registry_lacks_
         assert {made[0].digest} == referrers(client, digest)
 
 
-def test_a_registry_that_has_the_api_is_asked_again_after_a_404(scripted: ScriptedFactory) -> None:
+def test_a_404_from_a_repository_that_has_listed_referrers_is_an_error(scripted: ScriptedFactory) -> None:
     registry = scripted(referrers=True)
     digest, made = signed(registry)
     registry.fault("GET referrers", nth=2, status=404)
     with store(registry) as client:
-        found = [referrers(client, digest) for _ in range(3)]
-    assert [{made[0].digest}, None, {made[0].digest}] == found
+        assert {made[0].digest} == referrers(client, digest)
+        with pytest.raises(NotFound, match="referrers: false"):
+            referrers(client, digest)
+        assert {made[0].digest} == referrers(client, digest)
+
+
+def test_a_repository_without_the_api_does_not_concern_the_others_of_its_host(scripted: ScriptedFactory) -> None:
+    registry = scripted(referrers=True)
+    digest, made = signed(registry)
+    registry.fault("GET referrers", repository="cache", status=404, times=100)
+    with store(registry) as client:
+        assert [None, {made[0].digest}] == [referrers(client, digest, name) for name in ("cache", "app")]
 
 
 def test_callers_wait_for_the_first_response(scripted: ScriptedFactory) -> None:
