@@ -24,7 +24,7 @@ KINDS = (SIGNATURE, SBOM, ATTESTATION)
 
 _SUFFIXES = {".sig": SIGNATURE, ".att": ATTESTATION, ".sbom": SBOM}  # of cosign's tags
 _TAG_PARTS = (32, 64)  # maximum numbers of characters of the algorithm and of the encoded part
-_ATTACHMENT_TAG = re.compile(r"(sha256|sha512)-[0-9a-f]{64}(\.sig|\.att|\.sbom)?")
+_ATTACHMENT_TAG = re.compile(r"sha256-[0-9a-f]{64}(\.sig|\.att|\.sbom)?|sha512-[0-9a-f]{64}")
 # Words of an artifact type that show its kind. A type is split into words at every character that is neither a letter
 # nor a digit. For example, `application/vnd.cncf.notary.signature` contains the word `signature`.
 _WORDS = {

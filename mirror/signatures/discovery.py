@@ -1,19 +1,17 @@
 """Where the signatures of an image are stored: cosign's tag, the referrers, and the layers of signature manifests.
 
-Sources: cosign's specifications of signatures ("Tag-based Discovery") and of bundles ("Storage"); distribution-spec
-v1.1.1, "Referrers Tag Schema".
+Sources: cosign's specifications of signatures ("Tag-based Discovery") and of bundles ("Storage").
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from mirror.oci import strictjson
 from mirror.oci.descriptor import Descriptor, parse_descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Kind, Manifest
-from mirror.oci.reference import is_tag
+from mirror.oci.referrers import SIGNATURE, signature_tags
 from mirror.oci.strictjson import Value
 from mirror.util.structs import Struct
 
@@ -24,7 +22,6 @@ _SIGNATURE_ARTIFACT = "application/vnd.dev.cosign.artifact.sig.v1+json"
 # Types of referrers that say nothing about their content: the media types of configs, which lists give if a manifest
 # has no type of its own.
 _UNSPECIFIC_TYPES = ("", "application/vnd.oci.empty.v1+json", "application/vnd.oci.image.config.v1+json")
-_ATTACHMENT_TAG = re.compile(r"sha256-[0-9a-f]{64}(\.(sig|att|sbom))?|sha512-[0-9a-f]{64}")
 _IMAGE_LAYERS = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.")
 
 
@@ -43,18 +40,7 @@ def signature_tag(image: Digest) -> str | None:
     """Return the tag under which cosign stores the signatures of an image.
 
     Return None if the tag would be too long, as with sha512."""
-    tag = f"{image.algorithm}-{image.hex}.sig"
-    return tag if is_tag(tag) else None
-
-
-def referrers_tag(image: Digest) -> str:
-    """Return the tag of the index that lists the referrers of an image in a registry without the referrers API."""
-    return f"{image.algorithm}-{image.hex[:64]}"
-
-
-def is_attachment_tag(tag: str) -> bool:
-    """Return whether a tag has the form of those for signatures, attestations, SBOMs and lists of referrers."""
-    return _ATTACHMENT_TAG.fullmatch(tag) is not None
+    return next((tag for tag, kind in signature_tags(image).items() if kind == SIGNATURE), None)
 
 
 def has_image_layers(manifests: Iterable[Manifest]) -> bool:

@@ -12,12 +12,11 @@ from mirror.errors import NotFound, Refused
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Kind, Manifest
+from mirror.oci.referrers import is_attachment_tag, referrers_tag
 from mirror.signatures.discovery import (
     SignatureLayer,
     has_image_layers,
-    is_attachment_tag,
     may_be_signature,
-    referrers_tag,
     signature_layers,
     signature_tag,
 )

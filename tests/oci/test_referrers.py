@@ -46,6 +46,7 @@ def test_cosign_has_three_tags_for_a_sha256_manifest_and_none_for_sha512() -> No
         (f"sha256-{'ab' * 32}", True),
         (f"sha512-{'ab' * 32}", True),
         (f"sha256-{'ab' * 32}.sig", True),
+        (f"sha512-{'ab' * 32}.sig", False),
         (f"sha256-{'ab' * 32}.att", True),
         (f"sha256-{'ab' * 32}.sbom", True),
         (f"sha256-{'AB' * 32}.sig", False),
