@@ -5,7 +5,6 @@ Source: Harbor API v2.0, `POST /api/v2.0/projects`. The first part of a reposito
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Sequence
 
@@ -13,6 +12,7 @@ from mirror.errors import AuthError, ConfigError
 from mirror.limits import Limits
 from mirror.registry.auth.authorizer import Anonymous, Scope, push_scopes
 from mirror.registry.auth.credentials import CredentialSource
+from mirror.registry.http.headers import basic_authorization
 from mirror.registry.http.host_settings import HarborProjectSettings, HostSettings
 from mirror.registry.session import Session
 from mirror.util.cancellation import Work
@@ -46,7 +46,7 @@ class HarborApiAuthorizer(Anonymous):
                 f"{self._host}/{repository}: the API of Harbor needs a user name and a password",
                 hint=f"set {registry_key(self._host, 'username')} and password",
             )
-        return "Basic " + base64.b64encode(f"{found.username}:{found.password}".encode()).decode()
+        return basic_authorization(found.username, found.password)
 
     def handle_challenge(
         self, scopes: tuple[Scope, ...], challenges: Sequence[str], sent: str | None, work: Work

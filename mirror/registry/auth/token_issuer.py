@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 import threading
 from collections import deque
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from mirror.errors import AuthError
 from mirror.registry.auth.credentials import Credential, CredentialSource
 from mirror.registry.auth.token_client import OneOffSender, TokenClient
+from mirror.registry.http.headers import basic_authorization
 from mirror.registry.http.url_policy import Destination
 from mirror.util.cancellation import Stop, Work
 from mirror.util.config_key import registry_key
@@ -123,8 +123,7 @@ class TokenIssuer:
         """Return a grant for Basic authentication. Raises AuthError if there is no user name."""
         if credential is None or credential.username is None:
             raise self.refusal_error(request.subject, credential)
-        text = f"{credential.username}:{credential.password or credential.identity_token or ''}"
-        header = f"Basic {base64.b64encode(text.encode()).decode()}"
+        header = basic_authorization(credential.username, credential.password or credential.identity_token or "")
         return Grant(header, credential.renew_at, credential.expires_at, credential)
 
     def _token_grant(

@@ -6,7 +6,6 @@ sends them to no host that the API names (docs/trust.md, "Catalogs").
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -16,7 +15,7 @@ from mirror.errors import AuthError, NotFound, Refused, RemoteError
 from mirror.oci import strictjson
 from mirror.oci.strictjson import Object, Value
 from mirror.registry.auth.credentials import Credential, CredentialSource
-from mirror.registry.http.headers import Headers
+from mirror.registry.http.headers import Headers, basic_authorization
 from mirror.registry.http.url_policy import Destination
 from mirror.registry.listings import MAX_EMPTY_PAGES, MAX_NAMES, MAX_PAGE_BYTES, MAX_PAGES, next_link
 from mirror.registry.session import Anonymous, Session, TooBig
@@ -151,8 +150,7 @@ class ApiClient:
         has no password."""
         credential = self._authorizer.credential
         if credential is not None and scheme == "Basic":
-            text = f"{credential.username or ''}:{self.password_of(credential)}"
-            self._authorizer.value = f"Basic {base64.b64encode(text.encode()).decode()}"
+            self._authorizer.value = basic_authorization(credential.username or "", self.password_of(credential))
         elif credential is not None:
             self._authorizer.value = f"Bearer {self.password_of(credential)}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -10,6 +11,11 @@ from mirror.util.structs import Struct
 
 WHITE_SPACE = " \t"  # around header values: RFC 9110, 5.6.3
 _UNSENDABLE = re.compile(r"[\r\n\x00]")
+
+
+def basic_authorization(username: str, password: str) -> str:
+    """Return the value of an `Authorization` or `Proxy-Authorization` field for Basic authentication (RFC 7617)."""
+    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode("ascii")
 
 
 class Headers:

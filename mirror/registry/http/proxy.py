@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import socket
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from mirror.errors import AuthError, ConfigError
+from mirror.registry.http.headers import basic_authorization
 from mirror.registry.http.host_settings import HostSettings
 from mirror.registry.http.ip_addresses import is_ip_address
 from mirror.registry.http.url import Origin
@@ -44,7 +44,7 @@ class Proxy:
         self._login: tuple[str, str] | None = None
         if parts.username is not None:
             self._login = unquote(parts.username), unquote(parts.password or "")
-            self.authorization = "Basic " + base64.b64encode(":".join(self._login).encode()).decode("ascii")
+            self.authorization = basic_authorization(*self._login)
 
     def login_error(self, name: str) -> AuthError:
         """Return the error for a login that the proxy rejected. `name` is the host to connect to through the proxy."""

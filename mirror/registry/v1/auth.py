@@ -7,7 +7,6 @@ Sources: Docker's registry API v1, "Authorization", and the behaviour of Docker 
 
 from __future__ import annotations
 
-import base64
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from collections.abc import Callable, Sequence
 from mirror.errors import AuthError
 from mirror.registry.auth.authorizer import Scope
 from mirror.registry.auth.credentials import Credential, CredentialSource
+from mirror.registry.http.headers import basic_authorization
 from mirror.registry.http.host_settings import HostSettings
 from mirror.util.cancellation import Work
 from mirror.util.config_key import registry_key
@@ -124,7 +124,7 @@ class V1Authorizer:
             extra = {"event": "plain_http", "host": self._settings.host}
             text = "%s: credentials are sent without encryption (plain-http)"
             log.warning(text, self._settings.host, extra=extra)
-        return "Basic " + base64.b64encode(f"{credential.username}:{credential.password}".encode()).decode()
+        return basic_authorization(credential.username, credential.password)
 
 
 def _do_not_renew(repository: str, work: Work) -> None:
