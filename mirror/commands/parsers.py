@@ -11,13 +11,21 @@ from mirror.commands.options import Options, Shard
 
 
 def _add_command(
-    commands: argparse._SubParsersAction[Parser], name: str, run: Callable[[argparse.Namespace], int], text: str
+    commands: argparse._SubParsersAction[Parser],
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    text: str,
+    epilog: str | None = None,
 ) -> argparse.ArgumentParser:
-    """Add the parser for a command that reads a configuration. text: the help, in lower case and without a period."""
+    """Add the parser for a command that reads a configuration.
+
+    text: the help, in lower case and without a period. epilog: text that follows the options, printed as it is."""
     command = commands.add_parser(name, help=text, description=sentence(text), allow_abbrev=False)
     command.add_argument("config", metavar="CONFIG", type=Path, help="the YAML configuration file")
     reject_later_options(command, name)
     command.set_defaults(command=run)
+    if epilog is not None:
+        command.epilog, command.formatter_class = epilog, argparse.RawDescriptionHelpFormatter
     return command
 
 
@@ -119,9 +127,7 @@ def add_verify(commands: argparse._SubParsersAction[Parser]) -> None:
 
 def add_lock(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser for `lock`."""
-    lock = _add_command(commands, "lock", _lock, "write the selected tags with their digests to a file")
-    lock.epilog = _LOCK_EPILOG
-    lock.formatter_class = argparse.RawDescriptionHelpFormatter
+    lock = _add_command(commands, "lock", _lock, "write the selected tags with their digests to a file", _LOCK_EPILOG)
     lock.add_argument(
         "-o",
         dest="output",
@@ -134,9 +140,7 @@ def add_lock(commands: argparse._SubParsersAction[Parser]) -> None:
 def add_explain(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser for `explain`."""
     text = "show which rule selects a reference or leaves it out, and what a sync would do with it"
-    explain = _add_command(commands, "explain", _explain, text)
-    explain.epilog = _EXPLAIN_EPILOG
-    explain.formatter_class = argparse.RawDescriptionHelpFormatter
+    explain = _add_command(commands, "explain", _explain, text, _EXPLAIN_EPILOG)
     explain.add_argument(
         "reference",
         metavar="REFERENCE",
