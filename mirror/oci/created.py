@@ -1,6 +1,6 @@
 """The date on which an image was created, as its config, its manifest or its schema 1 history states it.
 
-Dates are written by whoever built the image, and may be missing or wrong. They are never a reason to reject an image.
+The build of an image writes its date, which may be missing or wrong. A date is never a reason to reject an image.
 Sources: OCI image-spec v1.1, config.md and annotations.md; RFC 3339.
 """
 
