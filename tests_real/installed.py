@@ -10,6 +10,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import subprocess
 import time
 from abc import ABC, abstractmethod
@@ -17,6 +18,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self
+
+import pytest
 
 from tests.registries.certificates import Authority
 from tests.registries.client import Authorize, Client
@@ -26,7 +29,16 @@ from tests.registries.real import htpasswd_line
 from tests.registries.scratch import scratch
 from tests.registries.wires import Front
 
+BENCH = Path(__file__).resolve().parent.parent / ".bench" / "bin"  # where `make bench-tools` installs tools
 FOLDER = Path(os.environ.get("MIRROR_REGISTRIES", Path(__file__).parent.parent / ".registries" / "bin"))
+
+
+def find_tool(name: str, folder: Path, make_target: str) -> str:
+    """Return the path of a tool, from PATH or `folder`. If it is missing, the test fails and names the make target."""
+    found = shutil.which(name) or shutil.which(name, path=str(folder))
+    if found is None:
+        pytest.fail(f"{name} is neither on PATH nor in {folder}: `make {make_target}` installs it, with Go")
+    return found
 
 
 def program(name: str) -> str:

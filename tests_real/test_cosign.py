@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from tests.support.images import OCI_LAYER, Graph
 from tests.support.oracle import assert_whole
 from tests.support.seeding import push
 from tests.support.tool import MirrorTool
-from tests_real.installed import FOLDER
+from tests_real.installed import FOLDER, find_tool
 
 # Formats of signatures, with the options of `cosign sign`.
 FORMATS = {
@@ -43,10 +42,7 @@ KINDS = ("p256", "p384", "p521", "rsa", "ed25519")
 
 @pytest.fixture(scope="session")
 def program() -> str:
-    found = shutil.which("cosign") or shutil.which("cosign", path=str(FOLDER))
-    if found is None:
-        pytest.fail(f"cosign is neither on PATH nor in {FOLDER}: `make test-cosign` installs it, with Go")
-    return found
+    return find_tool("cosign", FOLDER, "test-cosign")
 
 
 class Cosign:

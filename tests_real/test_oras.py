@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -16,17 +15,14 @@ from tests.support.layouts import Served, lay, pack
 from tests.support.oracle import assert_equal, assert_whole
 from tests.support.seeding import push
 from tests.support.tool import MirrorTool
+from tests_real.installed import BENCH, find_tool
 
-BENCH = Path(__file__).resolve().parent.parent / ".bench" / "bin"
 TEXTS = [b"first text\n", b"another\n" * 20_000]
 
 
 @pytest.fixture(scope="session")
 def program() -> str:
-    found = shutil.which("oras") or shutil.which("oras", path=str(BENCH))
-    if found is None:
-        pytest.fail(f"oras is neither on PATH nor in {BENCH}: `make bench-tools` installs it, with Go")
-    return found
+    return find_tool("oras", BENCH, "bench-tools")
 
 
 class Oras:

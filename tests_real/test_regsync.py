@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,16 @@ import pytest
 from tests.registries.real import RealRegistry
 from tests.support.images import Graph
 from tests.support.seeding import push
+from tests_real.installed import BENCH, find_tool
 
 ROOT = Path(__file__).resolve().parent.parent
-BENCH = ROOT / ".bench" / "bin"
 DATA = json.loads((ROOT / "tests" / "selection" / "regsync.json").read_text(encoding="utf-8"))
 KEYS = {"semver": "semverRange", "include": "allow", "exclude": "deny"}
 
 
 @pytest.fixture(scope="module")
 def program() -> str:
-    found = shutil.which("regsync") or shutil.which("regsync", path=str(BENCH))
-    if found is None:
-        pytest.fail(f"regsync is neither on PATH nor in {BENCH}: `make bench-tools` installs it, with Go")
-    return found
+    return find_tool("regsync", BENCH, "bench-tools")
 
 
 def regsync(program: str, folder: Path, configuration: dict[str, Any]) -> subprocess.CompletedProcess[str]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -35,20 +33,11 @@ from tests.registries.faults import (
     wrong_bytes,
 )
 from tests.registries.scripted import ScriptedRegistry
+from tests.registry.stores import store
 from tests.support.images import OCI_MANIFEST, Body, Graph
 
 WORK = Work(Stop())
 QUICK = Policy(attempts=3, base=0.001, cap=0.002)
-
-
-@contextmanager
-def store(registry: ScriptedRegistry) -> Iterator[RegistryV2]:
-    session = Session(HostSettings(registry.host, plain_http=True), Limits(), policy=QUICK)
-    client = RegistryV2(session)
-    try:
-        yield client
-    finally:
-        client.close()
 
 
 @pytest.fixture

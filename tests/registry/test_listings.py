@@ -3,38 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from mirror.errors import Refused, RemoteError
-from mirror.limits import Limits
 from mirror.registry.client import RegistryV2
-from mirror.registry.http.host_settings import HostSettings
 from mirror.registry.listings import MAX_EMPTY_PAGES
-from mirror.registry.session import Session
 from mirror.util.cancellation import Stop, Work
-from mirror.util.retry_policy import Policy
 from tests.conftest import ScriptedFactory
 from tests.registries.exchange import Reply, Request, json_reply
 from tests.registries.scripted import ScriptedRegistry
+from tests.registry.stores import store
 from tests.support.images import Graph
 
 WORK = Work(Stop())
 Listing = Callable[[dict[str, str]], Reply]
-
-
-@contextmanager
-def store(registry: ScriptedRegistry) -> Iterator[RegistryV2]:
-    session = Session(
-        HostSettings(registry.host, plain_http=True), Limits(), policy=Policy(attempts=3, base=0.001, cap=0.002)
-    )
-    client = RegistryV2(session)
-    try:
-        yield client
-    finally:
-        client.close()
 
 
 def names(count: int) -> list[str]:

@@ -4,39 +4,24 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
 from mirror.errors import MirrorError, NotFound, Refused, RemoteError
-from mirror.limits import Limits
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import OCI_INDEX, parse_manifest
 from mirror.registry.client import RegistryV2
-from mirror.registry.http.host_settings import HostSettings
-from mirror.registry.session import Session
 from mirror.util.cancellation import Stop, Work
-from mirror.util.retry_policy import Policy
 from tests.conftest import ScriptedFactory
 from tests.registries.scripted import ScriptedRegistry
+from tests.registry import stores
 from tests.support.images import DOCKER_LIST, Graph, Made
 
 WORK = Work(Stop())
+store = partial(stores.store, attempts=2)
 OTHER = Digest(f"sha256:{'0' * 64}")
-
-
-@contextmanager
-def store(registry: ScriptedRegistry) -> Iterator[RegistryV2]:
-    session = Session(
-        HostSettings(registry.host, plain_http=True), Limits(), policy=Policy(attempts=2, base=0.001, cap=0.002)
-    )
-    client = RegistryV2(session)
-    try:
-        yield client
-    finally:
-        client.close()
 
 
 def signed(registry: ScriptedRegistry, count: int = 1) -> tuple[Digest, list[Made]]:
