@@ -27,7 +27,7 @@ demo: $(STAMP) ## run the demonstration: three syncs between real registries, wi
 
 test: $(STAMP) ## run all tests with real and scripted registries on loopback (under 4 minutes on 2 cores)
 	@tools/need.sh docker-registry skopeo htpasswd:apache2-utils
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-old: $(STAMP) ## test with a v1 registry of another vendor and a layer of 2 GiB (needs Node; about 2 minutes)
 	@tools/need.sh docker-registry skopeo umoci node:nodejs npm

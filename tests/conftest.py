@@ -104,3 +104,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
             asked = [f"{request.status} {request.method} {request.path}" for request in seen]
             report.sections.append((f"{registry.name} ({registry.host}) was asked", "\n".join(asked[-60:])))
     return report
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the slowest files first: otherwise one process runs them at the end, while the others have nothing to do."""
+    items.sort(key=lambda item: "end_to_end" not in item.path.parts)

@@ -136,7 +136,7 @@ def test_every_upload_session_that_is_open_at_a_signal_is_deleted(
     process.send_signal(signal.SIGTERM)
     assert 143 == mirror_run.finish(process, WITHIN).code
     assert 4 == target.counts()["DELETE upload"]
-    assert [] == target.uploads
+    assert target.wait_until_no_uploads()
 
 
 def test_an_upload_session_that_a_mount_opens_after_a_signal_is_deleted(
@@ -154,7 +154,7 @@ def test_an_upload_session_that_a_mount_opens_after_a_signal_is_deleted(
     process.send_signal(signal.SIGTERM)
     assert 143 == mirror_run.finish(process, WITHIN).code
     assert {202} == {seen.status for seen in target.requests() if seen.kind == "POST mount"}
-    assert [] == target.uploads
+    assert target.wait_until_no_uploads()
 
 
 def test_a_signal_ends_the_run_in_time_with_many_open_sessions_and_a_hanging_target(

@@ -19,6 +19,7 @@ from tests.registries.gate import Gate
 from tests.registries.http1 import BadRequest, Incoming, read_request, reader_of
 from tests.registries.journal import Journal, Logged
 from tests.registries.listener import Listener, reset
+from tests.registries.process import eventually
 from tests.registries.sending import Sender
 from tests.registries.storage import Repository, Storage, Upload
 from tests.registries.tokens import PATH as TOKEN_PATH
@@ -128,6 +129,10 @@ class ScriptedRegistry:
         """Return the upload sessions that were neither committed nor cancelled."""
         with self.storage.lock:
             return list(self.storage.uploads.values())
+
+    def wait_until_no_uploads(self) -> bool:
+        """Wait until no upload session is open. On a busy machine, a DELETE is processed after its client timed out."""
+        return eventually(lambda: not self.uploads, within=60)
 
     # ---- what it was asked, and what it holds; as for a real registry
 

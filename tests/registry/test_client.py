@@ -462,7 +462,7 @@ def test_a_mount_that_opens_an_upload_session_returns_it(registry: ScriptedRegis
         assert 1 == len(registry.uploads)
         with session:
             pass
-    assert [] == registry.uploads
+    assert registry.wait_until_no_uploads()
     assert {"POST mount": 1, "DELETE upload": 1} == registry.counts()
 
 

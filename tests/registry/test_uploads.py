@@ -79,7 +79,7 @@ def request_kinds(registry: ScriptedRegistry) -> list[str]:
 
 def assert_deleted(registry: ScriptedRegistry) -> None:
     """Check that the upload session was deleted. An interrupted PUT may be logged after that."""
-    assert [] == registry.uploads
+    assert registry.wait_until_no_uploads()
     assert 1 == request_kinds(registry).count("DELETE upload")
 
 
@@ -93,7 +93,7 @@ def test_an_upload_is_a_post_and_a_put(scripted: ScriptedFactory, data: bytes) -
     assert str(len(data)) == registry.log[-1].header("content-length")
     assert registry.has_blob("app", blob.digest)
     assert len(data) == up.moved
-    assert [] == registry.uploads
+    assert registry.wait_until_no_uploads()
 
 
 def test_a_blob_of_unknown_size_gets_its_size_from_the_source(scripted: ScriptedFactory) -> None:
@@ -193,7 +193,7 @@ def test_a_host_that_rejects_a_single_put_gets_a_patch_and_a_put_from_then_on(
     assert ["POST upload", "PATCH upload", "PUT upload"] == request_kinds(registry)
     assert registry.has_blob("app", first.digest)
     assert registry.has_blob("app", second.digest)
-    assert [] == registry.uploads
+    assert registry.wait_until_no_uploads()
 
 
 def test_a_body_that_a_proxy_rejects_as_too_large_is_sent_in_ever_smaller_chunks(
@@ -408,7 +408,7 @@ def test_an_upload_that_gets_a_401_starts_again_with_a_new_token(scripted: Scrip
     registry.fault("PUT upload", status=401)
     with uploader(registry) as up, pytest.raises(AuthError):
         up.upload(up.source.add("app", DATA))
-    assert [] == registry.uploads
+    assert registry.wait_until_no_uploads()
 
 
 def test_a_session_is_deleted_even_after_a_stop(scripted: ScriptedFactory) -> None:
