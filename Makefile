@@ -4,6 +4,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
+COMPILED := $(VENV)/.compiled
 # More jobs than cores, because many tests wait for slow registries.
 JOBS ?= 6
 PYTEST_ARGS ?=
@@ -25,7 +26,7 @@ help: ## list these targets
 demo: $(STAMP) ## run the demonstration: three syncs between real registries, with checks of the results
 	@$(BIN)/python -m demo
 
-test: $(STAMP) ## run all tests with real and scripted registries on loopback (under 4 minutes on 2 cores)
+test: $(COMPILED) ## run all tests with real and scripted registries on loopback (under 4 minutes on 2 cores)
 	@tools/need.sh docker-registry skopeo htpasswd:apache2-utils
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
@@ -122,4 +123,9 @@ clean: ## remove all generated files and the virtual environment
 
 $(STAMP): setup.cfg pyproject.toml tools/setup.sh
 	@tools/setup.sh $(VENV)
+	@touch $@
+
+# pytest compiles the tests once. Otherwise, all jobs of the first `make test` would compile all tests.
+$(COMPILED): $(STAMP)
+	@$(BIN)/python -m pytest --collect-only -qq >/dev/null
 	@touch $@

@@ -18,6 +18,7 @@ import mirror
 from mirror import errors
 from mirror.output.report.records import Failure
 from tests.support.bad_configs import PUBLIC_KEY
+from tests.support.tool import MirrorTool
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -196,30 +197,20 @@ def _anchor(title: str) -> str:
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
-def test_configurations_in_the_documents_are_valid(tmp_path: Path) -> None:
+def test_configurations_in_the_documents_are_valid(mirror_run: MirrorTool) -> None:
     blocks = [
         body
         for path in DOCUMENTS
         for language, body in _FENCED.findall(read(path))
         if language == "yaml" and re.search("^ *mirrors:", body, re.MULTILINE)
     ]
-    wrong = []
-    (tmp_path / "cosign.pub").write_text(PUBLIC_KEY)
-    for number, block in enumerate(blocks):
-        config = tmp_path / f"{number}.yaml"
-        config.write_text(block, encoding="utf-8")
-        done = subprocess.run(
-            [sys.executable, "-m", "mirror", "validate", str(config)],
-            cwd=ROOT,
-            env=os.environ | {"HUB_TOKEN": "secret", "OLD_PASSWORD": "secret", "HOME": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=30,
-        )
-        wrong += [done.stderr] if done.returncode else []
+    (mirror_run.folder / "cosign.pub").write_text(PUBLIC_KEY)
+    for block in blocks:
+        mirror_run.config_file.write_text(block, encoding="utf-8")
+        passwords = {"HUB_TOKEN": "secret", "OLD_PASSWORD": "secret"}
+        validated = mirror_run("validate", mirror_run.config_file, environment=passwords)
+        assert 0 == validated.code, f"{block}\n{validated}"
     assert blocks
-    assert [] == wrong
 
 
 def test_every_dependency_is_explained() -> None:

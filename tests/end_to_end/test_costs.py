@@ -225,8 +225,8 @@ def test_three_targets_need_one_read_of_the_source(
 def test_skopeo_copies_every_synced_image_to_a_directory(
     source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool, tmp_path: Path
 ) -> None:
-    seeded = seed(source, "app", repositories=2, images=2, index=True)
-    docker = seed(source, "docker", images=2, index=True, oci=False)
+    seeded = seed(source, "app", images=1, index=True)
+    docker = seed(source, "docker", images=1, index=True, oci=False)
     names = [*seeded.repositories, *docker.repositories]
     mirrors = [{"source": f"{source.host}/{name}", "targets": [f"{target.host}/{name}"]} for name in names]
     mirror_run.config(mirrors, source, target)
