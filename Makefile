@@ -16,7 +16,7 @@ BENCH_ARGS ?=
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONDONTWRITEBYTECODE PYTHONUNBUFFERED
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kill test-damage test-worlds test-long test-old test-gap test-regsync test-registries test-cosign test-conformance lint format \
+.PHONY: help docs demo test test-kill test-damage test-worlds test-long test-old test-gap test-regsync test-registries test-cosign test-conformance lint format \
 	check coverage bench bench-verify \
 	bench-tools registries clean
 
@@ -74,6 +74,7 @@ test-worlds: $(STAMP) ## run 1,000 random scenarios with faults, kills and rollb
 		tests/end_to_end/test_worlds.py $(PYTEST_ARGS)
 
 test-long: $(STAMP) ## run all long campaigns, some partly, and available other registries (at most 25 minutes)
+	$(MAKE) docs
 	$(MAKE) test-kill
 	$(MAKE) test-damage
 	MIRROR_TESTS_WORLDS=400 $(MAKE) test-worlds
@@ -93,6 +94,10 @@ format: $(STAMP) ## format the code and apply automatic fixes of the linter
 	$(BIN)/ruff format .
 
 check: lint test ## run lint and test
+
+docs: $(STAMP) ## build the documentation as a site in .docs/; a broken link is an error
+	@$(BIN)/python -c 'import mkdocs' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check 'mkdocs >=1.6,<2'
+	$(BIN)/python -m mkdocs build --strict
 
 coverage: $(STAMP) ## measure the statement coverage of the transfer package: at least 95 %
 	$(BIN)/python -m pytest tests/transfer --cov=mirror.transfer --cov-report=term-missing --cov-fail-under=95 $(PYTEST_ARGS)
@@ -118,7 +123,7 @@ registries: ## install the registries for test-registries with Go into .registri
 	cd tests_real/ociregistry && GOBIN=$(CURDIR)/.registries/bin go install .
 
 clean: ## remove all generated files and the virtual environment
-	rm -rf $(VENV) .demo .bench .registries build dist *.egg-info .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .demo .docs .bench .registries build dist *.egg-info .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find mirror tests tests_real demo benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): setup.cfg pyproject.toml tools/setup.sh
