@@ -10,7 +10,6 @@ from mirror.commands.summaries import drift_lines, plan_lines
 from mirror.errors import CHANGES, OK, worst_exit_code
 from mirror.output.console import print_lines
 from mirror.sync.dry_run import DryRun
-from mirror.sync.image_reader import ImageReader
 from mirror.sync.locked_selection import LockComparison, compare_lock
 from mirror.sync.platform_reader import PlatformReader
 from mirror.transfer.tasks import run_group
@@ -23,7 +22,7 @@ def plan(options: Options) -> int:
     comparisons: list[LockComparison] = []
     with open_for_reading(options) as (context, state):
         context.check_no_partial_bundle(options)
-        reader = ImageReader(context.calls, state, context.manifests, context.signatures, context.only.is_selected)
+        reader = context.image_reader(state)
         platforms, bases = PlatformReader(context.calls, context.manifests), context.bases(state, reader)
         dry_run = DryRun(platforms, bases, reader, context.signatures, deep=options.deep)
         planner = context.planner(state, dry_run, reader, use_hints=not options.deep, reread_dates=options.deep)

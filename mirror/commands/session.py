@@ -30,6 +30,7 @@ from mirror.sync.manifest_graph import ManifestCache
 from mirror.sync.plan_model import MirrorEntry, PlanReceiver, RepositoryFilter, SourceReference
 from mirror.sync.planner import Planner
 from mirror.sync.signature_checker import SignatureChecker
+from mirror.sync.tag_protection import TagProtection
 from mirror.transfer.calls import CLOSE_TIMEOUT, Calls, new_loop
 from mirror.transfer.tasks import Coro
 from mirror.util.cancellation import Stop, Work
@@ -93,6 +94,16 @@ class RunContext(Struct, frozen=True):
             receive_references=receive_references,
             reread_dates=reread_dates,
         )
+
+    def image_reader(self, state: State) -> ImageReader:
+        """Create the object that reads images, and their attachments, for the run."""
+        protection = TagProtection(
+            self.calls,
+            self.manifests,
+            state.attachment_tags,
+            lambda source: any(entry.may_read(source) for entry in self.entries),
+        )
+        return ImageReader(self.calls, state, self.manifests, self.signatures, protection, self.only.is_selected)
 
     def source_planner(self, state: State, collector: ReferenceCollector) -> Planner:
         """Create a planner that resolves the selected references at their sources, and does not plan targets."""

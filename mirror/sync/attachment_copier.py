@@ -21,6 +21,7 @@ from mirror.sync.plan_decisions import immutable_conflict
 from mirror.sync.plan_model import PlanEntry
 from mirror.sync.recorder import BlobCounts
 from mirror.sync.referrers_index import ReferrersIndexes, read_listed_referrers
+from mirror.sync.tag_protection import TagProtection
 from mirror.transfer.blob_request import BlobRequest, BlobSource
 from mirror.transfer.calls import Calls
 from mirror.transfer.tasks import run_group
@@ -88,30 +89,33 @@ class ImagePush:
 class AttachmentCopier:
     """Writes attachments: their blobs, their manifests, and where needed the list that names them.
 
-    copy_blobs: copies blobs and counts them. delete_tag_record: called on a thread before a tag is written."""
+    protection: decides whether a tag may be overwritten. copy_blobs: copies blobs and counts them. delete_tag_record:
+    called on a thread before a tag is written."""
 
     def __init__(
         self,
         calls: Calls,
         writer: ManifestWriter,
+        protection: TagProtection,
         copy_blobs: Callable[[list[BlobRequest], BlobCounts], Awaitable[bool]],
         delete_tag_record: DeleteTagRecord,
     ) -> None:
         self._calls = calls
         self._writer = writer
+        self._protection = protection
         self._copy_blobs = copy_blobs
         self._delete_tag_record = delete_tag_record
-        self._indexes = ReferrersIndexes(calls, writer)
+        self._indexes = ReferrersIndexes(calls, writer, protection.lock)
         self._needs_subjects: set[str] = set()  # hosts that reject a referrer whose subject is missing
 
     async def copy(self, push: ImagePush, attachments: Sequence[Attachment]) -> bool:
         """Write the attachments that the target lacks. Return whether it lacked any of them.
 
-        With `push.check_all`, the target's own list must name each referrer. Raises the errors that the stores raise.
-        """
+        With `push.check_all`, the target's own list must name each referrer. Raises Refused (target_conflict) if a tag
+        must not be overwritten, and the errors that the stores raise."""
         changed = False
         for _, group in groupby(attachments, key=lambda one: one.ref.level):
-            level = list(group)
+            level = await self._leave_out_contained(push, list(group))
             blobs = unique_descriptors((blob for one in level for blob in one.graph.blobs), push.plan_entry.name)
             if level:
                 await self._copy_blobs(push.take_blobs(blobs, level[0].graph.blob_source), push.counts)
@@ -123,18 +127,30 @@ class AttachmentCopier:
                 changed = changed or is_new
         return changed
 
+    async def _leave_out_contained(self, push: ImagePush, attachments: Sequence[Attachment]) -> list[Attachment]:
+        """Return attachments without those that the target has as a part of a larger one, under the same tag.
+
+        Other tools add their own signatures to those that were copied."""
+        contained = await run_group(self._is_contained(push, one) for one in attachments)
+        push.counts.attachments["exists"] += sum(contained)
+        return [one for one, is_contained in zip(attachments, contained, strict=True) if not is_contained]
+
+    async def _is_contained(self, push: ImagePush, attachment: Attachment) -> bool:
+        """Return whether the tag of an attachment has another manifest on the target that contains all of it."""
+        tag, root = attachment.ref.tag, attachment.graph.root
+        old = await self._find_old_digest(push, tag, root) if tag else None
+        return old is not None and old != root.digest and not await self._needs_write(push, tag, old, root)
+
     async def _copy_one(self, push: ImagePush, attachment: Attachment) -> bool:
         """Write the manifests of one attachment. Return whether the target lacked it."""
         graph, ref = attachment.graph, attachment.ref
         await self._writer.put_levels(graph, push.store, push.request_for, look_up=push.check_all)
         request = push.request_for(manifest_descriptor(graph.root), graph.blob_source)
         if ref.tag:
-            is_current = await self._is_current(push, ref.tag, graph.root)
-            missing, damaged = ([] if is_current else [graph.root]), list[Manifest]()
-        else:
-            missing, damaged = await self._writer.find_missing(
-                push.store, push.repository, [graph.root], look_up=push.check_all
-            )
+            return await self._copy_tag(push, request, ref.tag, graph.root)
+        missing, damaged = await self._writer.find_missing(
+            push.store, push.repository, [graph.root], look_up=push.check_all
+        )
         if missing:
             await self._put(push, request, ref.reference, graph.root)
         else:
@@ -143,24 +159,43 @@ class AttachmentCopier:
             await self._writer.check_replaced(request, ref.reference, graph.root)
         return bool(missing)
 
-    async def _is_current(self, push: ImagePush, tag: str, root: Manifest) -> bool:
-        """Return whether the tag of an attachment is known to refer to `root` on the target.
+    async def _copy_tag(self, push: ImagePush, request: BlobRequest, tag: str, root: Manifest) -> bool:
+        """Write a manifest under the tag of an attachment. Return whether the target lacked it."""
+        entry = push.plan_entry.reference.entry
+        async with self._protection.lock(push.repository, tag):
+            old = await self._find_old_digest(push, tag, root)
+            if old == root.digest:
+                self._writer.record_existing(request)
+                self._protection.record(entry, push.repository, tag, old)
+                return False
+            if old is not None and not await self._needs_write(push, tag, old, root):
+                return False
+            await self._put(push, request, tag, root)
+            self._protection.record_written(entry, push.repository, tag, root.digest)
+            return True
 
+    async def _find_old_digest(self, push: ImagePush, tag: str, root: Manifest) -> Digest | None:
+        """Return the digest of the tag of an attachment on the target, or None if it does not exist.
+
+        No request is sent if this run has written the tag, or if the repository had no tags at the start of the run.
         Raises Refused (tag_immutable) if the rules do not allow the tag to be overwritten, and it has another digest.
         """
+        written = self._protection.digest_in_run(push.repository, tag)
         immutable = push.plan_entry.reference.entry.rules.is_immutable(tag)
-        if not push.check_all and not immutable:
-            return self._writer.has_written(push.repository, tag, root.digest)
+        if written is not None and not push.check_all and not immutable:
+            return written
+        may_exist = push.plan_entry.may_have_blobs and not push.store.needs_all_images
+        if not may_exist and not push.check_all and not immutable:
+            return None
+        old = await self._protection.read_digest(push.store, push.repository, tag)
+        if immutable and old not in (None, root.digest):
+            raise immutable_conflict(Version(root.digest), old).with_subject(tag)
+        return old
 
-        def resolve(work: Work) -> Digest | None:
-            """Return the digest of the tag on the target, or None if it has none. Runs on a worker thread."""
-            (version,) = push.store.resolve(push.repository.path, [tag], work)
-            return version.digest if isinstance(version, Version) else None
-
-        digest = await self._calls.call_host(push.repository.host, resolve)
-        if immutable and digest not in (None, root.digest):
-            raise immutable_conflict(Version(root.digest), digest).with_subject(tag)
-        return digest == root.digest
+    async def _needs_write(self, push: ImagePush, tag: str, old: Digest, root: Manifest) -> bool:
+        """Return whether the tag of an attachment must be written. Raises Refused (target_conflict)."""
+        plan_entry = push.plan_entry
+        return await self._protection.needs_write(plan_entry.reference.entry, plan_entry.target, tag, old, root)
 
     async def _put(self, push: ImagePush, request: BlobRequest, reference: str, manifest: Manifest) -> None:
         """Write the manifest of an attachment. If the target rejects it because its subject is missing, write the root
@@ -246,6 +281,7 @@ class AttachmentCopier:
             unlisted,
             push.request_for,
             lambda tag: self._delete_tag_record(str(push.repository), tag, noted=True),
+            partial(self._protection.record_written, push.plan_entry.reference.entry, push.repository),
         )
         return written_again | added
 

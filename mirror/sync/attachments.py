@@ -12,6 +12,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import INDEX_TYPES, Kind, Manifest, is_manifest_type
 from mirror.oci.platform_filter import PlatformFilter
 from mirror.selection.attachment_rules import AttachmentRules
+from mirror.selection.tag_rules import TagRules
 from mirror.store import LeftOut, Version
 from mirror.sync.attachment_search import (
     NO_ATTACHMENTS_HINT,
@@ -25,6 +26,7 @@ from mirror.sync.manifest_graph import MAX_DEPTH, ManifestCache, ManifestGraph, 
 from mirror.sync.plan_model import MirrorEntry, PlanEntry, SourceReference, selected_platforms
 from mirror.sync.platform_reader import PlatformReader
 from mirror.sync.referrers_index import read_listed_referrers
+from mirror.sync.tag_protection import TagProtection
 from mirror.transfer.calls import Calls
 from mirror.transfer.shared_tasks import SharedTasks
 from mirror.transfer.tasks import run_group
@@ -33,8 +35,8 @@ from mirror.util.structs import Struct
 
 MAX_KEPT_SEARCHES = 10_000
 
-# What a search depends on: the repository and the rules for attachments, the rules for tags, whether images keep their
-# tags, the platforms, and the root manifest.
+# What a search depends on: the repository and the rules for attachments, the number of the rules for tags, whether
+# images keep their tags, the platforms, and the root manifest.
 _SearchKey: TypeAlias = tuple[str, int, bool, PlatformFilter | None, Digest | None, Digest]
 
 
@@ -53,6 +55,7 @@ class AttachmentReader:
     """Finds and reads the attachments of images at their sources.
 
     platforms: finds out what sparse images leave out.
+    protection: compares tags of attachments on targets.
     is_selected: returns whether the run mirrors a source reference, according to `--only`.
     tags: the tag lists of the sources, to which the planner adds those that it reads."""
 
@@ -61,13 +64,18 @@ class AttachmentReader:
         calls: Calls,
         manifests: ManifestCache,
         platforms: PlatformReader,
+        protection: TagProtection,
         is_selected: Callable[[str], bool] = lambda reference: True,
     ) -> None:
+        self.protection = protection
         self._is_selected = is_selected
         self.tags = AttachmentTags(calls)
         self._calls = calls
         self._manifests = manifests
         self._platforms = platforms
+        # Mirrors with equal rules for tags have the same number, so that they share searches.
+        self._rules: dict[int, int] = {}  # the numbers of the rules, by the number of the mirror
+        self._rules_numbers: dict[tuple[TagRules, int | None], int] = {}
         # The results of the most recent searches, because several tags often refer to the same image.
         self._found: OrderedDict[_SearchKey, tuple[AttachmentRef, ...]] = OrderedDict()
         self._searches: SharedTasks[_SearchKey, tuple[AttachmentRef, ...]] = SharedTasks(calls.tasks)
@@ -105,7 +113,10 @@ class AttachmentReader:
         return await self._find(reference, root, read_subjects, read=False)
 
     async def find_missing(self, plan_entry: PlanEntry, refs: Sequence[AttachmentRef]) -> list[AttachmentRef]:
-        """Return the attachments that a target lacks, does not list, or has under a tag with another digest."""
+        """Return the attachments that a target lacks or does not list.
+
+        Raises Refused (target_conflict) if a tag of an attachment must not be overwritten, and the errors of the
+        stores."""
         target = plan_entry.target
         repository = target.repository
 
@@ -116,8 +127,9 @@ class AttachmentReader:
         if not refs:
             return []
         versions = await self._calls.call_host(repository.host, resolve)
-        pairs = zip(refs, versions, strict=True)
-        found = {ref for ref, one in pairs if isinstance(one, Version) and one.digest == ref.descriptor.digest}
+        pairs = list(zip(refs, versions, strict=True))
+        results = await run_group(self._has(plan_entry, ref, version) for ref, version in pairs)
+        found = {ref for (ref, _), has in zip(pairs, results, strict=True) if has}
         # A run may have ended after it wrote a referrer and before it wrote the list that names it.
         subjects = list({ref.subject: None for ref in refs if ref in found and ref.is_listed_by_target})
         lists = await run_group(
@@ -132,6 +144,17 @@ class AttachmentReader:
             for ref in refs
             if ref not in found or (ref.is_listed_by_target and ref.descriptor.digest not in listed[ref.subject])
         ]
+
+    async def _has(self, plan_entry: PlanEntry, ref: AttachmentRef, version: Version | MirrorError) -> bool:
+        """Return whether a target has an attachment. version: what its tag or digest refers to on the target."""
+        if not isinstance(version, Version) or version.digest is None:
+            return False
+        entry, target = plan_entry.reference.entry, plan_entry.target
+        if version.digest == ref.descriptor.digest:
+            if ref.tag:
+                self.protection.record(entry, target.repository, ref.tag, version.digest)
+            return True
+        return not await self.protection.needs_write(entry, target, ref.reference, version.digest, ref.descriptor)
 
     async def read(self, reference: SourceReference, refs: Iterable[AttachmentRef]) -> list[Attachment]:
         """Read attachments that were found. Raises as `read_all` does."""
@@ -155,8 +178,7 @@ class AttachmentReader:
         entry = reference.entry
         root = await self._find_root(reference, digest)
         platforms = selected_platforms(entry, reference.version)
-        # The configuration keeps the rules until the end, so that their id is not used again.
-        key = (entry.attachments_key, id(entry.rules), entry.keeps_tags, platforms, root, digest)
+        key = (entry.attachments_key, self._rules_number(entry), entry.keeps_tags, platforms, root, digest)
         found = self._found.get(key)
         if found is None:
             run = partial(self._search, reference, root, read_subjects, read=read)
@@ -169,6 +191,14 @@ class AttachmentReader:
             if len(self._found) > MAX_KEPT_SEARCHES:
                 self._found.popitem(last=False)
         return found
+
+    def _rules_number(self, entry: MirrorEntry) -> int:
+        """Return a number that two mirrors share only if the same tags are mirrored like those of any other image."""
+        number = self._rules.get(entry.number)
+        if number is None:
+            rules = (entry.rules, entry.number if entry.locked is not None else None)
+            number = self._rules[entry.number] = self._rules_numbers.setdefault(rules, len(self._rules_numbers))
+        return number
 
     async def _find_root(self, reference: SourceReference, digest: Digest) -> Digest | None:
         """Return the root of an image, or None if the source has another one: its attachments are then left out.

@@ -20,6 +20,7 @@ from mirror.sync.manifest_graph import ManifestCache, ManifestGraph
 from mirror.sync.plan_model import SourceReference, hide_digest, selected_platforms
 from mirror.sync.platform_reader import PlatformReader, left_out_of
 from mirror.sync.signature_checker import SignatureChecker
+from mirror.sync.tag_protection import TagProtection
 from mirror.transfer.calls import Calls
 from mirror.transfer.permits import DOWNLOADS, host_permit
 from mirror.transfer.shared_tasks import SharedTasks
@@ -59,6 +60,7 @@ class ImageReader:
     """Reads the manifest graph of each reference once, and keeps it until all its users have released it.
 
     signatures: checks the signature of each image before the image is read.
+    protection: compares tags of attachments on targets.
     attachments: finds and reads the attachments of images.
     is_selected: returns whether the run mirrors a source reference, according to `--only`."""
 
@@ -68,10 +70,11 @@ class ImageReader:
         notes: TransformHintWriter,
         manifests: ManifestCache,
         signatures: SignatureChecker,
+        protection: TagProtection,
         is_selected: Callable[[str], bool] = lambda reference: True,
     ) -> None:
         self._platforms = PlatformReader(calls, manifests)
-        self.attachments = AttachmentReader(calls, manifests, self._platforms, is_selected)
+        self.attachments = AttachmentReader(calls, manifests, self._platforms, protection, is_selected)
         self._calls = calls
         self._manifests = manifests
         self._notes = notes

@@ -103,6 +103,10 @@ class MirrorEntry(Struct, frozen=True):
             return repository == self.repository
         return bool(repository) and repository.startswith(self.prefix)
 
+    def may_read(self, source: str) -> bool:
+        """Return whether a repository, given as `HOST/REPOSITORY`, is a source of the mirror."""
+        return source.startswith(self.name[:-1]) if self.wildcard else source == self.name
+
     def expand_wildcard(self, repository: str) -> MirrorEntry:
         """Return the mirror entry for `repository`, one of the source repositories that this wildcard matches."""
         matched = repository.removeprefix(self.prefix)
