@@ -31,7 +31,9 @@ def lock(options: Options, output: Path | None) -> int:
 
         async def collect() -> None:
             """Read the sources."""
-            found.append(await collect_lock(context.entries, config.path.name, partial(context.source_planner, state)))
+            reader = context.image_reader(state, all_attachments=True)
+            make_planner = partial(context.source_planner, state, reader)
+            found.append(await collect_lock(context.entries, config.path.name, make_planner, reader.find_attachments))
 
         stopped = context.run_until_signal(collect())
         problems = context.run_problems() if stopped is None else []

@@ -30,8 +30,11 @@ def plan(options: Options) -> int:
         async def compare() -> None:
             """Compare the image lock, if there is one, with the sources."""
             if options.locked is not None:
-                make_planner = partial(context.source_planner, state)
-                comparisons.append(await compare_lock(context.calls, context.entries, make_planner))
+                reader = context.image_reader(state, all_attachments=True)
+                make_planner = partial(context.source_planner, state, reader)
+                comparisons.append(
+                    await compare_lock(context.calls, context.entries, make_planner, reader.find_attachments)
+                )
 
         async def run() -> None:
             """Plan, and compare the image lock at the same time."""

@@ -19,10 +19,10 @@ from mirror.sync.attachment_search import (
     AttachmentRef,
     AttachmentSearch,
     AttachmentTags,
-    SubjectReader,
-    Subjects,
 )
-from mirror.sync.manifest_graph import MAX_DEPTH, ManifestCache, ManifestGraph, check_descriptor
+from mirror.sync.attachment_subjects import SubjectReader, Subjects, read_subjects, subjects_of_graph
+from mirror.sync.locked_attachments import restore_attachments
+from mirror.sync.manifest_graph import ManifestCache, ManifestGraph, check_descriptor
 from mirror.sync.plan_model import MirrorEntry, PlanEntry, SourceReference, selected_platforms
 from mirror.sync.platform_reader import PlatformReader
 from mirror.sync.referrers_index import read_listed_referrers
@@ -94,7 +94,7 @@ class AttachmentReader:
         if reference.entry.attachments is None:
             return ()
 
-        refs = await self._find(reference, graph.root.digest, partial(_subjects_of_graph, graph), read=True)
+        refs = await self._find(reference, graph.root.digest, partial(subjects_of_graph, graph), read=True)
         return tuple(await self.read(reference, refs))
 
     async def find_by_target(
@@ -109,8 +109,20 @@ class AttachmentReader:
             return ()
         read_subjects: SubjectReader = partial(self._read_subjects, plan_entry, root)
         if graph is not None:
-            read_subjects = partial(_subjects_of_graph, graph)
+            read_subjects = partial(subjects_of_graph, graph)
         return await self._find(reference, root, read_subjects, read=False)
+
+    async def find_at_source(
+        self, reference: SourceReference, root: Digest, graph: ManifestGraph | None = None
+    ) -> tuple[AttachmentRef, ...]:
+        """Find the attachments of an image, without reading them.
+
+        root: the root manifest that targets get. graph: the image, if it has been read; otherwise it is complete, and
+        its indexes are read. Raises as `read_all` does."""
+        find: SubjectReader = partial(self._read_subjects_at_source, reference.entry, root)
+        if graph is not None:
+            find = partial(subjects_of_graph, graph)
+        return await self._find(reference, root, find, read=False)
 
     async def find_missing(self, plan_entry: PlanEntry, refs: Sequence[AttachmentRef]) -> list[AttachmentRef]:
         """Return the attachments that a target lacks or does not list.
@@ -174,8 +186,14 @@ class AttachmentReader:
     ) -> tuple[AttachmentRef, ...]:
         """Find the attachments of an image once. Raises Refused if one is missing that the rules require.
 
-        digest: the root manifest that targets get."""
+        The attachments in an image lock are not searched for. digest: the root manifest that targets get."""
         entry = reference.entry
+        image = (entry.locked or {}).get(entry.repository, {}).get(reference.tag)
+        if image is not None and image.attachments is not None:
+            try:
+                return await restore_attachments(self._manifests, entry, image.attachments, self._is_selected)
+            except MirrorError as error:
+                raise _explain_error(error, reference.name) from error
         root = await self._find_root(reference, digest)
         platforms = selected_platforms(entry, reference.version)
         key = (entry.attachments_key, self._rules_number(entry), entry.keeps_tags, platforms, root, digest)
@@ -254,23 +272,14 @@ class AttachmentReader:
         is_image = is_manifest_type(media_type) and media_type not in INDEX_TYPES
         if is_image or (isinstance(version, Version) and version.protocol == "v1"):
             return Subjects()
-        top = await self._read_index(plan_entry, root)
-        left_out = await self._find_left_out(plan_entry, top)
-        below: dict[Digest, None] = {}
-        indexes = [top]
-        for _ in range(MAX_DEPTH + 1):
-            children = [
-                child
-                for index in indexes
-                for child in index.children
-                if child.digest not in below and (left_out is None or not left_out.covers(index, child))
-            ]
-            below |= dict.fromkeys(child.digest for child in children)
-            level = dict.fromkeys(child.digest for child in children if child.media_type in INDEX_TYPES)
-            if not level:
-                break
-            indexes = await run_group(self._read_index(plan_entry, digest) for digest in level)
-        return Subjects(tuple(below), _platforms(top, below))
+        read = partial(self._read_index, plan_entry)
+        top = await read(root)
+        return await read_subjects(top, read, await self._find_left_out(plan_entry, top))
+
+    async def _read_subjects_at_source(self, entry: MirrorEntry, root: Digest) -> Subjects:
+        """Read the indexes of a complete image from the source."""
+        read = partial(self._manifests.read, entry.source, entry.repository)
+        return await read_subjects(await read(root), read)
 
     async def _find_left_out(self, plan_entry: PlanEntry, root: Manifest) -> LeftOut | None:
         """Return what a sparse image leaves out, or None if it is complete. Nested indexes are read from the target.
@@ -305,19 +314,6 @@ class AttachmentReader:
         except MirrorError as error:
             raise _explain_error(error, reference.name) from error
         return Attachment(ref, graph)
-
-
-async def _subjects_of_graph(graph: ManifestGraph) -> Subjects:
-    """Return the manifests below the root of an image that was read."""
-    below = tuple(dict.fromkeys(one.digest for level in graph.levels for one in level))
-    return Subjects(below, _platforms(graph.root, below))
-
-
-def _platforms(root: Manifest, below: Iterable[Digest]) -> tuple[Digest, ...]:
-    """Return the children of an index that are images of a platform. BuildKit's attestations are of none."""
-    known = set(below)
-    children = (child for child in root.children if child.platform is None or child.platform.os != "unknown")
-    return tuple(child.digest for child in children if child.digest in known)
 
 
 def _check_attachment(entry: MirrorEntry, ref: AttachmentRef, graph: ManifestGraph) -> None:

@@ -56,6 +56,7 @@ class MirrorEntry(Struct, frozen=True):
     repositories, MATCHED is then replaced by the part of the source repository's name after the prefix.
     repository_rules: which of the repositories below the prefix of a wildcard are mirrored.
     number: the position in the configuration, counted from 0.
+    lock_key: identifies the content of the image lock; empty without one.
     locked: the images to copy, by repository and tag, instead of those that the rules select. None without an image
     lock."""
 
@@ -73,12 +74,13 @@ class MirrorEntry(Struct, frozen=True):
     number: int = 0
     locked: Mapping[str, Mapping[str, LockedImage]] | None = None
     attachments: AttachmentRules | None = None
+    lock_key: str = ""
 
     @property
     def attachments_key(self) -> str:
         """The key under which the state records when the attachments of its images were checked."""
         rules = self.attachments.key if self.attachments is not None else ""
-        return f"{self.name} {rules}" if rules else self.name
+        return " ".join(part for part in (self.name, rules, self.lock_key) if part)
 
     @property
     def keeps_tags(self) -> bool:
@@ -96,6 +98,18 @@ class MirrorEntry(Struct, frozen=True):
     def prefix(self) -> str:
         """The beginning of the names that a wildcard matches: `repository` and a slash, or an empty string."""
         return f"{self.repository}/" if self.repository else ""
+
+    def mirrors_attachment_tag(self, tag: str) -> bool:
+        """Return whether an existing tag of attachments is mirrored like that of any other image, and keeps its name.
+
+        Return False if more than the name of the tag decides: `newest` and `min-age` may leave the tag out although
+        they select the image."""
+        if self.locked is not None:
+            is_mirrored = tag in self.locked.get(self.repository, {})
+        else:
+            decided_by_name = not self.rules.needs_digests and self.rules.newest is None
+            is_mirrored = decided_by_name and self.rules.rejecting_rule(tag) is None
+        return is_mirrored and self.keeps_tags
 
     def has_repository(self, repository: str) -> bool:
         """Return whether the mirror can copy this source repository: its only one or, for a wildcard, one below it."""
