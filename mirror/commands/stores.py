@@ -165,6 +165,7 @@ class Stores:
                 # Docker Hub's quota counts GET requests for manifests, but not HEAD requests.
                 heads_first=mirror.source.host == DOCKER_HUB,
                 schema1=mirror.schema1 != "fail",
+                converts_schema1=mirror.schema1 == "convert",
                 foreign_layers=mirror.foreign_layers,
                 wildcard=mirror.wildcard,
                 repository_rules=mirror.repositories,

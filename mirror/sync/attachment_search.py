@@ -226,9 +226,17 @@ class AttachmentSearch:
         return self._entry.mirrors_attachment_tag(tag) and self._is_selected(self._entry.name + reference_suffix(tag))
 
     async def _find_signatures(self, subject: Digest, level: int) -> list[AttachmentRef]:
-        """Return what cosign's tags for one manifest refer to."""
+        """Return what cosign's tags for one manifest refer to.
+
+        A tag that is not listed is used, too, if `verify-signatures` has found it."""
         entry = self._entry
-        wanted = {tag: kind for tag, kind in signature_tags(subject).items() if self._tags is None or tag in self._tags}
+        wanted = {
+            tag: kind
+            for tag, kind in signature_tags(subject).items()
+            if self._tags is None
+            or tag in self._tags
+            or self._manifests.find_tag(entry.source, entry.repository, tag) is not None
+        }
         if not wanted:
             return []
         listed = self._tags is not None
@@ -259,7 +267,7 @@ class AttachmentSearch:
     async def _read_referrers_index(self, tag: str) -> Sequence[Descriptor]:
         """Return the entries of the index that lists the referrers of a manifest, or none if the tag has no index."""
         try:
-            index = await self._manifests.read(self._entry.source, self._entry.repository, tag)
+            index = await self._manifests.read_tag(self._entry.source, self._entry.repository, tag)
         except NotFound:
             return ()
         if index.kind is Kind.INDEX and not index.blobs:
@@ -298,11 +306,15 @@ def _resolve_tags(
     listed tag does not exist: it was deleted just now, which the next run finds out, or the source has lost it."""
     found: list[Descriptor | None] = []
     for tag in tags:
-        version = _resolve_tag(entry, tag, read, work)
+        known = manifests.find_tag(entry.source, entry.repository, tag)
+        if known is not None and known.kind is not Kind.SCHEMA1:
+            version: Version | None = Version(known.digest, known, media_type=known.media_type)
+        else:
+            version = _resolve_tag(entry, tag, read, work)
         if version is None and listed:
             raise NotFound(f"{entry.name}:{tag} is in the list of tags, but does not exist")
         manifest = version.manifest if version is not None else None
-        if manifest is not None:
+        if manifest is not None and manifest is not known:
             manifests.add(entry.source, entry.repository, manifest)
         # A tag that needs a transform is an image of an old registry, not a signature.
         if version is None or version.digest is None or version.transform is not None:

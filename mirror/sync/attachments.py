@@ -226,7 +226,8 @@ class AttachmentReader:
         version, entry = reference.version, reference.entry
         if isinstance(version, Version) and (version.source_id or version.transform is not None):
             return digest if version.source_digest == digest else None
-        if entry.platforms is None or entry.platforms.sparse:
+        keeps_digest = entry.platforms is None or entry.platforms.sparse
+        if keeps_digest and not (entry.converts_schema1 and version is None):
             return digest
 
         def resolve(work: Work) -> Version | MirrorError:

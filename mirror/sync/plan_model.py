@@ -47,7 +47,7 @@ class MirrorEntry(Struct, frozen=True):
 
     heads_first: whether digests are requested with HEAD before a manifest is read, because the source counts GET
     requests for manifests against a quota, but not HEAD requests.
-    schema1: whether images with schema 1 manifests are allowed.
+    schema1: whether images with schema 1 manifests are allowed. converts_schema1: whether they are converted.
     foreign_layers: whether foreign layers are copied.
     platforms: the platforms to copy; None for all.
     signature_policy: which keys must have signed the images; None if no signature is required.
@@ -66,6 +66,7 @@ class MirrorEntry(Struct, frozen=True):
     targets: tuple[TargetEntry, ...]
     heads_first: bool = False
     schema1: bool = True
+    converts_schema1: bool = False
     foreign_layers: bool = False
     wildcard: bool = False
     repository_rules: RepositoryRules = RepositoryRules()

@@ -187,6 +187,26 @@ def test_a_root_that_a_transform_changed_has_no_attachments_but_its_children_hav
     assert 2 == len(world.read())
 
 
+@pytest.mark.parametrize("converts", [False, True])
+def test_no_referrers_are_requested_for_a_converted_image_that_is_not_at_the_source(
+    world: World, converts: bool
+) -> None:
+    """An immutable tag that is up to date is not resolved, so that it is not known whether the image was converted."""
+    converted = world.root
+    del world.source.manifests["app"][converted.digest]
+    world.target.manifests["copy"][converted.digest] = converted
+    signature = world.add(subject=world.children[0], kind=SIGNATURE)
+
+    async def find(reader: AttachmentReader, manifests: ManifestCache) -> list[AttachmentRef]:
+        known = world.reference()
+        reference = SourceReference(replace(known.entry, converts_schema1=converts), "v1", "v1", users=1)
+        plan_entry = PlanEntry(reference, known.entry.targets[0], Action.SKIP, converted.digest, recheck=True)
+        return list(await reader.find_by_target(plan_entry, converted.digest))
+
+    assert [signature.digest] == [ref.descriptor.digest for ref in world.run(find)]
+    assert converts == (("app", converted.digest) not in world.source.verbs("referrers"))
+
+
 def test_children_of_an_attached_index_may_have_attachments(world: World) -> None:
     part = world.add(label="part")
     attached = world.add_index("", [part], subject=world.root)
