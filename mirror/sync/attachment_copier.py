@@ -26,6 +26,7 @@ from mirror.transfer.blob_request import BlobRequest, BlobSource
 from mirror.transfer.calls import Calls
 from mirror.transfer.tasks import run_group
 from mirror.util.cancellation import Work
+from mirror.util.structs import Struct
 
 
 class DeleteTagRecord(Protocol):
@@ -86,6 +87,16 @@ class ImagePush:
         return [self.request_for(blob, source) for blob in new]
 
 
+class _TagOnTarget(Struct, frozen=True):
+    """What the tag of an attachment refers to on a target.
+
+    digest: None if it does not exist, or if the attachment has no tag. written: what this run had written under the tag
+    when it was looked up, or None."""
+
+    digest: Digest | None = None
+    written: Digest | None = None
+
+
 class AttachmentCopier:
     """Writes attachments: their blobs, their manifests, and where needed the list that names them.
 
@@ -115,11 +126,12 @@ class AttachmentCopier:
         must not be overwritten, and the errors that the stores raise."""
         changed = False
         for _, group in groupby(attachments, key=lambda one: one.ref.level):
-            level = await self._leave_out_contained(push, list(group))
+            wanted = await self._look_up_tags(push, list(group))
+            level = [one for one, _ in wanted]
             blobs = unique_descriptors((blob for one in level for blob in one.graph.blobs), push.plan_entry.name)
             if level:
                 await self._copy_blobs(push.take_blobs(blobs, level[0].graph.blob_source), push.counts)
-            results = await run_group(self._copy_one(push, one) for one in level)
+            results = await run_group(self._copy_one(push, one, found) for one, found in wanted)
             relisted = await self._list_referrers(push, level)
             for one, copied in zip(level, results, strict=True):
                 is_new = copied or one.graph.root.digest in relisted
@@ -127,27 +139,33 @@ class AttachmentCopier:
                 changed = changed or is_new
         return changed
 
-    async def _leave_out_contained(self, push: ImagePush, attachments: Sequence[Attachment]) -> list[Attachment]:
-        """Return attachments without those that the target has as a part of a larger one, under the same tag.
+    async def _look_up_tags(
+        self, push: ImagePush, attachments: Sequence[Attachment]
+    ) -> list[tuple[Attachment, _TagOnTarget]]:
+        """Return what the tag of each attachment refers to on the target.
 
-        Other tools add their own signatures to those that were copied."""
-        contained = await run_group(self._is_contained(push, one) for one in attachments)
-        push.counts.attachments["exists"] += sum(contained)
-        return [one for one, is_contained in zip(attachments, contained, strict=True) if not is_contained]
+        Leave out the attachments that the target has as a part of a larger one, under the same tag: other tools add
+        their own signatures to those that were copied."""
+        tags = await run_group(self._look_up_tag(push, one) for one in attachments)
+        pairs = list(zip(attachments, tags, strict=True))
+        wanted = await run_group(self._needs_write(push, one, found.digest) for one, found in pairs)
+        kept = [
+            (one, found)
+            for (one, found), is_wanted in zip(pairs, wanted, strict=True)
+            if is_wanted or found.digest == one.graph.root.digest
+        ]
+        push.counts.attachments["exists"] += len(pairs) - len(kept)
+        return kept
 
-    async def _is_contained(self, push: ImagePush, attachment: Attachment) -> bool:
-        """Return whether the tag of an attachment has another manifest on the target that contains all of it."""
-        tag, root = attachment.ref.tag, attachment.graph.root
-        old = await self._find_old_digest(push, tag, root) if tag else None
-        return old is not None and old != root.digest and not await self._needs_write(push, tag, old, root)
+    async def _copy_one(self, push: ImagePush, attachment: Attachment, found: _TagOnTarget) -> bool:
+        """Write the manifests of one attachment. Return whether the target lacked it.
 
-    async def _copy_one(self, push: ImagePush, attachment: Attachment) -> bool:
-        """Write the manifests of one attachment. Return whether the target lacked it."""
+        found: what its tag refers to on the target."""
         graph, ref = attachment.graph, attachment.ref
         await self._writer.put_levels(graph, push.store, push.request_for, look_up=push.check_all)
         request = push.request_for(manifest_descriptor(graph.root), graph.blob_source)
         if ref.tag:
-            return await self._copy_tag(push, request, ref.tag, graph.root)
+            return await self._copy_tag(push, request, attachment, found)
         missing, damaged = await self._writer.find_missing(
             push.store, push.repository, [graph.root], look_up=push.check_all
         )
@@ -159,43 +177,53 @@ class AttachmentCopier:
             await self._writer.check_replaced(request, ref.reference, graph.root)
         return bool(missing)
 
-    async def _copy_tag(self, push: ImagePush, request: BlobRequest, tag: str, root: Manifest) -> bool:
+    async def _copy_tag(
+        self, push: ImagePush, request: BlobRequest, attachment: Attachment, found: _TagOnTarget
+    ) -> bool:
         """Write a manifest under the tag of an attachment. Return whether the target lacked it."""
-        entry = push.plan_entry.reference.entry
+        entry, tag, root = push.plan_entry.reference.entry, attachment.ref.tag, attachment.graph.root
         async with self._protection.lock(push.repository, tag):
-            old = await self._find_old_digest(push, tag, root)
+            old, written = found.digest, self._protection.digest_in_run(push.repository, tag)
+            if written != found.written:  # another image has written the tag after it was looked up
+                old = written
+                if not await self._needs_write(push, attachment, old) and old != root.digest:
+                    return False
             if old == root.digest:
                 self._writer.record_existing(request)
                 self._protection.record(entry, push.repository, tag, old)
-                return False
-            if old is not None and not await self._needs_write(push, tag, old, root):
                 return False
             await self._put(push, request, tag, root)
             self._protection.record_written(entry, push.repository, tag, root.digest)
             return True
 
-    async def _find_old_digest(self, push: ImagePush, tag: str, root: Manifest) -> Digest | None:
-        """Return the digest of the tag of an attachment on the target, or None if it does not exist.
+    async def _look_up_tag(self, push: ImagePush, attachment: Attachment) -> _TagOnTarget:
+        """Return what the tag of an attachment refers to on the target.
 
         No request is sent if this run has written the tag, or if the repository had no tags at the start of the run.
         Raises Refused (tag_immutable) if the rules do not allow the tag to be overwritten, and it has another digest.
         """
+        tag, root = attachment.ref.tag, attachment.graph.root
+        if not tag:
+            return _TagOnTarget()
         written = self._protection.digest_in_run(push.repository, tag)
         immutable = push.plan_entry.reference.entry.rules.is_immutable(tag)
-        if written is not None and not push.check_all and not immutable:
-            return written
-        may_exist = push.plan_entry.may_have_blobs and not push.store.needs_all_images
-        if not may_exist and not push.check_all and not immutable:
-            return None
+        if not push.check_all and not immutable:
+            is_new = push.store.needs_all_images or not push.plan_entry.may_have_blobs
+            if written is not None or is_new:
+                return _TagOnTarget(written, written)
         old = await self._protection.read_digest(push.store, push.repository, tag)
         if immutable and old not in (None, root.digest):
             raise immutable_conflict(Version(root.digest), old).with_subject(tag)
-        return old
+        return _TagOnTarget(old, written)
 
-    async def _needs_write(self, push: ImagePush, tag: str, old: Digest, root: Manifest) -> bool:
-        """Return whether the tag of an attachment must be written. Raises Refused (target_conflict)."""
-        plan_entry = push.plan_entry
-        return await self._protection.needs_write(plan_entry.reference.entry, plan_entry.target, tag, old, root)
+    async def _needs_write(self, push: ImagePush, attachment: Attachment, old: Digest | None) -> bool:
+        """Return whether an attachment must be written. Raises Refused (target_conflict) if its tag must be kept.
+
+        old: the digest of its tag on the target, or None if it has no tag, or the tag does not exist."""
+        if old is None:
+            return True
+        entry, target = push.plan_entry.reference.entry, push.plan_entry.target
+        return await self._protection.needs_write(entry, target, attachment.ref.tag, old, attachment.graph.root)
 
     async def _put(self, push: ImagePush, request: BlobRequest, reference: str, manifest: Manifest) -> None:
         """Write the manifest of an attachment. If the target rejects it because its subject is missing, write the root
