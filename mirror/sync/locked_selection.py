@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from functools import partial
+from typing import TypeVar
 
 from mirror.errors import Cancelled, ConfigError, MirrorError, NotFound, OtherPlatform, RemoteError, printable
 from mirror.oci.digest import Digest
@@ -22,9 +23,10 @@ from mirror.transfer.calls import Calls
 from mirror.transfer.tasks import gather_results, run_group
 from mirror.util.structs import Struct, field, replace
 
-_BATCH = 64  # maximum number of tags that one call resolves
+_BATCH = 64  # maximum number of tags that one call resolves, and of images that are processed at once
 _LOCK_AGAIN = "run `mirror lock CONFIG` to lock the images of this configuration"
 
+T = TypeVar("T")
 FindAttachments = Callable[[SourceReference], Awaitable[Iterable[AttachmentRef]]]
 """Finds the attachments that an image has at its source now, including those whose tags the mirror selects."""
 
@@ -85,16 +87,24 @@ async def collect_lock(
     collector = ReferenceCollector()
     await make_planner(collector).plan_all(entries)
     images: defaultdict[int, dict[str, dict[str, LockedImage]]] = defaultdict(dict)
-    for (number, repository), references in collector.references.items():
-        tags = images[number][repository] = {}
-        found = await gather_results(_lock_reference(one, find_attachments) for one in references.values())
-        for (tag, reference), image in zip(references.items(), found, strict=True):
+    for number, repository in collector.references:
+        images[number][repository] = {}
+    references = [one for tags in collector.references.values() for one in tags.values()]
+    for part in _parts(references):
+        results = await gather_results(_lock_reference(one, find_attachments) for one in part)
+        for one, image in zip(part, results, strict=True):
             if isinstance(image, MirrorError):
-                collector.failures.append((reference.name, image))
+                collector.failures.append((one.name, image))
             else:
-                tags[tag] = image
+                images[one.entry.number][one.entry.repository][one.tag] = image
     mirrors = tuple(LockedMirror(entry.name, _target_names(entry), images[entry.number]) for entry in entries)
     return ImageLock(config, mirrors), collector.failures
+
+
+def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield the items in parts, each of which is processed at once: a task for each of 100,000 images is too much."""
+    for start in range(0, len(items), _BATCH):
+        yield items[start : start + _BATCH]
 
 
 async def _lock_reference(reference: SourceReference, find_attachments: FindAttachments) -> LockedImage:
@@ -271,12 +281,13 @@ async def compare_lock(
             for tag, reference in after.items()
             if not _compare(found, before.get(tag), reference)
         ]
-        await run_group(_compare_attachments(found, *pair, find_attachments) for pair in unmoved)
+        for part in _parts(unmoved):
+            await run_group(_compare_attachments(found, *pair, find_attachments) for pair in part)
         if key not in current.unread and (key[0], None) not in current.unread:
             gone = [reference for tag, reference in before.items() if tag not in after]
-            lost += [gone[start : start + _BATCH] for start in range(0, len(gone), _BATCH)]
-    for part, versions in zip(lost, await run_group(_resolve_tags(calls, part) for part in lost), strict=True):
-        for reference, version in zip(part, versions, strict=True):
+            lost += _parts(gone)
+    for tags, versions in zip(lost, await run_group(_resolve_tags(calls, part) for part in lost), strict=True):
+        for reference, version in zip(tags, versions, strict=True):
             _add_drift(found, DriftKind.DROPPED, reference, version)
     return found
 
