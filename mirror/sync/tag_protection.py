@@ -86,8 +86,8 @@ class TagProtection:
     async def read_digest(self, store: Source, repository: Repository, tag: str) -> Digest | None:
         """Return the digest of a tag on a target, or None if there is no such tag, or its manifest is damaged.
 
-        If it is not certain that the manifest is damaged, this tool must have written the tag. Raises the errors of the
-        target."""
+        Raises the errors of the target. An error that a damaged manifest may cause is not raised if this tool wrote the
+        tag, so that the tag can be repaired."""
         (version,) = await self._calls.call_host(
             repository.host, lambda work: resolve_all(store, repository.path, [tag], work)
         )
@@ -182,14 +182,14 @@ def _conflict(entry: MirrorEntry, repository: Repository, tag: str, old: Digest,
     skip = f"`referrers: {{exclude: [{kind}]}}`" if kind else "`referrers: false`"
     if source:
         what = (
-            f"{repository}:{tag} was copied from {source} and has {old}. {entry.name} has {new}, which lacks a part of "
-            "it"
+            f"{repository}:{tag} was copied from {source} and has {old}. {entry.name} has {new}, which does not "
+            "contain all of it"
         )
         hint = f"nothing was overwritten: copy the two sources to different repositories, or set {skip} for one of them"
     else:
         what = (
             f"{repository}:{tag} has {old}, and there is no record that mirror copied it. {entry.name} has {new}, "
-            "which lacks a part of it"
+            "which does not contain all of it"
         )
         hint = (
             f"nothing was overwritten: delete {repository}:{tag} on the target to replace it, or set {skip} for this "
