@@ -46,7 +46,8 @@ test-regsync: $(STAMP) ## compare the selection of tags with regsync (run `make 
 
 test-registries: $(STAMP) ## test with registries of other vendors (about 2 minutes; run `make registries` first)
 	@tools/need.sh docker-registry skopeo htpasswd:apache2-utils
-	$(BIN)/python -m pytest -n $(JOBS) tests_real/test_registries.py tests_real/test_registries_uploads.py $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) tests_real/test_registries.py tests_real/test_registries_uploads.py \
+		tests_real/test_attachments.py $(PYTEST_ARGS)
 
 test-cosign: $(STAMP) ## test with signatures that cosign makes (needs Go; installs cosign, which takes several minutes)
 	@tools/need.sh docker-registry

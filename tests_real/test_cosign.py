@@ -129,6 +129,45 @@ def test_images_that_cosign_signed_are_copied_with_the_key_and_not_with_another(
     assert_whole(target)
 
 
+def test_a_signature_that_cosign_adds_on_the_target_is_kept(
+    cosign: Cosign, registry_factory: RegistryFactory, mirror_run: MirrorTool
+) -> None:
+    """The image is signed at the source and by another team on the target. Both signatures have the same payload."""
+    source, target = registry_factory("source"), registry_factory("target")
+    graph = Graph("both")
+    graph.image("v1")
+    push(source, "app", graph)
+    digest = graph.tags["v1"]
+    for kind in ("p256", "rsa", "ed25519"):
+        cosign.make_key(kind)
+
+    def sign(registry: RealRegistry, kind: str) -> None:
+        # The payload would otherwise contain the name of the registry.
+        identity = ("--sign-container-identity", "example.com/app")
+        image = f"{registry.host}/app@{digest}"
+        cosign("sign", "--yes", "--key", f"{kind}.key", *LOCAL, *FORMATS["tag"], *identity, image)
+
+    def verify(kind: str) -> None:
+        options = ("--insecure-ignore-tlog=true", "--allow-http-registry", "--new-bundle-format=false")
+        cosign("verify", "--key", f"{kind}.pub", *options, f"{target.host}/app@{digest}")
+
+    sign(source, "p256")
+    mirror = {"source": f"{source.host}/app:v1", "targets": [f"{target.host}/app"], "recheck": "0 s"}
+    mirror_run.config([mirror], source, target)
+    mirror_run.sync()
+    verify("p256")
+    sign(target, "rsa")
+    for arguments in ((), ("--deep",)):
+        mirror_run.sync(*arguments)
+        verify("p256")
+        verify("rsa")
+    assert 0 == mirror_run("verify", mirror_run.config_file).code
+    sign(source, "ed25519")  # neither of the two repositories has all signatures of the other
+    ran = mirror_run.sync(expect=3)
+    assert "there is no record that mirror copied it" in ran.text
+    verify("rsa")
+
+
 def _record(file: Path, registry: RealRegistry, keys: dict[str, str]) -> None:
     """Write the content of the repository `app`, and the public keys."""
     with registry.client() as client:

@@ -12,7 +12,7 @@ from mirror.config import Config, state_directory
 from mirror.errors import ConfigError, MirrorError, printable, worst_exit_code
 from mirror.output.console import Console, print_lines
 from mirror.output.report.summary import format_count
-from mirror.sync.image_lock import ImageLock
+from mirror.sync.image_lock import MAX_BYTES, ImageLock
 from mirror.sync.locked_selection import collect_lock
 from mirror.util.files import atomic_write, local_error
 
@@ -31,7 +31,9 @@ def lock(options: Options, output: Path | None) -> int:
 
         async def collect() -> None:
             """Read the sources."""
-            found.append(await collect_lock(context.entries, config.path.name, partial(context.source_planner, state)))
+            reader = context.image_reader(state, all_attachments=True)
+            make_planner = partial(context.source_planner, state, reader)
+            found.append(await collect_lock(context.entries, config.path.name, make_planner, reader.find_attachments))
 
         stopped = context.run_until_signal(collect())
         problems = context.run_problems() if stopped is None else []
@@ -45,6 +47,10 @@ def lock(options: Options, output: Path | None) -> int:
             console.write_line(f"mirror: {name}: {error}")
         console.write_line(f"mirror: {format_count(len(failures), 'problem')}; no image lock was written")
         return worst_exit_code(error.exit_code for _, error in failures)
+    size = sum(len(line.encode()) + 1 for line in image_lock.lines())
+    if size > MAX_BYTES:
+        what = f"the image lock would have {size} bytes; at most {MAX_BYTES} can be read"
+        raise ConfigError(what, hint="divide the configuration into several files, or set `referrers: false`")
     if path == STDOUT:
         return print_lines(image_lock.lines())
     with atomic_write(path, mode=0o644) as out:

@@ -10,7 +10,6 @@ from mirror.commands.summaries import drift_lines, plan_lines
 from mirror.errors import CHANGES, OK, worst_exit_code
 from mirror.output.console import print_lines
 from mirror.sync.dry_run import DryRun
-from mirror.sync.image_reader import ImageReader
 from mirror.sync.locked_selection import LockComparison, compare_lock
 from mirror.sync.platform_reader import PlatformReader
 from mirror.transfer.tasks import run_group
@@ -23,7 +22,7 @@ def plan(options: Options) -> int:
     comparisons: list[LockComparison] = []
     with open_for_reading(options) as (context, state):
         context.check_no_partial_bundle(options)
-        reader = ImageReader(context.calls, state, context.manifests, context.signatures, context.only.is_selected)
+        reader = context.image_reader(state)
         platforms, bases = PlatformReader(context.calls, context.manifests), context.bases(state, reader)
         dry_run = DryRun(platforms, bases, reader, context.signatures, deep=options.deep)
         planner = context.planner(state, dry_run, reader, use_hints=not options.deep, reread_dates=options.deep)
@@ -31,8 +30,11 @@ def plan(options: Options) -> int:
         async def compare() -> None:
             """Compare the image lock, if there is one, with the sources."""
             if options.locked is not None:
-                make_planner = partial(context.source_planner, state)
-                comparisons.append(await compare_lock(context.calls, context.entries, make_planner))
+                reader = context.image_reader(state, all_attachments=True)
+                make_planner = partial(context.source_planner, state, reader)
+                comparisons.append(
+                    await compare_lock(context.calls, context.entries, make_planner, reader.find_attachments)
+                )
 
         async def run() -> None:
             """Plan, and compare the image lock at the same time."""

@@ -8,6 +8,7 @@ from typing import Protocol
 from mirror.limits import Limits
 from mirror.registry.auth.credentials import CredentialSource
 from mirror.registry.auth.expiring_logins import ExpiringLogin
+from mirror.registry.catalog import Catalog
 from mirror.registry.ecr import EcrService
 from mirror.registry.http.host_settings import EcrRepositorySettings, HarborProjectSettings, HostSettings
 from mirror.registry.missing_repositories import MissingRepositories, RepositoryCreator
@@ -35,6 +36,11 @@ class RegistryServices:
         self.logins = {
             host: ExpiringLogin(self._ecr[host], limits.clock) for host, one in settings.items() if one.login == "ecr"
         }
+
+    def catalog(self, host: str) -> Catalog | None:
+        """Return the catalog of a host that a service lists, or None if the registry lists its repositories itself."""
+        service = self._ecr.get(host)
+        return service if service is not None and host in self.logins and service.lists_repositories else None
 
     def missing_repositories(
         self, settings: HostSettings, credentials: CredentialSource, on_created: Callable[[str], None]

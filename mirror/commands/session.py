@@ -30,6 +30,7 @@ from mirror.sync.manifest_graph import ManifestCache
 from mirror.sync.plan_model import MirrorEntry, PlanReceiver, RepositoryFilter, SourceReference
 from mirror.sync.planner import Planner
 from mirror.sync.signature_checker import SignatureChecker
+from mirror.sync.tag_protection import TagProtection
 from mirror.transfer.calls import CLOSE_TIMEOUT, Calls, new_loop
 from mirror.transfer.tasks import Coro
 from mirror.util.cancellation import Stop, Work
@@ -94,9 +95,24 @@ class RunContext(Struct, frozen=True):
             reread_dates=reread_dates,
         )
 
-    def source_planner(self, state: State, collector: ReferenceCollector) -> Planner:
-        """Create a planner that resolves the selected references at their sources, and does not plan targets."""
-        return self.planner(state, collector, use_hints=False, receive_references=collector.receive)
+    def image_reader(self, state: State, *, all_attachments: bool = False) -> ImageReader:
+        """Create the object that reads images, and their attachments, for the run.
+
+        all_attachments: whether it also finds the attachments whose tags are mirrored like those of other images."""
+        protection = TagProtection(
+            self.calls,
+            self.manifests,
+            state.attachment_tags,
+            lambda source: any(entry.may_read(source) for entry in self.entries),
+        )
+        is_selected = self.only.is_selected if not all_attachments else lambda reference: False
+        return ImageReader(self.calls, state, self.manifests, self.signatures, protection, is_selected)
+
+    def source_planner(self, state: State, reader: ImageReader, collector: ReferenceCollector) -> Planner:
+        """Create a planner that resolves the selected references at their sources, and does not plan targets.
+
+        reader: see `planner`."""
+        return self.planner(state, collector, reader, use_hints=False, receive_references=collector.receive)
 
     def bases(self, state: State, reader: ImageReader) -> BundleBases:
         """Create the object that checks whether targets have the blobs that differential bundles leave out."""

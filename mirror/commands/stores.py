@@ -115,9 +115,12 @@ class Stores:
         missing = self._services.missing_repositories(settings, self._credentials, authorizer.discard_grants)
         if not lists_repositories:
             return RegistryV2(session, missing=missing)
-        from mirror.registry.catalogs.registry_catalog import RegistryCatalog  # noqa: PLC0415 (only for wildcards)
+        catalog = self._services.catalog(host)
+        if catalog is None:
+            from mirror.registry.catalogs.registry_catalog import RegistryCatalog  # noqa: PLC0415 (only for wildcards)
 
-        return RegistryV2(session, catalog=RegistryCatalog(session, self._credentials), missing=missing)
+            catalog = RegistryCatalog(session, self._credentials)
+        return RegistryV2(session, catalog=catalog, missing=missing)
 
     def __enter__(self) -> Stores:
         return self
@@ -162,6 +165,7 @@ class Stores:
                 # Docker Hub's quota counts GET requests for manifests, but not HEAD requests.
                 heads_first=mirror.source.host == DOCKER_HUB,
                 schema1=mirror.schema1 != "fail",
+                converts_schema1=mirror.schema1 == "convert",
                 foreign_layers=mirror.foreign_layers,
                 wildcard=mirror.wildcard,
                 repository_rules=mirror.repositories,

@@ -128,6 +128,8 @@ def _drift_line(drift: Drift) -> str:
         DriftKind.DELETED: f"locked {drift.locked}, the source no longer has the tag",
         DriftKind.DROPPED: f"locked {drift.locked}, the configuration no longer selects the tag",
         DriftKind.UNLOCKED: f"not locked, the source has {now}",
+        DriftKind.ATTACHED: f"the image has the attachment {drift.current}, which is not locked",
+        DriftKind.DETACHED: f"the image no longer has the attachment {drift.locked}",
     }
     return f"{drift.kind.value:8} {drift.name}: {what[drift.kind]}"
 

@@ -25,7 +25,6 @@ from mirror.state.hints import State
 from mirror.state.run_marks import WHOLE, partition_of_shards, use_partition_mark
 from mirror.sync.copy_queue import CopyQueue
 from mirror.sync.image_copier import ImageCopier
-from mirror.sync.image_reader import ImageReader
 from mirror.sync.recorder import ResultRecorder
 from mirror.sync.repair import wrap_for_repair
 from mirror.sync.target_lifecycle import TargetLifecycle
@@ -203,6 +202,7 @@ class _SyncRun:
         targets = context.stores.registries
         if self._options.repair:
             targets = wrap_for_repair(targets)
+        reader = context.image_reader(state)
         image_copier = ImageCopier(
             context.calls,
             blob_copier,
@@ -210,11 +210,11 @@ class _SyncRun:
             state,
             targets,
             blob_recorder,
+            reader.attachments.protection,
             check_all=self._options.deep,
             repair=self._options.repair,
             before_write=mark_repository,
         )
-        reader = ImageReader(context.calls, state, context.manifests, context.signatures, context.only.is_selected)
         copy_queue = CopyQueue(
             context.calls,
             reader,

@@ -7,14 +7,13 @@ from mirror.commands.read_only import open_for_reading
 from mirror.commands.summaries import verification_lines
 from mirror.errors import OK, worst_exit_code
 from mirror.output.console import print_lines
-from mirror.sync.image_reader import ImageReader
 from mirror.sync.verifier import Problem, Verifier
 
 
 def verify(options: Options) -> int:
     """Print the problems with images on the targets, and return the exit code. Raises ConfigError, LocalError."""
     with open_for_reading(options) as (context, state):
-        reader = ImageReader(context.calls, state, context.manifests, context.signatures, context.only.is_selected)
+        reader = context.image_reader(state)
         registries = context.stores.registries
         verifier = Verifier(context.calls, registries, reader, context.signatures, deep=options.deep)
         planner = context.planner(

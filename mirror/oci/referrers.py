@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable
 
 from mirror.errors import Refused, printable
 from mirror.oci import strictjson
 from mirror.oci.digest import Digest
-from mirror.oci.manifest import MAX_BYTES, MAX_ENTRIES, OCI_INDEX, Manifest
+from mirror.oci.manifest import MAX_BYTES, MAX_ENTRIES, OCI_INDEX, Kind, Manifest
 from mirror.oci.reference import is_tag
 from mirror.oci.strictjson import Object, Value
 
@@ -52,6 +53,11 @@ def signature_tags(digest: Digest) -> dict[str, str]:
 def is_attachment_tag(tag: str) -> bool:
     """Return whether a tag has the form of `referrers_tag` or `signature_tags`."""
     return _ATTACHMENT_TAG.fullmatch(tag) is not None
+
+
+def kind_of_tag(tag: str) -> str:
+    """Return the kind of the artifacts under a tag of cosign, or an empty string for another tag."""
+    return next((kind for suffix, kind in _SUFFIXES.items() if tag.endswith(suffix)), "")
 
 
 def kinds_of_type(artifact_type: str) -> frozenset[str]:
@@ -95,6 +101,36 @@ def merge_referrers(old: Manifest | None, referrers: Iterable[Manifest], what: s
             code="too_many",
         )
     return body
+
+
+def contains_entries(one: Manifest, other: Manifest) -> bool:
+    """Return whether the manifest `one` has everything under a tag of attachments that `other` has.
+
+    For a list of referrers, these are the digests of its entries. For another artifact, these are its layers with their
+    annotations, because cosign stores a signature in an annotation: the layers of two signatures may be equal. The
+    subject, the type and the annotations of the artifact must not get lost either."""
+    if one.kind is not other.kind or one.kind is Kind.SCHEMA1:
+        return False
+    if one.kind is Kind.INDEX:
+        return {child.digest for child in other.children} <= {child.digest for child in one.children}
+    ours, theirs = (strictjson.parse(each.body, what=f"manifest {each.digest}") for each in (one, other))
+    if not isinstance(ours, dict) or not isinstance(theirs, dict):
+        return False
+    key = "layers" if one.kind is Kind.IMAGE else "blobs"
+    layers = _canonical_items(theirs.get(key))
+    # An artifact without layers may have its content in the config.
+    is_covered = layers <= _canonical_items(ours.get(key)) if layers else ours.get("config") == theirs.get("config")
+    return (
+        is_covered
+        and _canonical_items(theirs.get("annotations")) <= _canonical_items(ours.get("annotations"))
+        and all(theirs.get(name) in (None, ours.get(name)) for name in ("subject", "artifactType"))
+    )
+
+
+def _canonical_items(value: Value) -> Counter[str]:
+    """Return the items of a list or object as canonical JSON, each with its number of occurrences."""
+    items = [[key, item] for key, item in value.items()] if isinstance(value, dict) else value
+    return Counter(json.dumps(item, sort_keys=True) for item in items) if isinstance(items, list) else Counter()
 
 
 def _digest_of(entry: Value) -> str:

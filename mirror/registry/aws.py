@@ -65,6 +65,8 @@ class _Client(Protocol):
 
     def create_repository(self, **parameters: object) -> Response: ...
 
+    def describe_repositories(self, **parameters: object) -> Response: ...
+
     def get_authorization_token(self) -> Response: ...
 
     def close(self) -> None: ...
@@ -89,6 +91,10 @@ class EcrApi:
     def create_repository(self, what: str, parameters: Mapping[str, object]) -> None:
         """Call CreateRepository. `what` is the subject of errors."""
         self._call(what, "CreateRepository", lambda: self._client.create_repository(**parameters))
+
+    def describe_repositories(self, what: str, parameters: Mapping[str, object]) -> Response:
+        """Call DescribeRepositories, and return its response. `what` is the subject of errors."""
+        return self._call(what, "DescribeRepositories", lambda: self._client.describe_repositories(**parameters))
 
     def get_authorization_token(self, what: str) -> Response:
         """Call GetAuthorizationToken, and return its response. `what` is the subject of errors."""

@@ -1,25 +1,30 @@
-"""Amazon ECR and ECR Public as services: they create repositories, and issue passwords for their registries."""
+"""Amazon ECR and ECR Public as services: they create repositories, list them, and issue passwords for their registries.
+
+Source: Amazon ECR API reference, "CreateRepository", "DescribeRepositories" and "GetAuthorizationToken".
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
-from mirror.errors import AuthError, ConfigError, RemoteError
+from mirror.errors import AuthError, ConfigError, Refused, RemoteError
 from mirror.registry.auth.expiring_logins import IssuedPassword
 from mirror.registry.ecr_hosts import EcrHost, parse_ecr_host
 from mirror.registry.http.host_settings import EcrRepositorySettings
+from mirror.registry.listings import MAX_NAMES, MAX_PAGES
 from mirror.util.cancellation import Stop, Work
 from mirror.util.single_flight import LazyValue
 
 if TYPE_CHECKING:
     from mirror.registry.aws import EcrApi
 
+PAGE_SIZE = 1000  # repositories in a page of DescribeRepositories, the maximum
 MIN_LIFETIME, MAX_LIFETIME = 60.0, 12 * 3600.0  # seconds; limits for the lifetime of a password that AWS reports
 
 
@@ -36,6 +41,7 @@ class EcrService:
         self._names = parse_ecr_host(host) or EcrHost()
         self._settings = settings
         self._api: LazyValue[EcrApi] = LazyValue(lambda work: self._open_api())
+        self._names_in_registry: LazyValue[tuple[str, ...]] = LazyValue(self._read_repositories)
 
     def _open_api(self) -> EcrApi:
         """Return the API."""
@@ -83,6 +89,40 @@ class EcrService:
         if settings.tags:
             parameters["tags"] = [{"Key": key, "Value": value} for key, value in settings.tags.items()]
         return parameters
+
+    @property
+    def lists_repositories(self) -> bool:
+        """Whether the API lists the repositories of the host: that of ECR Public lists only those of one account."""
+        return not self._names.public
+
+    def list_repositories(self, prefix: str, work: Work) -> Iterable[str]:
+        """Return the names of the repositories that begin with `prefix`. The list is read once.
+
+        Also raises Refused (too_many)."""
+        return [name for name in self._names_in_registry.get(work) if name.startswith(prefix)]
+
+    def _read_repositories(self, work: Work) -> tuple[str, ...]:
+        """Return the names of all repositories."""
+        what = f"listing the repositories of {self._host}"
+        parameters: dict[str, object] = {"maxResults": PAGE_SIZE}
+        if self._names.account:
+            parameters["registryId"] = self._names.account
+        names: dict[str, None] = {}
+        for _ in range(MAX_PAGES):
+            work.stop.raise_if_requested()
+            response = self._api.get(work).describe_repositories(what, parameters)
+            entries = response.get("repositories")
+            page = [entry.get("repositoryName") for entry in entries] if isinstance(entries, list) else [None]
+            if not all(isinstance(name, str) for name in page):
+                raise RemoteError(f"{what}: the response of AWS is not a list of repositories", code="bad_response")
+            names |= dict.fromkeys(map(str, page))
+            token = response.get("nextToken")
+            if not token:
+                return tuple(names)
+            if len(names) > MAX_NAMES or token == parameters.get("nextToken"):
+                break
+            parameters["nextToken"] = token
+        raise Refused(f"{what}: the list does not end, or has more than {MAX_NAMES} names", code="too_many")
 
     def issue(self, stop: Stop) -> IssuedPassword:
         """Return a new password for the registry. AWS issues it for 12 hours."""

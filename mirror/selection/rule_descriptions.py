@@ -46,11 +46,12 @@ def _describe_selecting(rules: TagRules, tag: str) -> RuleDescription:
     return RuleDescription("", True, "no rule leaves it out")
 
 
-_REJECTED_VERSIONS = {
+_REASONS = {
     "semver": "its version is in no range of `semver`",
     "semver (no version)": "it is not a version, so `semver` leaves it out",
     "semver (pre-release)": "it is a pre-release, which the ranges of `semver` do not select",
     "newest (no version)": "it is not a version, so `newest` leaves it out",
+    "newest (attachment)": "it is the tag of an attachment, which is copied with its image, so `newest` leaves it out",
 }
 
 
@@ -63,4 +64,4 @@ def _describe_rejecting(rules: TagRules, rejecting: str) -> str:
         return f"it matches no pattern of `include` ({', '.join(printable(text, 80) for text in rules.include)})"
     if rule == "exclude":
         return f"it matches the pattern {printable(pattern, 80)} of `exclude`"
-    return _REJECTED_VERSIONS[rejecting]
+    return _REASONS[rejecting]

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from mirror.oci.digest import Digest
+from mirror.oci.referrers import is_attachment_tag
 from mirror.selection.patterns import compile_pattern
 from mirror.selection.versions import VersionRanges, find_newest_versions, parse_version
 from mirror.util.structs import Struct
@@ -63,8 +64,8 @@ class TagRules(Struct, frozen=True):
     def rejecting_rule(self, tag: str) -> str | None:
         """Return the rule that excludes `tag` because of its name, or None if there is none.
 
-        The rule is named as in the configuration. `newest` excludes only tags that are not versions: how many other
-        tags are newer is not known here."""
+        The rule is named as in the configuration. `newest` excludes only tags that are not versions or, if the dates of
+        images decide, tags of attachments: how many other tags are newer is not known here."""
         if self.is_literal:
             return None if tag in (self.literal or ()) else "tags"
         return _NameRules(self).rejecting_rule(tag)
@@ -135,7 +136,9 @@ class _NameRules:
         self._exclude = [(f"exclude {text}", compile_pattern(text).matches) for text in rules.exclude]
         self._ranges = VersionRanges(rules.semver) if rules.semver else None
         self._needs_versions = rules.needs_versions
-        self.exclude_nothing = not (self._include or self._exclude or self._needs_versions)
+        # Attachments are copied with their images. They are newer than these, and would take their places.
+        self._needs_images = rules.newest is not None and rules.by_created
+        self.exclude_nothing = not (self._include or self._exclude or self._needs_versions or self._needs_images)
 
     def rejecting_rule(self, tag: str) -> str | None:
         """Return the rule that excludes `tag`, as named in the configuration, or None if there is none."""
@@ -144,6 +147,8 @@ class _NameRules:
         for rule, match in self._exclude:
             if match(tag):
                 return rule
+        if self._needs_images and is_attachment_tag(tag):
+            return "newest (attachment)"
         return self._rejecting_version_rule(tag) if self._needs_versions else None
 
     def _rejecting_version_rule(self, tag: str) -> str | None:

@@ -1,12 +1,13 @@
 """The state: hints from earlier runs, stored in one SQLite file. They change the cost of a run, but not its result.
 
-Five kinds of records are more than hints (docs/operations.md, "State and lock"):
+Six kinds of records are more than hints (docs/operations.md, "State and lock"):
 
 * the mark of a repository in which a run has not finished,
 * whether the registry has responded to a v2 request for a source repository,
 * the tags of targets that the operator declared `exclusive` or `immutable`,
 * when a tag of a source was first seen with its digest,
-* which platforms a sparse image on a target has.
+* which platforms a sparse image on a target has,
+* which manifest a tag of an attachment had on a target, and its source.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.reference import is_path
 from mirror.selection.tag_rules import FirstSeen
 from mirror.state import platform_records, selection_records
+from mirror.state.attachment_tag_records import AttachmentTagRecords
 from mirror.state.connections import ReadConnections
 from mirror.state.database import SOURCE, TARGET, Database, DatabaseError
 from mirror.state.file import find_fault, open_database, state_error
@@ -97,11 +99,11 @@ class State(AbstractContextManager["State"]):
         self._sparse_repositories: set[str] = set()
         self._reported = False
         self._writer = Writer(path, database, self._marks, warn) if database else None
+        self.attachment_tags = AttachmentTagRecords(self._read, self._submit)
 
     def _load_sparse_repositories(self) -> None:
         """Read which repositories have sparse images."""
-        none: set[str] = set()
-        self._sparse_repositories = self._read("", platform_records.read_sparse_repositories, none)
+        self._sparse_repositories = self._read("", platform_records.read_sparse_repositories, set[str]())
 
     def _marks(self) -> list[str]:
         """Return the repositories that are marked as unfinished."""
@@ -127,8 +129,7 @@ class State(AbstractContextManager["State"]):
 
     def _noted_tag(self, side: Side, repository: str, tag: str) -> Digest | None:
         """Return the digest that was last recorded for a tag, or None if it is unknown."""
-        number = _SIDES[side]
-        return self._read(repository, lambda database: database.tag(number, repository, tag), None)
+        return self._read(repository, lambda database: database.tag(_SIDES[side], repository, tag), None)
 
     def transform_digest(self, identity: str) -> Digest | None:
         """Return the digest of the last result of a manifest conversion, or None if it is unknown.
@@ -223,8 +224,7 @@ class State(AbstractContextManager["State"]):
 
     def record_tag(self, side: Side, repository: str, tag: str, digest: Digest | None) -> None:
         """Record the current digest of `tag` in the repository. `digest` is None if the tag does not exist."""
-        number = _SIDES[side]
-        self._submit(lambda database: database.record_tag(number, repository, tag, digest))
+        self._submit(lambda database: database.record_tag(_SIDES[side], repository, tag, digest))
 
     def delete_tag_record(self, repository: str, tag: str, *, noted: bool) -> None:
         """Delete the recorded digest of `tag` before the tag is written in a target repository.

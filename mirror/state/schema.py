@@ -6,7 +6,7 @@ from mirror.errors import Refused
 from mirror.oci.digest import Digest
 
 APPLICATION_ID = 0x4D495252  # "MIRR"
-VERSION = 3
+VERSION = 4
 
 # Names and digests are stored once and referred to by number. A digest is stored as its 32 or 64 bytes. A row of
 # `member` means that the repository contained all blobs of the image `root`, and that `digest` is one of these blobs.
@@ -14,7 +14,7 @@ VERSION = 3
 # Pruning deletes the rows of each `root` that no longer has a tag. `seen` is a counter that orders the repositories, as
 # a clock may be wrong. The statements are spelled as SQLite returns them, so they can be compared with those in a file.
 # A row of `checked` says when (in seconds since the epoch) the attachments of an image were found complete in a target
-# repository.
+# repository. A row of `attachment_tag` says which manifest a tag of an attachment had on a target, and its source.
 SCHEMA = {
     "repository": "CREATE TABLE repository(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, seen INTEGER NOT NULL)",
     "digest": "CREATE TABLE digest(id INTEGER PRIMARY KEY, value BLOB NOT NULL UNIQUE)",
@@ -34,12 +34,15 @@ SCHEMA = {
     "time INTEGER NOT NULL, PRIMARY KEY(repository, source, digest)) WITHOUT ROWID",
     "first_seen": "CREATE TABLE first_seen(repository INTEGER NOT NULL, tag TEXT NOT NULL, identity TEXT NOT NULL, "
     "time INTEGER NOT NULL, PRIMARY KEY(repository, tag)) WITHOUT ROWID",
+    "attachment_tag": "CREATE TABLE attachment_tag(repository INTEGER NOT NULL, tag TEXT NOT NULL, "
+    "digest BLOB NOT NULL, source TEXT NOT NULL, PRIMARY KEY(repository, tag)) WITHOUT ROWID",
     "image_date": "CREATE TABLE image_date(repository INTEGER NOT NULL, identity TEXT NOT NULL, "
     "date INTEGER NOT NULL, PRIMARY KEY(repository, identity)) WITHOUT ROWID",
 }
-_ADDED_BY_3 = ("checked", "first_seen", "image_date", "sparse", "other_platform")
+_ADDED_BY_4 = ("attachment_tag",)
+_ADDED_BY_3 = ("checked", "first_seen", "image_date", "sparse", "other_platform", *_ADDED_BY_4)
 # The tables that files of an earlier version lack, by version.
-ADDED = {1: ("answered_by_v2", "writers", *_ADDED_BY_3), 2: _ADDED_BY_3}
+ADDED = {1: ("answered_by_v2", "writers", *_ADDED_BY_3), 2: _ADDED_BY_3, 3: _ADDED_BY_4}
 STATEMENTS = (*SCHEMA.values(), f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {VERSION}")
 
 

@@ -21,10 +21,12 @@ from mirror.sync.plan_decisions import immutable_conflict
 from mirror.sync.plan_model import PlanEntry
 from mirror.sync.recorder import BlobCounts
 from mirror.sync.referrers_index import ReferrersIndexes, read_listed_referrers
+from mirror.sync.tag_protection import TagProtection
 from mirror.transfer.blob_request import BlobRequest, BlobSource
 from mirror.transfer.calls import Calls
 from mirror.transfer.tasks import run_group
 from mirror.util.cancellation import Work
+from mirror.util.structs import Struct
 
 
 class DeleteTagRecord(Protocol):
@@ -85,37 +87,51 @@ class ImagePush:
         return [self.request_for(blob, source) for blob in new]
 
 
+class _TagOnTarget(Struct, frozen=True):
+    """What the tag of an attachment refers to on a target.
+
+    digest: None if it does not exist, or if the attachment has no tag. written: what this run had written under the tag
+    when it was looked up, or None."""
+
+    digest: Digest | None = None
+    written: Digest | None = None
+
+
 class AttachmentCopier:
     """Writes attachments: their blobs, their manifests, and where needed the list that names them.
 
-    copy_blobs: copies blobs and counts them. delete_tag_record: called on a thread before a tag is written."""
+    protection: decides whether a tag may be overwritten. copy_blobs: copies blobs and counts them. delete_tag_record:
+    called on a thread before a tag is written."""
 
     def __init__(
         self,
         calls: Calls,
         writer: ManifestWriter,
+        protection: TagProtection,
         copy_blobs: Callable[[list[BlobRequest], BlobCounts], Awaitable[bool]],
         delete_tag_record: DeleteTagRecord,
     ) -> None:
         self._calls = calls
         self._writer = writer
+        self._protection = protection
         self._copy_blobs = copy_blobs
         self._delete_tag_record = delete_tag_record
-        self._indexes = ReferrersIndexes(calls, writer)
+        self._indexes = ReferrersIndexes(calls, writer, protection.lock)
         self._needs_subjects: set[str] = set()  # hosts that reject a referrer whose subject is missing
 
     async def copy(self, push: ImagePush, attachments: Sequence[Attachment]) -> bool:
         """Write the attachments that the target lacks. Return whether it lacked any of them.
 
-        With `push.check_all`, the target's own list must name each referrer. Raises the errors that the stores raise.
-        """
+        With `push.check_all`, the target's own list must name each referrer. Raises Refused (target_conflict) if a tag
+        must not be overwritten, and the errors that the stores raise."""
         changed = False
         for _, group in groupby(attachments, key=lambda one: one.ref.level):
-            level = list(group)
+            wanted = await self._look_up_tags(push, list(group))
+            level = [one for one, _ in wanted]
             blobs = unique_descriptors((blob for one in level for blob in one.graph.blobs), push.plan_entry.name)
             if level:
                 await self._copy_blobs(push.take_blobs(blobs, level[0].graph.blob_source), push.counts)
-            results = await run_group(self._copy_one(push, one) for one in level)
+            results = await run_group(self._copy_one(push, one, found) for one, found in wanted)
             relisted = await self._list_referrers(push, level)
             for one, copied in zip(level, results, strict=True):
                 is_new = copied or one.graph.root.digest in relisted
@@ -123,18 +139,36 @@ class AttachmentCopier:
                 changed = changed or is_new
         return changed
 
-    async def _copy_one(self, push: ImagePush, attachment: Attachment) -> bool:
-        """Write the manifests of one attachment. Return whether the target lacked it."""
+    async def _look_up_tags(
+        self, push: ImagePush, attachments: Sequence[Attachment]
+    ) -> list[tuple[Attachment, _TagOnTarget]]:
+        """Return what the tag of each attachment refers to on the target.
+
+        Leave out the attachments that the target has as a part of a larger one, under the same tag: other tools add
+        their own signatures to those that were copied."""
+        tags = await run_group(self._look_up_tag(push, one) for one in attachments)
+        pairs = list(zip(attachments, tags, strict=True))
+        wanted = await run_group(self._needs_write(push, one, found.digest) for one, found in pairs)
+        kept = [
+            (one, found)
+            for (one, found), is_wanted in zip(pairs, wanted, strict=True)
+            if is_wanted or found.digest == one.graph.root.digest
+        ]
+        push.counts.attachments["exists"] += len(pairs) - len(kept)
+        return kept
+
+    async def _copy_one(self, push: ImagePush, attachment: Attachment, found: _TagOnTarget) -> bool:
+        """Write the manifests of one attachment. Return whether the target lacked it.
+
+        found: what its tag refers to on the target."""
         graph, ref = attachment.graph, attachment.ref
         await self._writer.put_levels(graph, push.store, push.request_for, look_up=push.check_all)
         request = push.request_for(manifest_descriptor(graph.root), graph.blob_source)
         if ref.tag:
-            is_current = await self._is_current(push, ref.tag, graph.root)
-            missing, damaged = ([] if is_current else [graph.root]), list[Manifest]()
-        else:
-            missing, damaged = await self._writer.find_missing(
-                push.store, push.repository, [graph.root], look_up=push.check_all
-            )
+            return await self._copy_tag(push, request, attachment, found)
+        missing, damaged = await self._writer.find_missing(
+            push.store, push.repository, [graph.root], look_up=push.check_all
+        )
         if missing:
             await self._put(push, request, ref.reference, graph.root)
         else:
@@ -143,24 +177,53 @@ class AttachmentCopier:
             await self._writer.check_replaced(request, ref.reference, graph.root)
         return bool(missing)
 
-    async def _is_current(self, push: ImagePush, tag: str, root: Manifest) -> bool:
-        """Return whether the tag of an attachment is known to refer to `root` on the target.
+    async def _copy_tag(
+        self, push: ImagePush, request: BlobRequest, attachment: Attachment, found: _TagOnTarget
+    ) -> bool:
+        """Write a manifest under the tag of an attachment. Return whether the target lacked it."""
+        entry, tag, root = push.plan_entry.reference.entry, attachment.ref.tag, attachment.graph.root
+        async with self._protection.lock(push.repository, tag):
+            old, written = found.digest, self._protection.digest_in_run(push.repository, tag)
+            if written != found.written:  # another image has written the tag after it was looked up
+                old = written
+                if not await self._needs_write(push, attachment, old) and old != root.digest:
+                    return False
+            if old == root.digest:
+                self._writer.record_existing(request)
+                self._protection.record(entry, push.repository, tag, old)
+                return False
+            await self._put(push, request, tag, root)
+            self._protection.record_written(entry, push.repository, tag, root.digest)
+            return True
 
+    async def _look_up_tag(self, push: ImagePush, attachment: Attachment) -> _TagOnTarget:
+        """Return what the tag of an attachment refers to on the target.
+
+        No request is sent if this run has written the tag, or if the repository had no tags at the start of the run.
         Raises Refused (tag_immutable) if the rules do not allow the tag to be overwritten, and it has another digest.
         """
+        tag, root = attachment.ref.tag, attachment.graph.root
+        if not tag:
+            return _TagOnTarget()
+        written = self._protection.digest_in_run(push.repository, tag)
         immutable = push.plan_entry.reference.entry.rules.is_immutable(tag)
         if not push.check_all and not immutable:
-            return self._writer.has_written(push.repository, tag, root.digest)
+            is_new = push.store.needs_all_images or not push.plan_entry.may_have_blobs
+            if written is not None or is_new:
+                return _TagOnTarget(written, written)
+        old = await self._protection.read_digest(push.store, push.repository, tag)
+        if immutable and old not in (None, root.digest):
+            raise immutable_conflict(Version(root.digest), old).with_subject(tag)
+        return _TagOnTarget(old, written)
 
-        def resolve(work: Work) -> Digest | None:
-            """Return the digest of the tag on the target, or None if it has none. Runs on a worker thread."""
-            (version,) = push.store.resolve(push.repository.path, [tag], work)
-            return version.digest if isinstance(version, Version) else None
+    async def _needs_write(self, push: ImagePush, attachment: Attachment, old: Digest | None) -> bool:
+        """Return whether an attachment must be written. Raises Refused (target_conflict) if its tag must be kept.
 
-        digest = await self._calls.call_host(push.repository.host, resolve)
-        if immutable and digest not in (None, root.digest):
-            raise immutable_conflict(Version(root.digest), digest).with_subject(tag)
-        return digest == root.digest
+        old: the digest of its tag on the target, or None if it has no tag, or the tag does not exist."""
+        if old is None:
+            return True
+        entry, target = push.plan_entry.reference.entry, push.plan_entry.target
+        return await self._protection.needs_write(entry, target, attachment.ref.tag, old, attachment.graph.root)
 
     async def _put(self, push: ImagePush, request: BlobRequest, reference: str, manifest: Manifest) -> None:
         """Write the manifest of an attachment. If the target rejects it because its subject is missing, write the root
@@ -246,6 +309,7 @@ class AttachmentCopier:
             unlisted,
             push.request_for,
             lambda tag: self._delete_tag_record(str(push.repository), tag, noted=True),
+            partial(self._protection.record_written, push.plan_entry.reference.entry, push.repository),
         )
         return written_again | added
 

@@ -8,9 +8,8 @@ once in a run. If it cannot be read, each possible tag is requested by its name.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TypeAlias
 
 from mirror.errors import Cancelled, MirrorError, NotFound, RateLimited, Refused, RemoteError
 from mirror.oci.descriptor import Descriptor
@@ -19,6 +18,7 @@ from mirror.oci.manifest import INDEX_TYPES, Kind
 from mirror.oci.referrers import is_attachment_tag, kinds_of_type, referrers_tag, signature_tags
 from mirror.selection.attachment_rules import AttachmentRules
 from mirror.store import Version
+from mirror.sync.attachment_subjects import SubjectReader, Subjects
 from mirror.sync.manifest_graph import MAX_DEPTH, ManifestCache
 from mirror.sync.plan_model import MirrorEntry, reference_suffix
 from mirror.transfer.calls import Calls
@@ -64,19 +64,6 @@ class AttachmentRef(Struct, frozen=True):
     def is_listed_by_target(self) -> bool:
         """Whether a target must list it: it is a referrer, and no list with it is copied like any other image."""
         return not self.tag and not self.in_ordinary_list
-
-
-class Subjects(Struct, frozen=True):
-    """The manifests below the root of an image, whose attachments are copied with the image.
-
-    platforms: those of them that are the images of a platform."""
-
-    children: tuple[Digest, ...] = ()
-    platforms: tuple[Digest, ...] = ()
-
-
-SubjectReader: TypeAlias = Callable[[], Awaitable[Subjects]]
-"""Reads which manifests are below the root of an image."""
 
 
 class AttachmentTags:
@@ -235,22 +222,21 @@ class AttachmentSearch:
         return refs + await self._find_signatures(subject, level)
 
     def _is_ordinary(self, tag: str) -> bool:
-        """Return whether this run mirrors a tag that exists like that of any other image, and no target renames it.
-
-        Return False if more than the name of the tag decides: `newest` and `min-age` may leave the tag out although
-        they select the image."""
-        entry, rules = self._entry, self._entry.rules
-        if entry.locked is not None:
-            is_mirrored = tag in entry.locked.get(entry.repository, {})
-        else:
-            decided_by_name = not rules.needs_digests and rules.newest is None
-            is_mirrored = decided_by_name and rules.rejecting_rule(tag) is None
-        return is_mirrored and entry.keeps_tags and self._is_selected(entry.name + reference_suffix(tag))
+        """Return whether this run mirrors a tag that exists like that of any other image, and no target renames it."""
+        return self._entry.mirrors_attachment_tag(tag) and self._is_selected(self._entry.name + reference_suffix(tag))
 
     async def _find_signatures(self, subject: Digest, level: int) -> list[AttachmentRef]:
-        """Return what cosign's tags for one manifest refer to."""
+        """Return what cosign's tags for one manifest refer to.
+
+        A tag that is not listed is used, too, if `verify-signatures` has found it."""
         entry = self._entry
-        wanted = {tag: kind for tag, kind in signature_tags(subject).items() if self._tags is None or tag in self._tags}
+        wanted = {
+            tag: kind
+            for tag, kind in signature_tags(subject).items()
+            if self._tags is None
+            or tag in self._tags
+            or self._manifests.find_tag(entry.source, entry.repository, tag) is not None
+        }
         if not wanted:
             return []
         listed = self._tags is not None
@@ -281,7 +267,7 @@ class AttachmentSearch:
     async def _read_referrers_index(self, tag: str) -> Sequence[Descriptor]:
         """Return the entries of the index that lists the referrers of a manifest, or none if the tag has no index."""
         try:
-            index = await self._manifests.read(self._entry.source, self._entry.repository, tag)
+            index = await self._manifests.read_tag(self._entry.source, self._entry.repository, tag)
         except NotFound:
             return ()
         if index.kind is Kind.INDEX and not index.blobs:
@@ -320,11 +306,15 @@ def _resolve_tags(
     listed tag does not exist: it was deleted just now, which the next run finds out, or the source has lost it."""
     found: list[Descriptor | None] = []
     for tag in tags:
-        version = _resolve_tag(entry, tag, read, work)
+        known = manifests.find_tag(entry.source, entry.repository, tag)
+        if known is not None and known.kind is not Kind.SCHEMA1:
+            version: Version | None = Version(known.digest, known, media_type=known.media_type)
+        else:
+            version = _resolve_tag(entry, tag, read, work)
         if version is None and listed:
             raise NotFound(f"{entry.name}:{tag} is in the list of tags, but does not exist")
         manifest = version.manifest if version is not None else None
-        if manifest is not None:
+        if manifest is not None and manifest is not known:
             manifests.add(entry.source, entry.repository, manifest)
         # A tag that needs a transform is an image of an old registry, not a signature.
         if version is None or version.digest is None or version.transform is not None:

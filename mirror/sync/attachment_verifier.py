@@ -72,10 +72,14 @@ class AttachmentVerifier:
         return [self._describe(ref, error) for ref, error in problems.items()]
 
     async def _check(self, plan_entry: PlanEntry, ref: AttachmentRef) -> None:
-        """Read one attachment on the target, and check its manifests and blobs. Raises an error if it is not whole."""
+        """Read one attachment on the target, and check its manifests and blobs. Raises an error if it is not whole.
+
+        A tag may have a larger manifest that contains the attachment. Raises Refused (target_conflict) if it has one
+        that does not contain it, and must not be overwritten."""
         target = plan_entry.target
         graph = await self._manifests.read_graph(target.store, target.repository.path, ref.reference)
-        if graph.root.digest != ref.descriptor.digest:
+        entry, old = plan_entry.reference.entry, graph.root.digest
+        if await self._reader.protection.needs_write(entry, target, ref.reference, old, ref.descriptor):
             raise NotFound(f"is missing: the tag {ref.tag} refers to {graph.root.digest}")
         errors = await self._check_blobs(target, graph.blobs)
         if errors:
@@ -86,6 +90,8 @@ class AttachmentVerifier:
         kind = (
             next((name for name in sorted(ref.names) if "/" in name), next(iter(sorted(ref.names)), "")) or "artifact"
         )
+        if error.code == "target_conflict":
+            return error.with_text(f"{kind} {ref.descriptor.digest} is missing: {error.what}")
         remedied = self._add_remedy(error)
         if isinstance(error, NotFound) and not error.what.startswith("is "):
             return RemoteError(

@@ -12,19 +12,21 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import INDEX_TYPES, Kind, Manifest, is_manifest_type
 from mirror.oci.platform_filter import PlatformFilter
 from mirror.selection.attachment_rules import AttachmentRules
+from mirror.selection.tag_rules import TagRules
 from mirror.store import LeftOut, Version
 from mirror.sync.attachment_search import (
     NO_ATTACHMENTS_HINT,
     AttachmentRef,
     AttachmentSearch,
     AttachmentTags,
-    SubjectReader,
-    Subjects,
 )
-from mirror.sync.manifest_graph import MAX_DEPTH, ManifestCache, ManifestGraph, check_descriptor
+from mirror.sync.attachment_subjects import SubjectReader, Subjects, read_subjects, subjects_of_graph
+from mirror.sync.locked_attachments import restore_attachments
+from mirror.sync.manifest_graph import ManifestCache, ManifestGraph, check_descriptor
 from mirror.sync.plan_model import MirrorEntry, PlanEntry, SourceReference, selected_platforms
 from mirror.sync.platform_reader import PlatformReader
 from mirror.sync.referrers_index import read_listed_referrers
+from mirror.sync.tag_protection import TagProtection
 from mirror.transfer.calls import Calls
 from mirror.transfer.shared_tasks import SharedTasks
 from mirror.transfer.tasks import run_group
@@ -33,8 +35,8 @@ from mirror.util.structs import Struct
 
 MAX_KEPT_SEARCHES = 10_000
 
-# What a search depends on: the repository and the rules for attachments, the rules for tags, whether images keep their
-# tags, the platforms, and the root manifest.
+# What a search depends on: the repository and the rules for attachments, the number of the rules for tags, whether
+# images keep their tags, the platforms, and the root manifest.
 _SearchKey: TypeAlias = tuple[str, int, bool, PlatformFilter | None, Digest | None, Digest]
 
 
@@ -53,6 +55,7 @@ class AttachmentReader:
     """Finds and reads the attachments of images at their sources.
 
     platforms: finds out what sparse images leave out.
+    protection: compares tags of attachments on targets.
     is_selected: returns whether the run mirrors a source reference, according to `--only`.
     tags: the tag lists of the sources, to which the planner adds those that it reads."""
 
@@ -61,13 +64,18 @@ class AttachmentReader:
         calls: Calls,
         manifests: ManifestCache,
         platforms: PlatformReader,
+        protection: TagProtection,
         is_selected: Callable[[str], bool] = lambda reference: True,
     ) -> None:
+        self.protection = protection
         self._is_selected = is_selected
         self.tags = AttachmentTags(calls)
         self._calls = calls
         self._manifests = manifests
         self._platforms = platforms
+        # Mirrors with equal rules for tags have the same number, so that they share searches.
+        self._rules: dict[int, int] = {}  # the numbers of the rules, by the number of the mirror
+        self._rules_numbers: dict[tuple[TagRules, int | None], int] = {}
         # The results of the most recent searches, because several tags often refer to the same image.
         self._found: OrderedDict[_SearchKey, tuple[AttachmentRef, ...]] = OrderedDict()
         self._searches: SharedTasks[_SearchKey, tuple[AttachmentRef, ...]] = SharedTasks(calls.tasks)
@@ -86,7 +94,7 @@ class AttachmentReader:
         if reference.entry.attachments is None:
             return ()
 
-        refs = await self._find(reference, graph.root.digest, partial(_subjects_of_graph, graph), read=True)
+        refs = await self._find(reference, graph.root.digest, partial(subjects_of_graph, graph), read=True)
         return tuple(await self.read(reference, refs))
 
     async def find_by_target(
@@ -101,11 +109,26 @@ class AttachmentReader:
             return ()
         read_subjects: SubjectReader = partial(self._read_subjects, plan_entry, root)
         if graph is not None:
-            read_subjects = partial(_subjects_of_graph, graph)
+            read_subjects = partial(subjects_of_graph, graph)
         return await self._find(reference, root, read_subjects, read=False)
 
+    async def find_at_source(
+        self, reference: SourceReference, root: Digest, graph: ManifestGraph | None = None
+    ) -> tuple[AttachmentRef, ...]:
+        """Find the attachments of an image, without reading them.
+
+        root: the root manifest that targets get. graph: the image, if it has been read; otherwise it is complete, and
+        its indexes are read. Raises as `read_all` does."""
+        find: SubjectReader = partial(self._read_subjects_at_source, reference.entry, root)
+        if graph is not None:
+            find = partial(subjects_of_graph, graph)
+        return await self._find(reference, root, find, read=False)
+
     async def find_missing(self, plan_entry: PlanEntry, refs: Sequence[AttachmentRef]) -> list[AttachmentRef]:
-        """Return the attachments that a target lacks, does not list, or has under a tag with another digest."""
+        """Return the attachments that a target lacks or does not list.
+
+        Raises Refused (target_conflict) if a tag of an attachment must not be overwritten, and the errors of the
+        stores."""
         target = plan_entry.target
         repository = target.repository
 
@@ -116,8 +139,9 @@ class AttachmentReader:
         if not refs:
             return []
         versions = await self._calls.call_host(repository.host, resolve)
-        pairs = zip(refs, versions, strict=True)
-        found = {ref for ref, one in pairs if isinstance(one, Version) and one.digest == ref.descriptor.digest}
+        pairs = list(zip(refs, versions, strict=True))
+        results = await run_group(self._has(plan_entry, ref, version) for ref, version in pairs)
+        found = {ref for (ref, _), has in zip(pairs, results, strict=True) if has}
         # A run may have ended after it wrote a referrer and before it wrote the list that names it.
         subjects = list({ref.subject: None for ref in refs if ref in found and ref.is_listed_by_target})
         lists = await run_group(
@@ -132,6 +156,17 @@ class AttachmentReader:
             for ref in refs
             if ref not in found or (ref.is_listed_by_target and ref.descriptor.digest not in listed[ref.subject])
         ]
+
+    async def _has(self, plan_entry: PlanEntry, ref: AttachmentRef, version: Version | MirrorError) -> bool:
+        """Return whether a target has an attachment. version: what its tag or digest refers to on the target."""
+        if not isinstance(version, Version) or version.digest is None:
+            return False
+        entry, target = plan_entry.reference.entry, plan_entry.target
+        if version.digest == ref.descriptor.digest:
+            if ref.tag:
+                self.protection.record(entry, target.repository, ref.tag, version.digest)
+            return True
+        return not await self.protection.needs_write(entry, target, ref.reference, version.digest, ref.descriptor)
 
     async def read(self, reference: SourceReference, refs: Iterable[AttachmentRef]) -> list[Attachment]:
         """Read attachments that were found. Raises as `read_all` does."""
@@ -151,12 +186,17 @@ class AttachmentReader:
     ) -> tuple[AttachmentRef, ...]:
         """Find the attachments of an image once. Raises Refused if one is missing that the rules require.
 
-        digest: the root manifest that targets get."""
+        The attachments in an image lock are not searched for. digest: the root manifest that targets get."""
         entry = reference.entry
+        image = (entry.locked or {}).get(entry.repository, {}).get(reference.tag)
+        if image is not None and image.attachments is not None:
+            try:
+                return await restore_attachments(self._manifests, entry, image.attachments, self._is_selected)
+            except MirrorError as error:
+                raise _explain_error(error, reference.name) from error
         root = await self._find_root(reference, digest)
         platforms = selected_platforms(entry, reference.version)
-        # The configuration keeps the rules until the end, so that their id is not used again.
-        key = (entry.attachments_key, id(entry.rules), entry.keeps_tags, platforms, root, digest)
+        key = (entry.attachments_key, self._rules_number(entry), entry.keeps_tags, platforms, root, digest)
         found = self._found.get(key)
         if found is None:
             run = partial(self._search, reference, root, read_subjects, read=read)
@@ -170,6 +210,14 @@ class AttachmentReader:
                 self._found.popitem(last=False)
         return found
 
+    def _rules_number(self, entry: MirrorEntry) -> int:
+        """Return a number that two mirrors share only if the same tags are mirrored like those of any other image."""
+        number = self._rules.get(entry.number)
+        if number is None:
+            rules = (entry.rules, entry.number if entry.locked is not None else None)
+            number = self._rules[entry.number] = self._rules_numbers.setdefault(rules, len(self._rules_numbers))
+        return number
+
     async def _find_root(self, reference: SourceReference, digest: Digest) -> Digest | None:
         """Return the root of an image, or None if the source has another one: its attachments are then left out.
 
@@ -178,7 +226,8 @@ class AttachmentReader:
         version, entry = reference.version, reference.entry
         if isinstance(version, Version) and (version.source_id or version.transform is not None):
             return digest if version.source_digest == digest else None
-        if entry.platforms is None or entry.platforms.sparse:
+        keeps_digest = entry.platforms is None or entry.platforms.sparse
+        if keeps_digest and not (entry.converts_schema1 and version is None):
             return digest
 
         def resolve(work: Work) -> Version | MirrorError:
@@ -224,23 +273,14 @@ class AttachmentReader:
         is_image = is_manifest_type(media_type) and media_type not in INDEX_TYPES
         if is_image or (isinstance(version, Version) and version.protocol == "v1"):
             return Subjects()
-        top = await self._read_index(plan_entry, root)
-        left_out = await self._find_left_out(plan_entry, top)
-        below: dict[Digest, None] = {}
-        indexes = [top]
-        for _ in range(MAX_DEPTH + 1):
-            children = [
-                child
-                for index in indexes
-                for child in index.children
-                if child.digest not in below and (left_out is None or not left_out.covers(index, child))
-            ]
-            below |= dict.fromkeys(child.digest for child in children)
-            level = dict.fromkeys(child.digest for child in children if child.media_type in INDEX_TYPES)
-            if not level:
-                break
-            indexes = await run_group(self._read_index(plan_entry, digest) for digest in level)
-        return Subjects(tuple(below), _platforms(top, below))
+        read = partial(self._read_index, plan_entry)
+        top = await read(root)
+        return await read_subjects(top, read, await self._find_left_out(plan_entry, top))
+
+    async def _read_subjects_at_source(self, entry: MirrorEntry, root: Digest) -> Subjects:
+        """Read the indexes of a complete image from the source."""
+        read = partial(self._manifests.read, entry.source, entry.repository)
+        return await read_subjects(await read(root), read)
 
     async def _find_left_out(self, plan_entry: PlanEntry, root: Manifest) -> LeftOut | None:
         """Return what a sparse image leaves out, or None if it is complete. Nested indexes are read from the target.
@@ -275,19 +315,6 @@ class AttachmentReader:
         except MirrorError as error:
             raise _explain_error(error, reference.name) from error
         return Attachment(ref, graph)
-
-
-async def _subjects_of_graph(graph: ManifestGraph) -> Subjects:
-    """Return the manifests below the root of an image that was read."""
-    below = tuple(dict.fromkeys(one.digest for level in graph.levels for one in level))
-    return Subjects(below, _platforms(graph.root, below))
-
-
-def _platforms(root: Manifest, below: Iterable[Digest]) -> tuple[Digest, ...]:
-    """Return the children of an index that are images of a platform. BuildKit's attestations are of none."""
-    known = set(below)
-    children = (child for child in root.children if child.platform is None or child.platform.os != "unknown")
-    return tuple(child.digest for child in children if child.digest in known)
 
 
 def _check_attachment(entry: MirrorEntry, ref: AttachmentRef, graph: ManifestGraph) -> None:

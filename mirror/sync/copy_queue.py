@@ -12,6 +12,7 @@ from itertools import islice
 from mirror.errors import Cancelled, MirrorError, OtherPlatform, Refused
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
+from mirror.oci.referrers import is_attachment_tag
 from mirror.selection.locations import MATCHED
 from mirror.selection.tag_rules import SelectionSummary
 from mirror.store import Target
@@ -123,6 +124,9 @@ class CopyQueue:
             self._defer(plan_entry, self._for_bundles[host])
         elif plan_entry.action is Action.SKIP and not self._deep and plan_entry.old_digest is not None:
             entry = plan_entry.reference.entry
+            if is_attachment_tag(plan_entry.tag):
+                protection = self._reader.attachments.protection
+                protection.record(entry, plan_entry.target.repository, plan_entry.tag, plan_entry.old_digest)
             if entry.rules.is_immutable(plan_entry.tag):
                 name = equality_key(plan_entry.reference, plan_entry.target.repository)
                 self._notes.record_tag("source", name, plan_entry.tag, plan_entry.old_digest)

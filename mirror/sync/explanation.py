@@ -33,7 +33,8 @@ from mirror.util.structs import Struct, field
 
 _CONFLICTS = ("tag_immutable", "target_conflict")  # codes of errors that are reported as conflicts
 _DETERMINED = (*_CONFLICTS, "not_found", "nothing_selected", "tag_count")  # codes of errors that are results
-_RULES_FOR_NAMES = ("include", "exclude", "semver", "newest (no version)")  # what `describe_rule` describes
+# The rules that `describe_rule` describes.
+_RULES_FOR_NAMES = ("include", "exclude", "semver", "newest (no version)", "newest (attachment)")
 
 
 class TargetExplanation(Struct):

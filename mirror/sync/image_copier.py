@@ -14,6 +14,7 @@ from functools import partial
 from mirror.errors import Cancelled, MirrorError, RemoteError, SparseRefused
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
+from mirror.oci.referrers import is_attachment_tag
 from mirror.store import Target, Version
 from mirror.sync.attachment_copier import AttachmentCopier, ImagePush
 from mirror.sync.attachments import Attachment
@@ -24,6 +25,7 @@ from mirror.sync.manifest_writer import ManifestWriter, manifest_descriptor
 from mirror.sync.plan_model import PlanEntry
 from mirror.sync.planner_queries import equality_key
 from mirror.sync.recorder import BlobCounts
+from mirror.sync.tag_protection import TagProtection
 from mirror.transfer.blob_copier import BlobCopier
 from mirror.transfer.blob_locations import BlobLocations
 from mirror.transfer.blob_recorder import BlobRecorder
@@ -40,6 +42,7 @@ class ImageCopier:
 
     targets: the targets by host.
     recorder: records the result for each manifest, and for each blob that failed.
+    protection: decides whether a tag of an attachment may be overwritten.
     check_all: whether to look up every object on the target, even if it is known to exist.
     repair: whether to read every manifest on the target, including the root.
     before_write: called on a thread before each manifest is written."""
@@ -52,6 +55,7 @@ class ImageCopier:
         notes: CopyHintWriter,
         targets: Mapping[str, Target],
         recorder: BlobRecorder,
+        protection: TagProtection,
         *,
         check_all: bool,
         repair: bool = False,
@@ -66,7 +70,8 @@ class ImageCopier:
         self._check_all = check_all
         self._repair = repair
         self._writer = ManifestWriter(calls, locations, recorder, before_write=before_write)
-        self._attachments = AttachmentCopier(calls, self._writer, self._copy_blobs, notes.delete_tag_record)
+        self._protection = protection
+        self._attachments = AttachmentCopier(calls, self._writer, protection, self._copy_blobs, notes.delete_tag_record)
 
     async def copy(self, plan_entry: PlanEntry, image: Image, counts: BlobCounts) -> bool:
         """Copy an image with its attachments, and return whether the target lacked any part of it.
@@ -152,14 +157,36 @@ class ImageCopier:
         if not changed and self._repair:
             changed = not await self._writer.is_tag_current(store, repository, tag, root)
         if changed:
-            before = partial(self._withdraw_tag, plan_entry, graph)
-            await self._writer.put(root_request, tag, root, before=before, left_out=graph.left_out_of(root))
+            await self._put_root(plan_entry, graph, root_request)
         else:
             self._writer.record_existing(root_request)
         if plan_entry.damaged:
             await self._writer.check_replaced(root_request, tag, root)
         self._note_copied(repository, plan_entry, graph)
         return changed or attached
+
+    async def _put_root(self, plan_entry: PlanEntry, graph: ManifestGraph, request: BlobRequest) -> None:
+        """Write the root manifest of an image under its tag.
+
+        Raises Refused (target_conflict) if it is a tag of an attachment that must not be overwritten."""
+        entry, target, tag, root = plan_entry.reference.entry, plan_entry.target, plan_entry.tag, graph.root
+        put = partial(
+            self._writer.put,
+            request,
+            tag,
+            root,
+            before=partial(self._withdraw_tag, plan_entry, graph),
+            left_out=graph.left_out_of(root),
+        )
+        if not is_attachment_tag(tag):
+            await put()
+            return
+        async with self._protection.lock(target.repository, tag):
+            old = self._protection.digest_in_run(target.repository, tag) or plan_entry.old_digest
+            if old is not None:
+                await self._protection.check_overwrite(entry, target, tag, old, root)
+            await put()
+            self._protection.record_written(entry, target.repository, tag, root.digest)
 
     async def _copy_blobs(self, requests: list[BlobRequest], counts: BlobCounts) -> bool:
         """Copy the blobs of an image in parallel. Return whether the target lacked any of them."""

@@ -6,6 +6,7 @@ image, so that a tag that moves changes one line. All errors in a file are Confi
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
@@ -15,21 +16,43 @@ from mirror.errors import ConfigError, Refused, printable
 from mirror.oci import strictjson
 from mirror.oci.digest import Digest
 from mirror.oci.reference import is_path, is_tag
+from mirror.oci.referrers import signature_tags
 from mirror.oci.strictjson import Object, Value
 from mirror.util.structs import Struct
 
 FORMAT = 1
 MAX_BYTES = 64 << 20
 MAX_NODES = 4_000_000
+MAX_DEPTH = 16  # levels of attachments of attachments
+_LARGEST = (1 << 63) - 1  # bytes
 _LONGEST_TEXT = 4096  # characters of a name or media type
 _CREATE = "create the file again with `mirror lock CONFIG`"
 
 
+class LockedAttachment(Struct, frozen=True):
+    """An attachment that an image had when it was locked.
+
+    subject: the manifest that it belongs to. media_type, artifact_type: empty if they are not known. size: in bytes, or
+    None if it is not known. tag: the tag under which cosign stores it; empty for a referrer. level: 1 for an attachment
+    of the image, 2 for an attachment of such an attachment, and so on."""
+
+    subject: Digest
+    digest: Digest
+    media_type: str = ""
+    size: int | None = None
+    artifact_type: str = ""
+    tag: str = ""
+    level: int = 1
+
+
 class LockedImage(Struct, frozen=True):
-    """The image that a tag referred to when it was locked. media_type: empty if it is not known."""
+    """The image that a tag referred to when it was locked. media_type: empty if it is not known.
+
+    attachments: None if they were not locked, because the mirror did not copy them."""
 
     digest: Digest
     media_type: str = ""
+    attachments: tuple[LockedAttachment, ...] | None = None
 
 
 class LockedMirror(Struct, frozen=True):
@@ -41,6 +64,11 @@ class LockedMirror(Struct, frozen=True):
     source: str
     targets: tuple[str, ...]
     images: Mapping[str, Mapping[str, LockedImage]]
+
+    def key(self) -> str:
+        """Return a text that identifies the images and their attachments."""
+        lines = "\n".join(_repository_lines(self.images))
+        return f"locked {hashlib.sha256(lines.encode()).hexdigest()[:16]}"
 
 
 class ImageLock(Struct, frozen=True):
@@ -77,9 +105,25 @@ def _repository_lines(images: Mapping[str, Mapping[str, LockedImage]]) -> Iterat
     for number, (repository, tags) in enumerate(sorted(images.items()), 1):
         yield f"        {json.dumps(repository)}: {{"
         for position, (tag, image) in enumerate(sorted(tags.items()), 1):
-            fields = {"digest": image.digest} | ({"mediaType": image.media_type} if image.media_type else {})
+            fields: Object = {"digest": image.digest} | ({"mediaType": image.media_type} if image.media_type else {})
+            if image.attachments is not None:
+                fields["attachments"] = [_attachment_fields(one) for one in image.attachments]
             yield f"          {json.dumps(tag)}: {json.dumps(fields)}{_comma(position, tags)}"
         yield "        }" + _comma(number, images)
+
+
+def _attachment_fields(attachment: LockedAttachment) -> Object:
+    """Return the JSON object for an attachment. Values that are not known are left out."""
+    fields: Object = {
+        "subject": attachment.subject,
+        "digest": attachment.digest,
+        "mediaType": attachment.media_type or None,
+        "size": attachment.size,
+        "artifactType": attachment.artifact_type or None,
+        "tag": attachment.tag or None,
+        "level": attachment.level if attachment.level > 1 else None,
+    }
+    return {key: value for key, value in fields.items() if value is not None}
 
 
 def _comma(number: int, items: Mapping[str, object] | tuple[object, ...]) -> str:
@@ -156,13 +200,48 @@ class _Reader:
     def _image(self, tag: str, value: Value, where: str) -> LockedImage:
         """Return one image."""
         place = f"{where}:{printable(tag, 140)}"
-        image = self._object(value, place, {"digest"}, optional={"mediaType"})
-        try:
-            digest = Digest.parse(image["digest"])
-        except Refused as error:
-            self._fail(place, error.what)
+        image = self._object(value, place, {"digest"}, optional={"mediaType", "attachments"})
+        digest = self._digest(image["digest"], place)
         self._require(is_tag(tag) or tag == digest, place, "neither a tag nor the digest of the image")
-        return LockedImage(digest, self._text(image.get("mediaType", ""), place))
+        attachments = image.get("attachments")
+        if "attachments" in image and not isinstance(attachments, list):
+            self._fail(f"{place}.attachments", "expected a list")
+        found = (
+            tuple(self._attachment(one, f"{place}.attachments[{number}]") for number, one in enumerate(attachments))
+            if isinstance(attachments, list)
+            else None
+        )
+        return LockedImage(digest, self._text(image.get("mediaType", ""), place), found)
+
+    def _attachment(self, value: Value, where: str) -> LockedAttachment:
+        """Return one attachment of an image."""
+        optional = {"mediaType", "size", "artifactType", "tag", "level"}
+        fields = self._object(value, where, {"subject", "digest"}, optional=optional)
+        subject, tag = self._digest(fields["subject"], where), self._text(fields.get("tag", ""), where)
+        self._require(not tag or tag in signature_tags(subject), where, f"not a tag of cosign for {subject}")
+        level = self._number(fields.get("level", 1), f"{where}.level", 1, MAX_DEPTH)
+        return LockedAttachment(
+            subject,
+            self._digest(fields["digest"], where),
+            self._text(fields.get("mediaType", ""), where),
+            self._number(fields["size"], f"{where}.size", 0, _LARGEST) if "size" in fields else None,
+            self._text(fields.get("artifactType", ""), where),
+            tag,
+            level,
+        )
+
+    def _digest(self, value: Value, where: str) -> Digest:
+        """Return `value` if it is a digest."""
+        try:
+            return Digest.parse(value)
+        except Refused as error:
+            self._fail(where, error.what)
+
+    def _number(self, value: Value, where: str, smallest: int, largest: int) -> int:
+        """Return `value` if it is a number within the limits."""
+        if type(value) is not int or not smallest <= value <= largest:
+            self._fail(where, f"expected a number from {smallest} to {largest}")
+        return value
 
     def _object(self, value: Value, where: str, keys: Set[str], optional: Set[str] = frozenset()) -> Object:
         """Return `value` if it is an object that has all `keys`, and otherwise only keys from `optional`."""

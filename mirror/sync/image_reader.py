@@ -15,11 +15,13 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import Kind
 from mirror.oci.platform_filter import FilteredIndex
 from mirror.store import Transform, TransformPart, TransformResult, Version
+from mirror.sync.attachment_search import AttachmentRef
 from mirror.sync.attachments import Attachment, AttachmentReader
 from mirror.sync.manifest_graph import ManifestCache, ManifestGraph
-from mirror.sync.plan_model import SourceReference, hide_digest, selected_platforms
+from mirror.sync.plan_model import SourceReference, hide_digest, selected_platforms, source_digest
 from mirror.sync.platform_reader import PlatformReader, left_out_of
 from mirror.sync.signature_checker import SignatureChecker
+from mirror.sync.tag_protection import TagProtection
 from mirror.transfer.calls import Calls
 from mirror.transfer.permits import DOWNLOADS, host_permit
 from mirror.transfer.shared_tasks import SharedTasks
@@ -59,6 +61,7 @@ class ImageReader:
     """Reads the manifest graph of each reference once, and keeps it until all its users have released it.
 
     signatures: checks the signature of each image before the image is read.
+    protection: compares tags of attachments on targets.
     attachments: finds and reads the attachments of images.
     is_selected: returns whether the run mirrors a source reference, according to `--only`."""
 
@@ -68,10 +71,11 @@ class ImageReader:
         notes: TransformHintWriter,
         manifests: ManifestCache,
         signatures: SignatureChecker,
+        protection: TagProtection,
         is_selected: Callable[[str], bool] = lambda reference: True,
     ) -> None:
         self._platforms = PlatformReader(calls, manifests)
-        self.attachments = AttachmentReader(calls, manifests, self._platforms, is_selected)
+        self.attachments = AttachmentReader(calls, manifests, self._platforms, protection, is_selected)
         self._calls = calls
         self._manifests = manifests
         self._notes = notes
@@ -126,6 +130,21 @@ class ImageReader:
             raise OtherPlatform(reference.version.other_platform)
         return reference.version
 
+    async def find_attachments(self, reference: SourceReference) -> tuple[AttachmentRef, ...]:
+        """Find the attachments of an image at its source. Read neither these nor the image, except for its indexes.
+
+        If the mirror selects platforms, read the manifests of these. Raises OtherPlatform, and the errors of the
+        source."""
+        version = await self.resolve(reference)
+        digest = source_digest(version)
+        if digest is None or reference.entry.attachments is None:
+            return ()
+        if selected_platforms(reference.entry, version) is None:
+            return await self.attachments.find_at_source(reference, digest)
+        root = await self._read_root(reference, version)
+        graph = await self._read_selected_platforms(reference, version, root)
+        return await self.attachments.find_at_source(reference, graph.root.digest, graph)
+
     async def find_digest(self, reference: SourceReference) -> Digest:
         """Return the digest that a target gets for a reference, without reading more than is needed to find it.
 
@@ -146,16 +165,7 @@ class ImageReader:
         else:
             image = await self._read_root(reference, version)
         try:
-            filtered = await self._filter(reference, version, image)
-            graph = await self._manifests.read_graph(
-                image.source,
-                image.repository,
-                filtered.root.digest,
-                filtered.root,
-                foreign_layers=reference.entry.foreign_layers,
-                made=filtered.nested,
-                left_out=left_out_of(filtered, selected_platforms(reference.entry, version)),
-            )
+            graph = await self._read_selected_platforms(reference, version, image)
         except BaseException:
             if version.transform is not None:
                 self._release_result(image)
@@ -168,6 +178,21 @@ class ImageReader:
         reference.version = replace(version, manifest=None)  # the graph contains it
         self._graphs[reference] = graph
         return graph
+
+    async def _read_selected_platforms(
+        self, reference: SourceReference, version: Version, image: TransformResult
+    ) -> ManifestGraph:
+        """Apply the platforms of the mirror to an image, and read the graph of the result."""
+        filtered = await self._filter(reference, version, image)
+        return await self._manifests.read_graph(
+            image.source,
+            image.repository,
+            filtered.root.digest,
+            filtered.root,
+            foreign_layers=reference.entry.foreign_layers,
+            made=filtered.nested,
+            left_out=left_out_of(filtered, selected_platforms(reference.entry, version)),
+        )
 
     async def _read_root(self, reference: SourceReference, version: Version) -> TransformResult:
         """Read the root manifest of an image that needs no transform."""

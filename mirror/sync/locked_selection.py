@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from functools import partial
+from typing import TypeVar
 
-from mirror.errors import ConfigError, MirrorError, NotFound, RemoteError, printable
+from mirror.errors import Cancelled, ConfigError, MirrorError, NotFound, OtherPlatform, RemoteError, printable
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
 from mirror.selection.tag_rules import SelectionSummary
 from mirror.store import Version
-from mirror.sync.image_lock import ImageLock, LockedImage, LockedMirror
+from mirror.sync.attachment_search import AttachmentRef
+from mirror.sync.image_lock import ImageLock, LockedAttachment, LockedImage, LockedMirror
+from mirror.sync.locked_attachments import lock_attachments
 from mirror.sync.plan_model import MirrorEntry, PlanEntry, SourceReference, source_digest
 from mirror.sync.planner import Planner
 from mirror.sync.planner_queries import resolve_all
 from mirror.transfer.calls import Calls
-from mirror.transfer.tasks import run_group
+from mirror.transfer.tasks import gather_results, run_group
 from mirror.util.structs import Struct, field, replace
 
-_BATCH = 64  # maximum number of tags that one call resolves
+_BATCH = 64  # maximum number of tags that one call resolves, and of images that are processed at once
 _LOCK_AGAIN = "run `mirror lock CONFIG` to lock the images of this configuration"
+
+T = TypeVar("T")
+FindAttachments = Callable[[SourceReference], Awaitable[Iterable[AttachmentRef]]]
+"""Finds the attachments that an image has at its source now, including those whose tags the mirror selects."""
 
 MakePlanner = Callable[["ReferenceCollector"], Planner]
 """Creates a planner that plans no targets. Argument: its receiver, whose method `receive` gets the references."""
@@ -71,39 +78,62 @@ class ReferenceCollector:
 
 
 async def collect_lock(
-    entries: Sequence[MirrorEntry], config: str, make_planner: MakePlanner
+    entries: Sequence[MirrorEntry], config: str, make_planner: MakePlanner, find_attachments: FindAttachments
 ) -> tuple[ImageLock, list[tuple[str, MirrorError]]]:
-    """Resolve all selected references at their sources. Return the image lock, and what could not be locked.
+    """Resolve all selected references at their sources, and find their attachments.
 
-    If anything could not be locked, the lock is incomplete and must not be used. config: the name of the file."""
+    Return the image lock, and what could not be locked. If anything could not be locked, the lock is incomplete and
+    must not be used. config: the name of the file."""
     collector = ReferenceCollector()
     await make_planner(collector).plan_all(entries)
     images: defaultdict[int, dict[str, dict[str, LockedImage]]] = defaultdict(dict)
-    for (number, repository), references in collector.references.items():
-        tags = images[number][repository] = {}
-        for tag, reference in references.items():
-            image = _lock_reference(reference)
+    for number, repository in collector.references:
+        images[number][repository] = {}
+    references = [one for tags in collector.references.values() for one in tags.values()]
+    for part in _parts(references):
+        results = await gather_results(_lock_reference(one, find_attachments) for one in part)
+        for one, image in zip(part, results, strict=True):
             if isinstance(image, MirrorError):
-                collector.failures.append((reference.name, image))
+                collector.failures.append((one.name, image))
             else:
-                tags[tag] = image
+                images[one.entry.number][one.entry.repository][one.tag] = image
     mirrors = tuple(LockedMirror(entry.name, _target_names(entry), images[entry.number]) for entry in entries)
     return ImageLock(config, mirrors), collector.failures
 
 
-def _lock_reference(reference: SourceReference) -> LockedImage | MirrorError:
-    """Return the image that a resolved reference refers to, or an error if it cannot be locked."""
+def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield the items in parts, each of which is processed at once: a task for each of 100,000 images is too much."""
+    for start in range(0, len(items), _BATCH):
+        yield items[start : start + _BATCH]
+
+
+async def _lock_reference(reference: SourceReference, find_attachments: FindAttachments) -> LockedImage:
+    """Return the image that a resolved reference refers to. Raises an error if it cannot be locked."""
     version = reference.version
     if isinstance(version, MirrorError):
-        return version
+        raise version
     digest = source_digest(version)
     if version is None or digest is None:
-        return RemoteError(
+        raise RemoteError(
             "the image is converted when it is copied, so its digest at the source cannot be locked",
             hint="put mirrors that convert images (v1, `schema1: convert`) into another configuration",
             code="manifest_invalid",
         )
-    return LockedImage(digest, version.media_type)
+    return LockedImage(digest, version.media_type, await _find_attachments(reference, find_attachments))
+
+
+async def _find_attachments(
+    reference: SourceReference, find_attachments: FindAttachments
+) -> tuple[LockedAttachment, ...] | None:
+    """Return the attachments that an image has now, or None if its mirror does not copy attachments."""
+    if reference.entry.attachments is None:
+        return None
+    try:
+        return lock_attachments(await find_attachments(reference))
+    except OtherPlatform:
+        return ()  # the image is not copied
+    except MirrorError as error:
+        raise error.with_text(error.what.removeprefix(f"{reference.name}: ")) from error
 
 
 # ---- applying
@@ -135,7 +165,9 @@ def lock_entries(entries: Sequence[MirrorEntry], lock: ImageLock, file: str) -> 
     }
     for entry in entries:
         _check_repositories(entry, found[entry.number], file)
-    locked_entries = [replace(entry, locked=found[entry.number].images) for entry in entries]
+    locked_entries = [
+        replace(entry, locked=found[entry.number].images, lock_key=found[entry.number].key()) for entry in entries
+    ]
     _check_targets(locked_entries, file)
     return locked_entries
 
@@ -204,11 +236,13 @@ class DriftKind(Enum):
     MOVED = "moved"  # the tag refers to another digest now
     DELETED = "deleted"  # the source has no such tag any more
     DROPPED = "dropped"  # the rules do not select the tag any more
+    ATTACHED = "attached"  # the image has an attachment that is not locked
+    DETACHED = "detached"  # the image does not have the locked attachment any more
     UNLOCKED = "unlocked"  # the rules select the tag, but it is not locked
 
 
 class Drift(Struct, frozen=True):
-    """One difference between an image lock and a source. name: the tag at the source.
+    """One difference between an image lock and a source. name: the tag at the source, also for an attachment of it.
 
     locked, current: the digests in the lock and at the source, or None if there is none."""
 
@@ -226,11 +260,15 @@ class LockComparison(Struct):
 
 
 async def compare_lock(
-    calls: Calls, locked_entries: Sequence[MirrorEntry], make_planner: MakePlanner
+    calls: Calls,
+    locked_entries: Sequence[MirrorEntry],
+    make_planner: MakePlanner,
+    find_attachments: FindAttachments,
 ) -> LockComparison:
     """Compare the images of an image lock with the tags that the rules select now, and return the differences.
 
-    Each tag is requested once, with HEAD. locked_entries: the result of `lock_entries`."""
+    Each tag is requested once, with HEAD. The attachments are compared if the tag has not moved. locked_entries: the
+    result of `lock_entries`."""
     locked, current = ReferenceCollector(), ReferenceCollector()
     await make_planner(locked).plan_all(locked_entries)
     await make_planner(current).plan_all([replace(entry, locked=None) for entry in locked_entries])
@@ -238,23 +276,52 @@ async def compare_lock(
     lost: list[Sequence[SourceReference]] = []
     for key in {**locked.references, **current.references}:
         before, after = locked.references[key], current.references[key]
-        for tag, reference in after.items():
-            _compare(found, before.get(tag), reference)
+        unmoved = [
+            (before[tag], reference)
+            for tag, reference in after.items()
+            if not _compare(found, before.get(tag), reference)
+        ]
+        for part in _parts(unmoved):
+            await run_group(_compare_attachments(found, *pair, find_attachments) for pair in part)
         if key not in current.unread and (key[0], None) not in current.unread:
             gone = [reference for tag, reference in before.items() if tag not in after]
-            lost += [gone[start : start + _BATCH] for start in range(0, len(gone), _BATCH)]
-    for part, versions in zip(lost, await run_group(_resolve_tags(calls, part) for part in lost), strict=True):
-        for reference, version in zip(part, versions, strict=True):
+            lost += _parts(gone)
+    for tags, versions in zip(lost, await run_group(_resolve_tags(calls, part) for part in lost), strict=True):
+        for reference, version in zip(tags, versions, strict=True):
             _add_drift(found, DriftKind.DROPPED, reference, version)
     return found
 
 
-def _compare(found: LockComparison, before: SourceReference | None, after: SourceReference) -> None:
-    """Compare a locked tag with the same tag as it is selected now. before: None if the tag is not locked."""
+def _compare(found: LockComparison, before: SourceReference | None, after: SourceReference) -> bool:
+    """Compare a locked tag with the same tag as it is selected now. Return whether they differ.
+
+    before: None if the tag is not locked."""
     if before is None:
         _add_drift(found, DriftKind.UNLOCKED, after, after.version)
     elif isinstance(after.version, MirrorError) or source_digest(after.version) != source_digest(before.version):
         _add_drift(found, DriftKind.MOVED, before, after.version)
+    else:
+        return False
+    return True
+
+
+async def _compare_attachments(
+    found: LockComparison, before: SourceReference, after: SourceReference, find_attachments: FindAttachments
+) -> None:
+    """Compare the locked attachments of an image with those that it has now."""
+    locked = (before.entry.locked or {}).get(before.entry.repository, {}).get(before.tag)
+    if locked is None or locked.attachments is None:
+        return
+    try:
+        current = await _find_attachments(after, find_attachments)
+    except Cancelled:
+        raise
+    except MirrorError as error:
+        found.failures.append((after.name, error))
+        return
+    old, new = ({(one.subject, one.tag, one.digest) for one in each or ()} for each in (locked.attachments, current))
+    found.drifts += [Drift(DriftKind.DETACHED, after.name, digest, None) for *_, digest in sorted(old - new)]
+    found.drifts += [Drift(DriftKind.ATTACHED, after.name, None, digest) for *_, digest in sorted(new - old)]
 
 
 def _add_drift(

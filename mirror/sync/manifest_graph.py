@@ -89,6 +89,7 @@ class ManifestCache:
         self._lock = threading.Lock()
         self._cached: OrderedDict[tuple[str, Digest], Manifest] = OrderedDict()
         self._bytes = 0
+        self._tags: dict[tuple[str, str, str], Digest] = {}  # the results of `read_tag`
 
     async def read(self, source: Source, repository: str, reference: str, size: int | None = None) -> Manifest:
         """Return a manifest. If `reference` is a digest, the cache is used; a tag is always read from the source.
@@ -106,6 +107,24 @@ class ManifestCache:
             (source.host, repository, reference),
             lambda: self._calls.call(run, needs=manifest_permits(source.host, size), policy=ONCE),
         )
+
+    async def read_tag(self, source: Source, repository: str, tag: str) -> Manifest:
+        """Return the manifest of a tag of attachments. In a run, the tag is read only once from its source.
+
+        So the signatures that are copied are those that were checked. Raises the same errors as `Source.manifest`."""
+        known = self.find_tag(source, repository, tag)
+        if known is not None:
+            return known
+        manifest = await self.read(source, repository, tag)
+        with self._lock:
+            self._tags[source.host, repository, tag] = manifest.digest
+        return manifest
+
+    def find_tag(self, source: Source, repository: str, tag: str) -> Manifest | None:
+        """Return the manifest that `read_tag` returned for a tag, or None if it was not called or is not cached."""
+        with self._lock:
+            digest = self._tags.get((source.host, repository, tag))
+        return self._find_cached(self._cache_scope(source, repository), digest) if digest is not None else None
 
     async def read_root(
         self, source: Source, repository: str, reference: str, known: Manifest | None = None

@@ -52,7 +52,7 @@ class ManifestWriter:
         self._sparse: set[tuple[Repository, Digest]] = set()  # indexes that this run wrote, with a part left out
         # Manifests with a subject that this run wrote, and that the target does not list as referrers by itself.
         self._unlisted: set[tuple[Repository, Digest]] = set()
-        self._attachment_tags: set[tuple[Repository, str, Digest]] = set()  # that this run wrote
+        self._attachment_tags: dict[tuple[Repository, str], Digest] = {}  # that this run wrote
 
     def check_sparse(self, plan_entry: PlanEntry) -> None:
         """Raise SparseRefused if this run knows that the target does not accept sparse images."""
@@ -66,7 +66,7 @@ class ManifestWriter:
         """Return whether this run wrote a manifest under a digest, or under a tag of an attachment."""
         if ":" in reference:
             return self._locations.has_manifest(repository, digest)
-        return (repository, reference, digest) in self._attachment_tags
+        return self._attachment_tags.get((repository, reference)) == digest
 
     async def put_levels(
         self, graph: ManifestGraph, store: Target, request_for: Callable[..., BlobRequest], *, look_up: bool
@@ -193,7 +193,7 @@ class ManifestWriter:
                 self._sparse.add((repository, manifest.digest))
             self._locations.add_manifest(repository, manifest.digest)
             if is_attachment_tag(reference):
-                self._attachment_tags.add((repository, reference, manifest.digest))
+                self._attachment_tags[repository, reference] = manifest.digest
 
         is_complete = left_out is None and (repository, manifest.digest) not in self._sparse
         if is_complete and not request.lookup_first and self.has_written(repository, reference, manifest.digest):

@@ -47,7 +47,7 @@ class MirrorEntry(Struct, frozen=True):
 
     heads_first: whether digests are requested with HEAD before a manifest is read, because the source counts GET
     requests for manifests against a quota, but not HEAD requests.
-    schema1: whether images with schema 1 manifests are allowed.
+    schema1: whether images with schema 1 manifests are allowed. converts_schema1: whether they are converted.
     foreign_layers: whether foreign layers are copied.
     platforms: the platforms to copy; None for all.
     signature_policy: which keys must have signed the images; None if no signature is required.
@@ -56,6 +56,7 @@ class MirrorEntry(Struct, frozen=True):
     repositories, MATCHED is then replaced by the part of the source repository's name after the prefix.
     repository_rules: which of the repositories below the prefix of a wildcard are mirrored.
     number: the position in the configuration, counted from 0.
+    lock_key: identifies the content of the image lock; empty without one.
     locked: the images to copy, by repository and tag, instead of those that the rules select. None without an image
     lock."""
 
@@ -65,6 +66,7 @@ class MirrorEntry(Struct, frozen=True):
     targets: tuple[TargetEntry, ...]
     heads_first: bool = False
     schema1: bool = True
+    converts_schema1: bool = False
     foreign_layers: bool = False
     wildcard: bool = False
     repository_rules: RepositoryRules = RepositoryRules()
@@ -73,12 +75,13 @@ class MirrorEntry(Struct, frozen=True):
     number: int = 0
     locked: Mapping[str, Mapping[str, LockedImage]] | None = None
     attachments: AttachmentRules | None = None
+    lock_key: str = ""
 
     @property
     def attachments_key(self) -> str:
         """The key under which the state records when the attachments of its images were checked."""
         rules = self.attachments.key if self.attachments is not None else ""
-        return f"{self.name} {rules}" if rules else self.name
+        return " ".join(part for part in (self.name, rules, self.lock_key) if part)
 
     @property
     def keeps_tags(self) -> bool:
@@ -97,11 +100,27 @@ class MirrorEntry(Struct, frozen=True):
         """The beginning of the names that a wildcard matches: `repository` and a slash, or an empty string."""
         return f"{self.repository}/" if self.repository else ""
 
+    def mirrors_attachment_tag(self, tag: str) -> bool:
+        """Return whether an existing tag of attachments is mirrored like that of any other image, and keeps its name.
+
+        Return False if more than the name of the tag decides: `newest` and `min-age` may leave the tag out although
+        they select the image."""
+        if self.locked is not None:
+            is_mirrored = tag in self.locked.get(self.repository, {})
+        else:
+            decided_by_name = not self.rules.needs_digests and self.rules.newest is None
+            is_mirrored = decided_by_name and self.rules.rejecting_rule(tag) is None
+        return is_mirrored and self.keeps_tags
+
     def has_repository(self, repository: str) -> bool:
         """Return whether the mirror can copy this source repository: its only one or, for a wildcard, one below it."""
         if not self.wildcard:
             return repository == self.repository
         return bool(repository) and repository.startswith(self.prefix)
+
+    def may_read(self, source: str) -> bool:
+        """Return whether a repository, given as `HOST/REPOSITORY`, is a source of the mirror."""
+        return source.startswith(self.name[:-1]) if self.wildcard else source == self.name
 
     def expand_wildcard(self, repository: str) -> MirrorEntry:
         """Return the mirror entry for `repository`, one of the source repositories that this wildcard matches."""

@@ -136,7 +136,7 @@ class ResultRecorder:
         if isinstance(error, Cancelled | OtherPlatform):
             self._add_to_report(plan_entry, "skipped", counts, plan_entry.old_digest, error)
             return
-        result: Result = "conflict" if error.code == "tag_immutable" else "failed"
+        result: Result = "conflict" if error.code in ("tag_immutable", "target_conflict") else "failed"
         self._add_to_report(plan_entry, result, counts, plan_entry.old_digest, error)
         self.add_exit_code(error)
         self._log_failure(plan_entry.reference.name, plan_entry.name, error)

@@ -8,7 +8,6 @@ same time, the last one wins. Therefore the tag is resolved after each write, an
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -29,12 +28,14 @@ MAX_MERGES = 5
 
 
 class ReferrersIndexes:
-    """The indexes of referrers on targets. Within a run, each index is changed by one caller at a time."""
+    """The indexes of referrers on targets. Within a run, each index is changed by one caller at a time.
 
-    def __init__(self, calls: Calls, writer: ManifestWriter) -> None:
+    lock: returns the lock under which a tag is changed."""
+
+    def __init__(self, calls: Calls, writer: ManifestWriter, lock: Callable[[Repository, str], asyncio.Lock]) -> None:
+        self._lock = lock
         self._calls = calls
         self._writer = writer
-        self._locks: defaultdict[tuple[Repository, str], asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def add(
         self,
@@ -44,14 +45,16 @@ class ReferrersIndexes:
         referrers: Sequence[Manifest],
         request_for: Callable[[Descriptor], BlobRequest],
         before_write: Callable[[str], None],
+        after_write: Callable[[str, Digest], None],
     ) -> set[Digest]:
         """Add referrers to the index of their subject. Return those that it did not list before.
 
         request_for: returns the request that describes the index in the log. before_write: called with the tag, on a
-        thread, before each write. Raises Refused if the tag does not refer to an index, RemoteError (tag_moved) if
-        another tool changes the index all the time, and the errors of the target."""
+        thread, before each write. after_write: called with the tag and the digest of the index after each write. Raises
+        Refused if the tag does not refer to an index, RemoteError (tag_moved) if another tool changes the index all the
+        time, and the errors of the target."""
         tag, added = referrers_tag(subject), set[Digest]()
-        async with self._locks[repository, tag]:
+        async with self._lock(repository, tag):
             for _ in range(MAX_MERGES):
                 run = partial(_merge, store, repository, tag, referrers)
                 index, new = await self._calls.call_host(repository.host, run)
@@ -61,6 +64,7 @@ class ReferrersIndexes:
                 # Another tool may have replaced an equal index that this run wrote, so it is always written.
                 request = replace(request_for(manifest_descriptor(index)), lookup_first=True)
                 await self._writer.put(request, tag, index, before=partial(before_write, tag))
+                after_write(tag, index.digest)
                 if await self._writer.is_tag_current(store, repository, tag, index):
                     return added
         raise RemoteError(

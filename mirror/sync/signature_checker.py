@@ -158,6 +158,8 @@ class _SignatureSearch:
     async def _read(self, reference: str, size: int | None = None) -> Manifest | None:
         """Return a manifest, or None if it does not exist or is invalid. size: in bytes, if known."""
         try:
+            if ":" not in reference:
+                return await self._manifests.read_tag(self._source, self._repository, reference)
             return await self._manifests.read(self._source, self._repository, reference, size)
         except NotFound:
             return None

@@ -83,6 +83,23 @@ def test_a_run_creates_each_repository_on_ecr_once_and_needs_one_password(
     mirror_run.sweep(*ecr.passwords, ecr.environment()["AWS_SECRET_ACCESS_KEY"])
 
 
+def test_a_wildcard_at_ecr_is_listed_by_its_api(
+    mirror_run: MirrorTool, scripted: ScriptedFactory, stocked: ScriptedRegistry, ecr: EcrServer
+) -> None:
+    registry, target = ecr_target(scripted, ecr), scripted("other")
+    configure(mirror_run, stocked, registry, "team", create="ecr", login="ecr")
+    mirror_run.sync(environment=ecr.environment())
+    mirror = {"source": f"{registry.host}/team/*", "targets": [f"{target.host}/copy/*"]}
+    mirror_run.config([mirror], registry, target, registries={registry.host: {"login": "ecr"}})
+    registry.mark()
+    mirror_run.sync(environment=ecr.environment())
+    compare(stocked, target, "copy")
+    assert (1, 0) == (ecr.names().count("DescribeRepositories"), registry.counts()["GET catalog"])
+    ecr.failures["DescribeRepositories"] = (400, "AccessDeniedException", "")
+    ran = mirror_run.sync(expect=1, environment=ecr.environment())
+    assert "allow the IAM action ecr:DescribeRepositories" in ran.out
+
+
 def test_a_password_of_ecr_that_expires_is_renewed_during_the_run(
     mirror_run: MirrorTool, scripted: ScriptedFactory, stocked: ScriptedRegistry, ecr: EcrServer
 ) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.conftest import RegistryFactory, ScriptedFactory
 from tests.registries.faults import FOREVER
 from tests.registries.scripted import ScriptedRegistry
-from tests.support.images import Graph
-from tests.support.oracle import skopeo_digest, snapshot
+from tests.support.images import OCI_INDEX, Graph, tag_of
+from tests.support.oracle import assert_whole, skopeo_digest, snapshot, walk_tag
+from tests.support.signed import SIGNATURE, Signed, listed_on
 from tests.support.tool import MirrorTool
 
 
@@ -55,7 +59,7 @@ def test_locked_images_are_copied_although_their_tags_have_moved_or_were_deleted
     assert {("copy/app", tag): old.tags[tag] for tag in ("v1", "v2", "v3")} == snapshot(target).tags
     assert [] == snapshot(target).problems
     assert old.tags["v2"] == skopeo_digest(target, "copy/app", "v2")
-    assert (2, 1) == (source.counts()["GET tags"], source.counts()["GET catalog"]), "one list, for signature tags"
+    assert (1, 1) == (source.counts()["GET tags"], source.counts()["GET catalog"]), "the lock has the attachments, too"
     seen = len(source.requests())
     assert "up to date" in mirror_run.sync("--locked", lock_file(mirror_run)).out
     assert seen == len(source.requests()), "locked images that are on the targets need no request to the source"
@@ -96,6 +100,76 @@ def test_plan_with_a_lock_shows_how_the_source_differs_with_one_request_for_each
     assert 1 == ran.code
     assert "deleted" not in ran.out
     assert "403" in ran.text
+
+
+def signed_lock(tool: MirrorTool, source: ScriptedRegistry, target: ScriptedRegistry, **keys: Any) -> Signed:
+    """Lock an image with its attachments. Then delete some of them at the source, and add others."""
+    signed = Signed(index_tags=not source.features.referrers)
+    source.load("app", signed.graph)
+    configure(tool, source, target, **keys)
+    assert 0 == tool("lock", tool.config_file).code
+    late = Graph("late")
+    made = late.artifact(kind=SIGNATURE, texts=[b"late"], subject=signed.image)
+    late.image(signed.tag, label="another signature")
+    if not source.features.referrers:
+        document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [made.json()]}
+        late.raw(json.dumps(document).encode(), OCI_INDEX, tag_of(signed.image))
+    source.load("app", late)
+    return signed
+
+
+@pytest.mark.parametrize(("api", "tags"), [(True, ["3.20"]), (False, None)], ids=["one-tag", "every-tag"])
+def test_locked_images_get_exactly_the_attachments_that_they_had(
+    scripted: ScriptedFactory, mirror_run: MirrorTool, api: bool, tags: list[str] | None
+) -> None:
+    source, target = scripted("source", referrers=api), scripted("target", referrers=True)
+    signed = signed_lock(mirror_run, source, target, recheck="0 s", **({"tags": tags} if tags else {}))
+    source.mark()
+    mirror_run.sync("--locked", lock_file(mirror_run))
+    for subject, digests in signed.listed.items():
+        assert digests == listed_on(target, "app", subject, api=True)
+    assert signed.graph.tags[signed.tag] == walk_tag(target, "app", signed.tag).digest
+    assert (0, 0) == (source.counts()["GET tags"], source.counts()["GET referrers"])
+    assert_whole(target)
+    # Without the lock, what is new arrives, and with it, what was replaced comes back.
+    only = ("--only", f"{source.host}/app:3.20")
+    mirror_run.sync(*only)
+    assert signed.graph.tags[signed.tag] != walk_tag(target, "app", signed.tag).digest
+    mirror_run.sync("--locked", lock_file(mirror_run), *only)
+    assert signed.graph.tags[signed.tag] == walk_tag(target, "app", signed.tag).digest
+
+
+def test_plan_with_a_lock_shows_how_attachments_differ(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+    source, target = scripted("source", referrers=True), scripted("target")
+    signed = signed_lock(mirror_run, source, target, tags=["3.20"])
+    late = {one for one in source.storage.repositories["app"].manifests if one not in signed.graph.manifests}
+    del source.storage.repositories["app"].manifests[signed.sbom.digest]
+    ran = mirror_run("plan", mirror_run.config_file, "--locked", lock_file(mirror_run))
+    lines = [line for line in ran.out.splitlines() if line.startswith(("attached", "detached"))]
+    name = f"{source.host}/app:3.20"
+    (of_sbom,) = signed.listed[signed.sbom.digest]
+    gone = {signed.sbom.digest, of_sbom, signed.graph.tags[signed.tag]}
+    assert {f"attached {name}: the image has the attachment {one}, which is not locked" for one in late} | {
+        f"detached {name}: the image no longer has the attachment {one}" for one in gone
+    } == set(lines)
+    assert "3 detached" in ran.out.splitlines()[-1]
+
+
+def test_a_lock_of_a_mirror_without_attachments_or_with_platforms_has_what_is_copied(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source", referrers=True), scripted("target", referrers=True)
+    signed = signed_lock(mirror_run, source, target, tags=["3.20"], referrers=False)
+    assert "attachments" not in lock_file(mirror_run).read_text()
+    configure(mirror_run, source, target, tags=["3.20"], platforms=["linux/arm64"])
+    printed = mirror_run("lock", mirror_run.config_file, "-o", "-").out
+    assert '"attachments": []' in printed  # the index is another one, and only linux/amd64 has a signature
+    configure(mirror_run, source, target, tags=["3.20"], platforms=["linux/amd64"])
+    (of_child,) = signed.listed[signed.child.digest]
+    printed = mirror_run("lock", mirror_run.config_file, "-o", "-").out
+    assert (1, True) == (printed.count('"subject"'), of_child in printed)
+    configure(mirror_run, source, target, tags=["3.20"], referrers={"require": ["sbom", "attestation"]})
+    assert 3 == mirror_run("lock", mirror_run.config_file).code
 
 
 def test_a_lock_is_not_written_if_a_source_cannot_be_read(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:

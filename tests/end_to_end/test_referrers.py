@@ -278,7 +278,7 @@ def test_the_attachments_of_an_image_come_with_it_although_only_selects_just_the
     assert 0 == mirror_run("verify", mirror_run.config_file).code
 
 
-def test_a_signature_that_is_newer_than_the_image_lock_comes_with_its_image(
+def test_a_signature_that_is_newer_than_the_image_lock_is_not_copied(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target, signed = signed_pair(scripted)
@@ -287,6 +287,10 @@ def test_a_signature_that_is_newer_than_the_image_lock_comes_with_its_image(
     assert 0 == mirror_run("lock", mirror_run.config_file).code
     source.storage.repositories["app"].tags[signed.tag] = signature
     mirror_run.sync("--locked", mirror_run.config_file.with_suffix(".lock"))
+    assert signed.tag not in target.tags("copy")
+    for subject, digests in signed.listed.items():
+        assert digests == listed_on(target, "copy", subject, api=True)
+    mirror_run.sync()
     assert signature == walk_tag(target, "copy", signed.tag).digest
 
 

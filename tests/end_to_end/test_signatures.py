@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import ScriptedFactory
 from tests.end_to_end.test_v1 import mixed
+from tests.registries.exchange import Reply, Request
 from tests.registries.faults import FOREVER
 from tests.registries.scripted import ScriptedRegistry
 from tests.support.images import OCI_MANIFEST, Graph, Made, oddly, tag_of
@@ -90,6 +91,32 @@ ACCEPTED: dict[str, Sign] = {
     "bundle-and-bad-tag": _bundle_and_bad_tag,
     "referrer": _simple_as_referrer,
 }
+
+
+@pytest.mark.parametrize("api", [False, True], ids=["tags", "api"])
+def test_a_signature_that_was_checked_is_copied_without_reading_it_again(
+    api: bool, scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    """The tag of the signature moves after the check. What was checked is what the target gets."""
+    source, target = scripted("source", referrers=api), scripted("target")
+    graph = Graph("app")
+    made = sign(graph, graph.image("v1"))
+    (tag,) = (tag for tag in graph.tags if tag.endswith(".sig"))
+    source.load("app", graph)
+    moved = Graph("moved")
+    moved.image(tag, label="another signature")
+
+    def move_tag(request: Request, reply: Reply) -> Reply:
+        source.load("app", moved)
+        return reply
+
+    source.fault("GET manifest", reference=tag, after=True, change=move_tag)
+    _configure(mirror_run, source, target, tags=["v1"])
+    mirror_run.sync()
+    assert made.digest == snapshot(target).tags["app", tag]
+    references = [seen.reference for seen in source.requests() if seen.kind == "GET manifest"]
+    assert sorted(references) == sorted({graph.tags["v1"], tag}), "each manifest is read once"
+    assert 1 == source.counts()["HEAD manifest"]
 
 
 @pytest.mark.parametrize("api", [False, True], ids=["tags", "api"])
@@ -295,7 +322,7 @@ def test_tags_of_one_image_are_checked_once(scripted: ScriptedFactory, mirror_ru
     mirror_run.sync(expect=3)
     assert good == _image_tags(target.tags("app"))
     read = [seen.reference for seen in source.requests() if seen.reference.endswith(".sig")]
-    assert (2, 3) == (len(set(read)), len(read)), "once for each image, and once to copy the signature"
+    assert (2, 2) == (len(set(read)), len(read)), "once for each image; the signature is not read again to copy it"
 
 
 def test_signatures_and_sboms_need_no_signature_but_images_under_their_tags_do(

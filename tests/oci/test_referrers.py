@@ -9,9 +9,11 @@ import pytest
 from mirror.errors import Refused
 from mirror.oci import manifest as manifests
 from mirror.oci.digest import Digest
-from mirror.oci.manifest import OCI_INDEX, Manifest, parse_manifest
+from mirror.oci.manifest import OCI_INDEX, OCI_MANIFEST, Manifest, parse_manifest
 from mirror.oci.referrers import (
+    contains_entries,
     is_attachment_tag,
+    kind_of_tag,
     kinds_of_type,
     merge_referrers,
     referrer_entry,
@@ -138,3 +140,74 @@ def test_a_list_that_could_not_be_read_again_is_refused() -> None:
 def one_entry(number: int) -> dict[str, object]:
     digest = f"sha256:{number:064x}"
     return {"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest, "size": 10}
+
+
+# ---- what a manifest under a tag of attachments contains
+
+SIG = "dev.cosignproject.cosign/signature"
+
+
+def signatures(*keys: str, **members: object) -> Manifest:
+    """Return a manifest with a signature by each key, all of the same payload, as cosign writes it."""
+    graph = Graph("signatures")
+    config = graph.blob(" ".join(keys).encode())
+    layers = [graph.blob(b"payload").json(annotations={SIG: key, "other": "x"}) for key in keys]
+    document = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config.json(), "layers": layers, **members}
+    return parse_manifest(json.dumps(document).encode())
+
+
+def listing(*names: str, **members: object) -> Manifest:
+    graph = Graph("listing")
+    entries = [graph.artifact(kind=f"application/{name}").json() for name in names]
+    return parse_manifest(
+        json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries, **members}).encode()
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "contained"),
+    [
+        (signatures("a"), signatures("a"), True),
+        (signatures("b", "a"), signatures("a"), True),
+        (signatures("a"), signatures("a", "b"), False),
+        (signatures("b"), signatures("a"), False),  # the layers have the same digest
+        (signatures("a"), signatures("a", "a"), False),
+        (signatures(), signatures("a"), False),
+        (signatures("a"), signatures(), False),  # its content may be in the config
+        (signatures(), signatures(), True),
+        (signatures("a"), signatures("a", annotations={"x": "y"}), False),
+        (signatures("a", annotations={"x": "y", "z": "1"}), signatures("a", annotations={"x": "y"}), True),
+        (signatures("a"), signatures("a", artifactType="application/x"), False),
+        (signatures("a", artifactType="application/x"), signatures("a"), True),
+        (signatures("a", subject=Graph("s").blob(b"s").json()), signatures("a"), True),
+        (signatures("a"), signatures("a", subject=Graph("s").blob(b"s").json()), False),
+        (listing("a", "b"), listing("b"), True),
+        (listing("a"), listing(), True),
+        (listing("a"), listing("b"), False),
+        (listing("a"), signatures("a"), False),
+        (signatures("a"), listing(), False),
+    ],
+)
+def test_a_manifest_contains_another_one_if_nothing_of_it_is_missing(
+    one: Manifest, other: Manifest, contained: bool
+) -> None:
+    assert contained == contains_entries(one, other)
+
+
+def test_a_schema_1_manifest_contains_nothing() -> None:
+    graph = Graph("old")
+    old = parsed(graph, graph.schema1("v1"))
+    assert not contains_entries(old, old)
+
+
+@pytest.mark.parametrize(
+    ("tag", "kind"),
+    [
+        (f"sha256-{'ab' * 32}.sig", "signature"),
+        (f"sha256-{'ab' * 32}.att", "attestation"),
+        (f"sha256-{'ab' * 32}.sbom", "sbom"),
+        (f"sha256-{'ab' * 32}", ""),
+    ],
+)
+def test_the_suffix_of_a_tag_shows_the_kind_of_its_artifacts(tag: str, kind: str) -> None:
+    assert kind == kind_of_tag(tag)

@@ -33,12 +33,15 @@ class EcrServer:
     """Use with `with`. Passwords and ECR Public are not moto's: its password is always the same, and has expired.
 
     calls: (operation, parameters) of every call, in order. failures: operation -> (status, code, message), sent instead
-    of the response. created: called with the name of each new repository, before the response. issued: called with
-    each new password. life: seconds of a password. ahead: seconds by which the clock of AWS is ahead of ours."""
+    of the response. documents: operation -> the document that is sent instead. page_size: the maximum number of
+    repositories in a page. created: called with the name of each new repository, before the response. issued: called
+    with each new password. life: seconds of a password. ahead: seconds by which the clock of AWS is ahead of ours."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.failures: dict[str, tuple[int, str, str]] = {}
+        self.documents: dict[str, dict[str, Any]] = {}
+        self.page_size: int | None = None
         self.created: Callable[[str], object] = str
         self.issued: Callable[[str], object] = str
         self.life = HALF_A_DAY
@@ -77,6 +80,8 @@ class EcrServer:
         if failure is not None:
             status, code, message = failure
             return self._reply(start, {"__type": code, "message": message}, f"{status} Refused")
+        if operation in self.documents:
+            return self._reply(start, self.documents[operation])
         is_public = service.startswith("Spencer")
         if operation == "GetAuthorizationToken":
             return self._reply(start, self._token(is_public=is_public))
@@ -92,8 +97,18 @@ class EcrServer:
             return start(status, *rest)
 
         environ["wsgi.input"] = io.BytesIO(body)
+        if operation == "DescribeRepositories":
+            return self._reply(start, self._page(environ, parameters))
         reply: Iterable[bytes] = _moto(environ, note)
         return reply
+
+    def _page(self, environ: dict[str, Any], parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a page of the repositories. moto returns all of them in one page."""
+        document = json.loads(b"".join(_moto(environ, lambda *_: bytes)))
+        first = int(parameters.get("nextToken", "0"))
+        after = first + (self.page_size or parameters.get("maxResults", 100))
+        found = document["repositories"]
+        return {"repositories": found[first:after], **({"nextToken": str(after)} if after < len(found) else {})}
 
     def _token(self, *, is_public: bool) -> Mapping[str, Any]:
         password = f"password-{len(self.passwords) + 1}-of-ecr"

@@ -46,6 +46,8 @@ def server(running: EcrServer) -> EcrServer:
     running.calls.clear()
     running.failures.clear()
     running.passwords.clear()
+    running.documents.clear()
+    running.page_size = None
     running.life, running.ahead = HALF_A_DAY, 0.0
     return running
 
@@ -255,3 +257,52 @@ def test_a_denied_password_names_the_missing_iam_action(server: EcrServer, host:
     with service(host) as ecr, pytest.raises(AuthError) as caught:
         ecr.issue(Stop())
     assert ("auth_denied", True) == (caught.value.code, f"the IAM action {action} " in caught.value.hint)
+
+
+# ---- the list of repositories
+
+
+def names_of(host: str = PRIVATE, prefix: str = "", *, new: bool = True) -> list[str]:
+    with service(host, new=new) as ecr:
+        return list(ecr.list_repositories(prefix, Work(Stop())))
+
+
+def test_the_repositories_below_a_prefix_are_listed_with_one_call_for_each_page(server: EcrServer) -> None:
+    for number in range(3):
+        create(f"listed/{number}")
+    create("listed-elsewhere")
+    server.calls.clear()
+    server.page_size = 2
+    with service(new=True) as ecr:
+        for _ in range(2):  # the list is read once
+            assert [f"listed/{number}" for number in range(3)] == sorted(ecr.list_repositories("listed/", Work(Stop())))
+    pages = [parameters for name, parameters in server.calls if name == "DescribeRepositories"]
+    assert len(pages) == len(server.calls) > 1
+    assert {"123456789012"} == {page["registryId"] for page in pages}
+    assert len(pages) == len({page.get("nextToken") for page in pages})
+
+
+def test_a_denied_list_names_the_missing_iam_action(server: EcrServer) -> None:
+    server.failures["DescribeRepositories"] = (400, "AccessDeniedException", DENIED.format("ecr:DescribeRepositories"))
+    with pytest.raises(AuthError) as caught:
+        names_of()
+    assert "auth_denied" == caught.value.code
+    assert "allow the IAM action ecr:DescribeRepositories" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("document", "code"),
+    [
+        ({"repositories": [{"repositoryName": "a"}], "nextToken": "again"}, "too_many"),
+        ({"repositories": [{}]}, "bad_response"),
+        ({}, "bad_response"),
+    ],
+)
+def test_a_list_that_does_not_end_or_is_none_is_an_error(
+    server: EcrServer, document: dict[str, Any], code: str
+) -> None:
+    server.documents["DescribeRepositories"] = document
+    with pytest.raises(MirrorError) as caught:
+        names_of()
+    assert code == caught.value.code
+    assert len(server.calls) <= 2

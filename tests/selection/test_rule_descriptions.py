@@ -41,6 +41,13 @@ DIGEST, OTHER = Digest.of(b"one"), Digest.of(b"other")
         ),
         (TagRules(newest=2), "latest", "newest (no version)", False, "it is not a version, so `newest` leaves it out"),
         (TagRules(newest=2), "1.0", "", True, "no rule leaves it out"),
+        (
+            TagRules(newest=2, by_created=True),
+            f"sha256-{'ab' * 32}.sig",
+            "newest (attachment)",
+            False,
+            "it is the tag of an attachment, which is copied with its image, so `newest` leaves it out",
+        ),
         (TagRules(digest=DIGEST), DIGEST, "source", True, f"the source of the mirror is the digest {DIGEST}"),
         (TagRules(digest=DIGEST), OTHER, "source", False, f"the source of the mirror is the digest {DIGEST}"),
         (TagRules(("v1",), DIGEST), "v1", "source", True, f"the source of the mirror is the digest {DIGEST}"),

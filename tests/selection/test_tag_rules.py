@@ -48,6 +48,7 @@ TAGS = ("v1.0.0", "v1.1.0-rc.1", "v1.1.0", "v2.0.0", "latest", "nightly")
         ),
         # These need digests, so `newest` is applied later.
         (TagRules(newest=1, by_created=True), TAGS, {}),
+        (TagRules(newest=1, by_created=True, include=(".*",)), TAGS, {}),
         (TagRules(newest=1, min_age=60.0), TAGS[:4], {"newest (no version)": 2}),
         (TagRules(literal=("v9", "v1.0.0")), ("v9", "v1.0.0"), {}),  # asked for by name, listed or not
         (TagRules(digest=DIGEST), (), {}),
@@ -58,6 +59,16 @@ def test_rules_select_tags_and_count_excluded_ones(
     rules: TagRules, selected: tuple[str, ...], rejected: dict[str, int]
 ) -> None:
     assert Selection(selected, rejected) == select(rules, TAGS)
+
+
+@pytest.mark.parametrize("include", [(), ("sha256-.*|v1",)], ids=["every tag", "included"])
+def test_tags_of_attachments_do_not_count_as_images_for_newest_by_date(include: tuple[str, ...]) -> None:
+    name = f"sha256-{'ab' * 32}"
+    attachments = [name, *(f"{name}.{suffix}" for suffix in ("sig", "att", "sbom"))]
+    tags = ["v1", *attachments]
+    found = select(TagRules(include=include, newest=2, by_created=True), tags)
+    assert Selection(("v1",), {"newest (attachment)": 4}) == found
+    assert Selection(tuple(tags), {}) == select(TagRules(include=include, min_age=60.0), tags)
 
 
 def test_a_tag_that_is_listed_twice_is_selected_once() -> None:

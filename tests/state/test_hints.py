@@ -238,6 +238,7 @@ def test_a_file_of_an_earlier_version_is_upgraded_and_keeps_its_content(tmp_path
         assert state.first_seen(APP, "v1") is None
         assert state.image_date(APP, digest("root")) is None
         assert None is state.other_platform("image")
+        assert None is state.attachment_tags.find(APP, "sha256-digest.sig")
     with open_state(tmp_path) as state:
         assert knows_all(state)
         assert not state.has_responded_over_v2(APP)

@@ -16,6 +16,21 @@ from mirror.store import BlobReader, ExpectedImage, LeftOut, Mount, Version
 from mirror.util.cancellation import Work
 
 
+class AttachmentTags:
+    """Implements AttachmentTagStore in memory."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, str], tuple[Digest, str]] = {}
+
+    def find(self, repository: str, tag: str) -> tuple[Digest, str] | None:
+        return self.rows.get((repository, tag))
+
+    def record(self, repository: str, tag: str, digest: Digest, source: str) -> None:
+        old = self.rows.get((repository, tag))
+        if old is None or old[0] != digest:
+            self.rows[repository, tag] = (digest, source)
+
+
 def blob_of(data: bytes) -> Descriptor:
     return Descriptor(Digest.of(data), len(data), "application/octet-stream")
 

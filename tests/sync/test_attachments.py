@@ -20,12 +20,15 @@ from mirror.selection.tag_rules import TagRules
 from mirror.store import Transform, TransformPart, TransformResult, Version
 from mirror.sync.attachment_search import AttachmentRef
 from mirror.sync.attachments import Attachment, AttachmentReader
+from mirror.sync.image_lock import LockedImage
 from mirror.sync.manifest_graph import ManifestCache
 from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, SourceReference, TargetEntry
 from mirror.sync.platform_reader import PlatformReader
+from mirror.sync.tag_protection import TagProtection
 from mirror.transfer.calls import Calls, new_loop
 from mirror.util.cancellation import Stop, Work
-from tests.support.stores import MemoryStore
+from mirror.util.structs import replace
+from tests.support.stores import AttachmentTags, MemoryStore
 
 SBOM, SIGNATURE = "application/spdx+json", "application/vnd.cncf.notary.signature"
 T = TypeVar("T")
@@ -86,6 +89,19 @@ class World:
 
         return list(self.run(read))
 
+    def find_for(self, *entries: MirrorEntry) -> list[list[AttachmentRef]]:
+        """Find the attachments of the image for several mirrors of one run."""
+
+        async def find(reader: AttachmentReader, manifests: ManifestCache) -> list[list[AttachmentRef]]:
+            found = []
+            for one in entries:
+                reference = replace(self.reference(), entry=one)
+                plan_entry = PlanEntry(reference, one.targets[0], Action.SKIP, self.root.digest, recheck=True)
+                found.append(list(await reader.find_by_target(plan_entry, self.root.digest)))
+            return found
+
+        return list(self.run(find))
+
     def find(self) -> list[AttachmentRef]:
         """Find the attachments of the image as for an image that the target has."""
 
@@ -103,7 +119,13 @@ class World:
         try:
             manifests = ManifestCache(calls)
             coroutine: Coroutine[Any, Any, Any] = run(
-                AttachmentReader(calls, manifests, PlatformReader(calls, manifests)), manifests
+                AttachmentReader(
+                    calls,
+                    manifests,
+                    PlatformReader(calls, manifests),
+                    TagProtection(calls, manifests, AttachmentTags(), lambda source: True),
+                ),
+                manifests,
             )
             return loop.run_until_complete(coroutine)
         finally:
@@ -163,6 +185,26 @@ def test_a_root_that_a_transform_changed_has_no_attachments_but_its_children_hav
     assert [signature.digest] == digests(world.read())
     world.source_id = world.root.digest  # nothing was changed
     assert 2 == len(world.read())
+
+
+@pytest.mark.parametrize("converts", [False, True])
+def test_no_referrers_are_requested_for_a_converted_image_that_is_not_at_the_source(
+    world: World, converts: bool
+) -> None:
+    """An immutable tag that is up to date is not resolved, so that it is not known whether the image was converted."""
+    converted = world.root
+    del world.source.manifests["app"][converted.digest]
+    world.target.manifests["copy"][converted.digest] = converted
+    signature = world.add(subject=world.children[0], kind=SIGNATURE)
+
+    async def find(reader: AttachmentReader, manifests: ManifestCache) -> list[AttachmentRef]:
+        known = world.reference()
+        reference = SourceReference(replace(known.entry, converts_schema1=converts), "v1", "v1", users=1)
+        plan_entry = PlanEntry(reference, known.entry.targets[0], Action.SKIP, converted.digest, recheck=True)
+        return list(await reader.find_by_target(plan_entry, converted.digest))
+
+    assert [signature.digest] == [ref.descriptor.digest for ref in world.run(find)]
+    assert converts == (("app", converted.digest) not in world.source.verbs("referrers"))
 
 
 def test_children_of_an_attached_index_may_have_attachments(world: World) -> None:
@@ -264,6 +306,21 @@ def test_an_image_without_a_required_attachment_is_refused(world: World) -> None
     assert "not_found" == caught.value.code
     world.add(subject=world.children[1], kind=SIGNATURE)
     assert 3 == len(world.read(rules))
+
+
+def test_mirrors_of_one_source_share_a_search_only_if_they_mirror_the_same_tags(world: World) -> None:
+    cosign = world.add(tag_of(world.root, ".sig"), label="cosign")
+    all_tags = world.reference().entry
+    entries = [
+        replace(all_tags, rules=TagRules(), number=0),
+        replace(all_tags, rules=TagRules(), number=1),
+        replace(all_tags, rules=TagRules(exclude=("sha.*",)), number=2),
+        replace(all_tags, rules=TagRules(), number=3, locked={"app": {"v1": LockedImage(world.root.digest)}}),
+    ]
+    found = world.find_for(*entries)
+    assert [[], [], [cosign.digest], [cosign.digest]] == [[ref.descriptor.digest for ref in refs] for refs in found]
+    # Each of three searches sends a request for the root and its two children, and if needed for cosign's artifact.
+    assert 3 * 3 + 2 == len(world.source.verbs("referrers"))
 
 
 # ---- hostile sources

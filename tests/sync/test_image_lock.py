@@ -13,12 +13,34 @@ from hypothesis import strategies as st
 from mirror.errors import ConfigError
 from mirror.oci.digest import Digest
 from mirror.sync import image_lock
-from mirror.sync.image_lock import ImageLock, LockedImage, LockedMirror, parse_image_lock, read_image_lock
+from mirror.sync.image_lock import (
+    ImageLock,
+    LockedAttachment,
+    LockedImage,
+    LockedMirror,
+    parse_image_lock,
+    read_image_lock,
+)
 
 FIRST, SECOND = Digest.of(b"first"), Digest.of(b"second", "sha512")
 INDEX = "application/vnd.oci.image.index.v1+json"
 
-images = st.builds(LockedImage, st.sampled_from([FIRST, SECOND]), st.sampled_from(["", INDEX]))
+attachments = st.builds(
+    LockedAttachment,
+    subject=st.just(FIRST),
+    digest=st.sampled_from([FIRST, SECOND]),
+    media_type=st.sampled_from(["", INDEX]),
+    size=st.sampled_from([None, 0, (1 << 63) - 1]),
+    artifact_type=st.sampled_from(["", "application/spdx+json"]),
+    tag=st.sampled_from(["", f"sha256-{FIRST.hex}.sig"]),
+    level=st.sampled_from([1, 16]),
+)
+images = st.builds(
+    LockedImage,
+    st.sampled_from([FIRST, SECOND]),
+    st.sampled_from(["", INDEX]),
+    st.none() | st.lists(attachments, max_size=2).map(tuple),
+)
 tags = st.dictionaries(st.sampled_from(["v1", "1.10", "_.-", "latest"]), images, max_size=3)
 repositories = st.dictionaries(st.sampled_from(["", "app", "team/web", "a/b/c"]), tags, max_size=3)
 texts = st.sampled_from(["", "oci:/a b", 'quoted "text"', "a\\b", "docker.io/team/*", "größe"])
@@ -74,6 +96,11 @@ def document(**changes: Any) -> bytes:
     return json.dumps({key: value for key, value in found.items() if value is not None}).encode()
 
 
+def locked_with(attachments: object) -> bytes:
+    """Return a lock whose image has these attachments."""
+    return document(images={"app": {"v1": {"digest": FIRST, "attachments": attachments}}})
+
+
 @pytest.mark.parametrize(
     ("data", "says"),
     [
@@ -103,6 +130,16 @@ def document(**changes: Any) -> bytes:
         (document(images={"app": {"v1": {"digest": 1}}}), "not a digest"),
         (document(images={"app": {"v1": {"digest": FIRST, "mediaType": None}}}), "app:v1: expected a string"),
         (document(images={"app": {"v1": {"digest": FIRST, "size": 1}}}), "unknown key 'size'"),
+        (locked_with({}), "app:v1.attachments: expected a list"),
+        (locked_with(None), "app:v1.attachments: expected a list"),
+        (locked_with([FIRST]), "app:v1.attachments[0]: expected an object"),
+        (locked_with([{"subject": FIRST}]), "app:v1.attachments[0]: the key `digest` is missing"),
+        (locked_with([{"subject": "sha256:../x", "digest": FIRST}]), "app:v1.attachments[0]: not a digest"),
+        (locked_with([{"subject": FIRST, "digest": FIRST, "size": -1}]), "attachments[0].size: expected a number"),
+        (locked_with([{"subject": FIRST, "digest": FIRST, "size": True}]), "attachments[0].size: expected a number"),
+        (locked_with([{"subject": FIRST, "digest": FIRST, "level": 17}]), "level: expected a number from 1 to 16"),
+        (locked_with([{"subject": FIRST, "digest": FIRST, "tag": "latest"}]), "not a tag of cosign for"),
+        (locked_with([{"subject": FIRST, "digest": FIRST, "x": 1}]), "unknown key 'x'"),
     ],
 )
 def test_a_file_that_is_not_a_valid_lock_is_a_configuration_error(data: bytes, says: str) -> None:

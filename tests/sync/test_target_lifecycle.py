@@ -31,6 +31,7 @@ from mirror.sync.plan_model import MirrorEntry, TargetEntry
 from mirror.sync.planner import Planner
 from mirror.sync.recorder import ResultRecorder
 from mirror.sync.signature_checker import SignatureChecker
+from mirror.sync.tag_protection import TagProtection
 from mirror.sync.target_lifecycle import TargetLifecycle
 from mirror.transfer.blob_copier import BlobCopier
 from mirror.transfer.blob_locations import BlobLocations
@@ -39,7 +40,7 @@ from mirror.transfer.calls import Calls, new_loop
 from mirror.transfer.routes import Routes
 from mirror.transfer.spool import Spool
 from mirror.util.cancellation import Stop, Work
-from tests.support.stores import MemoryStore
+from tests.support.stores import AttachmentTags, MemoryStore
 from tests.sync.test_planner import Hints
 
 
@@ -199,6 +200,8 @@ class World:
                 count_bytes=lambda count: None,
                 before_write=lambda repository: None,
             )
+            manifests = ManifestCache(calls)
+            protection = TagProtection(calls, manifests, AttachmentTags(), lambda source: True)
             copier = ImageCopier(
                 calls,
                 blob_copier,
@@ -206,11 +209,11 @@ class World:
                 self.notes,
                 targets,
                 blob_recorder,
+                protection,
                 check_all=deep,
                 before_write=lambda repository: None,
             )
-            manifests = ManifestCache(calls)
-            reader = ImageReader(calls, self.notes, manifests, SignatureChecker(calls, manifests))
+            reader = ImageReader(calls, self.notes, manifests, SignatureChecker(calls, manifests), protection)
             queue = CopyQueue(
                 calls,
                 reader,

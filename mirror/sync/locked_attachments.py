@@ -1,0 +1,79 @@
+"""Converts the attachments of images to the form of an image lock, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from mirror.oci.descriptor import Descriptor
+from mirror.oci.digest import Digest
+from mirror.oci.referrers import kinds_of_type, referrers_tag, signature_tags
+from mirror.sync.attachment_search import AttachmentRef
+from mirror.sync.image_lock import LockedAttachment
+from mirror.sync.manifest_graph import ManifestCache
+from mirror.sync.plan_model import MirrorEntry, reference_suffix
+
+
+def lock_attachments(refs: Iterable[AttachmentRef]) -> tuple[LockedAttachment, ...]:
+    """Return attachments in the form of an image lock, in an order that depends only on their content."""
+    locked = (
+        LockedAttachment(
+            ref.subject,
+            ref.descriptor.digest,
+            ref.descriptor.media_type,
+            ref.descriptor.size,
+            ref.descriptor.artifact_type,
+            ref.tag,
+            ref.level,
+        )
+        for ref in refs
+    )
+    return tuple(sorted(locked, key=lambda one: (one.level, one.subject, one.tag, one.digest)))
+
+
+async def restore_attachments(
+    manifests: ManifestCache,
+    entry: MirrorEntry,
+    attachments: Iterable[LockedAttachment],
+    is_selected: Callable[[str], bool],
+) -> tuple[AttachmentRef, ...]:
+    """Return the locked attachments of an image, except those that are copied like any other locked image.
+
+    is_selected: returns whether the run mirrors a source reference. If a locked tag is the list of the referrers of a
+    manifest, it is read from the source, whose errors are raised."""
+    lists: dict[Digest, set[Digest] | None] = {}
+    refs = []
+    for one in attachments:
+        if one.tag and _is_ordinary(entry, one.tag, is_selected):
+            continue
+        if not one.tag and one.subject not in lists:
+            lists[one.subject] = await _read_list(manifests, entry, referrers_tag(one.subject), is_selected)
+        listed = lists.get(one.subject) if not one.tag else None
+        kind = signature_tags(one.subject).get(one.tag, "")
+        refs.append(
+            AttachmentRef(
+                one.subject,
+                Descriptor(one.digest, one.size, one.media_type, artifact_type=one.artifact_type),
+                one.tag,
+                names=frozenset({kind}) if one.tag else kinds_of_type(one.artifact_type) | {one.artifact_type},
+                list_is_ordinary=listed is not None,
+                in_ordinary_list=listed is not None and one.digest in listed,
+                level=one.level,
+            )
+        )
+    return tuple(refs)
+
+
+def _is_ordinary(entry: MirrorEntry, tag: str, is_selected: Callable[[str], bool]) -> bool:
+    """Return whether the run copies a tag of attachments like that of any other image."""
+    return entry.mirrors_attachment_tag(tag) and is_selected(entry.name + reference_suffix(tag))
+
+
+async def _read_list(
+    manifests: ManifestCache, entry: MirrorEntry, tag: str, is_selected: Callable[[str], bool]
+) -> set[Digest] | None:
+    """Return the entries of the list of referrers under a locked tag, or None if the run does not copy such a tag."""
+    image = (entry.locked or {}).get(entry.repository, {}).get(tag)
+    if image is None or not _is_ordinary(entry, tag, is_selected):
+        return None
+    index = await manifests.read(entry.source, entry.repository, image.digest)
+    return {child.digest for child in index.children}
