@@ -11,8 +11,10 @@ from mirror.errors import Cancelled, MirrorError, NotFound, Refused
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import INDEX_TYPES, Kind, Manifest, is_manifest_type
 from mirror.oci.platform_filter import PlatformFilter
+from mirror.oci.referrers import is_attachment_tag
 from mirror.selection.attachment_rules import AttachmentRules
 from mirror.selection.tag_rules import TagRules
+from mirror.signatures.discovery import has_image_layers
 from mirror.store import LeftOut, Version
 from mirror.sync.attachment_search import (
     NO_ATTACHMENTS_HINT,
@@ -31,6 +33,7 @@ from mirror.transfer.calls import Calls
 from mirror.transfer.shared_tasks import SharedTasks
 from mirror.transfer.tasks import run_group
 from mirror.util.cancellation import Work
+from mirror.util.retry_policy import ONCE
 from mirror.util.structs import Struct
 
 MAX_KEPT_SEARCHES = 10_000
@@ -40,8 +43,11 @@ MAX_KEPT_SEARCHES = 10_000
 _SearchKey: TypeAlias = tuple[str, int, bool, PlatformFilter | None, Digest | None, Digest]
 
 
-class MissingAttachmentError(Refused):
-    """The error for an image that lacks an attachment at the source, although the rules require one."""
+class _SearchResult(Struct, frozen=True):
+    """refs: the attachments that are not copied like other images. missing: a required name that none has, or empty."""
+
+    refs: tuple[AttachmentRef, ...]
+    missing: str
 
 
 class Attachment(Struct, frozen=True):
@@ -77,8 +83,8 @@ class AttachmentReader:
         self._rules: dict[int, int] = {}  # the numbers of the rules, by the number of the mirror
         self._rules_numbers: dict[tuple[TagRules, int | None], int] = {}
         # The results of the most recent searches, because several tags often refer to the same image.
-        self._found: OrderedDict[_SearchKey, tuple[AttachmentRef, ...]] = OrderedDict()
-        self._searches: SharedTasks[_SearchKey, tuple[AttachmentRef, ...]] = SharedTasks(calls.tasks)
+        self._found: OrderedDict[_SearchKey, _SearchResult] = OrderedDict()
+        self._searches: SharedTasks[_SearchKey, _SearchResult] = SharedTasks(calls.tasks)
         self._kept: dict[SourceReference, dict[AttachmentRef, Attachment]] = {}
         self._reads: SharedTasks[tuple[SourceReference, AttachmentRef], Attachment] = SharedTasks(calls.tasks)
 
@@ -202,13 +208,26 @@ class AttachmentReader:
             run = partial(self._search, reference, root, read_subjects, read=read)
             try:
                 found = self._found[key] = await self._searches.run(key, run)
-            except MissingAttachmentError as error:
-                raise error.with_text(f"{reference.name} {error.what}") from error
             except MirrorError as error:
                 raise _explain_error(error, reference.name) from error
             if len(self._found) > MAX_KEPT_SEARCHES:
                 self._found.popitem(last=False)
-        return found
+        if found.missing and not await self._is_attachment(reference, digest):
+            raise Refused(
+                f"{reference.name} has no {found.missing} at the source, but the configuration requires one",
+                hint="attach it to the image, or to the image of each platform, or change `referrers.require`",
+                code="not_found",
+            )
+        return found.refs
+
+    async def _is_attachment(self, reference: SourceReference, digest: Digest) -> bool:
+        """Return whether a reference that the rules for tags select is a signature or another document, not an image.
+
+        A name like that of cosign's tags is not enough: `referrers.require` must also hold for an image under it."""
+        if not is_attachment_tag(reference.tag):
+            return False
+        graph = await self._manifests.read_graph(reference.entry.source, reference.entry.repository, digest)
+        return not await self._calls.call(lambda work: has_image_layers(graph.manifests()), policy=ONCE)
 
     def _rules_number(self, entry: MirrorEntry) -> int:
         """Return a number that two mirrors share only if the same tags are mirrored like those of any other image."""
@@ -242,10 +261,8 @@ class AttachmentReader:
 
     async def _search(
         self, reference: SourceReference, root: Digest | None, read_subjects: SubjectReader, *, read: bool
-    ) -> tuple[AttachmentRef, ...]:
-        """Search for the attachments of an image. Return those that are not copied like any other image.
-
-        Raises MissingAttachmentError, whose text is completed by the name of an image."""
+    ) -> _SearchResult:
+        """Search for the attachments of an image."""
         rules = reference.entry.attachments or AttachmentRules()
         search = AttachmentSearch(
             self._calls,
@@ -258,13 +275,7 @@ class AttachmentReader:
         )
         subjects = await search.run(root, read_subjects)
         missing = rules.missing(search.names(root), [search.names(digest) for digest in subjects.platforms])
-        if missing:
-            raise MissingAttachmentError(
-                f"has no {missing} at the source, but the configuration requires one",
-                hint="attach it to the image, or to the image of each platform, or change `referrers.require`",
-                code="not_found",
-            )
-        return tuple(ref for ref in search.found if not ref.ordinary)
+        return _SearchResult(tuple(ref for ref in search.found if not ref.ordinary), missing)
 
     async def _read_subjects(self, plan_entry: PlanEntry, root: Digest) -> Subjects:
         """Read the indexes of an image from the target, or from the source if the target cannot return them."""

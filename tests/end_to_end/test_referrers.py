@@ -330,8 +330,37 @@ def test_an_image_without_a_required_attachment_is_refused_before_anything_is_wr
     assert {f"{target.host}/copy:v1": "failed", f"{target.host}/copy:v2": "copied"} == mirror_run.results()
     assert {"v2", f"{tag_of(signed)}.sig"} == set(target.tags("copy"))
     pushed = {seen.reference for seen in target.writes()}
-    assert not pushed & {*json.loads(graph.manifests[graph.tags["v1"]].data)["manifests"][0]["digest"]}
+    children = {entry["digest"] for entry in json.loads(graph.manifests[graph.tags["v1"]].data)["manifests"]}
+    assert len(children) == 2
+    assert not pushed & children
     assert 3 == mirror_run("plan", mirror_run.config_file).code
+
+
+def test_signatures_that_the_rules_for_tags_select_need_no_signature_but_images_with_such_names_do(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    graph = Graph("every tag")
+    signed = graph.image("v1")
+    graph.signature(signed)
+    disguised = f"sha256-{'0' * 64}.sig"
+    graph.image(disguised)
+    source.load("app", graph)
+    mirror = {
+        "source": f"{source.host}/app",
+        "targets": [f"{target.host}/copy"],
+        "referrers": {"require": ["signature"]},
+        "recheck": "0 s",
+    }
+    mirror_run.config([mirror], source, target)
+    for expected in ("copied", "up-to-date"):
+        mirror_run.sync(expect=3)
+        signature = f"{target.host}/copy:{tag_of(signed)}.sig"
+        assert mirror_run.results() == {
+            f"{target.host}/copy:v1": expected,
+            signature: expected,
+            f"{target.host}/copy:{disguised}": "failed",
+        }
 
 
 def test_plan_counts_attachments_and_names_images_that_lack_only_these(

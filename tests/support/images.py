@@ -14,7 +14,7 @@ import json
 import random
 import tarfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -205,8 +205,9 @@ class Graph:
     # ---- what belongs to an image
 
     def signature(self, subject: Made, text: str = "signature") -> Made:
-        """Make a signature as cosign does: an image with the tag sha256-HEX.sig."""
-        return self.image(f"{tag_of(subject)}.sig", layers=[self.layer(text, 400)], label=text)
+        """Make a signature as cosign does: a manifest with the tag sha256-HEX.sig and a layer of cosign's type."""
+        layer = replace(self.layer(text, 400), media_type="application/vnd.dev.cosign.simplesigning.v1+json")
+        return self.image(f"{tag_of(subject)}.sig", layers=[layer], label=text)
 
     def referrer(self, subject: Made, text: str = "sbom", kind: str = "application/vnd.example.sbom.v1") -> Made:
         """Make an artifact with this `subject`, and the index with the tag sha256-HEX that lists all referrers."""
