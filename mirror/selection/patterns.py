@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import re2
@@ -16,6 +16,7 @@ _RANGE_BYTES = 300  # the length of the bounds of a range of names; more than th
 # Matches strings with only the characters of shell patterns, and with a `*` that does not follow a `.` (as in `.*`).
 _SHELL_PATTERN = re.compile(r"(?=[A-Za-z0-9_.*?-]+\Z)(?:.*[^.])?\*.*")
 _ESCAPED = re.compile(r"\\(?:[pPx]\{[^}]*\}|.)", re.DOTALL)
+_ESCAPED_OR_CLASS = re.compile(r"\\.|\[\^?\]?(?:\[:\^?\w+:\]|\\.|[^\]])*\]", re.DOTALL)
 # RE2 treats braces that are not a repetition as literal characters, but no tag contains one.
 _STRAY_BRACE = re.compile(r"\{(?!\d+(?:,\d*)?\})[^}]*\}?")
 _HINTS = {
@@ -90,11 +91,34 @@ def rejecting_rule(name: str, include: Sequence[str], exclude: Sequence[str]) ->
     return next((f"exclude {text}" for text in exclude if compile_pattern(text).matches(name)), None)
 
 
+def replace_all(pattern: str, replacement: Callable[[dict[str, str]], str], text: str) -> str:
+    """Replace all texts that a pattern finds in `text`. Raises re2.error if the pattern is invalid.
+
+    replacement: gets the texts of the groups, by number and by name, and returns the new text."""
+
+    def replace_match(match: re.Match[str]) -> str:
+        groups = [match.group(0), *match.groups()]
+        named = {name: found or "" for name, found in match.groupdict().items()}
+        return replacement({str(number): found or "" for number, found in enumerate(groups)} | named)
+
+    return str(re2.sub(pattern, replace_match, text))
+
+
 def regex_for_shell_pattern(text: str) -> str | None:
     """Return the equivalent regular expression if `text` looks like a shell pattern (`v*`), otherwise None."""
     if not _SHELL_PATTERN.match(text):
         return None
     return re.sub(r"[.*?]", lambda match: {".": r"\.", "*": ".*", "?": "."}[match.group()], text)
+
+
+def has_alternative(pattern: str) -> bool:
+    """Return whether a pattern contains a `|` outside of parentheses, or may contain one."""
+    depth = 0
+    for mark in _ESCAPED_OR_CLASS.sub("", pattern):
+        depth += {"(": 1, ")": -1}.get(mark, 0)
+        if mark == "|" and depth == 0:
+            return True
+    return depth != 0
 
 
 def _invalid_pattern(text: str, reason: str, hint: str) -> ConfigError:

@@ -8,10 +8,9 @@ from collections.abc import Iterable, Mapping
 
 from mirror.errors import ConfigError
 from mirror.selection.locations import MATCHED
-from mirror.selection.patterns import compile_pattern, rejecting_rule
+from mirror.selection.patterns import compile_pattern, has_alternative, rejecting_rule
 from mirror.util.structs import Struct
 
-_ESCAPED_OR_CLASS = re.compile(r"\\.|\[\^?\]?(?:\[:\^?\w+:\]|\\.|[^\]])*\]", re.DOTALL)
 # Parts of a pattern that depend on what follows or precedes them, so that the pattern cannot be split there.
 _ASSERTION = re.compile(r"\$|\^|\\[AbBzQ]")
 
@@ -82,22 +81,12 @@ def _matches_all(pattern: str, before: str, after: str) -> bool:
     This is the case if the pattern is `P.*`, and `P` matches a beginning of `before`; or if it is `.*P`, and `P`
     matches an end of `after`."""
     # With an alternative outside of parentheses, the `.*` belongs to only one of the alternatives.
-    if _ASSERTION.search(pattern) or _has_alternative(pattern):
+    if _ASSERTION.search(pattern) or has_alternative(pattern):
         return False
     head, tail = pattern.removesuffix(".*"), pattern.removeprefix(".*")
     return (head != pattern and _matches_any(head, (before[:end] for end in range(len(before) + 1)))) or (
         tail != pattern and _matches_any(tail, (after[start:] for start in range(len(after) + 1)))
     )
-
-
-def _has_alternative(pattern: str) -> bool:
-    """Return whether a pattern contains a `|` outside of parentheses, or may contain one."""
-    depth = 0
-    for mark in _ESCAPED_OR_CLASS.sub("", pattern):
-        depth += {"(": 1, ")": -1}.get(mark, 0)
-        if mark == "|" and depth == 0:
-            return True
-    return depth != 0
 
 
 def _matches_any(part: str, texts: Iterable[str]) -> bool:
