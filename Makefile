@@ -16,7 +16,7 @@ BENCH_ARGS ?=
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONDONTWRITEBYTECODE PYTHONUNBUFFERED
 
 .DEFAULT_GOAL := help
-.PHONY: help docs demo test test-kill test-damage test-worlds test-long test-old test-gap test-regsync test-registries test-cosign test-conformance lint format \
+.PHONY: help docs demo test test-kill test-damage test-worlds test-long test-old test-gap test-regsync test-migration test-registries test-cosign test-conformance lint format \
 	check coverage bench bench-verify \
 	bench-tools registries clean
 
@@ -43,6 +43,12 @@ test-gap: $(STAMP) ## test 10 GiB across an air gap, 20,000 tags in a layout, an
 test-regsync: $(STAMP) ## compare the selection of tags with regsync (run `make bench-tools` first)
 	@tools/need.sh docker-registry
 	$(BIN)/python -m pytest tests_real/test_regsync.py $(PYTEST_ARGS)
+
+test-migration: $(STAMP) ## compare `mirror convert` with the tools themselves (needs Go; run `make bench-tools` first; about a minute)
+	@tools/need.sh docker-registry skopeo
+	@command -v go >/dev/null || { echo "test-migration needs Go: https://go.dev/doc/install" >&2; exit 1; }
+	cd tests_real/versions && GOBIN=$(CURDIR)/.bench/bin go install .
+	$(BIN)/python -m pytest tests_real/test_migration.py $(PYTEST_ARGS)
 
 test-registries: $(STAMP) ## test with registries of other vendors (about 2 minutes; run `make registries` first)
 	@tools/need.sh docker-registry skopeo htpasswd:apache2-utils

@@ -138,6 +138,7 @@ _COMMANDS = {
     "validate": parsers.add_validate,
     "lock": parsers.add_lock,
     "explain": parsers.add_explain,
+    "convert": parsers.add_convert,
     "bundle": _add_bundle,
     "inventory": _add_inventory,
     "serve": _add_serve,

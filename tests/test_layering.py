@@ -40,6 +40,7 @@ ORDER = (
     "state",
     "sync",
     "config",
+    "migration",
     "commands",
     "cli",
     "__main__",

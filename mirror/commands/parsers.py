@@ -9,6 +9,8 @@ from pathlib import Path
 from mirror.commands.arguments import Parser, reject_later_options
 from mirror.commands.options import Options, Shard
 
+TOOLS = ("regsync", "skopeo", "image-syncer", "dregsy")  # whose files `mirror convert` converts
+
 
 def _add_command(
     commands: argparse._SubParsersAction[Parser],
@@ -44,6 +46,17 @@ example:
   mirror explain prod.yaml docker.io/library/alpine:3.20
 
 Exit code 1: something could not be determined. Exit code 2: no mirror concerns the reference.
+"""
+
+
+_CONVERT_EPILOG = """\
+example:
+  mirror convert --from regsync regsync.yml -o mirror.yaml
+  mirror convert --from skopeo sync.yaml --destination registry.example.com/hub -o mirror.yaml
+
+Notes about keys without an equivalent are printed, and written into the new file as comments.
+exit codes: 0 converted; 1 converted, but some images would not be copied: see the notes; 2 the file is not valid,
+or nothing can be converted; 4 local error
 """
 
 
@@ -157,6 +170,22 @@ def add_validate(commands: argparse._SubParsersAction[Parser]) -> None:
     )
 
 
+def add_convert(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add the parser for `convert`."""
+    text = "convert the configuration of another tool"
+    convert = commands.add_parser("convert", help=text, description=sentence(text), allow_abbrev=False)
+    convert.epilog, convert.formatter_class = _CONVERT_EPILOG, argparse.RawDescriptionHelpFormatter
+    convert.add_argument("--from", dest="tool", required=True, choices=TOOLS, help="the tool that the file is for")
+    convert.add_argument("file", metavar="FILE", type=Path, help="the file; for image-syncer, the one with the images")
+    convert.add_argument(
+        "-o", dest="output", metavar="FILE", type=Path, help="the new configuration; by default, standard output"
+    )
+    convert.add_argument(
+        "--destination", metavar="HOST/PREFIX", help="for skopeo: the DESTINATION argument of `skopeo sync`"
+    )
+    convert.set_defaults(command=_convert)
+
+
 def _shard(text: str) -> Shard:
     """Parse the value of `--shard`, such as `0/4`. Raises ArgumentTypeError if it is not valid."""
     index, slash, count = text.partition("/")
@@ -237,3 +266,10 @@ def _validate(parsed: argparse.Namespace) -> int:
     from mirror.commands.validate import validate  # noqa: PLC0415
 
     return validate(parsed.config, secrets=parsed.secrets)
+
+
+def _convert(parsed: argparse.Namespace) -> int:
+    """Run `mirror convert`."""
+    from mirror.commands import convert  # noqa: PLC0415
+
+    return convert.convert(parsed.tool, parsed.file, parsed.output, parsed.destination)

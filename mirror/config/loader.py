@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -12,10 +13,11 @@ import platformdirs
 
 from mirror.config import cross_checks, mirrors, registries, schema_errors, values, yaml_reader
 from mirror.config.mirrors import MirrorConfig
+from mirror.config.peer_formats import recognize_tool
 from mirror.config.problems import ConfigErrors
 from mirror.config.section import Section
 from mirror.config.tree import to_plain
-from mirror.errors import LocalError, printable
+from mirror.errors import ConfigError, LocalError, printable
 from mirror.registry.http.host_settings import HostSettings
 from mirror.selection.locations import MATCHED, is_registry
 from mirror.util.structs import Struct
@@ -75,6 +77,9 @@ def load(path: Path, *, secrets: bool = True) -> Config:
     secrets: if it is False, missing TLS files, and missing passwords for registries in use, are only warnings.
     Raises ConfigErrors with all problems, ConfigError if the file does not exist, LocalError if it cannot be read."""
     document = yaml_reader.read(path)
+    tool = recognize_tool(document.root)
+    if tool is not None:
+        raise _foreign_file_error(document.file, tool)
     data = to_plain(document.root)
     schema_errors.check(document, data)
     warnings = _file_warnings(path)
@@ -108,6 +113,13 @@ def load(path: Path, *, secrets: bool = True) -> Config:
     if document.problems:
         raise ConfigErrors(document.problems, warnings)
     return config
+
+
+def _foreign_file_error(file: str, tool: str) -> ConfigError:
+    """Return the error for a configuration of another tool. It names the command that converts the file."""
+    destination = " --destination HOST/PREFIX" if tool == "skopeo" else ""
+    command = f"mirror convert --from {tool} {shlex.quote(file)}{destination} -o mirror.yaml"
+    return ConfigError(f"{file} is a configuration of {tool}", hint=f"convert it with `{command}`")
 
 
 def state_directory(config: Config) -> Path:

@@ -24,6 +24,8 @@ MOST_SHOWN = 50  # the maximum number of problems, and of warnings, that a messa
 
 # Keys whose values are not shown in messages.
 SECRET_KEYS = frozenset({"password", "proxy", "env"})
+# The same in the configurations of other tools, which `mirror convert` reads.
+SECRET_KEYS |= {"pass", "token", "clientKey", "auth", "identitytoken", "identityToken"}
 
 
 class Position(Struct, frozen=True, order=True):

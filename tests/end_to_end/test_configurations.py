@@ -17,7 +17,7 @@ from tests.support.tool import MirrorTool
 
 COMMANDS = ("sync", "plan", "verify", "validate")
 HELPED = (
-    *("sync", "plan", "verify", "validate", "schema", "bundle", "inventory", "serve", "help"),
+    *("sync", "plan", "verify", "validate", "schema", "bundle", "inventory", "serve", "convert", "help"),
     *("bundle verify", "bundle list"),
 )
 HOSTS = ("a.example.com", "b.example.com")
@@ -172,7 +172,6 @@ def test_a_usage_error_exits_2_with_a_short_message(
         ["verify", "{config}", "--report", "report.json"],
         ["prune", "{config}", "--plan", "x"],
         ["prune", "{config}", "--apply", "x", "--max-delete", "10"],
-        ["convert", "--from", "regsync", "x"],
         ["copy", "docker.io/library/alpine", "oci:x"],
         ["report", "--html", "x"],
         ["report", "--merge", "x", "y"],
@@ -201,8 +200,8 @@ def test_a_command_or_option_of_a_later_version_is_reported_as_such(
         (["help", "syncc"], "`mirror` has no command 'syncc' (did you mean `mirror sync`?)"),
         (
             ["help", "nonsense"],
-            "`mirror` has no command 'nonsense' (the commands are sync, plan, verify, validate, lock, explain, bundle, "
-            "inventory, serve, schema, help)",
+            "`mirror` has no command 'nonsense' (the commands are sync, plan, verify, validate, lock, explain, "
+            "convert, bundle, inventory, serve, schema, help)",
         ),
         (["bundle", "verfy", "x.tar"], "`mirror bundle` has no command 'verfy' (did you mean `mirror bundle verify`?)"),
         (["bundle", "sign", "x"], "`mirror bundle` has no command 'sign' (the commands are verify, list)"),

@@ -1,0 +1,51 @@
+"""`mirror convert`: converts the configuration of another tool."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mirror.errors import FAILED, OK, ConfigError, printable, worst_exit_code
+from mirror.migration.converter import convert_file
+from mirror.output.console import Console, print_lines
+from mirror.output.report.summary import format_count
+from mirror.util.files import atomic_write, local_error
+
+_STDOUT = Path("-")
+
+
+def convert(tool: str, path: Path, output: Path | None, destination: str | None) -> int:
+    """Convert a file of another tool, write the new configuration, and return the exit code. Contacts no host.
+
+    output: the new file; None or `-` for standard output. The notes about the conversion are printed to standard
+    error. The exit code is 1 if something that the other tool copies is not copied with the new file. If this raises
+    ConfigError or LocalError, nothing is written."""
+    target = None if output in (None, _STDOUT) else output
+    if target is not None:
+        _check_output(path, target)
+    converted = convert_file(tool, path, destination, os.environ)
+    console = Console()
+    for note in converted.notes:
+        console.write_line(f"mirror: {note}")
+    if not converted.mirrors:
+        what = f"{printable(path)}: nothing can be converted"
+        raise ConfigError(what, hint="see the notes" if converted.notes else "the file lists no images")
+    code = FAILED if converted.has_losses else OK
+    if target is None:
+        return worst_exit_code({code, print_lines(converted.text.splitlines())})
+    with atomic_write(Path(os.path.realpath(target)), mode=0o644) as out:
+        out.write(converted.text.encode())
+    written = f"{printable(target)}: {format_count(converted.mirrors, 'mirror')} written"
+    notes = f", {format_count(len(converted.notes), 'note')}" if converted.notes else ""
+    return worst_exit_code({code, print_lines([written + notes])})
+
+
+def _check_output(path: Path, output: Path) -> None:
+    """Raise ConfigError if the new file would replace the old one, and LocalError if its directory does not exist."""
+    real = Path(os.path.realpath(output))
+    if real == Path(os.path.realpath(path)):
+        raise ConfigError(f"{printable(output)} is the file to convert", hint="choose another file with `-o FILE`")
+    try:
+        real.parent.stat()
+    except OSError as error:
+        raise local_error("write", output, error) from error

@@ -1,0 +1,113 @@
+"""Converts the key `tags` of a mapping of dregsy: tags, digests, and the filters `semver:`, `regex:` and `keep:`."""
+
+from __future__ import annotations
+
+import re
+
+from mirror.errors import ConfigError, Refused, printable
+from mirror.migration import blang
+from mirror.migration.peer_file import PeerMapping
+from mirror.migration.tag_patterns import complete_anchors, pattern_for_search
+from mirror.migration.tag_selection import EVERY_TAG, TagSelection
+from mirror.migration.version_patterns import version_patterns
+from mirror.oci.digest import Digest
+from mirror.oci.reference import is_tag, tag_hint
+from mirror.util.structs import replace
+
+_LATEST = re.compile(r"latest\s+([1-9][0-9]{0,8})")
+_COMBINED = "write one list of patterns under `tags: {include: [...]}` of the new file"
+
+
+def select_tags(peer: PeerMapping) -> tuple[TagSelection | None, list[str]]:
+    """Convert the key `tags`. Raises NotConvertible if our rules cannot express it.
+
+    Return the selected tags, and the digests in the form `[:TAG]@DIGEST`. Without tags and filters, all tags are
+    selected; if there are only digests, the selection is None."""
+    literal: list[str] = []
+    pinned: list[str] = []
+    filters: list[TagSelection] = []
+    keep: list[str] = []
+    for text in peer.texts("tags"):
+        kind, colon, value = text.partition(":")
+        if colon and kind in ("semver", "regex", "keep", "js"):
+            if kind == "keep":
+                keep.append(value.strip())
+            else:
+                filters.append(_filter(peer, kind, value))
+        elif "sha256:" in text:
+            pinned.append(_pinned(peer, text))
+        elif is_tag(text):
+            literal.append(text)
+        else:
+            peer.reject("tags", f"left out: not a tag: {printable(text, 80)}; {tag_hint(text)}")
+    if pinned and not (literal or filters):
+        return None, pinned
+    # One selection for all filters without exclusions, so that many filters are combined in linear time.
+    include = tuple(pattern for one in filters if not one.every for pattern in one.include)
+    filters = [*([TagSelection(include=include)] if include else []), *(one for one in filters if one.every)]
+    found = [*filters, *([TagSelection(literal=tuple(dict.fromkeys(literal)))] if literal else [])] or [EVERY_TAG]
+    return _apply_keep(peer, found, keep), pinned
+
+
+def _filter(peer: PeerMapping, kind: str, value: str) -> TagSelection:
+    """Return the tags that a filter selects. Raises NotConvertible."""
+    if kind == "js":
+        peer.reject("tags", f"left out: JavaScript cannot be converted; {_COMBINED}")
+    try:
+        if kind == "regex":
+            inverted, pattern = _expression(value)
+            return TagSelection(every=True, exclude=(pattern,)) if inverted else TagSelection(include=(pattern,))
+        patterns = version_patterns(blang.parse_range(value), blang.TAG_FORM)
+    except ConfigError as error:
+        peer.reject("tags", f"left out: {error}")
+    what = f"the patterns select exactly the tags of the range {printable(value.strip(), 100)}, with pre-releases"
+    peer.note("tags", f"{what}. The key `semver` takes ranges of npm, which select releases: see docs/migration.md")
+    return TagSelection(include=tuple(patterns))
+
+
+def _expression(value: str) -> tuple[bool, str]:
+    """Return whether a filter with a regular expression is inverted, and its pattern. Raises ConfigError."""
+    text = value.strip()
+    return text.startswith("!"), pattern_for_search(complete_anchors(text.removeprefix("!")))
+
+
+def _pinned(peer: PeerMapping, text: str) -> str:
+    """Return a digest in the form `[:TAG]@DIGEST`. Raises NotConvertible."""
+    tag, _, digest = text.rpartition("@")
+    try:
+        parsed = Digest.parse(digest)
+    except Refused as error:
+        peer.reject("tags", f"left out: {error}")
+    return f"{f':{tag}' if tag else ''}@{parsed}"
+
+
+def _apply_keep(peer: PeerMapping, found: list[TagSelection], keep: list[str]) -> TagSelection:
+    """Return the union of the selections, restricted by the filters `keep:`. Raises NotConvertible."""
+    newest: int | None = None
+    exclude: list[str] = []
+    for value in keep:
+        latest = _LATEST.fullmatch(value)
+        if latest:
+            newest = int(latest[1])
+            continue
+        try:
+            inverted, pattern = _expression(value)
+        except ConfigError as error:
+            peer.reject("tags", f"left out: {error}")
+        if inverted:
+            exclude.append(pattern)
+        elif all(one.every and not one.exclude for one in found):
+            found = [TagSelection(include=(pattern,))]
+        elif any(one.every or one.include for one in found):
+            peer.reject("tags", f"left out: a tag cannot be required to match two patterns; {_COMBINED}")
+    # `keep:` with an expression does not apply to tags that are listed by name.
+    restricted = [one if one.literal else replace(one, exclude=(*one.exclude, *exclude)) for one in found]
+    united: TagSelection | None = restricted[0]
+    for one in restricted[1:]:
+        united = united.union(one) if united is not None else None
+    if united is None:
+        peer.reject("tags", f"left out: our rules have one list of exclusions, so these filters differ; {_COMBINED}")
+    if newest is None:
+        return united
+    peer.note("tags", "`newest` selects only tags that are versions; dregsy keeps all other tags", lost=True)
+    return replace(united, newest=newest)

@@ -1,0 +1,17 @@
+"""Parses the references of other tools, which accept several names for Docker Hub."""
+
+from __future__ import annotations
+
+from mirror.errors import ConfigError
+from mirror.migration.peer_file import PeerMapping
+from mirror.migration.registry_settings import canonical_host
+from mirror.oci.reference import Repository, names_host
+
+
+def parse_repository(peer: PeerMapping, key: str | None, text: str) -> str:
+    """Return a repository in our form, with its registry. Raises NotConvertible if it is not valid."""
+    first, slash, rest = text.partition("/")
+    try:
+        return str(Repository.parse(f"{canonical_host(first)}/{rest}" if slash and names_host(first) else text))
+    except ConfigError as error:
+        peer.reject(key, f"left out: {error}")

@@ -1,0 +1,38 @@
+"""Lines of a crontab for the intervals and schedules of other tools."""
+
+from __future__ import annotations
+
+import re
+
+from mirror.errors import printable
+
+_COMMAND = "mirror sync CONFIG"
+_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?")
+_DAY = 24 * 60  # minutes
+
+
+def crontab_line(schedule: str | None, interval: str | None) -> str:
+    """Return a line of a crontab that starts a sync.
+
+    schedule: a schedule of cron, which takes precedence. interval: a duration in the form of Go, such as `1h30m`. It is
+    rounded up to one that cron can express."""
+    if schedule:
+        return f"{printable(schedule, 100)} {_COMMAND}"
+    found = _DURATION.fullmatch(interval or "")
+    if found is None or not found[0]:
+        return f"*/15 * * * * {_COMMAND}"
+    hours, minutes, seconds = (float(part or 0) for part in found.groups())
+    return crontab_line_for_seconds(hours * 3600 + minutes * 60 + seconds)
+
+
+def crontab_line_for_seconds(seconds: float) -> str:
+    """Return a line of a crontab that starts a sync at least every `seconds` seconds, rounded up for cron."""
+    total = max(1, round(seconds / 60))
+    minutes = next((one for one in (1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30) if one >= total), None)
+    if minutes is not None:
+        return f"{'*' if minutes == 1 else f'*/{minutes}'} * * * * {_COMMAND}"
+    hours = next((one for one in (1, 2, 3, 4, 6, 8, 12) if one * 60 >= total), None)
+    if hours is not None:
+        return f"0 {'*' if hours == 1 else f'*/{hours}'} * * * {_COMMAND}"
+    days = max(1, round(total / _DAY))
+    return f"0 0 {'*' if days == 1 else f'*/{min(days, 31)}'} * * {_COMMAND}"

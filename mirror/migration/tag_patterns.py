@@ -1,0 +1,52 @@
+"""Converts the regular expressions of other tools, which search a text, to patterns, which match a whole text.
+
+The tools are written in Go, whose regular expressions have the syntax of RE2, as our patterns do.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+
+from mirror.errors import ConfigError
+from mirror.selection.patterns import compile_pattern, has_alternative
+
+_END = re.compile(r"(?<!\\)(?:\\\\)*\$\Z")
+
+
+def pattern_for_search(expression: str) -> str:
+    """Return the pattern that matches a whole text exactly if the regular expression is found somewhere in the text.
+
+    Raises ConfigError if the expression is not a valid regular expression, or too long."""
+    if expression.rfind(r"\Q") > expression.rfind(r"\E"):
+        expression += r"\E"  # the end of the expression also ends a quotation
+    compile_pattern(f".*(?:{expression}).*")
+    # With an alternative outside of groups, `^` and `$` belong to one alternative. `\Q` may quote any other character.
+    if not has_alternative(expression) and r"\Q" not in expression:
+        simple = _strip_anchors(expression)
+        with suppress(ConfigError):  # for example for a repeated anchor: `^*`
+            if simple and compile_pattern(simple):
+                return simple
+    return f".*(?:{expression}).*"
+
+
+def complete_anchors(expression: str) -> str:
+    """Return the expression as dregsy anchors it: with `^` and `$`, unless its text begins and ends with them."""
+    start = "" if expression.startswith("^") else "^"
+    return f"{start}{expression}" if expression.endswith("$") else f"{start}{expression}$"
+
+
+def pattern_for_text(text: str) -> str:
+    """Return the pattern that matches only `text`."""
+    return re.sub(r"[^\w/-]", lambda found: f"\\{found.group()}", text, flags=re.ASCII)
+
+
+def _strip_anchors(expression: str) -> str:
+    """Return the expression without the anchors at its ends. Where it has none, `.*` takes their place.
+
+    The expression must not have an alternative outside of groups."""
+    start, rest = ("", expression[1:]) if expression.startswith("^") else (".*", expression)
+    end, rest = ("", rest[:-1]) if _END.search(rest) else (".*", rest)
+    start = "" if rest.startswith(".*") and not rest.startswith((".*?", ".*+")) else start
+    end = "" if rest.endswith(".*") and not rest.endswith(r"\.*") else end
+    return f"{start}{rest}{end}"

@@ -1,0 +1,70 @@
+"""The tags that an entry of another tool selects, and their union, because two of our mirrors cannot share a target."""
+
+from __future__ import annotations
+
+from mirror.migration.tag_patterns import pattern_for_text
+from mirror.selection.patterns import compile_pattern
+from mirror.util.structs import Struct, replace
+
+
+class TagSelection(Struct, frozen=True):
+    """A selection of tags.
+
+    every: select all tags. literal: the names of selected tags. include: patterns of selected tags. exclude: patterns
+    of tags that are left out. newest: how many of the selected tags are copied, the newest first."""
+
+    every: bool = False
+    literal: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    newest: int | None = None
+
+    @property
+    def only_tag(self) -> str | None:
+        """The name of the tag, if exactly one is selected by its name."""
+        is_single = len(self.literal) == 1 and not (self.every or self.include or self.exclude)
+        return self.literal[0] if is_single else None
+
+    def union(self, other: TagSelection) -> TagSelection | None:
+        """Return the selection of all tags that one of the two selects, or None if our rules cannot express it."""
+        if other == self or (self.every and not self.exclude):
+            return self
+        if other.every and not other.exclude:
+            return other
+        if self.newest is not None or other.newest is not None:
+            return None
+        if self.exclude != other.exclude and not (self._leaves_in(other) or other._leaves_in(self)):
+            return None
+        exclude = self.exclude or other.exclude
+        if self.every or other.every:
+            return TagSelection(every=True, exclude=exclude)
+        return TagSelection(
+            literal=_merge(self.literal, other.literal), include=_merge(self.include, other.include), exclude=exclude
+        )
+
+    def as_key(self) -> object:
+        """Return the value of the key `tags`, or None if all tags are selected."""
+        if self.literal and not (self.include or self.exclude or self.newest or self.every):
+            return list(self.literal)
+        include = [] if self.every else [*map(pattern_for_text, self.literal), *self.include]
+        rules = {"include": include, "exclude": list(self.exclude), "newest": self.newest}
+        return {key: value for key, value in rules.items() if value} or None
+
+    def without_order(self) -> TagSelection:
+        """Return the selection with its names and patterns in alphabetical order, for comparison."""
+        names, include, exclude = (tuple(sorted(set(one))) for one in (self.literal, self.include, self.exclude))
+        return replace(self, literal=names, include=include, exclude=exclude)
+
+    def _leaves_in(self, other: TagSelection) -> bool:
+        """Return whether `other` has only names of tags, and none of them matches a pattern of `exclude`."""
+        is_literal = not (other.every or other.include or other.exclude)
+        patterns = [compile_pattern(text) for text in self.exclude]
+        return is_literal and not any(pattern.matches(tag) for pattern in patterns for tag in other.literal)
+
+
+EVERY_TAG = TagSelection(every=True)
+
+
+def _merge(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the items of both tuples, each once."""
+    return tuple(dict.fromkeys(one + other))

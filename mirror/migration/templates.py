@@ -1,0 +1,77 @@
+"""Go templates and environment variables in the files of other tools. Our configuration does not expand variables.
+
+In references, variables are replaced with their current values. In passwords, they become references to the variable.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from mirror.migration.peer_file import PeerMapping
+
+_ACTION = re.compile(r"\{\{-?\s*(.*?)\s*-?\}\}", re.DOTALL)
+_CALL = re.compile(r"\(?\s*(env|file)\s+(?:\"([^\"\\]+)\"|`([^`]+)`)\s*\)?(?:\s*\|\s*trimSpace)?")
+_FIELD = re.compile(r"\.Sync\.(Source|Type)")
+# An example in the documentation of regsync: `index (split .Sync.Source "gcr.io/") 1`.
+_PART = re.compile(r"index\s+\(\s*split\s+\.Sync\.(Source|Type)\s+\"([^\"\\]+)\"\s*\)\s+(\d{1,3})")
+_SHELL = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
+
+
+def secret_of_template(text: str) -> dict[str, str] | None:
+    """Return the reference for a text that is one template with a variable or a file, otherwise None."""
+    action = _ACTION.fullmatch(text.strip())
+    call = _CALL.fullmatch(action[1]) if action else None
+    return {call[1]: call[2] or call[3]} if call else None
+
+
+def has_template(text: str) -> bool:
+    """Return whether the text contains a Go template."""
+    return "{{" in text
+
+
+def secret_of_variable(text: str) -> dict[str, str] | None:
+    """Return the reference for a text that is one shell variable, such as `$NAME` or `${NAME}`, otherwise None."""
+    found = _SHELL.fullmatch(text)
+    return {"env": found[1] or found[2]} if found else None
+
+
+def expand_template(
+    peer: PeerMapping, key: str, text: str, environment: Mapping[str, str], fields: Mapping[str, str]
+) -> str:
+    """Replace the templates in a reference or user name with their current values, and add a note.
+
+    fields: the values of `.Sync.Source` and `.Sync.Type`, which may also be split. Raises NotConvertible if a template
+    cannot be replaced."""
+
+    def replacement(found: re.Match[str]) -> str:
+        call, field = _CALL.fullmatch(found[1]), _FIELD.fullmatch(found[1])
+        if field is not None and field[1] in fields:
+            return fields[field[1]]
+        part = _PART.fullmatch(found[1])
+        if part is not None and part[1] in fields:
+            parts = fields[part[1]].split(part[2])
+            if int(part[3]) < len(parts):
+                return parts[int(part[3])]
+        if call is None or call[1] != "env":
+            peer.reject(key, "left out: templates are not supported; replace it with its value, and convert again")
+        return _current_value(peer, key, call[2] or call[3], environment)
+
+    return _ACTION.sub(replacement, text) if has_template(text) else text
+
+
+def expand_variables(peer: PeerMapping, key: str, text: str, environment: Mapping[str, str]) -> str:
+    """Replace the shell variables in a reference or user name with their current values, and add a note.
+
+    Raises NotConvertible if a variable is not set."""
+    return _SHELL.sub(lambda found: _current_value(peer, key, found[1] or found[2], environment), text)
+
+
+def _current_value(peer: PeerMapping, key: str, name: str, environment: Mapping[str, str]) -> str:
+    """Return the value of an environment variable, and add a note. Raises NotConvertible if it is not set."""
+    value = environment.get(name)
+    if not value:
+        what = "left out: variables are not expanded in our configuration, and the environment variable"
+        peer.reject(key, f"{what} {name} is not set; set it, and convert again")
+    peer.note(key, f"the current value of {name} was inserted; variables are not expanded in our configuration")
+    return value
