@@ -190,14 +190,7 @@ class AttachmentSearch:
 
     async def _find_attachments(self, subject: Digest, level: int) -> list[AttachmentRef]:
         """Return the attachments of one manifest."""
-        source, repository = self._entry.source, self._entry.repository
-
-        def list_referrers(work: Work) -> Sequence[Descriptor] | None:
-            """List the referrers on a worker thread."""
-            listed = source.referrers(repository, subject, work)
-            return None if listed is None else list(listed)
-
-        listed = await self._calls.call_host(source.host, list_referrers)
+        listed = await self._manifests.read_referrers(self._entry.source, self._entry.repository, subject)
         tag = referrers_tag(subject)
         may_exist = self._tags is None or tag in self._tags
         is_ordinary = may_exist and self._is_ordinary(tag)

@@ -90,6 +90,7 @@ class ManifestCache:
         self._cached: OrderedDict[tuple[str, Digest], Manifest] = OrderedDict()
         self._bytes = 0
         self._tags: dict[tuple[str, str, str], Digest] = {}  # the results of `read_tag`
+        self._referrers: dict[tuple[str, str, Digest], Sequence[Descriptor]] = {}  # kept by `read_referrers`
 
     async def read(self, source: Source, repository: str, reference: str, size: int | None = None) -> Manifest:
         """Return a manifest. If `reference` is a digest, the cache is used; a tag is always read from the source.
@@ -125,6 +126,28 @@ class ManifestCache:
         with self._lock:
             digest = self._tags.get((source.host, repository, tag))
         return self._find_cached(self._cache_scope(source, repository), digest) if digest is not None else None
+
+    async def read_referrers(
+        self, source: Source, repository: str, subject: Digest, *, keep: bool = False
+    ) -> Sequence[Descriptor] | None:
+        """Return the referrers that a source lists for a manifest, or None if it has no such lists.
+
+        keep: keep the list for the next call, which then sends no request. Raises the errors of the source."""
+        key = (source.host, repository, subject)
+        with self._lock:
+            kept = self._referrers.pop(key, None)
+        if kept is None:
+
+            def list_referrers(work: Work) -> Sequence[Descriptor] | None:
+                """List the referrers on a worker thread."""
+                listed = source.referrers(repository, subject, work)
+                return None if listed is None else tuple(listed)
+
+            kept = await self._calls.call_host(source.host, list_referrers)
+        if keep and kept is not None:
+            with self._lock:
+                self._referrers[key] = kept
+        return kept
 
     async def read_root(
         self, source: Source, repository: str, reference: str, known: Manifest | None = None

@@ -169,15 +169,10 @@ class _SignatureSearch:
 
     async def _list_referrers(self) -> Sequence[Descriptor]:
         """Return the referrers of the image: from the referrers API or, if it lists none, from the referrers tag."""
-
-        def list_all(work: Work) -> list[Descriptor]:
-            """List the referrers on a worker thread."""
-            return list(self._source.referrers(self._repository, self._digest, work) or ())
-
         try:
-            listed = await self._calls.call_host(self._source.host, list_all)
+            listed = await self._manifests.read_referrers(self._source, self._repository, self._digest, keep=True)
         except NotFound:
-            listed = []
+            listed = None
         except Refused as error:
             self._note_invalid(error)
             return ()

@@ -119,6 +119,20 @@ def test_a_signature_that_was_checked_is_copied_without_reading_it_again(
     assert 1 == source.counts()["HEAD manifest"]
 
 
+def test_a_list_of_referrers_with_a_signature_is_requested_once(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source", referrers=True), scripted("target", referrers=True)
+    _load(source, {"v1": _bundle})
+    _configure(mirror_run, source, target, tags=["v1"])
+    mirror_run.sync()
+    assert {f"{target.host}/app:v1": "copied"} == mirror_run.results()
+    lists = [seen.reference for seen in source.requests() if seen.kind == "GET referrers"]
+    assert len(lists) == len(set(lists)) == 4, "for the index, its two children and the signature"
+    read = [seen.reference for seen in source.requests() if seen.kind == "GET manifest" and seen.status == 200]
+    assert len(read) == len(set(read)) == 4
+
+
 @pytest.mark.parametrize("api", [False, True], ids=["tags", "api"])
 def test_an_image_with_a_signature_by_one_of_the_keys_is_copied(
     api: bool, scripted: ScriptedFactory, mirror_run: MirrorTool
