@@ -14,6 +14,7 @@ from mirror.util.retry_policy import Clock, SystemClock
 from mirror.util.structs import Struct, field
 
 PROBE_EVERY = 60.0  # seconds between two probes of a host that is down
+_SHORTEST_RATE_WAIT = 1.0  # seconds; a shorter wait because of a rate limit is not reported
 
 
 class _Outage(Struct):
@@ -28,6 +29,14 @@ class _Outage(Struct):
         if due:
             self.probe_at = now + PROBE_EVERY
         return due
+
+
+class HostWait(Struct, frozen=True):
+    """A host to which no request may be sent for `seconds`. reason: a phrase that gives the cause."""
+
+    host: str
+    reason: str
+    seconds: float
 
 
 class Availability:
@@ -94,6 +103,16 @@ class Availability:
             error = outage.error
         raise error.with_text(self.describe_outage(error))
 
+    def _outage_wait(self) -> HostWait | None:
+        """Return the wait for the next probe, or None if there is no outage."""
+        with self._guard:
+            outage = self._down or next(iter(self._exhausted.values()), None)
+            if outage is None:
+                return None
+            error, left = outage.error, outage.probe_at - self._clock.now()
+        reason = "rate limited" if isinstance(error, RateLimited) else "down"
+        return HostWait(self.name, reason, max(0.0, left))
+
     def describe_outage(self, error: MirrorError) -> str:
         """Return a clause that says why no request is sent to the host. error: the error that caused the outage."""
         how = "limits requests" if isinstance(error, RateLimited) else "is down"
@@ -111,6 +130,7 @@ class _HostState(Struct):
     """The state of a host's limits: when its pause ends, when it may get the next request, and the request counts."""
 
     paused_until: float = 0.0
+    pause_reason: str = ""
     next_free: float = 0.0  # when the rate allows the next request
     requests: Counter[str] = field(default_factory=Counter)
 
@@ -151,8 +171,22 @@ class HostLimits(Availability):
             self.on_hold(hold)
         return start - now
 
-    def pause(self, seconds: float) -> bool:
-        """Pause the host: allow no request to start for `seconds`.
+    def wait(self) -> HostWait | None:
+        """Return how long no request may be sent to the host and why, or None if one may be sent now.
+
+        The host is paused or down, one of its quotas is used up, or its rate limit delays the next request by more than
+        a second."""
+        with self._lock:
+            now, state = self._clock.now(), self._state
+            if state.paused_until > now:
+                return HostWait(self.name, state.pause_reason, state.paused_until - now)
+            next_free = state.next_free - now
+        if next_free > _SHORTEST_RATE_WAIT:
+            return HostWait(self.name, "limited by `rate`", next_free)
+        return self._outage_wait()
+
+    def pause(self, seconds: float, reason: str = "paused") -> bool:
+        """Pause the host: allow no request to start for `seconds`. reason: a phrase for the progress display.
 
         Return True if the host was not paused before, so that the caller logs each pause once."""
         with self._lock:
@@ -161,6 +195,7 @@ class HostLimits(Availability):
             if longer:
                 fresh = self._state.paused_until <= self._clock.now()
                 self._state.paused_until = until
+                self._state.pause_reason = reason
         if longer:
             self.on_hold(until)
         return longer and fresh
@@ -209,6 +244,10 @@ class Limits:
         """Return the limits of all hosts, sorted by name."""
         with self._lock:
             return sorted(self._hosts.values(), key=lambda host: host.name)
+
+    def waiting_hosts(self) -> list[HostWait]:
+        """Return the hosts to which no request may be sent now, sorted by name."""
+        return [wait for host in self.hosts() if (wait := host.wait()) is not None]
 
     def count_retry(self, waited: float = 0.0) -> None:
         """Count a retry that was made after a wait of `waited` seconds."""

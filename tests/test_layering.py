@@ -63,7 +63,7 @@ HOMES = {
     "concurrent_log_handler": ("mirror.output.log_file",),
     "sqlite3": ("mirror.state",),
     "publicsuffixlist": ("mirror.registry.http.url_policy",),
-    "rich": ("mirror.output.progress",),
+    "rich": ("mirror.output.progress_display",),
     "msgspec": ("mirror.util.structs",),
     "socks": ("mirror.registry.http.proxy",),
     "cryptography": ("mirror.signatures.keys",),

@@ -56,6 +56,62 @@ def test_a_paused_host_is_contacted_after_the_pause_which_is_reported_once() -> 
     assert limits.pause(1)
 
 
+def waits(limits: HostLimits) -> tuple[str, float] | None:
+    wait = limits.wait()
+    return (wait.reason, wait.seconds) if wait is not None else None
+
+
+def test_a_paused_host_waits_for_the_reason_of_its_longest_pause() -> None:
+    clock = FakeClock()
+    limits, _ = host(clock)
+    assert waits(limits) is None
+    limits.pause(10, "rate limited")
+    limits.pause(5, "status 503")
+    clock.time += 4
+    assert ("rate limited", 6.0) == waits(limits)
+    clock.time += 6
+    assert waits(limits) is None
+
+
+def test_a_host_with_a_low_rate_waits_for_its_next_request() -> None:
+    clock = FakeClock()
+    limits, _ = host(clock, Rate(100, 3600))
+    limits.reserve_start()
+    assert ("limited by `rate`", 36.0) == waits(limits)
+    quick, _ = host(clock, Rate(5, 1))
+    quick.reserve_start()
+    assert waits(quick) is None
+
+
+@pytest.mark.parametrize(("error", "reason"), [(Unreachable("no"), "down"), (RateLimited("429"), "rate limited")])
+def test_a_host_that_is_down_waits_for_its_next_probe(error: NetworkError | RateLimited, reason: str) -> None:
+    clock = FakeClock()
+    limits, _ = host(clock)
+    limits.mark_down(error)
+    clock.time += 20
+    assert (reason, PROBE_EVERY - 20) == waits(limits)
+    clock.time += PROBE_EVERY
+    assert (reason, 0.0) == waits(limits)
+    probe = limits.check_available("GET blob")
+    limits.record_response("GET blob", 200, probe=probe)
+    assert waits(limits) is None
+
+
+def test_a_host_without_quota_for_some_requests_waits() -> None:
+    limits, _ = host(FakeClock())
+    limits.mark_quota_used_up("GET manifest", RateLimited("429"))
+    assert ("rate limited", PROBE_EVERY) == waits(limits)
+
+
+def test_the_hosts_that_wait_are_sorted_by_name() -> None:
+    limits = Limits(FakeClock())
+    for name in ("c", "a", "b"):
+        limits.host(name)
+    limits.host("c").pause(3, "rate limited")
+    limits.host("a").pause(2, "rate limited")
+    assert [("a", 2.0), ("c", 3.0)] == [(wait.host, wait.seconds) for wait in limits.waiting_hosts()]
+
+
 def test_a_pause_and_a_rate_add_up() -> None:
     limits, _ = host(FakeClock(), Rate(1, 1))
     limits.pause(10)

@@ -8,16 +8,32 @@ from mirror.commands.inventory import CommandOutput, survey_on_disk
 from mirror.commands.session import run_with_signals
 from mirror.errors import OK, REFUSED, worst_exit_code
 from mirror.layout.bundle.verify import verify_bundle
+from mirror.layout.examination import VerificationResult
 from mirror.layout.verify import verify_layout
+from mirror.output.console import Console
+from mirror.output.progress import Progress
+from mirror.output.progress_display import show_progress
+from mirror.util.cancellation import Work
+from mirror.util.structs import replace
 
 
 def verify(path: Path) -> CommandOutput:
     """Verify the bundle or layout at `path`. Return a line for each problem, and a summary.
 
     Raises Refused if `path` is neither a bundle nor a layout, LocalError, Cancelled."""
-    found = run_with_signals(
-        lambda work: verify_layout(path, work.stop) if path.is_dir() else verify_bundle(path, work.stop)
-    )
+    progress = Progress("verifying")
+    is_layout = path.is_dir()
+    # The size of a layout is not known before its index and manifests have been read.
+    size = path.stat().st_size if path.is_file() else None
+    blob = progress.start_blob(size=size)
+
+    def run(work: Work) -> VerificationResult:
+        """Verify the bundle or layout on a worker thread."""
+        work = replace(work, progress=blob.add)
+        return verify_layout(path, work) if is_layout else verify_bundle(path, work)
+
+    with show_progress(progress, Console()):
+        found = run_with_signals(run)
     return CommandOutput(list(found.lines()), REFUSED if found.problems else OK)
 
 

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 
+from mirror.output.progress_display import Mode
 from mirror.util.structs import Struct
 
 _TAGS = string.ascii_letters + string.digits + "_.-"
@@ -47,12 +48,17 @@ class Options(Struct, frozen=True):
     repair: bool = False
     fail_fast: bool = False
     report: Path | None = None
-    progress: str = "none"
+    progress: Mode = "none"
     lock_wait: float = 0.0
     exit_code: bool = False
     verbosity: int = 0
     base: Path | None = None
     locked: Path | None = None
+
+    @property
+    def progress_mode(self) -> Mode:
+        """How the progress is shown: as `--progress` says, but not at all with `-q`."""
+        return "none" if self.verbosity < 0 else self.progress
 
 
 class ReferenceFilter:

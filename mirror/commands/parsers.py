@@ -217,7 +217,7 @@ def _options(parsed: argparse.Namespace) -> Options:
         repair=given.get("repair", False),
         fail_fast=given.get("fail_fast", False),
         report=given.get("report"),
-        progress=given.get("progress", "none"),
+        progress=given.get("progress", "auto"),
         lock_wait=given.get("lock_wait", 0.0),
         exit_code=given.get("exit_code", False),
         verbosity=-1 if given.get("quiet") else given.get("verbose", 0),

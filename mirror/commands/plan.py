@@ -20,11 +20,11 @@ def plan(options: Options) -> int:
 
     With `--locked`, also print how the sources differ from the image lock."""
     comparisons: list[LockComparison] = []
-    with open_for_reading(options) as (context, state):
+    with open_for_reading(options, work="planning") as (context, state):
         context.check_no_partial_bundle(options)
         reader = context.image_reader(state)
         platforms, bases = PlatformReader(context.calls, context.manifests), context.bases(state, reader)
-        dry_run = DryRun(platforms, bases, reader, context.signatures, deep=options.deep)
+        dry_run = DryRun(platforms, bases, reader, context.signatures, context.progress, deep=options.deep)
         planner = context.planner(state, dry_run, reader, use_hints=not options.deep, reread_dates=options.deep)
 
         async def compare() -> None:
@@ -38,7 +38,7 @@ def plan(options: Options) -> int:
 
         async def run() -> None:
             """Plan, and compare the image lock at the same time."""
-            await run_group([dry_run.run(planner.plan_all(context.entries)), compare()])
+            await run_group([dry_run.run(context.plan_all(planner)), compare()])
 
         stopped = context.run_until_signal(run())
         summary = dry_run.summary

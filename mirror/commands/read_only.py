@@ -12,6 +12,8 @@ from mirror.commands.session import RunContext, open_run
 from mirror.config import Config, load, state_directory
 from mirror.output import log
 from mirror.output.console import Console
+from mirror.output.progress import Phase, Progress
+from mirror.output.progress_display import show_progress
 from mirror.output.redaction import Redactor
 from mirror.output.report import read_references_file
 from mirror.state.hints import State
@@ -43,13 +45,15 @@ def new_run_id() -> str:
 
 
 @contextmanager
-def open_for_reading(options: Options) -> Iterator[tuple[RunContext, State]]:
+def open_for_reading(options: Options, work: Phase = "copying") -> Iterator[tuple[RunContext, State]]:
     """Return a context manager that opens the stores and the state of a configuration for a command that only reads.
 
-    It yields the RunContext and the state, and closes them when the `with` block exits. It takes no lock and writes no
-    log file. Raises ConfigError, LocalError."""
+    It yields the RunContext and the state, and closes them when the `with` block exits. Meanwhile, it shows the
+    progress. It takes no lock and writes no log file. work: the phase that follows the planning. Raises ConfigError,
+    LocalError."""
     config = load(options.config)
     only, redactor, console = reference_filter(options), Redactor(), Console()
+    progress = Progress(work=work)
     with (
         Signals() as signals,
         log.open_log(run=new_run_id(), console=console, redact=redactor, verbosity=options.verbosity),
@@ -58,6 +62,7 @@ def open_for_reading(options: Options) -> Iterator[tuple[RunContext, State]]:
         directory = state_directory(config)
         with (
             State.open(directory, _log.warning, read_only=True, writers=current_mark(directory)) as state,
-            open_run(config, options, only, redactor, signals, state, writes=False) as context,
+            show_progress(progress, console, options.progress_mode),
+            open_run(config, options, only, redactor, signals, state, progress, writes=False) as context,
         ):
             yield context, state

@@ -17,6 +17,7 @@ from mirror.commands.stores import Stores
 from mirror.config import Config, state_directory
 from mirror.errors import SIGNALLED, Cancelled, ConfigError, LocalError, MirrorError, NotFound, printable
 from mirror.limits import Limits
+from mirror.output.progress import Progress
 from mirror.output.redaction import Redactor
 from mirror.selection.locations import STREAM, is_bundle, is_registry
 from mirror.selection.repository_rules import can_match
@@ -62,6 +63,7 @@ class RunContext(Struct, frozen=True):
     manifests: ManifestCache
     signatures: SignatureChecker
     config: Config
+    progress: Progress
 
     def planner(
         self,
@@ -107,6 +109,11 @@ class RunContext(Struct, frozen=True):
         )
         is_selected = self.only.is_selected if not all_attachments else lambda reference: False
         return ImageReader(self.calls, state, self.manifests, self.signatures, protection, is_selected)
+
+    async def plan_all(self, planner: Planner) -> None:
+        """Plan all mirrors with `planner`, and begin the next phase of the progress."""
+        await planner.plan_all(self.entries)
+        self.progress.end_planning()
 
     def source_planner(self, state: State, reader: ImageReader, collector: ReferenceCollector) -> Planner:
         """Create a planner that resolves the selected references at their sources, and does not plan targets.
@@ -177,6 +184,7 @@ class RunContext(Struct, frozen=True):
         def end() -> None:
             """Request the stop, and cancel the coroutine if it has not ended after CANCEL_AFTER_SECONDS seconds."""
             reason = f"stopped by {self.signals.name}"
+            self.progress.set_phase("stopping")
             halt(reason)
             self.stop.request(reason)
             self.loop.call_later(CANCEL_AFTER_SECONDS, main.cancel)
@@ -217,6 +225,7 @@ def open_run(
     redactor: Redactor,
     signals: Signals,
     state: State,
+    progress: Progress,
     *,
     writes: bool,
 ) -> Iterator[RunContext]:
@@ -225,6 +234,7 @@ def open_run(
     When the `with` block exits, all threads are joined, except those that hang after a signal. writes: False if the
     command only reads. Raises ConfigError, LocalError."""
     limits, stop = Limits(), Stop()
+    progress.watch_hosts(limits.waiting_hosts)
     spool = spool_directory(config, options.shard)
     with Stores(
         config, limits, redactor, spool, options.base, writes=writes, repair=options.repair, memory=state
@@ -245,7 +255,9 @@ def open_run(
         manifests = ManifestCache(calls, bodies=ManifestBodies(spool / "manifests" if writes else None))
         try:
             signatures = SignatureChecker(calls, manifests)
-            yield RunContext(limits, stop, stores, loop, calls, entries, only, signals, manifests, signatures, config)
+            yield RunContext(
+                limits, stop, stores, loop, calls, entries, only, signals, manifests, signatures, config, progress
+            )
         finally:
             close_in_time(calls.close, signals)
             manifests.close()

@@ -7,7 +7,6 @@ import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, cast
 
 from mirror.commands.options import Options, ReferenceFilter
 from mirror.commands.read_only import log_config_warnings, new_run_id, reference_filter
@@ -19,6 +18,7 @@ from mirror.oci.reference import Repository
 from mirror.output import log as logs
 from mirror.output.console import Console, print_lines
 from mirror.output.progress import Progress
+from mirror.output.progress_display import show_progress
 from mirror.output.redaction import Redactor
 from mirror.output.report import Report, RunCost, check_report_path, summary
 from mirror.state.hints import State
@@ -152,16 +152,16 @@ class _SyncRun:
 
     def _copy_all(self, report: Report) -> tuple[int, RunCost]:
         """Open the state and the stores, and copy. Return the exit code and the cost of the run."""
-        mode = "none" if self._options.verbosity < 0 else self._options.progress
+        progress = Progress()
         with (
-            Progress(self._console, cast(Literal["auto", "plain", "none"], mode)) as progress,
+            show_progress(progress, self._console, self._options.progress_mode),
             State.open(self._state_directory, self._log_state_warning, writers=self._run_mark) as state,
         ):
             results = ResultRecorder(report, progress)
-            arguments = (self._options, self._only, self._redactor, self._signals, state)
+            arguments = (self._options, self._only, self._redactor, self._signals, state, progress)
             with open_run(self._config, *arguments, writes=True) as context:
                 context.check_no_partial_bundle(self._options)
-                self._plan_and_copy(context, state, results, progress)
+                self._plan_and_copy(context, state, results)
             if self._signals.number is None:
                 for repository in self._marked - results.unfinished:
                     state.mark_finished(str(repository))
@@ -170,7 +170,7 @@ class _SyncRun:
         code = worst_exit_code(results.codes) if self._signals.number is None else SIGNALLED + self._signals.number
         return code, self._cost(context.limits)
 
-    def _plan_and_copy(self, context: RunContext, state: State, results: ResultRecorder, progress: Progress) -> None:
+    def _plan_and_copy(self, context: RunContext, state: State, results: ResultRecorder) -> None:
         """Plan and copy until all images are done or a signal arrives, then close the objects in order."""
         spool = Spool(spool_directory(self._config, self._options.shard), self._config.spool_max)
         spool.prepare()
@@ -196,7 +196,7 @@ class _SyncRun:
             context.stores.routes(context.entries),
             spool,
             recorder=blob_recorder,
-            count_bytes=progress.add_bytes,
+            progress=context.progress,
             before_write=mark_repository,
         )
         targets = context.stores.registries
@@ -244,7 +244,7 @@ class _SyncRun:
             stack.callback(close_in_time, blob_copier.close, self._signals)
             # Upload sessions that registries still open after the stop are closed, too.
             stack.callback(context.stop.request, "the run is over")
-            if context.run_until_signal(copy_queue.run(planner.plan_all(context.entries)), copy_queue.halt) is None:
+            if context.run_until_signal(copy_queue.run(context.plan_all(planner)), copy_queue.halt) is None:
                 for _, error in context.run_problems("all other images were imported" if results.codes == {OK} else ""):
                     results.record_error(error)
 

@@ -12,14 +12,14 @@ from mirror.sync.verifier import Problem, Verifier
 
 def verify(options: Options) -> int:
     """Print the problems with images on the targets, and return the exit code. Raises ConfigError, LocalError."""
-    with open_for_reading(options) as (context, state):
+    with open_for_reading(options, work="verifying") as (context, state):
         reader = context.image_reader(state)
         registries = context.stores.registries
-        verifier = Verifier(context.calls, registries, reader, context.signatures, deep=options.deep)
+        verifier = Verifier(context.calls, registries, reader, context.signatures, context.progress, deep=options.deep)
         planner = context.planner(
             state, verifier, reader, use_hints=False, repeat_transforms=options.deep, reread_dates=options.deep
         )
-        stopped = context.run_until_signal(verifier.run(planner.plan_all(context.entries)))
+        stopped = context.run_until_signal(verifier.run(context.plan_all(planner)))
         verifier.result.problems += [Problem(*one) for one in context.run_problems()] if stopped is None else []
     shown = verifier.result.problems or options.verbosity >= 0
     written = print_lines(verification_lines(verifier.result, deep=options.deep)) if shown else OK

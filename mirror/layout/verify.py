@@ -14,19 +14,19 @@ from mirror.oci import manifest as manifests
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest, is_manifest_type, parse_manifest
-from mirror.util.cancellation import Stop
+from mirror.util.cancellation import Work
 
 _MAX_VERSION_BYTES = 64 << 10  # bytes of an oci-layout file
 _BUFFER_BYTES = 1 << 20  # bytes read at a time
 
 
-def verify_layout(path: Path, stop: Stop) -> VerificationResult:
+def verify_layout(path: Path, work: Work) -> VerificationResult:
     """Verify the layout at `path`. Problems with its content are recorded in the result, not raised.
 
     Raises LocalError, Cancelled."""
     files = LayoutFiles(path)
     try:
-        return _LayoutVerifier(files, stop).run()
+        return _LayoutVerifier(files, work).run()
     finally:
         files.close()
 
@@ -34,9 +34,9 @@ def verify_layout(path: Path, stop: Stop) -> VerificationResult:
 class _LayoutVerifier:
     """Verifies one layout: hashes everything reachable from its index, and records the problems."""
 
-    def __init__(self, files: LayoutFiles, stop: Stop) -> None:
+    def __init__(self, files: LayoutFiles, work: Work) -> None:
         self._files = files
-        self._stop = stop
+        self._work = work
         self._result = VerificationResult(str(files.path))
         self._references: dict[Digest, list[Digest]] = {}  # digests that each manifest refers to
         self._sparse = SparseParts(self._read_manifest)
@@ -77,7 +77,7 @@ class _LayoutVerifier:
         """Verify all manifests and blobs reachable from the descriptors in `todo`, each digest once."""
         seen = self._seen
         while todo:
-            self._stop.raise_if_requested()
+            self._work.stop.raise_if_requested()
             descriptor = todo.pop()
             if descriptor.digest not in seen and not self._may_lack(descriptor):
                 seen.add(descriptor.digest)
@@ -122,8 +122,9 @@ class _LayoutVerifier:
         hasher = descriptor.digest.hasher()
         with reader:
             while count := reader.readinto(self._buffer):
-                self._stop.raise_if_requested()
+                self._work.stop.raise_if_requested()
                 hasher.update(self._buffer[:count])
+                self._work.progress(count)
         if hasher.hexdigest() != descriptor.digest.hex:
             raise Refused(digest_problem(descriptor.digest, hasher.hexdigest()).text)
         self._check_size(descriptor, reader.size or 0)

@@ -41,6 +41,29 @@ class Console:
         except ValueError:  # closed
             return False
 
+    @property
+    def can_move_cursor(self) -> bool:
+        """Whether the stream is a terminal that supports the control sequences of a live display."""
+        return self.is_terminal and os.environ.get("TERM", "").lower() not in ("", "dumb", "unknown")
+
+    @property
+    def encoding(self) -> str:
+        """The character encoding of the stream."""
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    @property
+    def is_unicode(self) -> bool:
+        """Whether the stream can represent all characters."""
+        return self.encoding.lower().replace("-", "").startswith("utf")
+
+    def size(self) -> tuple[int, int]:
+        """Return the numbers of columns and lines of the terminal, or 80 and 24 if they are not known."""
+        columns = lines = 0
+        if self._descriptor is not None:
+            with suppress(OSError):
+                columns, lines = os.get_terminal_size(self._descriptor)
+        return columns or 80, lines or 24
+
     def write_line(self, text: str) -> None:
         """Write one line. Characters that control a terminal are escaped."""
         shown = printable(text, LONGEST)
@@ -63,15 +86,14 @@ class Console:
 
     def write_raw(self, text: str) -> None:
         """Write `text`, such as the control sequences of a live display, without escaping it."""
-        data = text.encode("utf-8", "backslashreplace")
+        data = text.encode(self.encoding, "backslashreplace")
         for start in range(0, len(data), LONGEST):
             if not self._closed:
                 self._send(data[start : start + LONGEST])
 
     def _write(self, text: str) -> None:
         """Encode a line and write it to the stream."""
-        encoding = getattr(self._stream, "encoding", None) or "utf-8"
-        self._send(text.encode(encoding, "backslashreplace")[:LONGEST] + b"\n")
+        self._send(text.encode(self.encoding, "backslashreplace")[:LONGEST] + b"\n")
 
     def _send(self, data: bytes) -> None:
         """Write `data` to the stream. If this fails, drop the data and all later output."""

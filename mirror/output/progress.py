@@ -1,194 +1,268 @@
-"""Shows the progress of a run: a live display on a terminal, otherwise a line every 30 seconds.
+"""The progress of a run: its phase, the images and bytes so far, and the blobs that are being copied.
 
-Only this module uses the library `rich`, which it imports only if it shows a live display.
+This module only holds the values. `progress_display` shows them.
 """
 
 from __future__ import annotations
 
-import io
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
-from typing import IO, TYPE_CHECKING, Literal, cast
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, Protocol
 
-from mirror.output.console import Console
-from mirror.output.report import format_duration, format_size
 from mirror.util.structs import Struct
 
-if TYPE_CHECKING:
-    from rich.console import Console as RichConsole
-    from rich.progress import Progress as RichProgress
+# listing: no reference has been selected yet. planning: some mirrors are not planned yet; copies may have begun.
+Phase = Literal["listing", "planning", "copying", "verifying", "finishing", "stopping"]
+BlobAction = Literal["copy", "read", "hash"]  # read: a download that uploads to several targets share
 
-Mode = Literal["auto", "plain", "none"]
+MOST_BLOBS = 5  # blobs in a snapshot
+MOST_HOSTS = 3  # hosts in a line or on a display
+_ENOUGH_IMAGES = 10  # images that must have been read before the bytes of the others are estimated
 
-PLAIN_EVERY = 30.0  # seconds
-LIVE_EVERY = 0.25  # seconds
+
+class WaitingHost(Protocol):
+    """A host to which no request may be sent for some seconds. reason: a phrase, such as `rate limited`."""
+
+    @property
+    def host(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def seconds(self) -> float: ...
+
+
+class BlobProgress:
+    """The progress of one blob. One thread at a time updates it; other threads may read it at any time.
+
+    place: the repository or file that the blob is copied to or read from; empty if the display must not list the blob.
+    size: in bytes, or None if it is not known.
+    position: the number of bytes in the current attempt, including those that an earlier attempt left in the session.
+    moved: the number of bytes in all attempts. is_running: whether an attempt has begun."""
+
+    __slots__ = ("action", "digest", "is_running", "moved", "place", "position", "size")
+
+    def __init__(self, place: str = "", digest: str = "", size: int | None = None, action: BlobAction = "copy") -> None:
+        self.place = place
+        self.digest = digest
+        self.size = size
+        self.action = action
+        self.position = 0
+        self.moved = 0
+        self.is_running = False
+
+    def start_at(self, position: int) -> None:
+        """Begin to send or read the blob at the byte `position`."""
+        self.position = position
+        self.is_running = True
+
+    def add(self, count: int) -> None:
+        """Add `count` to the number of bytes that were sent or read. This method can be the `progress` of a `Work`."""
+        self.position += count
+        self.moved += count
+
+
+class BlobSnapshot(Struct, frozen=True):
+    """The values of a BlobProgress at one moment."""
+
+    place: str
+    digest: str
+    size: int | None
+    position: int
+    action: BlobAction
 
 
 class Snapshot(Struct, frozen=True):
-    """The values of the progress counters at one moment. No counter ever decreases."""
+    """The progress at one moment.
 
-    images: int  # planned so far
-    done: int  # with any result
-    failed: int  # of `done`
-    bytes: int  # read or sent, also in failed attempts
-    seconds: float  # since the start
+    images: the number of images that were selected so far, once for each target. done: with any result.
+    failed: how many of `done` failed.
+    moved: the number of bytes sent or hashed, including failed attempts. complete: the number of bytes of `expected`
+    that are in place.
+    expected: the number of bytes to copy or to hash in total, without blobs of unknown size. It is 0 as long as the
+    total is not known. is_estimate: whether it contains an estimate for images that have not been read yet.
+    seconds: since the start.
+    blobs: the largest blobs in progress. more_blobs: the number of other blobs in progress.
+    hosts: the hosts for which requests wait."""
+
+    phase: Phase
+    images: int
+    done: int
+    failed: int
+    moved: int
+    complete: int
+    expected: int
+    is_estimate: bool
+    seconds: float
+    blobs: tuple[BlobSnapshot, ...] = ()
+    more_blobs: int = 0
+    hosts: tuple[WaitingHost, ...] = ()
 
 
-class Progress(AbstractContextManager["Progress"]):
-    """The progress counters of a run. Any thread may increase them.
+class Progress:
+    """The progress of a run. Thread-safe.
 
-    As a context manager, it shows the counters on the console until the `with` block exits.
-    gauges: a function that returns further numbers to show, by name (`active`, `waiting`)."""
+    on_phase: a function that is called with each new phase."""
 
     def __init__(
-        self,
-        console: Console,
-        mode: Mode = "auto",
-        *,
-        gauges: Callable[[], Mapping[str, int]] | None = None,
-        now: Callable[[], float] = time.monotonic,
-        wait: Callable[[float], bool] | None = None,
+        self, phase: Phase = "listing", *, now: Callable[[], float] = time.monotonic, work: Phase = "copying"
     ) -> None:
-        """Create the counters. now, wait: replacements for the clock and for waiting, for tests.
-
-        `wait` waits for a number of seconds, and returns True if the run has ended."""
-        self._console = console
-        self._live = mode == "auto" and console.is_terminal
-        self._silent = mode == "none"
-        self._gauges = gauges
+        """phase: the first phase. work: the phase that follows the planning. now: returns a time in seconds."""
         self._now = now
         self._begin = now()
-        self._ended = threading.Event()
-        self._wait = wait or self._ended.wait
         self._lock = threading.Lock()
-        self._images = self._done = self._failed = self._bytes = 0
-        self._thread: threading.Thread | None = None
+        self._phase: Phase = phase
+        self._work_phase: Phase = work
+        self._images = self._done = self._failed = 0
+        self._started = 0  # images whose copy has begun
+        self._active: set[str] = set()  # those of them that have no result yet, by name
+        self._blobs: dict[BlobProgress, None] = {}
+        self._moved = self._complete = 0  # bytes of blobs that are no longer in `_blobs`
+        self._waiting_hosts: Callable[[], Sequence[WaitingHost]] = tuple
+        self.on_phase: Callable[[Phase], None] = _ignore_phase
+
+    # ---- phases and hosts
+
+    @property
+    def phase(self) -> Phase:
+        """The current phase."""
+        return self._phase
+
+    def set_phase(self, phase: Phase) -> None:
+        """Begin a phase. After `stopping`, no other phase begins."""
+        with self._lock:
+            if self._phase in (phase, "stopping"):
+                return
+            self._phase = phase
+        self.on_phase(phase)
+
+    def end_planning(self) -> None:
+        """Begin the phase that follows the planning."""
+        self.set_phase(self._work_phase)
+
+    def watch_hosts(self, waiting_hosts: Callable[[], Sequence[WaitingHost]]) -> None:
+        """Set the function that returns the hosts for which requests wait."""
+        self._waiting_hosts = waiting_hosts
+
+    # ---- images
 
     def add_images(self, images: int) -> None:
-        """Add `images` to the number of planned images."""
+        """Add `images` to the number of selected images."""
         with self._lock:
             self._images += images
+        if self._phase == "listing":
+            self.set_phase("planning")
 
-    def count_image(self, *, failed: bool = False) -> None:
-        """Count one image as done. failed: whether it failed."""
+    def start_image(self, name: str) -> None:
+        """Record that the copy of an image begins. name: its name on the target."""
+        with self._lock:
+            self._started += 1
+            self._active.add(name)
+
+    def count_image(self, name: str = "", *, failed: bool = False) -> None:
+        """Count an image as done. name: as for `start_image`. failed: whether it failed."""
         with self._lock:
             self._done += 1
             self._failed += failed
+            self._active.discard(name)
 
-    def add_bytes(self, count: int) -> None:
-        """Add `count` to the number of bytes that were read or sent. This method can be the `progress` of a `Work`."""
+    # ---- blobs
+
+    def start_blob(
+        self, place: str = "", digest: str = "", size: int | None = None, action: BlobAction = "copy"
+    ) -> BlobProgress:
+        """Add a blob that is about to be copied or hashed. The parameters are those of BlobProgress."""
+        blob = BlobProgress(place, digest, size, action)
         with self._lock:
-            self._bytes += count
+            self._blobs[blob] = None
+        return blob
+
+    def end_blob(self, blob: BlobProgress, *, complete: bool) -> None:
+        """Remove a blob. complete: whether it was copied or hashed; if not, its size is no longer expected."""
+        with self._lock:
+            del self._blobs[blob]
+            if blob.action != "read":
+                self._moved += blob.moved
+                self._complete += (blob.size or 0) if complete else 0
+
+    @contextmanager
+    def running_blob(
+        self, place: str, digest: str, size: int | None = None, action: BlobAction = "copy"
+    ) -> Iterator[BlobProgress]:
+        """Return a context manager that yields a blob in progress. Unless the block raises, the blob is complete."""
+        blob = self.start_blob(place, digest, size, action)
+        blob.start_at(0)
+        complete = False
+        try:
+            yield blob
+            complete = True
+        finally:
+            self.end_blob(blob, complete=complete)
 
     def snapshot(self) -> Snapshot:
-        """Return the current counters."""
+        """Return the current values."""
+        hosts = tuple(self._waiting_hosts())
         with self._lock:
-            images, done, failed, moved = self._images, self._done, self._failed, self._bytes
-        return Snapshot(max(images, done), done, failed, moved, self._now() - self._begin)
-
-    def __enter__(self) -> Progress:
-        if not self._silent:
-            show = self._show_live if self._live else self._show_plain
-            self._thread = threading.Thread(target=show, name="progress", daemon=False)
-            self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        if self._thread:
-            self._thread.join()
-
-    def _show_plain(self) -> None:
-        """Print a status line every PLAIN_EVERY seconds until the run ends."""
-        before = self.snapshot()
-        while not self._wait(PLAIN_EVERY):
-            now = self.snapshot()
-            self._console.write_line(f"mirror: {self._status(before, now)}")
-            before = now
-
-    def _status(self, before: Snapshot, now: Snapshot) -> str:
-        """Return the status line for the snapshot `now`. The speed is the average since the snapshot `before`."""
-        parts = [f"{now.done} of {now.images} images"]
-        if now.failed:
-            parts.append(f"{now.failed} failed")
-        parts += [format_size(now.bytes), f"{format_size(_bytes_per_second(before, now))}/s"]
-        if self._gauges:
-            parts += [f"{number} {name}" for name, number in self._gauges().items() if number]
-        left = _seconds_left(before, now)
-        if left is not None:
-            parts.append(f"about {format_duration(left)} left")
-        return ", ".join(parts)
-
-    def _show_live(self) -> None:
-        """Show a live display until the run ends."""
-        # The import takes 100 ms, and a run without a terminal does not need it.
-        from rich.console import Console as RichConsole  # noqa: PLC0415
-        from rich.progress import BarColumn, TextColumn  # noqa: PLC0415
-        from rich.progress import Progress as RichProgress  # noqa: PLC0415
-
-        screen = RichConsole(
-            file=cast(IO[str], _ConsoleStream(self._console)), force_terminal=True, highlight=False, markup=False
+            blobs = list(self._blobs)
+            images, done, failed = max(self._images, self._done), self._done, self._failed
+            started, active = self._started, len(self._active)
+            moved, complete, phase = self._moved, self._complete, self._phase
+        counted = [blob for blob in blobs if blob.action != "read"]
+        moved += sum(blob.moved for blob in counted)
+        expected = complete + sum(blob.size or 0 for blob in counted)
+        complete += sum(min(blob.position, blob.size or 0) for blob in counted)
+        unread = max(0, images - done - active) if phase == "copying" else 0
+        if phase in ("listing", "planning") or (unread and started < _ENOUGH_IMAGES):
+            expected = 0
+        elif unread:
+            expected += expected * unread // started
+        shown = sorted((one for one in blobs if one.is_running and one.place), key=_size, reverse=True)
+        return Snapshot(
+            phase=phase,
+            images=images,
+            done=done,
+            failed=failed,
+            moved=moved,
+            complete=complete,
+            expected=expected,
+            is_estimate=bool(unread),
+            seconds=self._now() - self._begin,
+            blobs=tuple(
+                BlobSnapshot(one.place, one.digest, one.size, one.position, one.action) for one in shown[:MOST_BLOBS]
+            ),
+            more_blobs=max(0, len(shown) - MOST_BLOBS),
+            hosts=hosts,
         )
-        bar = RichProgress(
-            BarColumn(),
-            TextColumn("{task.description}", markup=False),
-            console=screen,
-            auto_refresh=False,
-            transient=True,
-        )
-        with ExitStack() as stack:
-            stack.enter_context(bar)
-            stack.enter_context(self._console.redirect_lines(lambda line: _print_above(screen, line)))
-            self._update_display(bar)
-
-    def _update_display(self, bar: RichProgress) -> None:
-        """Update the live display every LIVE_EVERY seconds until the run ends."""
-        task = bar.add_task("", total=None)
-        history = [self.snapshot()]
-        while True:
-            now = self.snapshot()
-            history = [*history[-int(5 / LIVE_EVERY) :], now]
-            bar.update(task, completed=now.done, total=now.images or None, description=self._status(history[0], now))
-            bar.refresh()
-            if self._wait(LIVE_EVERY):
-                return
 
 
-def _bytes_per_second(before: Snapshot, now: Snapshot) -> float:
+def bytes_per_second(before: Snapshot, now: Snapshot) -> float:
     """Return the average bytes per second between two snapshots."""
     seconds = now.seconds - before.seconds
-    return (now.bytes - before.bytes) / seconds if seconds > 0 else 0.0
+    return (now.moved - before.moved) / seconds if seconds > 0 else 0.0
 
 
-def _seconds_left(before: Snapshot, now: Snapshot) -> float | None:
-    """Estimate the number of seconds until the end of the run from the average time per image so far.
+def seconds_left(before: Snapshot, now: Snapshot) -> float | None:
+    """Estimate the number of seconds until the end of the run, from the bytes or images since the snapshot `before`.
 
-    Return None if fewer than five images are done, if all are done, or if nothing has changed between the snapshots."""
-    if now.done < 5 or now.done >= now.images or (now.done, now.bytes) == (before.done, before.bytes):
+    Return None during the planning, when the totals are not known yet, and if nothing has progressed."""
+    if now.phase not in ("copying", "verifying"):
         return None
-    return now.seconds / now.done * (now.images - now.done)
+    estimates = []
+    rate = bytes_per_second(before, now)
+    if now.expected > now.complete and rate > 0:
+        estimates.append((now.expected - now.complete) / rate)
+    elif now.expected > now.complete:
+        return None
+    if now.done >= 5 and now.images > now.done and (now.done, now.moved) != (before.done, before.moved):
+        estimates.append(now.seconds / now.done * (now.images - now.done))
+    return max(estimates, default=None)
 
 
-def _print_above(screen: RichConsole, line: str) -> None:
-    """Print a line above the live display."""
-    screen.print(line, soft_wrap=True)
+def _size(blob: BlobProgress) -> int:
+    """Return the size of a blob, or its position if its size is not known."""
+    return blob.size or blob.position
 
 
-class _ConsoleStream(io.TextIOBase):
-    """The console as a stream for the display library. Output that the terminal does not accept in time is dropped."""
-
-    encoding = "utf-8"
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-
-    def write(self, text: str) -> int:
-        """Write `text` to the console, and return its length."""
-        self._console.write_raw(text)
-        return len(text)
-
-    def isatty(self) -> bool:
-        """Return True, because the display is only shown on a terminal."""
-        return True
+def _ignore_phase(phase: Phase) -> None:
+    """Do nothing: the default of Progress.on_phase."""

@@ -85,7 +85,7 @@ class Retries:
             limits.mark_quota_used_up(f"{request.method} {request.kind}", error)
         elif error.retryable and (requested_wait is not None or error.status == 429):
             wait = max(requested_wait or 0.0, MIN_PAUSE if error.status == 429 else 0.0)
-            if wait and limits.pause(wait):
+            if wait and limits.pause(wait, "rate limited" if error.status == 429 else f"status {error.status}"):
                 extra = {"event": "pause", "host": host, "status": error.status}
                 log.warning("requests to %s are paused for %.0f s: %s", host, wait, error, extra=extra)
 

@@ -280,6 +280,7 @@ class CopyQueue:
                 digest = image.graph.root.digest
                 check_immutable(plan_entry, digest)
                 await self._lifecycle.begin(host)
+                self._recorder.record_copy_start(plan_entry)
                 changed = await self._copier.copy(plan_entry, image, counts)
         except MirrorError as error:
             self._lifecycle.add_missing(host, name_on_target(plan_entry), error)
@@ -296,6 +297,7 @@ class CopyQueue:
 
         If a bundle is not replaced, the images that it already contains are recorded as up to date. With `deep`, or if
         the bundle may lack some of their blobs, they are recorded as failed."""
+        self._recorder.record_finishing()
         errors = await self._lifecycle.finish(self._written, incomplete=not self._halt_reason)
         for plan_entry, (digest, counts) in self._written.items():
             error = errors.get(host := plan_entry.target.repository.host)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from mirror.errors import Cancelled, MirrorError, OtherPlatform, Refused
 from mirror.oci.descriptor import unique_descriptors
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
+from mirror.output.progress import Progress
 from mirror.selection.locations import is_bundle, is_registry
 from mirror.selection.tag_rules import SelectionSummary
 from mirror.store import Target
@@ -77,6 +79,7 @@ class PlanSummary(Struct):
 class DryRun:
     """Reads the manifests of the images that a sync would copy, and adds up their sizes. Implements PlanReceiver.
 
+    progress: the progress of the run, in which images are counted.
     deep: whether the sync would also check the signatures of images that are up to date.
     summary: the result, which is complete after `run` and `find_bundles_to_rebuild`."""
 
@@ -86,9 +89,11 @@ class DryRun:
         bases: BundleBases,
         reader: ImageReader,
         signatures: SignatureChecker,
+        progress: Progress,
         *,
         deep: bool,
     ) -> None:
+        self._progress = progress
         self._reader = reader
         self.summary = PlanSummary()
         self._platforms = platforms
@@ -110,7 +115,8 @@ class DryRun:
         async with task_group() as self._tasks:
             await plan
             for source, plan_entries in self._from_partial.items():
-                self._tasks.create_task(self._measure_partial_source(source, plan_entries))
+                task = self._tasks.create_task(self._measure_partial_source(source, plan_entries))
+                task.add_done_callback(partial(self._count_images, len(plan_entries)))
 
     # ---- the methods of PlanReceiver
 
@@ -122,21 +128,23 @@ class DryRun:
             self._bundles.add(target.repository.host)
         if plan_entry.error is not None:
             self._record_failure(plan_entry.name, plan_entry.error, target)
+            self._progress.count_image(failed=True)
             self._reader.release(plan_entry.reference)
         elif plan_entry.action is Action.SKIP and plan_entry.recheck and plan_entry.old_digest is not None:
-            self._tasks.create_task(self._measure_attachments(plan_entry, plan_entry.old_digest))
+            self._start_task(self._measure_attachments(plan_entry, plan_entry.old_digest))
         elif plan_entry.action is Action.SKIP:
             if self._deep and plan_entry.reference.entry.signature_policy is not None:
-                self._tasks.create_task(self._check_unchanged(plan_entry))
+                self._start_task(self._check_unchanged(plan_entry))
             else:
                 self.summary.up_to_date += 1
+                self._progress.count_image()
                 self._reader.release(plan_entry.reference)
             if to_bundle and target.store.partial:
                 self._tasks.create_task(self._check_bundle_blobs(plan_entry))
         elif source.partial and not to_bundle:
             self._from_partial[source.host].append(plan_entry)
         else:
-            self._tasks.create_task(self._measure(plan_entry))
+            self._start_task(self._measure(plan_entry))
 
     def record_mirror_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
         """Record that a mirror cannot be planned."""
@@ -151,6 +159,7 @@ class DryRun:
 
     def record_selection(self, entry: MirrorEntry, selection: SelectionSummary) -> None:
         """Record how many tags each rule of a mirror rejects, and allow mounts between its target repositories."""
+        self._progress.add_images(selection.count * len(entry.targets))
         self._bases.allow_mounts(target.repository for target in entry.targets)
         self.summary.selections[entry.name] = selection
 
@@ -160,6 +169,15 @@ class DryRun:
             self.summary.rejected_repositories[entry.name] = dict(rejected)
 
     # ---- summing up
+
+    def _count_images(self, count: int, _: object) -> None:
+        """Count images as done. This is called when the task for them has ended."""
+        for _ in range(count):
+            self._progress.count_image()
+
+    def _start_task(self, coroutine: Coro[None]) -> None:
+        """Start a coroutine for one image. When it ends, count the image as done."""
+        self._tasks.create_task(coroutine).add_done_callback(partial(self._count_images, 1))
 
     async def _measure_partial_source(self, source: str, plan_entries: Sequence[PlanEntry]) -> None:
         """Read the images of a partial source. If targets lack blobs that it leaves out, record one failure instead.

@@ -113,6 +113,14 @@ class ResultRecorder:
         """Add the selected references of a mirror, once for each target, to the total of the progress display."""
         self._progress.add_images(count * len(entry.targets))
 
+    def record_copy_start(self, plan_entry: PlanEntry) -> None:
+        """Record that an image has been read, and that its copy begins."""
+        self._progress.start_image(plan_entry.name)
+
+    def record_finishing(self) -> None:
+        """Record that all images have been copied, and that the targets are being closed."""
+        self._progress.set_phase("finishing")
+
     def add_exit_code(self, error: MirrorError) -> None:
         """Add the exit code of an error to `codes`."""
         with self._lock:
@@ -194,7 +202,7 @@ class ResultRecorder:
         if result in ("failed", "skipped") and not isinstance(error, OtherPlatform):
             with self._lock:
                 self._unfinished.add(plan_entry.target.repository)
-        self._progress.count_image(failed=result in ("failed", "conflict"))
+        self._progress.count_image(plan_entry.name, failed=result in ("failed", "conflict"))
 
     def _log_failure(self, source: str, target: str, error: MirrorError) -> None:
         """Log that an image or a mirror failed. source, target: its names."""

@@ -23,6 +23,7 @@ from mirror.errors import (
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
+from mirror.output.progress import Progress
 from mirror.selection.tag_rules import SelectionSummary
 from mirror.store import DAMAGED, Target
 from mirror.sync.attachment_verifier import AttachmentVerifier
@@ -78,6 +79,7 @@ class Verifier:
 
     reader: runs the transforms if `deep` is set, and finds the attachments of images. signatures: checks the signatures
     of images that a sync would copy.
+    progress: the progress of the run, in which images are counted.
     deep: whether to hash every blob, to run transforms in order to compare their results with the targets, and to check
     the signatures of all images.
     result: the result, which is complete after `run`."""
@@ -88,10 +90,12 @@ class Verifier:
         targets: Mapping[str, Target],
         reader: ImageReader,
         signatures: SignatureChecker,
+        progress: Progress,
         *,
         deep: bool,
     ) -> None:
         self.result = VerifyResult()
+        self._progress = progress
         self._calls = calls
         self._reader = reader
         self._signatures = signatures
@@ -119,6 +123,7 @@ class Verifier:
         self.result.images += 1
         if plan_entry.error is not None:
             self._add_problem(plan_entry.name, plan_entry.error)
+            self._progress.count_image(failed=True)
             self._reader.release(plan_entry.reference)
         else:
             self._tasks.create_task(self._check_image(plan_entry))
@@ -135,7 +140,8 @@ class Verifier:
         """Do nothing: a verification does not write to the state."""
 
     def record_selection(self, entry: MirrorEntry, selection: SelectionSummary) -> None:
-        """Do nothing: the result of a verification does not include the number of selected tags."""
+        """Add the selected references to the total of the progress display."""
+        self._progress.add_images(selection.count * len(entry.targets))
 
     def record_repositories(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
         """Do nothing: the result of a verification does not include the number of selected repositories."""
@@ -148,7 +154,7 @@ class Verifier:
 
     async def _check_image(self, plan_entry: PlanEntry) -> None:
         """Check that an image on a target is complete and equal to the image at the source."""
-        target = plan_entry.target
+        target, failed = plan_entry.target, True
         try:
             if plan_entry.action is Action.COPY or self._deep:
                 await self._check_signature(plan_entry.reference)
@@ -167,14 +173,18 @@ class Verifier:
             errors = await self._check_blobs(target, graph.blobs)
             if errors:
                 raise errors[0]
-            for problem in await self._attachments.find_problems(plan_entry, graph):
+            problems = await self._attachments.find_problems(plan_entry, graph)
+            for problem in problems:
                 self._add_problem(plan_entry.name, problem)
+            failed = bool(problems)
         except OtherPlatform:
+            failed = False
             self.result.images -= 1
             self.result.other_platforms += 1
         except MirrorError as error:
             self._add_problem(plan_entry.name, error)
         finally:
+            self._progress.count_image(failed=failed)
             self._reader.release(plan_entry.reference)
 
     async def _check_platform(self, plan_entry: PlanEntry) -> None:
@@ -277,20 +287,22 @@ class Verifier:
                 raise NotFound(f"blob {blob.digest} is missing in {repository}")
 
         if self._deep and not target.store.omits_blob(blob):
-            run = partial(_hash_blob, blob, BlobSource(target.store, repository.path))
+            run = partial(_hash_blob, blob, BlobSource(target.store, repository.path), self._progress)
             self.result.bytes += await self._calls.call(run, needs=(host_permit(repository.host), DOWNLOADS))
         else:
             await self._calls.call_host(repository.host, look_up)
 
 
-def _hash_blob(blob: Descriptor, blob_source: BlobSource, work: Work) -> int:
+def _hash_blob(blob: Descriptor, blob_source: BlobSource, progress: Progress, work: Work) -> int:
     """Read a blob and verify its digest. Return its size in bytes. Raises Refused (digest_mismatch, size_mismatch)."""
     buffer = memoryview(bytearray(BUFFER))
-    size = 0
-    with BlobDownload(blob, [blob_source]).open(0, work) as reader:
+    with (
+        progress.running_blob(str(blob_source), blob.digest, blob.size, "hash") as shown,
+        BlobDownload(blob, [blob_source]).open(0, work) as reader,
+    ):
         while count := reader.readinto(buffer):
-            size += count
-    return size
+            shown.add(count)
+    return shown.position
 
 
 def _add_remedy(error: MirrorError) -> MirrorError:

@@ -22,6 +22,7 @@ from weakref import WeakValueDictionary
 from mirror.errors import Cancelled, MirrorError, RemoteError, is_failed_lookup
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
+from mirror.output.progress import Progress
 from mirror.store import Mount, UploadSession
 from mirror.transfer.blob_locations import BlobLocations
 from mirror.transfer.blob_recorder import BlobRecorder
@@ -50,15 +51,16 @@ class BlobCopier:
         spool: Spool,
         *,
         recorder: BlobRecorder,
-        count_bytes: Callable[[int], None],
+        progress: Progress,
         before_write: Callable[[Repository], None],
     ) -> None:
         """recorder: records the result of each copy.
-        count_bytes: called on a worker thread after each send, with the number of bytes sent.
+        progress: the progress of the run, to which each copy is added.
         before_write: called on a worker thread before each write to a repository, with the repository."""
         self._calls = calls
         self._locations = locations
         self._recorder = recorder
+        self._progress = progress
         self._sources = BlobSources()
         self._copies: SharedTasks[tuple[Repository, Digest, int | None], BlobResult] = SharedTasks(calls.tasks)
         # Held by the leader. The references are weak, so a lock is deleted when no copy holds it or waits for it.
@@ -72,7 +74,7 @@ class BlobCopier:
             routes,
             spool,
             self._idle,
-            count_bytes=count_bytes,
+            progress=progress,
             before_write=before_write,
         )
 
@@ -95,7 +97,8 @@ class BlobCopier:
         """Copy the blob, and record the result, the blob's location and its size.
 
         Raises the errors that the stores raise."""
-        result = BlobResult()
+        blob, repository = request.blob, request.repository
+        result = BlobResult(progress=self._progress.start_blob(str(repository), blob.digest, blob.size))
         try:
             self._locations.check_size(request.blob)
             await self._copy(request, result)
@@ -108,6 +111,8 @@ class BlobCopier:
         except asyncio.CancelledError:
             self._recorder.record_blob(request, BlobResult(), Cancelled(RESULT_NOT_NEEDED))
             raise
+        finally:
+            self._progress.end_blob(result.progress, complete=result.outcome is BlobOutcome.COPIED)
         self._recorder.record_blob(request, result)
         return result
 

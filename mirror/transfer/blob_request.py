@@ -7,6 +7,7 @@ from enum import Enum
 
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.reference import Repository
+from mirror.output.progress import BlobProgress
 from mirror.store import Source, Target
 from mirror.util.structs import Struct, field
 
@@ -55,7 +56,8 @@ class BlobResult(Struct, eq=False):
     mounted_from: the path of the repository from which the blob was mounted, or None if it was not mounted.
     bytes_read, bytes_sent, attempts: the totals, including failed attempts. seconds: the duration of the copy.
     size_verified: whether the bytes or the target confirmed the size in the descriptor.
-    counted: whether the counters of an image already include this result (`take_outcome`)."""
+    counted: whether the counters of an image already include this result (`take_outcome`).
+    progress: what the progress display shows of the copy."""
 
     outcome: BlobOutcome | None = None
     mounted_from: str | None = None
@@ -66,6 +68,7 @@ class BlobResult(Struct, eq=False):
     size_verified: bool = True
     counted: bool = False
     started: float = field(default_factory=time.monotonic)
+    progress: BlobProgress = field(default_factory=BlobProgress)
 
     def end(
         self, outcome: BlobOutcome | None = None, mounted_from: str | None = None, *, size_verified: bool = True

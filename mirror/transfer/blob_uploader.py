@@ -8,6 +8,7 @@ from functools import partial
 
 from mirror.errors import MirrorError, Refused, RemoteError
 from mirror.oci.reference import Repository
+from mirror.output.progress import Progress
 from mirror.store import UploadSession
 from mirror.transfer.blob_locations import BlobLocations
 from mirror.transfer.blob_request import BlobRequest, BlobResult, BlobSource
@@ -73,20 +74,19 @@ class BlobUploader:
         spool: Spool,
         idle: IdleSessions,
         *,
-        count_bytes: Callable[[int], None],
+        progress: Progress,
         before_write: Callable[[Repository], None],
     ) -> None:
-        """count_bytes, before_write: see `BlobCopier`."""
+        """progress, before_write: see `BlobCopier`."""
         self._locations = locations
         self._sources = sources
         self._routes = routes
         self._room = SpoolRoom(spool, calls)
         self._idle = idle
-        self._count_bytes = count_bytes
         self._before_write = before_write
         self._failures = ReadFailures()
         self._budgets = RetryBudgets(calls)
-        self._downloads = SpoolDownloads(calls, self._budgets, self._failures)
+        self._downloads = SpoolDownloads(calls, self._budgets, self._failures, progress)
         self._buffered = 0  # bytes of small blobs in memory, or about to be read
 
     async def upload(self, request: BlobRequest, result: BlobResult, session: UploadSession | None) -> None:
@@ -213,7 +213,8 @@ class BlobUploader:
         if session is not None:
             self._idle.take(session)
         before_write, path = partial(self._before_write, request.repository), request.repository.path
-        upload = BlobUpload(request.target, path, request.blob, body, self._count_bytes, before_write, session)
+        progress = upload_try.result.progress
+        upload = BlobUpload(request.target, path, request.blob, body, progress, before_write, session)
         upload_try.upload = upload
         return upload
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
+from mirror.output.progress import Progress
 from mirror.transfer.blob_request import BlobResult, BlobSource
 from mirror.transfer.calls import Calls
 from mirror.transfer.downloads import BlobDownload
@@ -22,12 +23,13 @@ from mirror.util.structs import replace
 class SpoolDownloads:
     """Runs at most one download for each spool file at a time. Must be used on the event loop."""
 
-    def __init__(self, calls: Calls, budgets: RetryBudgets, failures: ReadFailures) -> None:
+    def __init__(self, calls: Calls, budgets: RetryBudgets, failures: ReadFailures, progress: Progress) -> None:
         self._calls = calls
+        self._progress = progress
         self._budgets = budgets
         self._failures = failures
         self._tasks: SharedTasks[SpoolFile, None] = SharedTasks(calls.tasks)
-        self._progress: dict[SpoolFile, asyncio.Event] = {}  # set when a download has written bytes or has ended
+        self._first_bytes: dict[SpoolFile, asyncio.Event] = {}  # set when a download has written bytes or has ended
 
     @asynccontextmanager
     async def join(
@@ -44,14 +46,14 @@ class SpoolDownloads:
 
     async def wait_for_progress(self, file: SpoolFile) -> None:
         """Wait until the download into `file` has written bytes or has ended. Return at once if none is in progress."""
-        if file in self._progress:
-            await self._progress[file].wait()
+        if file in self._first_bytes:
+            await self._first_bytes[file].wait()
 
     def _download(
         self, file: SpoolFile, sources: Sequence[BlobSource], result: BlobResult, on_start: Callable[[], None]
     ) -> Coro[None]:
         """Return a coroutine that downloads the blob into `file`."""
-        has_progress = self._progress[file] = asyncio.Event()
+        has_progress = self._first_bytes[file] = asyncio.Event()
 
         def run(work: Work) -> None:
             """Attempt to download the blob once, unless the file is complete. Runs on a worker thread."""
@@ -63,11 +65,15 @@ class SpoolDownloads:
             def note_progress(count: int) -> None:
                 """Report progress, and wake `wait_for_progress` after the first bytes."""
                 work.progress(count)
+                shown.add(count)
                 if not has_progress.is_set():
                     self._calls.post(has_progress.set)
 
             try:
-                with download.open(0, work) as reader:
+                with (
+                    self._progress.running_blob(str(sources[0]), file.blob.digest, file.blob.size, "read") as shown,
+                    download.open(0, work) as reader,
+                ):
                     file.fill(reader, replace(work, progress=note_progress))
             finally:
                 result.bytes_read += download.bytes_read
@@ -78,7 +84,7 @@ class SpoolDownloads:
                 await self._budgets.call(sources[0].store.host, file.blob, run, [DOWNLOADS])
             finally:
                 has_progress.set()
-                if self._progress.get(file) is has_progress:
-                    del self._progress[file]
+                if self._first_bytes.get(file) is has_progress:
+                    del self._first_bytes[file]
 
         return download_with_retries()

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from mirror.errors import RemoteError, is_failed_lookup
 from mirror.oci.descriptor import Descriptor
+from mirror.output.progress import BlobProgress
 from mirror.store import BlobReader, Target, UploadSession
 from mirror.util.cancellation import Work
 from mirror.util.structs import replace
@@ -37,18 +38,18 @@ class BlobUpload:
         repository: str,
         blob: Descriptor,
         body: BlobBody,
-        count_bytes: Callable[[int], None],
+        progress: BlobProgress,
         before_write: Callable[[], None],
         session: UploadSession | None = None,
     ) -> None:
-        """count_bytes: called after each send, with the number of bytes sent.
+        """progress: what the progress display shows of the upload.
         before_write: called before an upload session is opened.
         session: an open session to use, such as one that the registry opened instead of mounting the blob."""
         self._target = target
         self._repository = repository
         self._blob = blob
         self._body = body
-        self._count_bytes = count_bytes
+        self._progress = progress
         self._before_write = before_write
         self._lock = threading.Lock()
         self._session = session  # between attempts
@@ -77,6 +78,7 @@ class BlobUpload:
 
             def open_body(offset: int) -> BlobReader:
                 """Return the reader that is already open at this offset, or open the blob."""
+                self._progress.start_at(offset)
                 return bodies.pop() if bodies and offset == 0 else self._body.open(offset, work)
 
             session.send(open_body, replace(work, progress=partial(self._count_sent, work)))
@@ -97,7 +99,7 @@ class BlobUpload:
     def _count_sent(self, work: Work, count: int) -> None:
         """Add `count` to the number of bytes sent, and report the progress."""
         self.bytes_sent += count
-        self._count_bytes(count)
+        self._progress.add(count)
         work.progress(count)
 
     def _start_attempt(self) -> UploadSession | None:

@@ -1,208 +1,158 @@
 from __future__ import annotations
 
-import io
-import os
-import pty
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
-from queue import Queue
 
 import pytest
 
-from mirror.output.console import Console
-from mirror.output.progress import LIVE_EVERY, PLAIN_EVERY, Mode, Progress
+from mirror.limits import HostWait
+from mirror.output.progress import MOST_BLOBS, Phase, Progress, seconds_left
 
-ROOT = Path(__file__).resolve().parents[2]
+MIB = 1024**2
 
 
-class ControlledClock:
-    """A clock that the test controls: `advance` ends one wait of the display, and returns when the next one begins."""
-
+class Clock:
     def __init__(self) -> None:
         self.time = 100.0
-        self.asked: list[float] = []
-        self._go: Queue[bool] = Queue()
-        self._waiting: Queue[None] = Queue()
 
-    def now(self) -> float:
+    def __call__(self) -> float:
         return self.time
 
-    def wait(self, seconds: float) -> bool:
-        self.asked.append(seconds)
-        self._waiting.put(None)
-        return self._go.get(timeout=10)
 
-    def wait_until_waiting(self) -> None:
-        self._waiting.get(timeout=10)
-
-    def advance(self, seconds: float) -> None:
-        self.time += seconds
-        self._go.put(False)
-        self._waiting.get(timeout=10)
-
-    def end(self) -> None:
-        self._go.put(True)
+def copying(progress: Progress) -> Progress:
+    progress.add_images(0)
+    progress.end_planning()
+    return progress
 
 
-@contextmanager
-def plain(stream: io.StringIO, mode: Mode = "plain", **options: object) -> Iterator[tuple[Progress, ControlledClock]]:
-    clock = ControlledClock()
-    with Progress(Console(stream), mode, now=clock.now, wait=clock.wait, **options) as progress:  # type: ignore[arg-type]
-        clock.wait_until_waiting()
-        yield progress, clock
-        clock.end()
+def test_the_phases_of_a_run_follow_from_what_it_does() -> None:
+    seen: list[Phase] = []
+    progress = Progress()
+    progress.on_phase = seen.append
+    assert "listing" == progress.phase
+    for _ in range(2):
+        progress.add_images(3)
+    progress.end_planning()
+    progress.set_phase("stopping")
+    progress.set_phase("finishing")
+    assert ["planning", "copying", "stopping"] == seen
+    assert "stopping" == progress.snapshot().phase
 
 
-def test_a_line_is_printed_every_thirty_seconds() -> None:
-    said = io.StringIO()
-    with plain(said) as (progress, clock):
-        progress.add_images(200)
-        progress.add_bytes(30 * 1024**2)
-        for _ in range(20):
-            progress.count_image()
-        clock.advance(30)
-        progress.add_bytes(60 * 1024**2)
-        progress.count_image(failed=True)
-        clock.advance(30)
-    assert [
-        "mirror: 20 of 200 images, 30.0 MiB, 1.0 MiB/s, about 4 min 30 s left",
-        "mirror: 21 of 200 images, 1 failed, 90.0 MiB, 2.0 MiB/s, about 8 min 31 s left",
-    ] == said.getvalue().splitlines()
-    assert [PLAIN_EVERY] * 3 == clock.asked
+def test_many_threads_may_count() -> None:
+    progress = Progress()
 
-
-def test_no_time_is_estimated_while_nothing_progresses() -> None:
-    said = io.StringIO()
-    with plain(said) as (progress, clock):
-        progress.add_images(20)
-        for _ in range(10):
-            progress.count_image()
-        clock.advance(30)
-        clock.advance(30)
-        progress.add_bytes(1024)
-        clock.advance(30)
-    assert [
-        "mirror: 10 of 20 images, 0 bytes, 0 bytes/s, about 30.0 s left",
-        "mirror: 10 of 20 images, 0 bytes, 0 bytes/s",
-        "mirror: 10 of 20 images, 1.0 KiB, 34 bytes/s, about 1 min 30 s left",
-    ] == said.getvalue().splitlines()
-
-
-@pytest.mark.parametrize("mode", ["plain", "auto"])
-def test_a_short_run_prints_no_progress_without_a_terminal(mode: Mode) -> None:
-    said = io.StringIO()
-    with Progress(Console(said), mode) as progress:
-        progress.add_images(1)
+    def feed(number: int) -> None:
+        progress.add_images(2)
+        progress.start_image(f"image {number}")
+        with progress.running_blob("repository", "sha256:0", 3) as blob:
+            blob.add(3)
+        progress.count_image(f"image {number}", failed=True)
         progress.count_image()
-    assert "" == said.getvalue()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(feed, range(500)))
+    progress.end_planning()
+    seen = progress.snapshot()
+    assert (1000, 1000, 500, 1500, 1500, 1500) == (
+        seen.images,
+        seen.done,
+        seen.failed,
+        seen.moved,
+        seen.complete,
+        seen.expected,
+    )
 
 
-def test_auto_without_a_terminal_is_plain() -> None:
-    said = io.StringIO()
-    with plain(said, "auto") as (_, clock):
-        clock.advance(30)
-    assert ["mirror: 0 of 0 images, 0 bytes, 0 bytes/s"] == said.getvalue().splitlines()
+def test_only_blobs_that_were_copied_or_are_in_progress_are_expected() -> None:
+    progress = copying(Progress())
+    ended = [progress.start_blob("target", f"sha256:{number}", 10 * MIB) for number in range(3)]
+    running, waiting = progress.start_blob("target", "sha256:a", 20 * MIB), progress.start_blob("x", "sha256:b", MIB)
+    assert (51 * MIB, 0) == (progress.snapshot().expected, progress.snapshot().complete)
+    ended[0].start_at(0)
+    ended[0].add(10 * MIB)
+    progress.end_blob(ended[0], complete=True)  # copied
+    progress.end_blob(ended[1], complete=False)  # mounted, or the target had it
+    ended[2].start_at(0)
+    ended[2].add(4 * MIB)
+    progress.end_blob(ended[2], complete=False)  # failed
+    running.start_at(2 * MIB)  # the target has 2 MiB from an earlier attempt
+    running.add(3 * MIB)
+    seen = progress.snapshot()
+    assert (31 * MIB, 15 * MIB, 17 * MIB) == (seen.expected, seen.complete, seen.moved)
+    assert [("target", "sha256:a", 20 * MIB, 5 * MIB, "copy")] == [
+        (blob.place, blob.digest, blob.size, blob.position, blob.action) for blob in seen.blobs
+    ]
+    running.start_at(0)  # a new attempt
+    assert (10 * MIB, 17 * MIB) == (progress.snapshot().complete, progress.snapshot().moved)
+    assert not waiting.is_running
 
 
-def test_none_starts_nothing() -> None:
-    before = threading.active_count()
-    said = io.StringIO()
-    with Progress(Console(said), "none") as progress:
-        progress.add_bytes(1)
-        assert before == threading.active_count()
-    assert "" == said.getvalue()
-
-
-def test_gauges_are_printed_unless_they_are_zero() -> None:
-    said = io.StringIO()
-    gauges = {"active": 3, "waiting": 12, "paused": 0}
-    with plain(said, gauges=lambda: gauges) as (_, clock):
-        clock.advance(30)
-    assert "mirror: 0 of 0 images, 0 bytes, 0 bytes/s, 3 active, 12 waiting\n" == said.getvalue()
-
-
-def test_many_threads_may_increase_the_counters() -> None:
-    with Progress(Console(io.StringIO()), "none") as progress:
-
-        def feed(_: int) -> None:
-            progress.add_images(2)
-            progress.count_image(failed=True)
-            progress.count_image()
-            progress.add_bytes(3)
-
-        with ThreadPoolExecutor(8) as pool:
-            list(pool.map(feed, range(500)))
+def test_downloads_into_the_spool_are_shown_but_not_counted() -> None:
+    progress = copying(Progress())
+    with progress.running_blob("source", "sha256:a", MIB, "read") as blob:
+        blob.add(MIB)
         seen = progress.snapshot()
-    assert (1000, 1000, 500, 1500) == (seen.images, seen.done, seen.failed, seen.bytes)
+    assert (["read"], 0, 0) == ([one.action for one in seen.blobs], seen.expected, seen.moved)
+    assert ((), 0) == (progress.snapshot().blobs, progress.snapshot().moved)
 
 
-def test_the_thread_ends_with_the_block_also_if_the_block_raises() -> None:
-    with pytest.raises(KeyError), Progress(Console(io.StringIO()), "plain"):
-        raise KeyError
-    assert [] == [thread.name for thread in threading.enumerate() if thread.name == "progress"]
+def test_the_largest_blobs_are_shown_and_the_others_are_counted() -> None:
+    progress = Progress()
+    for number in range(MOST_BLOBS + 3):
+        progress.start_blob("target", f"sha256:{number}", number).start_at(0)
+    progress.start_blob("target", "sha256:waiting", 1000)
+    progress.start_blob(size=1000).start_at(0)  # without a name
+    seen = progress.snapshot()
+    assert [7, 6, 5, 4, 3] == [blob.size for blob in seen.blobs]
+    assert 3 == seen.more_blobs
 
 
-# -- on a terminal ----------------------------------------------------------------------------------------------------
+def test_the_bytes_of_images_that_have_not_been_read_are_estimated_from_at_least_ten_images() -> None:
+    progress = Progress()
+    progress.add_images(34)
+    for _ in range(4):
+        progress.count_image()  # up to date
+    for number in range(9):
+        progress.start_image(str(number))
+        progress.start_blob("target", str(number), 30 * MIB)
+    assert 0 == progress.snapshot().expected
+    progress.end_planning()
+    assert 0 == progress.snapshot().expected
+    progress.start_image("9")
+    progress.start_blob("target", "9", 30 * MIB)
+    seen = progress.snapshot()
+    assert (900 * MIB, True) == (seen.expected, seen.is_estimate)  # 10 images of 30 MiB, and 20 that are unread
+    for _ in range(20):
+        progress.count_image()
+    seen = progress.snapshot()
+    assert (300 * MIB, False) == (seen.expected, seen.is_estimate)
 
 
-@contextmanager
-def terminal() -> Iterator[tuple[int, Console]]:
-    """Open a pseudo-terminal: the end that a person sees, and a console on the other end."""
-    seen, given = pty.openpty()
-    try:
-        with os.fdopen(given, "w") as stream:
-            yield seen, Console(stream)
-    finally:
-        os.close(seen)
+def test_the_hosts_for_which_requests_wait_are_part_of_the_snapshot() -> None:
+    progress = Progress()
+    waits = [HostWait("docker.io", "rate limited", 42.0)]
+    progress.watch_hosts(lambda: waits)
+    assert tuple(waits) == progress.snapshot().hosts
 
 
-def read_until(descriptor: int, end: str) -> str:
-    found = b""
-    while not found.endswith(end.encode()):  # a terminal returns at most 4 KiB at once
-        found += os.read(descriptor, 100_000)
-    return found.decode()
-
-
-def test_a_terminal_shows_a_live_display_that_is_erased_at_the_end_and_does_not_split_lines() -> None:
-    with terminal() as (seen, console):
-        clock = ControlledClock()
-        with Progress(console, "auto", now=clock.now, wait=clock.wait) as progress:
-            clock.wait_until_waiting()
-            progress.add_images(10)
-            for _ in range(7):
-                progress.count_image()
-            console.write_line("mirror: warning: [bold]slow[/bold] host")
-            clock.advance(LIVE_EVERY)
-            clock.end()
-        console.write_line("after")
-        shown = read_until(seen, "after\r\n")
-    assert "7 of 10 images" in shown
-    assert "mirror: warning: [bold]slow[/bold] host\r\n" in shown
-    assert shown.rindex("\x1b[2K") > shown.rindex("7 of 10 images")  # the display was erased
-    assert [LIVE_EVERY] * 2 == clock.asked
-
-
-def test_a_stopped_terminal_does_not_delay_the_end_of_a_run() -> None:
-    with terminal() as (_, console):
-        with Progress(console, "auto") as progress:
-            progress.add_images(1)
-            for _ in range(200):
-                console.write_line("x" * 1000)  # far more than the buffer of the terminal
-        assert console.dropped > 0
-
-
-def test_the_display_library_is_imported_for_a_terminal_only() -> None:
-    code = (
-        "import sys, io; from mirror.output.console import Console; from mirror.output.progress import Progress\n"
-        "with Progress(Console(io.StringIO()), 'auto'): pass\n"
-        "print(any(name.split('.')[0] == 'rich' for name in sys.modules))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
-    )
-    assert "False\n" == done.stdout
+@pytest.mark.parametrize(
+    ("done", "moved", "left"),
+    [(0, 0, None), (0, 10 * MIB, 90.0), (5, 0, None), (5, 50 * MIB, 20.0), (9, 90 * MIB, 20 / 9)],
+)
+def test_the_time_left_follows_from_the_slower_of_bytes_and_images(done: int, moved: int, left: float | None) -> None:
+    """The run has 10 images with 100 MiB in total. The snapshots are 10 s and 20 s after its start."""
+    clock = Clock()
+    progress = Progress(now=clock)
+    progress.add_images(10)
+    assert seconds_left(progress.snapshot(), progress.snapshot()) is None  # while it plans
+    progress.end_planning()
+    for number in range(10):
+        progress.start_image(str(number))
+    blob = progress.start_blob("target", "sha256:a", 100 * MIB)
+    clock.time += 10
+    before = progress.snapshot()
+    clock.time += 10
+    blob.add(moved)
+    for number in range(done):
+        progress.count_image(str(number))
+    assert left == seconds_left(before, progress.snapshot())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import OCI_MANIFEST, parse_manifest
 from mirror.oci.reference import Repository
-from mirror.output.console import Console
 from mirror.output.progress import Progress
 from mirror.output.report import Report, RunCost
 from mirror.selection.tag_rules import TagRules
@@ -162,9 +160,8 @@ class World:
 
     def sync(self, *, deep: bool = False) -> RunResult:
         """Copy `app` to `copy` on the target, and read the results from the report."""
-        progress = Progress(Console(io.StringIO()), "none")
         with Report(self.tmp_path, run="run", started=datetime.now(UTC)) as report:
-            recorder = ResultRecorder(report, progress)
+            recorder = ResultRecorder(report, Progress())
             self._run(recorder, deep=deep)
             code = worst_exit_code(recorder.codes)
             report.finish(code, ended=datetime.now(UTC), cost=RunCost())
@@ -197,7 +194,7 @@ class World:
                 Routes([(self.source.host, host)], mounting={}, parallel={}),
                 spool,
                 recorder=blob_recorder,
-                count_bytes=lambda count: None,
+                progress=Progress(),
                 before_write=lambda repository: None,
             )
             manifests = ManifestCache(calls)

@@ -28,6 +28,7 @@ from mirror.limits import Limits
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
+from mirror.output.progress import Progress
 from mirror.selection.repository_rules import RepositoryRules, can_match
 from mirror.store import Mount
 from mirror.transfer.blob_copier import BlobCopier
@@ -109,7 +110,7 @@ class World:
                     recorder=BlobRecorder(
                         lambda request, result, error: self.recorded.append((str(request.repository), error or result))
                     ),
-                    count_bytes=lambda count: None,
+                    progress=Progress(),
                     before_write=lambda repository: self.marked.append(str(repository)),
                 ),
             )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
 from mirror.errors import MirrorError, NetworkError
+from mirror.output.progress import BlobProgress
 from mirror.store import BlobReader
 from mirror.transfer.blob_request import BlobSource
 from mirror.transfer.downloads import BlobDownload
@@ -18,11 +20,15 @@ DATA = b"some bytes" * 1000
 
 
 def new_upload(
-    source: MemoryStore, target: MemoryStore, log: list[str], session: MemorySession | None = None
+    source: MemoryStore,
+    target: MemoryStore,
+    log: list[str],
+    session: MemorySession | None = None,
+    progress: BlobProgress | None = None,
 ) -> BlobUpload:
     blob = source.add("app", DATA)
     body = BlobDownload(blob, [BlobSource(source, "app")])
-    return BlobUpload(target, "copy", blob, body, lambda count: None, lambda: log.append("writing"), session)
+    return BlobUpload(target, "copy", blob, body, progress or BlobProgress(), lambda: log.append("writing"), session)
 
 
 def test_the_blob_is_opened_at_the_source_before_the_upload_session() -> None:
@@ -88,6 +94,7 @@ class ResumableSession(MemorySession):
         with body(self.received) as reader:
             while count := reader.readinto(buffer):
                 self.received += count
+                work.progress(count)
                 if self.received < len(DATA):
                     raise NetworkError("broke")
         self.committed = True
@@ -104,6 +111,25 @@ def test_a_resumable_session_is_kept_for_the_next_attempt() -> None:
     assert upload.end_attempts() is None
     assert [] == target.deleted
     assert [] == target.asked, "neither a HEAD nor a new session"
+
+
+def test_the_progress_of_a_resumed_upload_begins_where_the_last_attempt_ended() -> None:
+    source, target, progress = MemoryStore("source"), MemoryStore("target"), BlobProgress()
+    upload = new_upload(source, target, [], ResumableSession(target, "copy", blob_of(DATA)), progress)
+    positions = []
+    for _ in range(2):
+        with suppress(NetworkError):
+            upload.attempt(Work(Stop()))
+        positions.append((progress.position, progress.moved))
+    assert [(len(DATA) // 2, len(DATA) // 2), (len(DATA), len(DATA))] == positions
+
+
+def test_the_progress_of_an_upload_that_starts_again_begins_at_zero() -> None:
+    source, target, progress = MemoryStore("source"), MemoryStore("target"), BlobProgress()
+    upload = new_upload(source, target, [], progress=progress)
+    progress.start_at(7)
+    upload.attempt(Work(Stop()))
+    assert len(DATA) == progress.position
 
 
 def test_ending_the_attempts_returns_the_session_that_was_kept() -> None:

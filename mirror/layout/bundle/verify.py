@@ -22,7 +22,7 @@ from mirror.oci import manifest as manifests
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest, is_manifest_type, parse_manifest
-from mirror.util.cancellation import Stop
+from mirror.util.cancellation import Work
 from mirror.util.files import local_error
 
 
@@ -31,7 +31,7 @@ def missing_path_error(path: Path) -> ConfigError:
     return ConfigError(f"{path} does not exist")
 
 
-def verify_bundle(path: Path, stop: Stop) -> VerificationResult:
+def verify_bundle(path: Path, work: Work) -> VerificationResult:
     """Read and hash a whole bundle. Problems with its content are recorded in the result, not raised.
 
     Raises ConfigError, Refused or LocalError if the bundle cannot be opened, and Cancelled."""
@@ -45,7 +45,7 @@ def verify_bundle(path: Path, stop: Stop) -> VerificationResult:
         mode = os.fstat(descriptor).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
             raise Refused(f"{path} is neither a file nor a pipe", code="unsafe_path")
-        return _BundleVerifier(str(path), descriptor, stop).run()
+        return _BundleVerifier(str(path), descriptor, work).run()
     finally:
         os.close(descriptor)
 
@@ -53,9 +53,10 @@ def verify_bundle(path: Path, stop: Stop) -> VerificationResult:
 class _BundleVerifier:
     """Verifies one bundle: hashes its members, compares them with its inventory or index, and records the problems."""
 
-    def __init__(self, what: str, descriptor: int, stop: Stop) -> None:
+    def __init__(self, what: str, descriptor: int, work: Work) -> None:
         self._result = VerificationResult(what)
-        self._input = StreamInput(descriptor, what, stop)
+        self._input = StreamInput(descriptor, what, work.stop)
+        self._work = work
         self._buffer = memoryview(bytearray(CHUNK))
         self._small: dict[str, bytes] = {}  # the inventory, index.json and oci-layout, by name
         self._sizes: dict[Digest, int] = {}  # sizes in bytes of all intact manifests and blobs
@@ -156,6 +157,7 @@ class _BundleVerifier:
             if not count:
                 raise bundle_incomplete(self._result.what, f"truncated in {digest}")
             hasher.update(self._buffer[:count])
+            self._work.progress(count)
             if keep:
                 data += self._buffer[:count]
             left -= count

@@ -20,7 +20,7 @@ from mirror.layout.bundle.verify import verify_bundle
 from mirror.layout.inventory import parse_inventory
 from mirror.oci.digest import Digest
 from mirror.serve.server import open_handler
-from mirror.util.cancellation import Stop
+from mirror.util.cancellation import Stop, Work
 from tests.support.bundles import export, stock
 from tests.support.images import Graph
 from tests.support.layouts import Served
@@ -68,7 +68,7 @@ def test_verify_and_serve_agree_on_whether_a_bundle_is_complete(whole: Path, tmp
     damaged.write_bytes(whole.read_bytes().replace(graph.manifests[child_of(graph)].data[-40:], b"?" * 40))
     verdicts = {}
     for name, path in made.items():
-        verified = not verify_bundle(path, Stop()).problems
+        verified = not verify_bundle(path, Work(Stop())).problems
         try:
             with open_handler(path, Stop()):
                 verdicts[name] = (verified, True)
@@ -87,7 +87,7 @@ def test_verify_and_serve_report_that_a_differential_bundle_needs_its_base(whole
     graph.image("new", layers=[graph.layer("base"), graph.layer("new")])
     path = tmp_path / "second.tar"
     export(path, graph, base=base)
-    found = verify_bundle(path, Stop())
+    found = verify_bundle(path, Work(Stop()))
     assert ([], True) == (found.problems, "complete with its base" in list(found.lines())[-1])
     with pytest.raises(Refused) as caught, open_handler(path, Stop()):
         pass
@@ -120,7 +120,7 @@ def test_a_child_manifest_that_the_inventory_does_not_list_makes_a_bundle_incomp
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
             new.addfile(entry, io.BytesIO(data))
-    (problem,) = verify_bundle(path, Stop()).problems
+    (problem,) = verify_bundle(path, Work(Stop())).problems
     assert problem.text.startswith(f"{child} is not in the inventory")
     with pytest.raises(Refused) as caught, open_handler(path, Stop()):
         pass

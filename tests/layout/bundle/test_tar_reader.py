@@ -20,7 +20,7 @@ from mirror.layout.bundle.tar_reader import MAX_IGNORED, Member, members
 from mirror.layout.bundle.tar_writer import BLOCK, END, TarMap, header, padding
 from mirror.layout.bundle.verify import verify_bundle
 from mirror.layout.examination import VerificationResult
-from mirror.util.cancellation import Stop
+from mirror.util.cancellation import Stop, Work
 from tests.support.bundles import export, opened, stock, work
 
 HEX = "a" * 64
@@ -176,7 +176,7 @@ def test_an_invalid_bundle_is_refused_and_nothing_is_written(case: str, tmp_path
         bundle.tags("app", work())
     assert code == caught.value.code, str(caught.value)
     bundle.close()
-    assert verify_bundle(path, Stop()).problems
+    assert verify_bundle(path, Work(Stop())).problems
     assert before == tree(tmp_path)
 
 
@@ -319,7 +319,7 @@ def examined(tmp_path: Path) -> Iterator[Callable[[bytes], VerificationResult]]:
     def run(data: bytes) -> VerificationResult:
         path = tmp_path / "bundle.tar"
         path.write_bytes(data)
-        return verify_bundle(path, Stop())
+        return verify_bundle(path, Work(Stop()))
 
     yield run
 
@@ -375,7 +375,7 @@ def test_missing_manifests_and_blobs_are_named(whole: bytes, tmp_path: Path) -> 
         for one in old:
             if gone[7:] not in one.name:
                 new.addfile(one, old.extractfile(one))
-    found = verify_bundle(second, Stop())
+    found = verify_bundle(second, Work(Stop()))
     assert [f"{gone} is missing"] == [problem.text for problem in found.problems]
     assert "incomplete" in list(found.lines())[-1]
     assert "damaged" not in list(found.lines())[-1]
@@ -392,7 +392,7 @@ def test_a_bundle_repacked_by_tar_passes_verification(whole: bytes, tmp_path: Pa
         for one in reversed(old.getmembers()):
             one.mtime, one.uname = 1_700_000_000, "somebody"
             new.addfile(one, old.extractfile(one))
-    assert [] == verify_bundle(second, Stop()).problems
+    assert [] == verify_bundle(second, Work(Stop())).problems
     bundle = opened(second)
     assert sorted(stock().tags) == sorted(map(str, bundle.tags("app", work())))
     bundle.close()
@@ -415,7 +415,7 @@ def test_arbitrary_bytes_raise_only_refused(seed: int, whole: bytes, tmp_path: P
         data[place : place + chance.randrange(4)] = chance.randbytes(chance.randrange(6))
     path = tmp_path / "fuzz.tar"
     path.write_bytes(data)
-    assert verify_bundle(path, Stop()).problems
+    assert verify_bundle(path, Work(Stop())).problems
     bundle = opened(path)
     with pytest.raises(MirrorError):
         bundle.tags("app", work())
