@@ -59,6 +59,7 @@ class MirrorError(Exception):
     registry_code: the `code` in the registry's error document (`NAME_UNKNOWN`), if it sent one.
     host: the name in `Limits` of the host that caused the error, if it may differ from the registry's host.
     protocol: the registry protocol that was used (`v1`); empty for the default, v2.
+    request_id: the id of the HTTP request that failed (mirror/registry/http/exchange_log.py), if requests are logged.
     retries_exhausted: whether all retries for this failure are used up, so that callers must not retry again.
     tag_digest: if the manifest of a tag is damaged, the digest that the store reports for the tag; None if unknown."""
 
@@ -67,6 +68,7 @@ class MirrorError(Exception):
     retryable = False
     retries_exhausted = False
     tag_digest: str | None = None
+    request_id: int | None = None
 
     def __init__(
         self,
@@ -112,7 +114,7 @@ class MirrorError(Exception):
 
     def with_text(self, what: str) -> MirrorError:
         """Return a copy of the error with the text `what`."""
-        return type(self)(
+        copy = type(self)(
             what,
             hint=self.hint,
             code=self.code,
@@ -123,6 +125,8 @@ class MirrorError(Exception):
             host=self.host,
             protocol=self.protocol,
         )
+        copy.request_id = self.request_id
+        return copy
 
 
 class RemoteError(MirrorError):

@@ -103,7 +103,6 @@ LATER_COMMANDS = {
 # Options that are planned for later versions, by command. Each maps to the name of its value, or None if it has none.
 LATER_OPTIONS: dict[str, dict[str, str | None]] = {
     "sync": {
-        "--trace-http": "FILE",
         "--every": "DURATION",
         "--listen": "HOST:PORT",
         "--deadline": "TIME-OR-DURATION",

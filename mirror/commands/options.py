@@ -48,6 +48,7 @@ class Options(Struct, frozen=True):
     repair: bool = False
     fail_fast: bool = False
     report: Path | None = None
+    trace_http: Path | None = None
     progress: Mode = "none"
     lock_wait: float = 0.0
     exit_code: bool = False

@@ -93,6 +93,9 @@ def add_sync(commands: argparse._SubParsersAction[Parser]) -> None:
     _add_locked(sync, "copy exactly the images in this file, which `mirror lock` wrote, even if their tags have moved")
     sync.add_argument("--report", metavar="FILE", type=Path, help="also write the report to this file")
     sync.add_argument(
+        "--trace-http", metavar="FILE", type=Path, help="write each HTTP request to this file, without secrets"
+    )
+    sync.add_argument(
         "--progress",
         choices=("auto", "plain", "none"),
         default="auto",
@@ -217,6 +220,7 @@ def _options(parsed: argparse.Namespace) -> Options:
         repair=given.get("repair", False),
         fail_fast=given.get("fail_fast", False),
         report=given.get("report"),
+        trace_http=given.get("trace_http"),
         progress=given.get("progress", "auto"),
         lock_wait=given.get("lock_wait", 0.0),
         exit_code=given.get("exit_code", False),

@@ -20,7 +20,7 @@ from mirror.output.console import Console, print_lines
 from mirror.output.progress import Progress
 from mirror.output.progress_display import show_progress
 from mirror.output.redaction import Redactor
-from mirror.output.report import Report, RunCost, check_report_path, summary
+from mirror.output.report import Report, RunCost, check_output_path, summary
 from mirror.state.hints import State
 from mirror.state.run_marks import WHOLE, partition_of_shards, use_partition_mark
 from mirror.sync.copy_queue import CopyQueue
@@ -44,8 +44,12 @@ def sync(options: Options) -> int:
     Raises ConfigError, LocalError, LockBusy."""
     config = load(options.config)
     only = reference_filter(options)
+    used = _used_files(config, options)
+    if options.trace_http is not None:
+        check_output_path("--trace-http", options.trace_http, state=state_directory(config), used=used, suffix=".jsonl")
+        used.append(options.trace_http)
     if options.report is not None:
-        check_report_path(options.report, state=state_directory(config), used=_used_files(config, options))
+        check_output_path("--report", options.report, state=state_directory(config), used=used, suffix=".json")
     directory = _state_directory(config, options)
     with Signals() as signals:
         try:
@@ -131,6 +135,10 @@ class _SyncRun:
                 )
             )
             log_config_warnings(config)
+            if self._options.trace_http is not None:
+                from mirror.output.http_trace import open_trace  # noqa: PLC0415 (few runs need it)
+
+                stack.enter_context(open_trace(self._options.trace_http, run=run, redact=self._redactor))
             report = stack.enter_context(
                 Report(
                     self._state_directory,

@@ -99,7 +99,7 @@ class Console:
         """Write `data` to the stream. If this fails, drop the data and all later output."""
         try:
             if self._descriptor is not None:
-                with _open_nonblocking(self._descriptor) as descriptor:
+                with open_nonblocking(self._descriptor) as descriptor:
                     self._write_all(descriptor, data)
             elif self._stream is not None:
                 self._stream.write(data.decode("utf-8", "replace"))
@@ -126,7 +126,7 @@ class Console:
 
 
 @contextmanager
-def _open_nonblocking(descriptor: int) -> Iterator[int]:
+def open_nonblocking(descriptor: int) -> Iterator[int]:
     """Return a context manager that reopens the terminal or pipe behind `descriptor` in non-blocking mode.
 
     It yields the new descriptor, and closes it when the `with` block exits. For other kinds of files, and for files

@@ -93,9 +93,7 @@ class Redactor:
         text = _HEADER.sub(lambda found: f"{found[1]}{found[2]}{found[3] or ''}{HIDDEN}", text)
         text = _SCHEME.sub(rf"\1\2{HIDDEN}", text)
         text = _JSON.sub(lambda found: f"{found[1]}{found[2]}{found[1]}{found[3]}{found[4]}{HIDDEN}", text)
-        text = _URL.sub(_redact_url, text)
-        text = _QUERY.sub(lambda found: _redact_query(found[0], bare=False), text)
-        return _FORM.sub(rf"\1={HIDDEN}", text)
+        return _FORM.sub(rf"\1={HIDDEN}", redact_urls(text))
 
 
 def _encodings(secret: str, user: str | None) -> set[str]:
@@ -139,6 +137,11 @@ def _secret_end(text: str, start: int, forms: tuple[str, ...]) -> int:
     cut = text.find(_CUT, start)
     rest = text[start : cut if cut >= 0 else len(text)]
     return start + len(rest) if any(form.startswith(rest) for form in forms) else start
+
+
+def redact_urls(text: str) -> str:
+    """Return `text` with user information and the values of unknown query keys removed from all URLs and queries."""
+    return _QUERY.sub(lambda found: _redact_query(found[0], bare=False), _URL.sub(_redact_url, text))
 
 
 def _redact_url(found: re.Match[str]) -> str:

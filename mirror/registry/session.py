@@ -190,7 +190,7 @@ class Session:
         def attempt() -> Response:
             sent, response = self._one_off.get(work).send(request, work, params=params, form=form, basic=basic)
             if response.status in (408, 425, 429) or response.status >= 500:
-                error = self._error_of(sent, response.status, response.headers, response.body)
+                error = self._error_of(sent, response, response.body)
                 self._retries.react_to_error(error, sent, self._client.limits_of(sent.destination).name)
                 raise error
             return response
@@ -206,8 +206,7 @@ class Session:
 
     def error_for(self, response: Response, method: str, kind: str) -> MirrorError:
         """Return the error for a response that has an expected status, but that the caller rejects."""
-        request = Request(method, kind, response.destination)
-        return self._error_of(request, response.status, response.headers, response.body)
+        return self._error_of(Request(method, kind, response.destination), response, response.body)
 
     def mark_down_if_unreachable(self, error: MirrorError) -> None:
         """Mark the host as down if `error`, the last error of a transfer, shows that the host is unavailable."""
@@ -248,7 +247,7 @@ class Session:
             if stream.status == 401 and status_errors.is_project_missing(reason):
                 stream.close()
                 self.authorizer.record_no_response(scopes)
-                raise self._error_of(stream.request, 401, stream.headers, reason)
+                raise self._error_of(stream.request, stream, reason)
             if stream.status != 401 and not (may_renew and status_errors.is_token_expired(stream.status, reason)):
                 break
             error = self._handle_challenge(stream, scopes, sent, work)
@@ -329,22 +328,23 @@ class Session:
     def _read_error(self, stream: ResponseStream) -> MirrorError:
         """Read and close an error response, apply its effects on the host (such as a pause), and return the error."""
         with stream:
-            error = self._error_of(stream.request, stream.status, stream.headers, stream.read_error_body())
+            error = self._error_of(stream.request, stream, stream.read_error_body())
         self._retries.react_to_error(error, stream.request, self._client.limits_of(stream.destination).name)
         return error
 
-    def _error_of(self, request: Request, code: int, headers: Headers, body: bytes) -> MirrorError:
+    def _error_of(self, request: Request, response: Response | ResponseStream, body: bytes) -> MirrorError:
         """Return the error for a response to `request`, without the secrets that its body may repeat."""
         error = status_errors.error_for(
             str(request),
-            code,
-            headers,
+            response.status,
+            response.headers,
             status_errors.redact_body(body, request.headers, request.destination.target),
             host=self._client.limits_of(request.destination).name,
             longest_wait=self._policy.max_retry_after,
             writes=request.method not in _REDIRECTED_METHODS and request.kind != "token",
         )
+        error.request_id = response.request_id
         if request.destination.named_by_server and isinstance(error, AuthError):
             # No credentials were sent to this host. If a signed URL has expired, a retry gets a new one.
-            error.code, error.retryable = "auth_denied", code == 403
+            error.code, error.retryable = "auth_denied", response.status == 403
         return error

@@ -207,6 +207,8 @@ class ResultRecorder:
     def _log_failure(self, source: str, target: str, error: MirrorError) -> None:
         """Log that an image or a mirror failed. source, target: its names."""
         fields = {"source": source, "target": target, "code": error.code, "status": error.status}
+        if error.request_id is not None:
+            fields["request_id"] = error.request_id
         _log.error("image_failed", extra=fields | {"retryable": error.is_transient, "text": f"{target}: {error}"})
 
     # ---- blobs

@@ -85,7 +85,7 @@ class BlobDownload:
                     error = type(missing)(
                         what, hint=missing.hint or MISSING_HINT, code=missing.code, status=missing.status
                     )
-                    error.__cause__ = missing
+                    error.__cause__, error.request_id = missing, missing.request_id
                 except MirrorError as other:
                     error = other
                 self.remember_error(error)

@@ -130,6 +130,10 @@ def test_all_errors_of_a_file_are_reported_together(tmp_path: Path, capsys: pyte
         ["help", "bundle", "sign"],
         ["help", "bundle", "verify", "x.tar"],
         ["sync", "{config}", "--trace-http"],
+        ["sync", "{config}", "--trace-http", "-"],
+        ["sync", "{config}", "--trace-http", "{config}"],
+        ["sync", "{config}", "--trace-http", "{folder}/state/state.db"],
+        ["sync", "{config}", "--trace-http", "{folder}/both", "--report", "{folder}/both"],
         ["sync", "{config}", "--only", "other.example.com/*"],
         ["verify", "{config}", "--only", "other.example.com/app:v1"],
         ["verify", "{config}", "--base", "x"],
@@ -161,7 +165,6 @@ def test_a_usage_error_exits_2_with_a_short_message(
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["sync", "{config}", "--trace-http", "trace.txt"],
         ["sync", "{config}", "--every", "15 min"],
         ["sync", "{config}", "--every", "15 min", "--listen", "127.0.0.1:9000"],
         ["sync", "{config}", "--listen", "127.0.0.1:9000"],

@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import logging
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -197,6 +198,12 @@ def test_requests_are_logged_without_secrets(caplog: pytest.LogCaptureFixture) -
             get(session, "/v2/x?secret=CANARY", retries=False)
         with pytest.raises(NetworkError), session_with("127.0.0.2:1") as session:
             get(session, "/v2/x?secret=CANARY", retries=False)
-        records = [vars(record) for record in caplog.records if getattr(record, "event", "") == "request"]
-    assert [("/v2/x", 307), ("/signed", 500), ("/v2/x", "net_error")] == [(r["path"], r["status"]) for r in records]
+        records = [vars(record) for record in caplog.records if record.msg == "request"]
+    shown = [(urlsplit(one["url"]), one["status"], one["code"]) for one in records]
+    assert [
+        ("/v2/x", "secret=***", 307, None),
+        ("/signed", "X-Signature=***", 500, None),
+        ("/v2/x", "secret=***", None, "net_error"),
+    ] == [(url.path, url.query, status, code) for url, status, code in shown]
+    assert len({one["request_id"] for one in records}) == 3
     assert "CANARY" not in f"{caplog.text}{records}{caught.value!s}{caught.value!r}"

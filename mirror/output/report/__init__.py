@@ -1,6 +1,6 @@
 """The results of a run: report.json for programs, failed.txt for the next run, and a human-readable summary."""
 
-from mirror.output.report.files import Report, check_report_path, read_references_file
+from mirror.output.report.files import Report, check_output_path, read_references_file
 from mirror.output.report.records import Failure, ImageEntry, Result, RunCost
 from mirror.output.report.summary import format_duration, format_size, summary
 
@@ -10,7 +10,7 @@ __all__ = [
     "Report",
     "Result",
     "RunCost",
-    "check_report_path",
+    "check_output_path",
     "format_duration",
     "format_size",
     "read_references_file",

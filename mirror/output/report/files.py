@@ -228,19 +228,20 @@ def _resolve_copy_path(path: Path) -> Path:
     return real
 
 
-def check_report_path(path: Path, *, state: Path, used: Iterable[Path]) -> None:
-    """Raise ConfigError if the copy of the report at `path` would replace a file that the run uses.
+def check_output_path(option: str, path: Path, *, state: Path, used: Iterable[Path], suffix: str) -> None:
+    """Raise ConfigError if the output file at `path` would replace a file that the run uses.
 
-    state: the state directory, with the directories of all shards. used: the files outside it that the run uses."""
+    option: the option that names the file. state: the state directory, with the directories of all shards. used: the
+    files outside it that the run uses. suffix: the suffix that the file must have if it is in the state directory."""
     if str(path) == "-":
-        raise ConfigError("`--report -` does not name a file", hint="specify a path; the report cannot be printed")
+        raise ConfigError(f"`{option} -` does not name a file", hint="specify a path; `-` is not supported here")
     real = Path(os.path.realpath(path))
     if real in {Path(os.path.realpath(one)) for one in used}:
-        raise ConfigError(f"--report {path} would replace a file that this run uses", hint="choose another file")
-    # The report is the only file of the state directory whose name ends in .json.
-    if real.is_relative_to(os.path.realpath(state)) and real.suffix != ".json":
-        hint = "choose a file in another directory, or one whose name ends in .json"
-        raise ConfigError(f"--report {path} could replace a file in the state directory", hint=hint)
+        raise ConfigError(f"{option} {path} would replace a file that this run uses", hint="choose another file")
+    # The report is the only file of the state directory whose name ends in .json. No name ends in .jsonl.
+    if real.is_relative_to(os.path.realpath(state)) and real.suffix != suffix:
+        hint = f"choose a file in another directory, or one whose name ends in {suffix}"
+        raise ConfigError(f"{option} {path} could replace a file in the state directory", hint=hint)
 
 
 def _write_text(path: Path, text: str) -> None:

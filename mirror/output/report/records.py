@@ -19,18 +19,20 @@ class Failure(Struct, frozen=True):
     """The error that caused an image or mirror to fail.
 
     code: one of the error codes in docs/operations.md. status: the HTTP status, if there was a response. retryable:
-    whether a later run may succeed without any change."""
+    whether a later run may succeed without any change. request_id: the id of the HTTP request in the log and in the
+    trace, if requests were logged."""
 
     code: str
     message: str
     hint: str = ""
     status: int | None = None
     retryable: bool = False
+    request_id: int | None = None
 
     @classmethod
     def from_error(cls, error: MirrorError) -> Failure:
         """Convert an exception to a Failure."""
-        return cls(error.code, error.what, error.hint, error.status, error.is_transient)
+        return cls(error.code, error.what, error.hint, error.status, error.is_transient, error.request_id)
 
 
 class ImageEntry(Struct, frozen=True):
@@ -134,5 +136,6 @@ def entry_fields(entry: ImageEntry, message: str) -> dict[str, object]:
             "status": error.status,
             "retryable": error.retryable,
             "message": message,
+            **({} if error.request_id is None else {"request_id": error.request_id}),
         }
     return fields

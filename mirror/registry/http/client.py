@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from time import monotonic
@@ -13,6 +12,7 @@ from mirror.errors import MirrorError, NetworkError, Refused, RemoteError
 from mirror.limits import HostLimits, Limits
 from mirror.registry.http.connection import Connection, Timeouts
 from mirror.registry.http.connector import Connector
+from mirror.registry.http.exchange_log import Exchange
 from mirror.registry.http.framing import ResponseBody, read_error_body, read_head, read_small
 from mirror.registry.http.headers import Headers, ResponseHead, request_head
 from mirror.registry.http.host_settings import HostSettings
@@ -22,8 +22,6 @@ from mirror.registry.http.request_body import send_body
 from mirror.registry.http.url_policy import Destination, UrlPolicy
 from mirror.util.cancellation import Work
 from mirror.util.structs import RedactedStruct, Struct, replace
-
-log = logging.getLogger("mirror.http")
 
 _MAX_UNWATCHED_BODY = 64 << 10  # bytes; a body up to this size is sent without a check for an early response
 _MAX_ERROR_BODY = 64 << 10  # bytes; a larger body of an error response is ignored
@@ -62,12 +60,15 @@ class Request(RedactedStruct, frozen=True):
 
 
 class Response(Struct, frozen=True):
-    """A complete HTTP response. `destination` is the URL from which it was received, after any redirects."""
+    """A complete HTTP response. `destination` is the URL from which it was received, after any redirects.
+
+    `request_id` is the id of the request in the log, or None if requests are not logged."""
 
     status: int
     headers: Headers
     body: bytes
     destination: Destination
+    request_id: int | None = None
 
 
 class ResponseStream(AbstractContextManager["ResponseStream"]):
@@ -82,11 +83,12 @@ class ResponseStream(AbstractContextManager["ResponseStream"]):
         body: ResponseBody,
         *,
         client: HttpClient,
+        exchange: Exchange,
         connection: Connection,
         stop_callback: AbstractContextManager[None],
         request_complete: bool,
     ) -> None:
-        """Create a stream for the body of a response.
+        """Create a stream for the body of a response. The stream ends `exchange` when it is closed.
 
         `stop_callback` is a context manager that was already entered. Until `close` exits it, a stop request aborts the
         connection. `request_complete` is true if the whole request was sent before the response was received."""
@@ -94,6 +96,7 @@ class ResponseStream(AbstractContextManager["ResponseStream"]):
         self.headers = head.headers
         self.request = request
         self._client = client
+        self._exchange = exchange
         self._connection = connection
         self._head = head
         self._body = body
@@ -107,6 +110,11 @@ class ResponseStream(AbstractContextManager["ResponseStream"]):
         """The URL to which the request was sent."""
         return self.request.destination
 
+    @property
+    def request_id(self) -> int | None:
+        """The id of the request in the log, or None if requests are not logged."""
+        return self._exchange.id
+
     def readinto(self, buffer: memoryview) -> int:
         """Read part of the body into `buffer`. Return the number of bytes read, or 0 at the end of the body.
 
@@ -115,10 +123,12 @@ class ResponseStream(AbstractContextManager["ResponseStream"]):
         if not buffer.nbytes:
             return 0
         try:
-            return self._body.readinto(buffer)
+            count = self._body.readinto(buffer)
         except MirrorError as error:
-            self._client.set_error_host(error, self.request.destination)
+            self._note_error(error)
             raise
+        self._exchange.received += count
+        return count
 
     def read(self, limit: int) -> Response:
         """Read the whole body, close the stream, and return the response.
@@ -128,9 +138,15 @@ class ResponseStream(AbstractContextManager["ResponseStream"]):
             try:
                 body = read_small(self._body, self._head, limit, self.request)
             except MirrorError as error:
-                self._client.set_error_host(error, self.request.destination)
+                self._note_error(error)
                 raise
-        return Response(self.status, self.headers, body, self.request.destination)
+            self._exchange.received = len(body)
+        return Response(self.status, self.headers, body, self.request.destination, self.request_id)
+
+    def _note_error(self, error: MirrorError) -> None:
+        """Add the host and the id of the request to an error that occurred while the body was read."""
+        self._client.set_error_host(error, self.request.destination)
+        self._exchange.set_error(error)
 
     def read_error_body(self) -> bytes:
         """Return the body of an error response for use in messages, or an empty body if it cannot be read.
@@ -138,6 +154,7 @@ class ResponseStream(AbstractContextManager["ResponseStream"]):
         The body is read by the first call; later calls return the same bytes. Raises Cancelled."""
         if self._error_body is None:
             self._error_body = read_error_body(self._body, self._head, _MAX_ERROR_BODY, self.request)
+            self._exchange.received = len(self._error_body)
         return self._error_body
 
     def close(self) -> None:
@@ -146,6 +163,7 @@ class ResponseStream(AbstractContextManager["ResponseStream"]):
             return
         self._open = False
         self._stop_callback.__exit__(None, None, None)
+        self._exchange.end()
         keep = self._request_complete and self._body.is_reusable
         self._client.release(self._connection, self.request.destination, keep=keep)
 
@@ -199,7 +217,7 @@ class HttpClient:
         return self.run_within_limits(request, work, lambda: self._send_with_retry(request, work, streamed))
 
     def run_within_limits(self, request: Request, work: Work, run: Callable[[], A]) -> A:
-        """Wait until the limits of the host allow `request`, send it by calling `run`, and record and log the outcome.
+        """Wait until the limits of the host allow `request`, send it by calling `run`, and record the outcome.
 
         Returns the response from `run`. Raises the errors of `run`, and Cancelled. While requests to the host are
         suspended, the error that caused the suspension is raised at once."""
@@ -211,17 +229,12 @@ class HttpClient:
             work.stop.sleep(wait)
             self._limits.add_queued(wait)
         work.stop.raise_if_requested()
-        started = monotonic()
         try:
             response = run()
         except MirrorError as error:
-            if log.isEnabledFor(logging.DEBUG):
-                self._log_request(request, error.code, started)
             self.set_error_host(error, destination)
             raise
         limits.record_response(f"{request.method} {request.kind}", response.status, probe=probes)
-        if log.isEnabledFor(logging.DEBUG):
-            self._log_request(request, response.status, started)
         return response
 
     def set_error_host(self, error: MirrorError, destination: Destination) -> None:
@@ -241,19 +254,26 @@ class HttpClient:
 
     def _send_with_retry(self, request: Request, work: Work, streamed: bool) -> ResponseStream:
         """Send a request. If it fails because the peer had closed an idle connection, send a GET or HEAD once more."""
-        connection = self._pool.acquire(request.destination, work.stop)
-        try:
-            return self._send_on_connection(connection, request, work, streamed)
-        except NetworkError as error:
-            was_closed = connection.reused and not connection.received_any
-            if not was_closed or request.method not in _SAFE_METHODS or error.code not in ("net_error", "truncated"):
-                raise
-        return self._send_on_connection(
-            self._pool.acquire(request.destination, work.stop, fresh=True), request, work, streamed
-        )
+        with self.start_exchange(request) as exchange:
+            connection = self._pool.acquire(request.destination, work.stop)
+            try:
+                return self._send_on_connection(connection, request, work, exchange, streamed)
+            except NetworkError as error:
+                was_closed = connection.reused and not connection.received_any
+                retry = was_closed and request.method in _SAFE_METHODS and error.code in ("net_error", "truncated")
+                if not retry:
+                    raise
+                exchange.end(error)
+        with self.start_exchange(request) as exchange:
+            connection = self._pool.acquire(request.destination, work.stop, fresh=True)
+            return self._send_on_connection(connection, request, work, exchange, streamed)
+
+    def start_exchange(self, request: Request) -> Exchange:
+        """Start to measure an exchange for the log."""
+        return Exchange(request, self._host_name(request.destination))
 
     def _send_on_connection(
-        self, connection: Connection, request: Request, work: Work, streamed: bool
+        self, connection: Connection, request: Request, work: Work, exchange: Exchange, streamed: bool
     ) -> ResponseStream:
         """Send a request on a connection and read the response headers. Closes the connection on errors."""
         stop_callback = work.stop.callback_on_stop(connection.abort)
@@ -265,6 +285,7 @@ class HttpClient:
             request_complete = self._send_request(connection, parser, request)
             self.limits_of(request.destination).count_request(f"{request.method} {request.kind}")
             head = read_head(connection, parser)
+            exchange.set_response(head.status, head.headers)
             work.stop.raise_if_requested()
             if not request_complete and head.status < 300:
                 text = f"{request}: status {head.status} was received before the whole request body was sent"
@@ -277,6 +298,7 @@ class HttpClient:
                 head,
                 body,
                 client=self,
+                exchange=exchange,
                 connection=connection,
                 stop_callback=stop_callback,
                 request_complete=request_complete,
@@ -322,22 +344,3 @@ class HttpClient:
             return request_head(request.method, target, fields)
         except ValueError as error:
             raise Refused(f"{request} cannot be sent: {error}", code="auth_failed") from None
-
-    def _log_request(self, request: Request, outcome: object, started: float) -> None:
-        """Log a request at level DEBUG. `outcome` is the status or the error code.
-
-        `started` is a time on the monotonic clock, in seconds."""
-        log.debug(
-            "%s: %s",
-            str(request),
-            outcome,
-            extra={
-                "event": "request",
-                "method": request.method,
-                "kind": request.kind,
-                "host": self._host_name(request.destination),
-                "path": request.destination.path,
-                "status": outcome,
-                "seconds": round(monotonic() - started, 4),
-            },
-        )

@@ -139,15 +139,20 @@ class OneOffClient:
     def _send_once(self, prepared: requests.PreparedRequest, call: OneOffCall, work: Work) -> Response:
         """Attempt the request once, and read the response. Translate exceptions from `requests` into MirrorErrors."""
         request = call.request
-        with work.stop.callback_on_stop(call.abort), activate(call):
+        exchange = self._client.start_exchange(_request_as_sent(request, prepared))
+        with exchange, work.stop.callback_on_stop(call.abort), activate(call):
             try:
                 with self._session.send(prepared, allow_redirects=False, stream=True) as response:
-                    return _read_response(response, request)
+                    exchange.set_response(response.status_code, Headers(response.raw.headers.iteritems()))
+                    answer = _read_response(response, request)
             except requests.RequestException as error:
                 work.stop.raise_if_requested()
                 if call.peer_closed:
                     raise NetworkError(f"{request}: the response is truncated", code="truncated") from error
                 raise RemoteError(f"{request}: the response is malformed", retryable=True) from error
+            exchange.received = len(answer.body)
+            exchange.end()
+            return replace(answer, request_id=exchange.id)
 
 
 def _read_response(response: requests.Response, request: Request) -> Response:
