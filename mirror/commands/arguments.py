@@ -107,7 +107,6 @@ LATER_OPTIONS: dict[str, dict[str, str | None]] = {
         "--listen": "HOST:PORT",
         "--deadline": "TIME-OR-DURATION",
         "--dask": "ADDRESS",
-        "--json-events": None,
     },
     "plan": {"--json": None},
     "verify": {"--report": "FILE"},

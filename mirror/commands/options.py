@@ -49,6 +49,7 @@ class Options(Struct, frozen=True):
     fail_fast: bool = False
     report: Path | None = None
     trace_http: Path | None = None
+    json_events: bool = False
     progress: Mode = "none"
     lock_wait: float = 0.0
     exit_code: bool = False
@@ -58,8 +59,11 @@ class Options(Struct, frozen=True):
 
     @property
     def progress_mode(self) -> Mode:
-        """How the progress is shown: as `--progress` says, but not at all with `-q`."""
-        return "none" if self.verbosity < 0 else self.progress
+        """How the progress is shown: as `--progress` says, but not at all with `-q`.
+
+        With `--json-events`, it is not shown by default: a program that reads the events may use the terminal."""
+        is_hidden = self.verbosity < 0 or (self.json_events and self.progress == "auto")
+        return "none" if is_hidden else self.progress
 
 
 class ReferenceFilter:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mirror.commands.arguments import Parser, reject_later_options
 from mirror.commands.options import Options, Shard
+from mirror.errors import ConfigError
 
 TOOLS = ("regsync", "skopeo", "image-syncer", "dregsy")  # whose files `mirror convert` converts
 
@@ -101,6 +102,7 @@ def add_sync(commands: argparse._SubParsersAction[Parser]) -> None:
         default="auto",
         help="auto: live display on a terminal, otherwise a line every 30 s",
     )
+    sync.add_argument("--json-events", action="store_true", help="write what happens as JSON lines to standard output")
     sync.add_argument(
         "--lock-wait",
         metavar="SECONDS",
@@ -221,6 +223,7 @@ def _options(parsed: argparse.Namespace) -> Options:
         fail_fast=given.get("fail_fast", False),
         report=given.get("report"),
         trace_http=given.get("trace_http"),
+        json_events=given.get("json_events", False),
         progress=given.get("progress", "auto"),
         lock_wait=given.get("lock_wait", 0.0),
         exit_code=given.get("exit_code", False),
@@ -234,6 +237,8 @@ def _sync(parsed: argparse.Namespace) -> int:
     """Run `mirror sync`, or `mirror plan` if `--dry-run` is given."""
     from mirror.commands import plan, sync  # noqa: PLC0415 (here and below: only the called command is imported)
 
+    if parsed.dry_run and parsed.json_events:
+        raise ConfigError("`--json-events` cannot be combined with `--dry-run`", hint="leave one of them out")
     return plan.plan(_options(parsed)) if parsed.dry_run else sync.sync(_options(parsed))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mirror.commands.options import Options, ReferenceFilter
+from mirror.commands.output_files import check_outputs
 from mirror.commands.session import RunContext, open_run
 from mirror.config import Config, load, state_directory
 from mirror.output import log
@@ -45,6 +46,20 @@ def new_run_id() -> str:
 
 
 @contextmanager
+def open_trace_file(options: Options, run: str, redactor: Redactor) -> Iterator[None]:
+    """Return a context manager that writes HTTP requests to the file of `--trace-http`, if the option is given.
+
+    Raises LocalError if the file cannot be opened. run: the id of the run."""
+    if options.trace_http is None:
+        yield
+        return
+    from mirror.output.http_trace import open_trace  # noqa: PLC0415 (few runs need it)
+
+    with open_trace(options.trace_http, run=run, redact=redactor):
+        yield
+
+
+@contextmanager
 def open_for_reading(options: Options, work: Phase = "copying") -> Iterator[tuple[RunContext, State]]:
     """Return a context manager that opens the stores and the state of a configuration for a command that only reads.
 
@@ -52,11 +67,14 @@ def open_for_reading(options: Options, work: Phase = "copying") -> Iterator[tupl
     progress. It takes no lock and writes no log file. work: the phase that follows the planning. Raises ConfigError,
     LocalError."""
     config = load(options.config)
+    check_outputs(config, options)
+    run = new_run_id()
     only, redactor, console = reference_filter(options), Redactor(), Console()
     progress = Progress(work=work)
     with (
         Signals() as signals,
-        log.open_log(run=new_run_id(), console=console, redact=redactor, verbosity=options.verbosity),
+        log.open_log(run=run, console=console, redact=redactor, verbosity=options.verbosity),
+        open_trace_file(options, run, redactor),
     ):
         log_config_warnings(config)
         directory = state_directory(config)

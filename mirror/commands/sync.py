@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mirror.commands.options import Options, ReferenceFilter
-from mirror.commands.read_only import log_config_warnings, new_run_id, reference_filter
+from mirror.commands.output_files import check_outputs
+from mirror.commands.read_only import log_config_warnings, new_run_id, open_trace_file, reference_filter
 from mirror.commands.session import RunContext, close_in_time, makes_bundle, open_run, seconds_left, spool_directory
 from mirror.config import Config, load, state_directory
 from mirror.errors import OK, SIGNALLED, Cancelled, LocalError, MirrorError, worst_exit_code
@@ -18,9 +20,9 @@ from mirror.oci.reference import Repository
 from mirror.output import log as logs
 from mirror.output.console import Console, print_lines
 from mirror.output.progress import Progress
-from mirror.output.progress_display import show_progress
+from mirror.output.progress_display import show_progress, watch_progress
 from mirror.output.redaction import Redactor
-from mirror.output.report import Report, RunCost, check_output_path, summary
+from mirror.output.report import Report, RunCost, summary
 from mirror.state.hints import State
 from mirror.state.run_marks import WHOLE, partition_of_shards, use_partition_mark
 from mirror.sync.copy_queue import CopyQueue
@@ -35,6 +37,9 @@ from mirror.transfer.spool import Spool
 from mirror.util.files import Lock, delete_leftovers, private_directory
 from mirror.util.signals import InterruptibleSleep, Signals
 
+if TYPE_CHECKING:
+    from mirror.output.event_stream import EventStream
+
 _log = logging.getLogger("mirror")
 
 
@@ -44,12 +49,7 @@ def sync(options: Options) -> int:
     Raises ConfigError, LocalError, LockBusy."""
     config = load(options.config)
     only = reference_filter(options)
-    used = _used_files(config, options)
-    if options.trace_http is not None:
-        check_output_path("--trace-http", options.trace_http, state=state_directory(config), used=used, suffix=".jsonl")
-        used.append(options.trace_http)
-    if options.report is not None:
-        check_output_path("--report", options.report, state=state_directory(config), used=used, suffix=".json")
+    check_outputs(config, options)
     directory = _state_directory(config, options)
     with Signals() as signals:
         try:
@@ -80,14 +80,6 @@ def _partition(config: Config, options: Options) -> str:
     return partition_of_shards(options.shard.count, config.text_hash) if options.shard is not None else WHOLE
 
 
-def _used_files(config: Config, options: Options) -> list[Path]:
-    """Return the files that a run reads or writes outside its state directory. A report must not replace them."""
-    files = [config.path, config.log.file, options.only_from, options.base, options.locked]
-    for host in config.registries.values():
-        files += [host.tls.ca, host.tls.cert, host.tls.key, *(password.file for password in host.passwords)]
-    return [file for file in files if file is not None]
-
-
 # ---- sync
 
 
@@ -116,6 +108,7 @@ class _SyncRun:
         self._console = Console()
         self._redactor = Redactor()
         self._marked: set[Repository] = set()
+        self._events: EventStream | None = None
 
     def run(self) -> int:
         """Set up the log and the report, copy, print the summary, and return the exit code."""
@@ -135,10 +128,12 @@ class _SyncRun:
                 )
             )
             log_config_warnings(config)
-            if self._options.trace_http is not None:
-                from mirror.output.http_trace import open_trace  # noqa: PLC0415 (few runs need it)
+            stack.enter_context(open_trace_file(self._options, run, self._redactor))
+            if self._options.json_events:
+                from mirror.output.event_stream import open_events  # noqa: PLC0415 (few runs need it)
 
-                stack.enter_context(open_trace(self._options.trace_http, run=run, redact=self._redactor))
+                self._events = stack.enter_context(open_events(run=run, redact=self._redactor))
+                self._events.start_run(str(config.path))
             report = stack.enter_context(
                 Report(
                     self._state_directory,
@@ -155,6 +150,9 @@ class _SyncRun:
                 code = worst_exit_code({code, logged.failure.exit_code})
             report.finish(code, ended=datetime.now(UTC), cost=cost)
             _log.info("run_ended", extra={"exit": code, "seconds": round(cost.seconds, 3)})
+            if self._events is not None:
+                totals = report.totals_fields(cost)
+                self._events.end_run(code, seconds=cost.seconds, totals=totals, report=str(report.path))
             self._print_summary(report, cost, code)
         return self._signals.exit_if_hung(code)
 
@@ -163,9 +161,10 @@ class _SyncRun:
         progress = Progress()
         with (
             show_progress(progress, self._console, self._options.progress_mode),
+            self._watch_progress(progress),
             State.open(self._state_directory, self._log_state_warning, writers=self._run_mark) as state,
         ):
-            results = ResultRecorder(report, progress)
+            results = ResultRecorder(report, progress, self._events)
             arguments = (self._options, self._only, self._redactor, self._signals, state, progress)
             with open_run(self._config, *arguments, writes=True) as context:
                 context.check_no_partial_bundle(self._options)
@@ -177,6 +176,14 @@ class _SyncRun:
                 results.add_exit_code(state.failure)
         code = worst_exit_code(results.codes) if self._signals.number is None else SIGNALLED + self._signals.number
         return code, self._cost(context.limits)
+
+    def _watch_progress(self, progress: Progress) -> AbstractContextManager[None]:
+        """Return a context manager that writes the progress as events, if `--json-events` is given."""
+        if self._events is None:
+            return nullcontext()
+        progress.on_phase = self._events.start_phase
+        self._events.start_phase(progress.phase)
+        return watch_progress(progress, self._events)
 
     def _plan_and_copy(self, context: RunContext, state: State, results: ResultRecorder) -> None:
         """Plan and copy until all images are done or a signal arrives, then close the objects in order."""
@@ -269,10 +276,12 @@ class _SyncRun:
         )
 
     def _print_summary(self, report: Report, cost: RunCost, code: int) -> None:
-        """Print the summary of the run. With `-q`, print it only if the run failed, and to standard error."""
+        """Print the summary of the run. With `-q`, print it only if the run failed, and to standard error.
+
+        With `--json-events`, print it to standard error as well, because standard output has the events."""
         lines = summary(report, cost, code, config=self._config.path, suggest_retry=not makes_bundle(self._config))
-        if self._options.verbosity >= 0:
+        if self._options.verbosity >= 0 and not self._options.json_events:
             print_lines(lines)  # a failure to print does not change the exit code: the report has the results
-        elif code != OK:
+        elif self._options.verbosity >= 0 or code != OK:
             for line in lines:
                 self._console.write_line(line)

@@ -16,7 +16,7 @@ MOST_QUEUED = 10_000  # lines; further lines are dropped, and counted
 _BATCH = 500  # lines
 _PIECE = 64 << 10  # bytes per write
 _POLL = 0.1  # seconds between two checks whether the writer is being closed
-_CLOSE_TIMEOUT = 1.0  # seconds that `close` waits for a reader that does not read
+_CLOSE_TIMEOUT = 0.5  # seconds that `__exit__` waits for a reader that does not read
 
 Encode = Callable[[], str]  # returns a line, with its end; called on the thread of the writer
 
@@ -25,7 +25,7 @@ class LineWriter(AbstractContextManager["LineWriter"]):
     """Writes lines to a file descriptor. Thread-safe. `put` never blocks.
 
     If the disk or the reader of a pipe is too slow, lines are dropped. After an error, all later lines are dropped.
-    When the `with` block exits, the remaining lines are written, unless the reader does not read for a second."""
+    When the `with` block exits, the remaining lines are written, unless the reader does not read them in time."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class LineWriter(AbstractContextManager["LineWriter"]):
         self._queue: SimpleQueue[Encode | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._dropped = 0
-        self._deadline: float | None = None  # set by `close`
+        self._deadline: float | None = None  # set by `__exit__`
         self._has_failed = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=False)
 

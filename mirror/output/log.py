@@ -50,31 +50,32 @@ def log_blob(
     attempt: int = 1,
     seconds: float = 0.0,
     code: str | None = None,
-) -> None:
-    """Log the result for one blob or manifest in one target repository. A run logs each result only once.
+) -> dict[str, object]:
+    """Log the result for one blob or manifest in one target repository, and return the fields of the record.
+
+    A run logs each result only once.
 
     is_root: whether it is the manifest that a tag refers to; the event is then `manifest` instead of `blob`.
     source, target: repositories. image: the first reference that needed the blob.
     outcome: copied, mounted, exists or failed. code: the code of the error.
     from_: the repository that the blob was mounted or read from, if that is not the source."""
-    _blobs.log(
-        logging.WARNING if outcome == "failed" and code != Cancelled.code else logging.INFO,
-        "manifest" if is_root else "blob",
-        extra={
-            "source": source,
-            "target": target,
-            "image": image,
-            "digest": digest,
-            "size": size,
-            "outcome": outcome,
-            "from": from_,
-            "bytes_read": bytes_read,
-            "bytes_sent": bytes_sent,
-            "attempt": attempt,
-            "seconds": round(seconds, 3),
-            "code": code,
-        },
-    )
+    fields: dict[str, object] = {
+        "source": source,
+        "target": target,
+        "image": image,
+        "digest": digest,
+        "size": size,
+        "outcome": outcome,
+        "from": from_,
+        "bytes_read": bytes_read,
+        "bytes_sent": bytes_sent,
+        "attempt": attempt,
+        "seconds": round(seconds, 3),
+        "code": code,
+    }
+    level = logging.WARNING if outcome == "failed" and code != Cancelled.code else logging.INFO
+    _blobs.log(level, "manifest" if is_root else "blob", extra=fields)
+    return fields
 
 
 class RunLog:

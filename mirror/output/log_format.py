@@ -27,13 +27,13 @@ _DIFFERENT = 200  # the maximum number of different warnings and errors that are
 
 def record_fields(record: logging.LogRecord) -> dict[str, object]:
     """Return the fields of a record as printable JSON values, without the standard attributes of `logging`."""
-    found = {key: _plain_value(value) for key, value in record.__dict__.items() if key not in _STANDARD}
+    found = {key: plain_value(value) for key, value in record.__dict__.items() if key not in _STANDARD}
     if not _EVENT.fullmatch(str(record.msg)):
-        found.setdefault("text", _plain_value(str(record.msg)))
+        found.setdefault("text", plain_value(str(record.msg)))
     return found
 
 
-def _plain_value(value: object) -> object:
+def plain_value(value: object) -> object:
     """Return `value` as plain JSON data, with long strings cut and control characters escaped."""
     if value is None or isinstance(value, bool | int | float):
         return value
@@ -41,10 +41,21 @@ def _plain_value(value: object) -> object:
         short = len(value) <= LONGEST_FIELD and value.isascii() and value.isprintable()
         return str(value) if short else printable(value, LONGEST_FIELD)
     if isinstance(value, Mapping):
-        return {printable(key, 100): _plain_value(item) for key, item in list(value.items())[:100]}
+        return {printable(key, 100): plain_value(item) for key, item in list(value.items())[:100]}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain_value(item) for item in list(value)[:100]]
+        return [plain_value(item) for item in list(value)[:100]]
     return printable(value, LONGEST_FIELD)
+
+
+_encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
+
+
+def json_line(fields: dict[str, object], redact: Redactor) -> str:
+    """Return a JSON object on one line, without secrets. fields: plain JSON data (see `plain_value`)."""
+    line = _encode(fields)
+    if redact.may_contain_secret(line):
+        line = _encode(_redact_value(fields, redact))
+    return line + "\n"
 
 
 class JsonFormatter:
@@ -53,26 +64,22 @@ class JsonFormatter:
     def __init__(self, run: str, redact: Redactor) -> None:
         self._run = run
         self._redact = redact
-        self._encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 
     def encode(self, record: logging.LogRecord, fields: dict[str, object]) -> str:
         """Return the line for a record, without secrets. fields: the result of `record_fields`."""
         message = str(record.msg)
         fields_out: dict[str, object] = {
-            "ts": _timestamp(record.created),
+            "ts": timestamp(record.created),
             "level": record.levelname.lower(),
             "event": message if _EVENT.fullmatch(message) else "note",
             "run": self._run,
         }
         for key, value in fields.items():
             fields_out[f"field_{key}" if key in fields_out else key] = value
-        line = self._encode(fields_out)
-        if self._redact.may_contain_secret(line):
-            line = self._encode(_redact_value(fields_out, self._redact))
-        return line + "\n"
+        return json_line(fields_out, self._redact)
 
 
-def _timestamp(created: float) -> str:
+def timestamp(created: float) -> str:
     """Format a Unix time as ISO 8601 in UTC, with milliseconds."""
     return datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import IO, TYPE_CHECKING, Literal, Protocol, cast
 
 from mirror.output.console import Console
@@ -37,30 +38,40 @@ class ProgressWatcher(Protocol):
 
     every: float
 
-    def receive(self, snapshot: Snapshot) -> None:
-        """Receive the current progress."""
+    def receive(self, snapshot: Snapshot, *, last: bool) -> None:
+        """Receive the current progress. last: whether the run has ended."""
         ...
 
 
 @contextmanager
 def show_progress(
-    progress: Progress,
-    console: Console,
-    mode: Mode = "auto",
-    *,
-    watcher: ProgressWatcher | None = None,
-    wait: Wait | None = None,
+    progress: Progress, console: Console, mode: Mode = "auto", *, wait: Wait | None = None
 ) -> Iterator[None]:
     """Return a context manager that shows the progress on `console` until the `with` block exits.
 
-    watcher: receives the progress instead; `mode` is then ignored. wait: waits for a number of seconds, and returns
-    True if the run has ended; a replacement for tests."""
-    ended = threading.Event()
-    display = _choose_display(progress, console, mode, watcher)
-    if display is None:
+    wait: waits for a number of seconds, and returns True if the run has ended; a replacement for tests."""
+    if mode == "none":
         yield
         return
-    thread = threading.Thread(target=display, args=(wait or ended.wait,), name="progress", daemon=False)
+    show = _show_live if mode == "auto" and console.can_move_cursor else _show_plain
+    with _run_on_thread(partial(show, progress, console), wait):
+        yield
+
+
+@contextmanager
+def watch_progress(progress: Progress, watcher: ProgressWatcher, *, wait: Wait | None = None) -> Iterator[None]:
+    """Return a context manager that passes the progress to `watcher` until the `with` block exits.
+
+    wait: as for `show_progress`."""
+    with _run_on_thread(partial(_watch, progress, watcher), wait):
+        yield
+
+
+@contextmanager
+def _run_on_thread(run: Callable[[Wait], None], wait: Wait | None) -> Iterator[None]:
+    """Return a context manager that calls `run` on a thread. When the `with` block exits, `run` has to end."""
+    ended = threading.Event()
+    thread = threading.Thread(target=run, args=(wait or ended.wait,), name="progress", daemon=False)
     thread.start()
     try:
         yield
@@ -69,23 +80,11 @@ def show_progress(
         thread.join()
 
 
-def _choose_display(
-    progress: Progress, console: Console, mode: Mode, watcher: ProgressWatcher | None
-) -> Callable[[Wait], None] | None:
-    """Return the function that shows the progress until the run ends, or None if it is not shown."""
-    if watcher is not None:
-        return lambda wait: _watch(progress, watcher, wait)
-    if mode == "none":
-        return None
-    if mode == "auto" and console.can_move_cursor:
-        return lambda wait: _show_live(progress, console, wait)
-    return lambda wait: _show_plain(progress, console, wait)
-
-
 def _watch(progress: Progress, watcher: ProgressWatcher, wait: Wait) -> None:
     """Pass snapshots to `watcher` until the run ends."""
     while not wait(watcher.every):
-        watcher.receive(progress.snapshot())
+        watcher.receive(progress.snapshot(), last=False)
+    watcher.receive(progress.snapshot(), last=True)
 
 
 def _show_plain(progress: Progress, console: Console, wait: Wait) -> None:

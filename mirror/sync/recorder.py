@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from mirror.errors import FAILED, OK, Cancelled, MirrorError, OtherPlatform
 from mirror.oci.descriptor import Descriptor
@@ -18,6 +19,9 @@ from mirror.store import Version
 from mirror.sync.plan_model import MirrorEntry, PlanEntry
 from mirror.transfer.blob_request import BlobOutcome, BlobRequest, BlobResult
 from mirror.util.structs import Struct, field
+
+if TYPE_CHECKING:
+    from mirror.output.event_stream import EventStream
 
 DEFAULT_PROTOCOL = "v2"  # for an image whose source was not contacted
 
@@ -79,7 +83,9 @@ class BlobCounts(Struct):
 class ResultRecorder:
     """Records the results of a run. Thread-safe; no method waits for the network or a disk."""
 
-    def __init__(self, report: Report, progress: Progress) -> None:
+    def __init__(self, report: Report, progress: Progress, events: EventStream | None = None) -> None:
+        """events: also receives the results (`--json-events`)."""
+        self._events = events
         self._report = report
         self._progress = progress
         self._lock = threading.Lock()
@@ -158,7 +164,7 @@ class ResultRecorder:
         target = ", ".join(str(target.repository) for target in entry.targets)
         protocol = error.protocol or DEFAULT_PROTOCOL
         result: Result = "conflict" if error.code == "target_conflict" else "failed"
-        self._report.add(ImageEntry(entry.name, target, result, protocol=protocol, error=Failure.from_error(error)))
+        self._add_entry(ImageEntry(entry.name, target, result, protocol=protocol, error=Failure.from_error(error)))
         self.add_exit_code(error)
         self._log_failure(entry.name, target, error)
 
@@ -182,7 +188,7 @@ class ResultRecorder:
         """Add the result for an image to the report, and count the image in the progress display."""
         version = plan_entry.reference.version if isinstance(plan_entry.reference.version, Version) else None
         source_id = version.source_id if version else ""
-        self._report.add(
+        self._add_entry(
             ImageEntry(
                 source=plan_entry.reference.name,
                 target=plan_entry.name,
@@ -204,6 +210,12 @@ class ResultRecorder:
                 self._unfinished.add(plan_entry.target.repository)
         self._progress.count_image(plan_entry.name, failed=result in ("failed", "conflict"))
 
+    def _add_entry(self, entry: ImageEntry) -> None:
+        """Add an entry to the report and to the events."""
+        self._report.add(entry)
+        if self._events is not None:
+            self._events.add_image(entry)
+
     def _log_failure(self, source: str, target: str, error: MirrorError) -> None:
         """Log that an image or a mirror failed. source, target: its names."""
         fields = {"source": source, "target": target, "code": error.code, "status": error.status}
@@ -215,7 +227,7 @@ class ResultRecorder:
 
     def record_blob(self, request: BlobRequest, result: BlobResult, error: MirrorError | None) -> None:
         """Log the result of copying a blob or manifest to a target repository. error: the reason if the copy failed."""
-        log_blob(
+        fields = log_blob(
             is_root=request.is_root,
             source=str(request.source),
             target=str(request.repository),
@@ -230,3 +242,5 @@ class ResultRecorder:
             seconds=result.seconds,
             code=error.code if error is not None else None,
         )
+        if self._events is not None:
+            self._events.add_blob(fields, is_root=request.is_root)

@@ -100,23 +100,27 @@ class Report(AbstractContextManager["Report"]):
         if errors:
             raise errors[0]
 
+    def totals_fields(self, cost: RunCost) -> dict[str, object]:
+        """Return the JSON object `totals` of the report. Call this when all entries have been added."""
+        totals = self.totals
+        return {
+            "images": {result: totals.images[result] for result in RESULTS},
+            "blobs": {outcome: totals.blobs[outcome] for outcome in OUTCOMES},
+            "bytes": {way: totals.bytes[way] for way in BYTE_COUNTS},
+            "requests": {host: dict(kinds) for host, kinds in cost.requests.items()},
+            "retries": cost.retries,
+            "waited_seconds": round(cost.waited, 3),
+        }
+
     def _fields_before_images(self, exit_code: int, ended: datetime, cost: RunCost) -> dict[str, object]:
         """Return all fields of report.json except `images`, which are written before it."""
-        totals = self.totals
         fields: dict[str, object] = {
             "schema": SCHEMA,
             "run": self._run,
             "started": _timestamp(self._started),
             "ended": _timestamp(max(self._started, ended)),
             "exit": exit_code,
-            "totals": {
-                "images": {result: totals.images[result] for result in RESULTS},
-                "blobs": {outcome: totals.blobs[outcome] for outcome in OUTCOMES},
-                "bytes": {way: totals.bytes[way] for way in BYTE_COUNTS},
-                "requests": {host: dict(kinds) for host, kinds in cost.requests.items()},
-                "retries": cost.retries,
-                "waited_seconds": round(cost.waited, 3),
-            },
+            "totals": self.totals_fields(cost),
         }
         if cost.retry_after is not None:
             fields["retry_after"] = round(cost.retry_after, 3)

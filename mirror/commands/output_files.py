@@ -1,0 +1,36 @@
+"""Checks the options for output, before anything is contacted: no output may damage a file that the run uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mirror.commands.options import Options
+from mirror.config import Config, state_directory
+from mirror.errors import ConfigError
+from mirror.output.report import check_output_path
+from mirror.selection.locations import STREAM
+
+
+def check_outputs(config: Config, options: Options) -> None:
+    """Raise ConfigError if a report, a trace or the events would replace a file, or mix with other output."""
+    if options.json_events and any(target.host == STREAM for mirror in config.mirrors for target in mirror.targets):
+        raise ConfigError(
+            "`--json-events` cannot be used: the target `-` writes a bundle to standard output",
+            hint="export to a file, or leave the option out",
+        )
+    if options.report is None and options.trace_http is None:
+        return
+    state, used = state_directory(config), _used_files(config, options)
+    if options.trace_http is not None:
+        check_output_path("--trace-http", options.trace_http, state=state, used=used, suffix=".jsonl")
+        used.append(options.trace_http)
+    if options.report is not None:
+        check_output_path("--report", options.report, state=state, used=used, suffix=".json")
+
+
+def _used_files(config: Config, options: Options) -> list[Path]:
+    """Return the files that a run reads or writes outside its state directory. Other output must not replace them."""
+    files = [config.path, config.log.file, options.only_from, options.base, options.locked]
+    for host in config.registries.values():
+        files += [host.tls.ca, host.tls.cert, host.tls.key, *(password.file for password in host.passwords)]
+    return [file for file in files if file is not None]
