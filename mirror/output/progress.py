@@ -116,7 +116,8 @@ class Progress:
         self._work_phase: Phase = work
         self._images = self._done = self._failed = 0
         self._started = 0  # images whose copy has begun
-        self._active: set[str] = set()  # those of them that have no result yet, by name
+        self._active: set[str] = set()  # those of them that are being copied, by name
+        self._written: set[str] = set()  # images that are counted as done, but have no result yet
         self._blobs: dict[BlobProgress, None] = {}
         self._moved = self._complete = 0  # bytes of blobs that are no longer in `_blobs`
         self._waiting_hosts: Callable[[], Sequence[WaitingHost]] = tuple
@@ -160,12 +161,20 @@ class Progress:
             self._started += 1
             self._active.add(name)
 
-    def count_image(self, name: str = "", *, failed: bool = False) -> None:
-        """Count an image as done. name: as for `start_image`. failed: whether it failed."""
+    def end_image(self, name: str) -> None:
+        """Count an image as done that was written to a bundle. Its result is known when the bundle is complete."""
         with self._lock:
             self._done += 1
+            self._active.discard(name)
+            self._written.add(name)
+
+    def count_image(self, name: str = "", *, failed: bool = False) -> None:
+        """Record the result of an image, and count it as done. name: as for `start_image`."""
+        with self._lock:
+            self._done += name not in self._written
             self._failed += failed
             self._active.discard(name)
+            self._written.discard(name)
 
     # ---- blobs
 

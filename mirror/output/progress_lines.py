@@ -15,6 +15,7 @@ Line = list[tuple[str, Style]]  # the parts of a line, each with a style
 _NARROW = 60  # columns; a narrower display shows neither the digest nor the bar of a blob
 _SHORTEST_BAR = 10  # columns
 _DIGEST = 12  # hex digits
+_UNITS = {unit: 1024**power for power, unit in enumerate(("bytes", "KiB", "MiB", "GiB", "TiB"))}
 
 
 def plain_line(before: Snapshot, now: Snapshot) -> str:
@@ -27,10 +28,11 @@ def plain_line(before: Snapshot, now: Snapshot) -> str:
 
 
 def display_lines(before: Snapshot, now: Snapshot, *, width: int, height: int, unicode: bool = True) -> list[Line]:
-    """Return the lines of a live display, each less than `width` columns wide, and fewer lines than `height`.
+    """Return the lines of a live display, each at most `width - 3` columns wide, and fewer lines than `height`.
 
     unicode: whether the terminal can show characters other than ASCII."""
-    width -= 1  # some terminals wrap a line that fills the last column
+    # Some terminals wrap a line that fills the last column. After Ctrl-C, a terminal shows `^C` at the cursor.
+    width = max(1, width - 3)
     images = _image_parts(now)
     lines: list[Line] = [
         [(_fit([f"{now.phase}: {images[0]}", *images[1:]] if images else [now.phase], width), "")],
@@ -111,12 +113,16 @@ def _bar(done: int, total: int, width: int, *, unicode: bool) -> Iterator[tuple[
 
 
 def _amount(blob: BlobSnapshot) -> str:
-    """Return how many bytes of a blob were sent or read."""
-    return _amount_of(blob.position, blob.size) if blob.size else format_size(blob.position)
+    """Return how many bytes of a blob were sent or read, such as `0.7 of 500 MiB`, with at most 17 characters."""
+    if not blob.size:
+        return format_size(blob.position)
+    total = format_size(blob.size)
+    done = blob.position / _UNITS[total.partition(" ")[2]]
+    return f"{done:.0f} of {total}" if done >= 100 or total.endswith("bytes") else f"{done:.1f} of {total}"
 
 
-def _amount_of(done: int, total: int, about: str = "") -> str:
-    """Return two sizes, such as `1.2 of 3.4 GiB`. about: a word to put before the second one."""
+def _amount_of(done: int, total: int, about: str) -> str:
+    """Return two sizes, such as `1.2 of 3.4 GiB`. about: a word to put before the second one, or nothing."""
     left, right = format_size(done), format_size(total)
     number, _, unit = left.partition(" ")
     return f"{number if right.endswith(f' {unit}') else left} of {about}{right}"

@@ -288,6 +288,7 @@ class CopyQueue:
             return
         if self._targets[host].needs_all_images:
             self._written[plan_entry] = (digest, counts)
+            self._recorder.record_written(plan_entry)
         else:
             self._recheck.note_complete(plan_entry, digest)
             self._record_success(plan_entry, digest, counts, changed=changed)

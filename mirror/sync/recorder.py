@@ -123,6 +123,10 @@ class ResultRecorder:
         """Record that an image has been read, and that its copy begins."""
         self._progress.start_image(plan_entry.name)
 
+    def record_written(self, plan_entry: PlanEntry) -> None:
+        """Record that an image was written to a bundle. Its result is recorded when the bundle is complete."""
+        self._progress.end_image(plan_entry.name)
+
     def record_finishing(self) -> None:
         """Record that all images have been copied, and that the targets are being closed."""
         self._progress.set_phase("finishing")

@@ -128,6 +128,18 @@ def test_the_bytes_of_images_that_have_not_been_read_are_estimated_from_at_least
     assert (300 * MIB, False) == (seen.expected, seen.is_estimate)
 
 
+def test_an_image_in_a_bundle_is_counted_once_when_it_was_written() -> None:
+    progress = copying(Progress())
+    progress.add_images(2)
+    for name in ("a", "b"):
+        progress.start_image(name)
+        progress.end_image(name)
+    assert (2, 0) == (progress.snapshot().done, progress.snapshot().failed)
+    progress.count_image("a")
+    progress.count_image("b", failed=True)
+    assert (2, 1) == (progress.snapshot().done, progress.snapshot().failed)
+
+
 def test_the_hosts_for_which_requests_wait_are_part_of_the_snapshot() -> None:
     progress = Progress()
     waits = [HostWait("docker.io", "rate limited", 42.0)]

@@ -41,12 +41,12 @@ def shown(now: Snapshot, width: int, *, height: int = 24, unicode: bool = True) 
 def test_a_display_of_80_columns() -> None:
     assert [
         "copying: 12 of 240 images, 1 failed",
-        "━━━━━━━━──────────────  39 %, 1.2 of about 3.0 GiB, 20.0 MiB/s, 6 min 20 s left",
+        "━━━━━━━─────────────  39 %, 1.2 of about 3.0 GiB, 20.0 MiB/s, 6 min 20 s left",
         "docker.io: rate limited, 42 s left",
         "quay.io: down, 2 min 5 s left",
-        "  copy …om/hub/library/postgres a1b2c3d4e5f6  ━━━━━━─────────    203 of 500 MiB",
-        "  read …ker.io/library/postgres a1b2c3d4e5f6  ━━━━━━━━━━━━━━━  80.0 of 80.0 MiB",
-        "  copy registry.example.com/old a1b2c3d4e5f6                            3.0 MiB",
+        "  copy …/hub/library/postgres a1b2c3d4e5f6  ━━━━━━─────────    203 of 500 MiB",
+        "  read …r.io/library/postgres a1b2c3d4e5f6  ━━━━━━━━━━━━━━━  80.0 of 80.0 MiB",
+        "  copy …istry.example.com/old a1b2c3d4e5f6                            3.0 MiB",
         "  and 2 more",
     ] == shown(BUSY, 80)
 
@@ -54,12 +54,12 @@ def test_a_display_of_80_columns() -> None:
 def test_a_display_of_40_columns_leaves_out_bars_and_digests() -> None:
     assert [
         "copying: 12 of 240 images, 1 failed",
-        "39 %, 1.2 of about 3.0 GiB, 20.0 MiB/s",
+        "39 %, 1.2 of about 3.0 GiB",
         "docker.io: rate limited, 42 s left",
         "quay.io: down, 2 min 5 s left",
-        "  copy …rary/postgres    203 of 500 MiB",
-        "  read …rary/postgres  80.0 of 80.0 MiB",
-        "  copy …ample.com/old           3.0 MiB",
+        "  copy …ry/postgres    203 of 500 MiB",
+        "  read …ry/postgres  80.0 of 80.0 MiB",
+        "  copy …ple.com/old           3.0 MiB",
         "  and 2 more",
     ] == shown(BUSY, 40)
 
@@ -67,16 +67,32 @@ def test_a_display_of_40_columns_leaves_out_bars_and_digests() -> None:
 def test_a_display_without_unicode_has_only_ascii_characters() -> None:
     lines = shown(BUSY, 80, unicode=False)
     assert all(line.isascii() for line in lines)
-    assert "########--------------  39 %" in lines[1]
+    assert "#######-------------  39 %" in lines[1]
     assert lines[4].startswith("  copy ...")
 
 
 @pytest.mark.parametrize("unicode", [True, False])
 @pytest.mark.parametrize("width", [1, 2, 5, 10, 20, 39, 59, 60, 61, 79, 120, 300])
-def test_no_line_fills_the_last_column(width: int, unicode: bool) -> None:
+def test_each_line_leaves_room_for_the_characters_of_ctrl_c(width: int, unicode: bool) -> None:
     long = replace(BUSY, hosts=(HostWait("h" * 300, "rate limited", 1e6),), blobs=(blob("r" * 500, 2**60, 2**59),))
     for now in (BUSY, long):
-        assert max(len(line) for line in shown(now, width, unicode=unicode)) <= width - 1
+        assert max(len(line) for line in shown(now, width, unicode=unicode)) <= max(1, width - 3)
+
+
+@pytest.mark.parametrize(
+    ("position", "size", "text"),
+    [
+        (0, 300 * 1024, "0.0 of 300 KiB"),
+        (700 * 1024, 500 * MIB, "0.7 of 500 MiB"),
+        (203 * MIB, 500 * MIB, "203 of 500 MiB"),
+        (1023 * MIB, 1023 * MIB, "1023 of 1023 MiB"),
+        (3, 7, "3 of 7 bytes"),
+        (5 * 1024**4, 7 * 1024**4, "5.0 of 7.0 TiB"),
+    ],
+)
+def test_the_amounts_of_a_blob_have_the_same_unit(position: int, size: int, text: str) -> None:
+    line = shown(replace(BUSY, blobs=(blob("app", size, position),), hosts=()), 80)[2]
+    assert (77, True) == (len(line), line.endswith(f" {text}"))
 
 
 @pytest.mark.parametrize("height", [1, 2, 3, 5])
@@ -86,7 +102,7 @@ def test_the_display_is_lower_than_the_terminal(height: int) -> None:
 
 def test_while_no_bytes_are_known_the_bar_shows_images() -> None:
     planning = replace(snapshot(20, 0, phase="planning", done=60), expected=0, complete=0, failed=0, moved=0)
-    assert ["planning: 60 of 240 images", "━" * 18 + "─" * 55 + "  25 %"] == shown(planning, 80)
+    assert ["planning: 60 of 240 images", "━" * 17 + "─" * 54 + "  25 %"] == shown(planning, 80)
     assert ["listing"] == shown(replace(planning, phase="listing", images=0, done=0), 80)
 
 
