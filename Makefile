@@ -16,7 +16,7 @@ BENCH_ARGS ?=
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONDONTWRITEBYTECODE PYTHONUNBUFFERED
 
 .DEFAULT_GOAL := help
-.PHONY: help docs demo test test-kill test-damage test-worlds test-long test-old test-gap test-regsync test-migration test-registries test-cosign test-conformance lint format \
+.PHONY: help docs demo test test-kill test-damage test-worlds test-long test-old test-gap test-regsync test-migration test-terminal test-registries test-cosign test-conformance lint format \
 	check coverage bench bench-verify \
 	bench-tools registries clean
 
@@ -49,6 +49,10 @@ test-migration: $(STAMP) ## compare `mirror convert` with the tools themselves (
 	@command -v go >/dev/null || { echo "test-migration needs Go: https://go.dev/doc/install" >&2; exit 1; }
 	cd tests_real/versions && GOBIN=$(CURDIR)/.bench/bin go install .
 	$(BIN)/python -m pytest tests_real/test_migration.py $(PYTEST_ARGS)
+
+test-terminal: $(STAMP) ## test the live display in a real terminal (tmux; about 1 minute)
+	@tools/need.sh tmux
+	$(BIN)/python -m pytest tests_real/test_terminal.py $(PYTEST_ARGS)
 
 test-registries: $(STAMP) ## test with registries of other vendors (about 2 minutes; run `make registries` first)
 	@tools/need.sh docker-registry skopeo htpasswd:apache2-utils
@@ -86,6 +90,7 @@ test-long: $(STAMP) ## run all long campaigns, some partly, and available other 
 	$(MAKE) test-damage
 	MIRROR_TESTS_WORLDS=400 $(MAKE) test-worlds
 	$(BIN)/python -m pytest tests_real/test_benchmarks.py tests_real/test_demo.py $(PYTEST_ARGS)
+	$(MAKE) test-terminal
 	@if command -v node >/dev/null && command -v npm >/dev/null; then $(MAKE) test-old; \
 		else echo "test-old is skipped: Node is not installed" >&2; fi
 	@if command -v go >/dev/null; then $(MAKE) registries && $(MAKE) test-registries && $(MAKE) test-conformance; \

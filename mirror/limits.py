@@ -32,7 +32,7 @@ class _Outage(Struct):
 
 
 class HostWait(Struct, frozen=True):
-    """A host to which no request may be sent for `seconds`. reason: a phrase that gives the cause."""
+    """A host for which requests wait. seconds: the time until the next request. reason: a phrase for the cause."""
 
     host: str
     reason: str
@@ -172,10 +172,10 @@ class HostLimits(Availability):
         return start - now
 
     def wait(self) -> HostWait | None:
-        """Return how long no request may be sent to the host and why, or None if one may be sent now.
+        """Return why and how long requests to the host wait, or None if the next one may be sent now.
 
-        The host is paused or down, one of its quotas is used up, or its rate limit delays the next request by more than
-        a second."""
+        They wait if the host is paused or down, if one of its quotas is used up, or if its rate limit delays the next
+        request by more than a second."""
         with self._lock:
             now, state = self._clock.now(), self._state
             if state.paused_until > now:
@@ -246,7 +246,7 @@ class Limits:
             return sorted(self._hosts.values(), key=lambda host: host.name)
 
     def waiting_hosts(self) -> list[HostWait]:
-        """Return the hosts to which no request may be sent now, sorted by name."""
+        """Return the hosts for which requests wait now, sorted by name."""
         return [wait for host in self.hosts() if (wait := host.wait()) is not None]
 
     def count_retry(self, waited: float = 0.0) -> None:

@@ -23,9 +23,7 @@ def verify(path: Path) -> CommandOutput:
     Raises Refused if `path` is neither a bundle nor a layout, LocalError, Cancelled."""
     progress = Progress("verifying")
     is_layout = path.is_dir()
-    # The size of a layout is not known before its index and manifests have been read.
-    size = path.stat().st_size if path.is_file() else None
-    blob = progress.start_blob(size=size)
+    blob = progress.start_blob(size=None if is_layout else _file_size(path))
 
     def run(work: Work) -> VerificationResult:
         """Verify the bundle or layout on a worker thread."""
@@ -35,6 +33,14 @@ def verify(path: Path) -> CommandOutput:
     with show_progress(progress, Console()):
         found = run_with_signals(run)
     return CommandOutput(list(found.lines()), REFUSED if found.problems else OK)
+
+
+def _file_size(path: Path) -> int | None:
+    """Return the size of a file in bytes, or None if it cannot be determined. A pipe has the size 0."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 def list_references(path: Path) -> CommandOutput:

@@ -23,7 +23,7 @@ _ENOUGH_IMAGES = 10  # images that must have been read before the bytes of the o
 
 
 class WaitingHost(Protocol):
-    """A host to which no request may be sent for some seconds. reason: a phrase, such as `rate limited`."""
+    """A host for which requests wait for some seconds. reason: a phrase, such as `rate limited`."""
 
     @property
     def host(self) -> str: ...

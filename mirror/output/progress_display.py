@@ -120,10 +120,11 @@ def _show_live(progress: Progress, console: Console, wait: Wait) -> None:
     with ExitStack() as stack:
         stack.enter_context(live)
         stack.enter_context(console.redirect_lines(lambda line: _print_above(screen, line)))
-        live.refresh()
-        while not wait(LIVE_EVERY):
-            view.update()
+        has_ended = False
+        while not has_ended:
             live.refresh()
+            has_ended = wait(LIVE_EVERY)
+            view.update()
 
 
 class _LiveView:

@@ -170,8 +170,8 @@ class DryRun:
 
     # ---- summing up
 
-    def _count_images(self, count: int, _: object) -> None:
-        """Count images as done. This is called when the task for them has ended."""
+    def _count_images(self, count: int, task: object) -> None:
+        """Count images as done. task: the task for these images, which has ended."""
         for _ in range(count):
             self._progress.count_image()
 

@@ -80,6 +80,16 @@ def test_a_trace_that_cannot_be_written_causes_one_warning_and_does_not_fail_the
     assert {"copied"} == set(mirror_run.results().values())
 
 
+def test_a_dry_run_can_be_traced(scripted: ScriptedFactory, mirror_run: MirrorTool, tmp_path: Path) -> None:
+    source, target = scripted("source"), scripted("target")
+    loaded(source)
+    pair(mirror_run, source, target)
+    mirror_run.sync("--dry-run", "--trace-http", tmp_path / "trace.jsonl")
+    traced = {(line["method"], line["url"]) for line in trace_of(tmp_path / "trace.jsonl")}
+    assert ("GET", f"http://{source.host}/v2/app/manifests/v1") in traced
+    assert len(source.requests()) + len(target.requests()) == len(trace_of(tmp_path / "trace.jsonl"))
+
+
 def test_without_a_trace_the_report_has_no_ids(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     source, target = scripted("source"), scripted("target")
     loaded(source)

@@ -269,7 +269,7 @@ class HttpClient:
             return self._send_on_connection(connection, request, work, exchange, streamed)
 
     def start_exchange(self, request: Request) -> Exchange:
-        """Start to measure an exchange for the log."""
+        """Start the record of an exchange in the log."""
         return Exchange(request, self._host_name(request.destination))
 
     def _send_on_connection(
