@@ -14,7 +14,6 @@ from mirror.output.console import Console
 from mirror.output.progress import Progress
 from mirror.output.progress_display import show_progress
 from mirror.util.cancellation import Work
-from mirror.util.structs import replace
 
 
 def verify(path: Path) -> CommandOutput:
@@ -27,7 +26,7 @@ def verify(path: Path) -> CommandOutput:
 
     def run(work: Work) -> VerificationResult:
         """Verify the bundle or layout on a worker thread."""
-        work = replace(work, progress=blob.add)
+        work = work.with_progress(blob.add)
         return verify_layout(path, work) if is_layout else verify_bundle(path, work)
 
     with show_progress(progress, Console()):

@@ -108,7 +108,9 @@ class RunContext(Struct, frozen=True):
             lambda source: any(entry.may_read(source) for entry in self.entries),
         )
         is_selected = self.only.is_selected if not all_attachments else lambda reference: False
-        return ImageReader(self.calls, state, self.manifests, self.signatures, protection, is_selected)
+        return ImageReader(
+            self.calls, state, self.manifests, self.signatures, protection, is_selected, progress=self.progress
+        )
 
     async def plan_all(self, planner: Planner) -> None:
         """Plan all mirrors with `planner`, and begin the next phase of the progress."""

@@ -15,10 +15,12 @@ from mirror.util.structs import Struct
 
 # listing: no reference has been selected yet. planning: some mirrors are not planned yet; copies may have begun.
 Phase = Literal["listing", "planning", "copying", "verifying", "finishing", "stopping"]
-BlobAction = Literal["copy", "read", "hash"]  # read: a download that uploads to several targets share
+# read: a download that uploads to several targets share. transform: the conversion of a layer before it is copied.
+BlobAction = Literal["copy", "hash", "read", "transform"]
 
 MOST_BLOBS = 5  # blobs in a snapshot
 MOST_HOSTS = 3  # hosts in a line or on a display
+_COUNTED = frozenset({"copy", "hash"})  # the actions whose bytes are part of the totals
 _ENOUGH_IMAGES = 10  # images that must have been read before the bytes of the others are estimated
 
 
@@ -36,7 +38,7 @@ class WaitingHost(Protocol):
 class BlobProgress:
     """The progress of one blob. One thread at a time updates it; other threads may read it at any time.
 
-    place: the repository or file that the blob is copied to or read from; empty if the display must not list the blob.
+    place: the repository, image or file that the blob is copied to or read from; empty if the display must not list it.
     size: in bytes, or None if it is not known.
     position: the number of bytes in the current attempt, including those that an earlier attempt left in the session.
     moved: the number of bytes in all attempts. is_running: whether an attempt has begun."""
@@ -191,7 +193,7 @@ class Progress:
         """Remove a blob. complete: whether it was copied or hashed; if not, its size is no longer expected."""
         with self._lock:
             del self._blobs[blob]
-            if blob.action != "read":
+            if blob.action in _COUNTED:
                 self._moved += blob.moved
                 self._complete += (blob.size or 0) if complete else 0
 
@@ -217,7 +219,7 @@ class Progress:
             images, done, failed = max(self._images, self._done), self._done, self._failed
             started, active = self._started, len(self._active)
             moved, complete, phase = self._moved, self._complete, self._phase
-        counted = [blob for blob in blobs if blob.action != "read"]
+        counted = [blob for blob in blobs if blob.action in _COUNTED]
         moved += sum(blob.moved for blob in counted)
         expected = complete + sum(blob.size or 0 for blob in counted)
         complete += sum(min(blob.position, blob.size or 0) for blob in counted)

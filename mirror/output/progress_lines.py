@@ -21,7 +21,7 @@ _UNITS = {unit: 1024**power for power, unit in enumerate(("bytes", "KiB", "MiB",
 def plain_line(before: Snapshot, now: Snapshot) -> str:
     """Return all values of the snapshot `now` in one line. The speed is the average since the snapshot `before`."""
     numbers = ", ".join([*_image_parts(now), *_byte_parts(before, now)])
-    blobs = [f"{one.action} {one.place}@{one.digest[: 7 + _DIGEST]}: {_amount(one)}" for one in now.blobs]
+    blobs = [f"{one.action} {one.place}{_digest_suffix(one)}: {_amount(one)}" for one in now.blobs]
     if now.more_blobs:
         blobs.append(f"{now.more_blobs} more blobs")
     return "; ".join([f"{now.phase}: {numbers}" if numbers else now.phase, *blobs, *_host_lines(now)])
@@ -90,6 +90,12 @@ def _blob_line(blob: BlobSnapshot, width: int, *, unicode: bool) -> Line:
     name = f"{_shorten(blob.place, room, unicode=unicode):<{room}} "
     bar = list(_bar(blob.position, blob.size, columns, unicode=unicode)) if blob.size else [(" " * columns, "")]
     return [(lead, "faint"), (name, ""), (f"{digest:<{_DIGEST}}  ", "faint"), *bar, (f" {amount}", "")]
+
+
+def _digest_suffix(blob: BlobSnapshot) -> str:
+    """Return `@` and the beginning of the digest, or nothing if the digest is not known."""
+    algorithm, colon, encoded = blob.digest.partition(":")
+    return f"@{algorithm}:{encoded[:_DIGEST]}" if colon else ""
 
 
 def _host_lines(now: Snapshot) -> list[str]:

@@ -7,13 +7,13 @@ selected.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from functools import partial
 from typing import Protocol
 
 from mirror.errors import MirrorError, OtherPlatform, RemoteError
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Kind
 from mirror.oci.platform_filter import FilteredIndex
+from mirror.output.progress import Progress
 from mirror.store import Transform, TransformPart, TransformResult, Version
 from mirror.sync.attachment_search import AttachmentRef
 from mirror.sync.attachments import Attachment, AttachmentReader
@@ -26,6 +26,7 @@ from mirror.transfer.calls import Calls
 from mirror.transfer.permits import DOWNLOADS, host_permit
 from mirror.transfer.shared_tasks import SharedTasks
 from mirror.transfer.tasks import gather_results, run_group
+from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
 from mirror.util.structs import Struct, replace
 
@@ -63,7 +64,8 @@ class ImageReader:
     signatures: checks the signature of each image before the image is read.
     protection: compares tags of attachments on targets.
     attachments: finds and reads the attachments of images.
-    is_selected: returns whether the run mirrors a source reference, according to `--only`."""
+    is_selected: returns whether the run mirrors a source reference, according to `--only`.
+    progress: the progress of the run, to which transforms are added."""
 
     def __init__(
         self,
@@ -73,7 +75,10 @@ class ImageReader:
         signatures: SignatureChecker,
         protection: TagProtection,
         is_selected: Callable[[str], bool] = lambda reference: True,
+        *,
+        progress: Progress | None = None,
     ) -> None:
+        self._progress = progress or Progress()
         self._platforms = PlatformReader(calls, manifests)
         self.attachments = AttachmentReader(calls, manifests, self._platforms, protection, is_selected)
         self._calls = calls
@@ -233,7 +238,12 @@ class ImageReader:
 
         async def create_part(part: TransformPart) -> None:
             """Create one part. If it is already being created for another image, wait until it is complete."""
-            run = partial(transform.create_part, part)
+
+            def run(work: Work) -> None:
+                """Create the part, and show its progress. Runs on a worker thread."""
+                with self._progress.running_blob(reference.name, "", part.size, "transform") as shown:
+                    transform.create_part(part, work.with_progress(shown.add))
+
             await self._parts.run(part.key, lambda: self._calls.call(run, needs=(host, DOWNLOADS)))
 
         await run_group(create_part(part) for part in parts)

@@ -17,7 +17,6 @@ from mirror.transfer.shared_tasks import SharedTasks
 from mirror.transfer.spool import SpoolFile
 from mirror.transfer.tasks import Coro
 from mirror.util.cancellation import Work
-from mirror.util.structs import replace
 
 
 class SpoolDownloads:
@@ -63,8 +62,7 @@ class SpoolDownloads:
             download = BlobDownload(file.blob, sources, self._failures)
 
             def note_progress(count: int) -> None:
-                """Report progress, and wake `wait_for_progress` after the first bytes."""
-                work.progress(count)
+                """Show the progress, and wake `wait_for_progress` after the first bytes."""
                 shown.add(count)
                 if not has_progress.is_set():
                     self._calls.post(has_progress.set)
@@ -74,7 +72,7 @@ class SpoolDownloads:
                     self._progress.running_blob(str(sources[0]), file.blob.digest, file.blob.size, "read") as shown,
                     download.open(0, work) as reader,
                 ):
-                    file.fill(reader, replace(work, progress=note_progress))
+                    file.fill(reader, work.with_progress(note_progress))
             finally:
                 result.bytes_read += download.bytes_read
 

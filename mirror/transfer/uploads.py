@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from typing import Protocol
 
 from mirror.errors import RemoteError, is_failed_lookup
@@ -13,7 +12,6 @@ from mirror.oci.descriptor import Descriptor
 from mirror.output.progress import BlobProgress
 from mirror.store import BlobReader, Target, UploadSession
 from mirror.util.cancellation import Work
-from mirror.util.structs import replace
 
 
 class BlobBody(Protocol):
@@ -81,7 +79,7 @@ class BlobUpload:
                 self._progress.start_at(offset)
                 return bodies.pop() if bodies and offset == 0 else self._body.open(offset, work)
 
-            session.send(open_body, replace(work, progress=partial(self._count_sent, work)))
+            session.send(open_body, work.with_progress(self._count_sent))
 
     def _has_arrived(self, work: Work) -> bool:
         """After a failed attempt, return whether the target has received the blob anyway.
@@ -96,11 +94,10 @@ class BlobUpload:
                 raise
             return False
 
-    def _count_sent(self, work: Work, count: int) -> None:
-        """Add `count` to the number of bytes sent, and report the progress."""
+    def _count_sent(self, count: int) -> None:
+        """Add `count` to the number of bytes sent."""
         self.bytes_sent += count
         self._progress.add(count)
-        work.progress(count)
 
     def _start_attempt(self) -> UploadSession | None:
         """Count the attempt, and return the session that the previous attempt left open, if any."""

@@ -169,6 +169,16 @@ class Work(Struct, frozen=True):
                 timer.cancel()
                 timer.join()
 
+    def with_progress(self, progress: Callable[[int], None]) -> Work:
+        """Return a copy that also reports progress to `progress`."""
+
+        def report(count: int) -> None:
+            """Report the progress of the call."""
+            self.progress(count)
+            progress(count)
+
+        return Work(self.stop, report, self.retries, self.urgent)
+
     def without_retries(self) -> Work:
         """Return a copy that does not retry requests."""
         return Work(self.stop, self.progress, False, self.urgent)
