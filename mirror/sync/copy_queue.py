@@ -157,14 +157,10 @@ class CopyQueue:
         self._notes.record_tag("target", str(repository), tag, digest)
 
     def record_selection(self, entry: MirrorEntry, selection: SelectionSummary) -> None:
-        """Log how many references a mirror selects, and allow blobs to be mounted between its repositories."""
+        """Record how many references a mirror selects, and allow blobs to be mounted between its repositories."""
         source = Repository(entry.source.host, entry.repository)
         self._locations.allow_mounts_from([source, *(target.repository for target in entry.targets)])
-        count, rejected = selection.count, dict(selection.rejected)
-        waiting = f"; {rejected['min-age']} wait for min-age" if "min-age" in rejected else ""
-        text = f"{entry.name}: {count} tags selected{waiting}"
-        self._recorder.add_expected_images(entry, count)
-        _log.info("selected", extra={"source": entry.name, "tags": count, "rejected": rejected, "text": text})
+        self._recorder.record_selection(entry, selection)
 
     def record_repositories(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
         """Log how many repositories a wildcard selects."""

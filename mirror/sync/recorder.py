@@ -15,6 +15,7 @@ from mirror.oci.reference import Repository
 from mirror.output.log import log_blob
 from mirror.output.progress import Progress
 from mirror.output.report import Failure, ImageEntry, Report, Result
+from mirror.selection.tag_rules import SelectionSummary
 from mirror.store import Version
 from mirror.sync.plan_model import MirrorEntry, PlanEntry
 from mirror.transfer.blob_request import BlobOutcome, BlobRequest, BlobResult
@@ -115,9 +116,13 @@ class ResultRecorder:
         with self._lock:
             self._codes.add(FAILED)
 
-    def add_expected_images(self, entry: MirrorEntry, count: int) -> None:
-        """Add the selected references of a mirror, once for each target, to the total of the progress display."""
+    def record_selection(self, entry: MirrorEntry, selection: SelectionSummary) -> None:
+        """Log how many references a mirror selects, and add them, once for each target, to the progress."""
+        count, rejected = selection.count, dict(selection.rejected)
         self._progress.add_images(count * len(entry.targets))
+        waiting = f"; {rejected['min-age']} wait for min-age" if "min-age" in rejected else ""
+        text = f"{entry.name}: {count} tags selected{waiting}"
+        _log.info("selected", extra={"source": entry.name, "tags": count, "rejected": rejected, "text": text})
 
     def record_copy_start(self, plan_entry: PlanEntry) -> None:
         """Record that an image has been read, and that its copy begins."""

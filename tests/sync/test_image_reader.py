@@ -14,9 +14,10 @@ from mirror.sync.image_reader import ImageReader
 from mirror.sync.manifest_graph import ManifestCache
 from mirror.sync.plan_model import MirrorEntry, SourceReference, TargetEntry
 from mirror.sync.signature_checker import SignatureChecker
+from mirror.sync.tag_protection import TagProtection
 from mirror.transfer.calls import Calls, new_loop
 from mirror.util.cancellation import Stop, Work
-from tests.support.stores import MemoryStore
+from tests.support.stores import AttachmentTags, MemoryStore
 
 
 class Notes:
@@ -59,7 +60,9 @@ def test_the_progress_lists_layers_that_are_being_converted_without_counting_the
     calls = Calls(loop, Limits(), Stop())
     try:
         manifests = ManifestCache(calls)
-        reader = ImageReader(calls, Notes(), manifests, SignatureChecker(calls, manifests), progress=progress)
+        protection = TagProtection(calls, manifests, AttachmentTags(), lambda source: True)
+        signatures = SignatureChecker(calls, manifests)
+        reader = ImageReader(calls, Notes(), manifests, signatures, protection, progress=progress)
         reference = SourceReference(entry, "v1", "v1", Version(None, transform=transform), users=1)
         loop.run_until_complete(reader.read_graph(reference))
     finally:
