@@ -104,8 +104,6 @@ LATER_COMMANDS = {
 LATER_OPTIONS: dict[str, dict[str, str | None]] = {
     "sync": {
         "--trace-http": "FILE",
-        "--every": "DURATION",
-        "--listen": "HOST:PORT",
         "--deadline": "TIME-OR-DURATION",
         "--dask": "ADDRESS",
         "--json-events": None,

@@ -37,7 +37,9 @@ class Options(Struct, frozen=True):
 
     verbosity: -1 quiet, 0 normal, 1 verbose, 2 debug. lock_wait: the maximum time in seconds to wait for another run.
     base: the inventory that serves as the base for all exports. If `repair` is True, `deep` is also True.
-    locked: the image lock that replaces the selection of tags."""
+    locked: the image lock that replaces the selection of tags. every: the interval in seconds between two runs; None
+    for a single run. listen: the address on which the status of repeated runs is served.
+    mirrors: the numbers of the mirrors to plan, counted from 0 in the order of the configuration; None for all."""
 
     config: Path
     only: tuple[str, ...] = ()
@@ -53,6 +55,9 @@ class Options(Struct, frozen=True):
     verbosity: int = 0
     base: Path | None = None
     locked: Path | None = None
+    every: float | None = None
+    listen: str | None = None
+    mirrors: frozenset[int] | None = None
 
 
 class ReferenceFilter:

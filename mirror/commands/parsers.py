@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mirror.commands.arguments import Parser, reject_later_options
 from mirror.commands.options import Options, Shard
+from mirror.errors import ConfigError
 
 TOOLS = ("regsync", "skopeo", "image-syncer", "dregsy")  # whose files `mirror convert` converts
 
@@ -104,6 +105,17 @@ def add_sync(commands: argparse._SubParsersAction[Parser]) -> None:
         type=_seconds,
         default=0.0,
         help="wait up to SECONDS for another run to finish",
+    )
+    sync.add_argument(
+        "--every",
+        metavar="DURATION",
+        type=_interval,
+        help="stay running and sync at this interval, such as 15m, until a signal arrives; SIGHUP reloads CONFIG",
+    )
+    sync.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        help="with --every: serve the status at this address, without authentication; port 0 selects a free port",
     )
 
 
@@ -205,6 +217,16 @@ def _seconds(text: str) -> float:
     raise argparse.ArgumentTypeError(f"expected a number of seconds that is not negative, got {text!r}")
 
 
+def _interval(text: str) -> float:
+    """Parse the value of `--every`, such as `15m` or `1 h`, and return it in seconds. Raises ArgumentTypeError."""
+    from mirror.config.values import interval  # noqa: PLC0415 (few runs need it)
+
+    try:
+        return interval(f"{text}in" if text.endswith("m") else text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _options(parsed: argparse.Namespace) -> Options:
     """Convert the parsed arguments to the options of a command."""
     given = vars(parsed)
@@ -223,14 +245,25 @@ def _options(parsed: argparse.Namespace) -> Options:
         verbosity=-1 if given.get("quiet") else given.get("verbose", 0),
         base=given.get("base"),
         locked=given.get("locked"),
+        every=given.get("every"),
+        listen=given.get("listen"),
     )
 
 
 def _sync(parsed: argparse.Namespace) -> int:
     """Run `mirror sync`, or `mirror plan` if `--dry-run` is given."""
-    from mirror.commands import plan, sync  # noqa: PLC0415 (here and below: only the called command is imported)
+    options = _options(parsed)
+    if options.listen is not None and options.every is None:
+        raise ConfigError("--listen can be used only with --every", hint="add --every DURATION, or leave out --listen")
+    if options.every is not None:
+        if parsed.dry_run:
+            raise ConfigError("--dry-run and --every cannot be used together", hint="leave out one of them")
+        from mirror.commands import scheduled_sync  # noqa: PLC0415 (here and below: only the called command is imported)
 
-    return plan.plan(_options(parsed)) if parsed.dry_run else sync.sync(_options(parsed))
+        return scheduled_sync.sync_repeatedly(options, options.every)
+    from mirror.commands import plan, sync  # noqa: PLC0415
+
+    return plan.plan(options) if parsed.dry_run else sync.sync(options)
 
 
 def _plan(parsed: argparse.Namespace) -> int:

@@ -219,12 +219,14 @@ def open_run(
     state: State,
     *,
     writes: bool,
+    on_request: Callable[[], object] | None = None,
 ) -> Iterator[RunContext]:
     """Return a context manager that opens the stores and an event loop, and yields them as a RunContext.
 
     When the `with` block exits, all threads are joined, except those that hang after a signal. writes: False if the
-    command only reads. Raises ConfigError, LocalError."""
-    limits, stop = Limits(), Stop()
+    command only reads. on_request: called on any thread after each request that was sent. Raises ConfigError,
+    LocalError."""
+    limits, stop = Limits(on_request=on_request), Stop()
     spool = spool_directory(config, options.shard)
     with Stores(
         config, limits, redactor, spool, options.base, writes=writes, repair=options.repair, memory=state

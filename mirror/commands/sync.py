@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, cast
@@ -43,20 +44,55 @@ def sync(options: Options) -> int:
 
     Raises ConfigError, LocalError, LockBusy."""
     config = load(options.config)
-    only = reference_filter(options)
+    with Signals() as signals:
+        return signals.exit_if_hung(run_once(config, options, signals))
+
+
+def prepare(config: Config, options: Options) -> Path:
+    """Check the options and create the state directory of the run. Return its path. Raises ConfigError, LocalError."""
+    reference_filter(options)
     if options.report is not None:
         check_report_path(options.report, state=state_directory(config), used=_used_files(config, options))
-    directory = _state_directory(config, options)
-    with Signals() as signals:
-        try:
-            with Lock(directory / "lock").acquire(options.lock_wait, InterruptibleSleep(signals)):
-                delete_leftovers(directory)
-                with use_partition_mark(
-                    state_directory(config), _partition(config, options), InterruptibleSleep(signals)
-                ) as mark:
-                    return _SyncRun(config, options, only, directory, signals, mark).run()
-        except Cancelled:
-            return SIGNALLED + (signals.number or 0)
+    return _state_directory(config, options)
+
+
+def run_once(
+    config: Config, options: Options, signals: Signals, on_progress: Callable[[], object] | None = None
+) -> int:
+    """Take the lock, copy, and return the exit code. The caller ends the process if `signals` says that threads hang.
+
+    on_progress: called on any thread after each request, and when bytes of blobs have been copied. Raises ConfigError,
+    LocalError, LockBusy."""
+    only, directory = reference_filter(options), prepare(config, options)
+    try:
+        with Lock(directory / "lock").acquire(options.lock_wait, InterruptibleSleep(signals)):
+            delete_leftovers(directory)
+            with use_partition_mark(
+                state_directory(config), _partition(config, options), InterruptibleSleep(signals)
+            ) as mark:
+                return _SyncRun(config, options, only, directory, signals, mark, on_progress).run()
+    except Cancelled:
+        return SIGNALLED + (signals.number or 0)
+
+
+def open_run_log(
+    config: Config, options: Options, run: str, directory: Path, console: Console, redactor: Redactor
+) -> AbstractContextManager[logs.RunLog]:
+    """Return the context manager that opens the log, as the configuration and the options describe it.
+
+    run: the id of the run. directory: the state directory of the run. Entering it raises LocalError if the log file
+    cannot be written."""
+    log = config.log
+    return logs.open_log(
+        run=run,
+        console=console,
+        redact=redactor,
+        file=log.file or directory / "mirror.log",
+        level=log.level,
+        max_size=log.max_size,
+        backups=log.backups,
+        verbosity=options.verbosity,
+    )
 
 
 def _state_directory(config: Config, options: Options) -> Path:
@@ -100,8 +136,10 @@ class _SyncRun:
         directory: Path,
         signals: Signals,
         run_mark: str,
+        on_progress: Callable[[], object] | None,
     ) -> None:
         self._run_mark = run_mark
+        self._on_progress = on_progress
         self._config = config
         self._options = options
         self._only = only
@@ -115,20 +153,10 @@ class _SyncRun:
 
     def run(self) -> int:
         """Set up the log and the report, copy, print the summary, and return the exit code."""
-        config, log = self._config, self._config.log
-        run = new_run_id()
+        config, run = self._config, new_run_id()
         with ExitStack() as stack:
             logged = stack.enter_context(
-                logs.open_log(
-                    run=run,
-                    console=self._console,
-                    redact=self._redactor,
-                    file=log.file or self._state_directory / "mirror.log",
-                    level=log.level,
-                    max_size=log.max_size,
-                    backups=log.backups,
-                    verbosity=self._options.verbosity,
-                )
+                open_run_log(config, self._options, run, self._state_directory, self._console, self._redactor)
             )
             log_config_warnings(config)
             report = stack.enter_context(
@@ -148,7 +176,7 @@ class _SyncRun:
             report.finish(code, ended=datetime.now(UTC), cost=cost)
             _log.info("run_ended", extra={"exit": code, "seconds": round(cost.seconds, 3)})
             self._print_summary(report, cost, code)
-        return self._signals.exit_if_hung(code)
+        return code
 
     def _copy_all(self, report: Report) -> tuple[int, RunCost]:
         """Open the state and the stores, and copy. Return the exit code and the cost of the run."""
@@ -159,7 +187,7 @@ class _SyncRun:
         ):
             results = ResultRecorder(report, progress)
             arguments = (self._options, self._only, self._redactor, self._signals, state)
-            with open_run(self._config, *arguments, writes=True) as context:
+            with open_run(self._config, *arguments, writes=True, on_request=self._on_progress) as context:
                 context.check_no_partial_bundle(self._options)
                 self._plan_and_copy(context, state, results, progress)
             if self._signals.number is None:
@@ -189,6 +217,12 @@ class _SyncRun:
                 context.stores.mark_host_down(error)
             results.record_blob(request, result, error)
 
+        def count_bytes(count: int) -> None:
+            """Show that bytes of a blob have been copied."""
+            progress.add_bytes(count)
+            if self._on_progress is not None:
+                self._on_progress()
+
         blob_recorder = BlobRecorder(record_result)
         blob_copier = BlobCopier(
             context.calls,
@@ -196,7 +230,7 @@ class _SyncRun:
             context.stores.routes(context.entries),
             spool,
             recorder=blob_recorder,
-            count_bytes=progress.add_bytes,
+            count_bytes=count_bytes,
             before_write=mark_repository,
         )
         targets = context.stores.registries
@@ -244,7 +278,8 @@ class _SyncRun:
             stack.callback(close_in_time, blob_copier.close, self._signals)
             # Upload sessions that registries still open after the stop are closed, too.
             stack.callback(context.stop.request, "the run is over")
-            if context.run_until_signal(copy_queue.run(planner.plan_all(context.entries)), copy_queue.halt) is None:
+            planning = planner.plan_all(context.entries, self._options.mirrors)
+            if context.run_until_signal(copy_queue.run(planning), copy_queue.halt) is None:
                 for _, error in context.run_problems("all other images were imported" if results.codes == {OK} else ""):
                     results.record_error(error)
 

@@ -13,6 +13,7 @@ from mirror.config.section import Section
 from mirror.config.signature_keys import check_not_v1, parse_policy
 from mirror.config.tag_rules import parse_patterns, parse_tag_rules
 from mirror.config.tree import Scalar
+from mirror.config.values import interval
 from mirror.errors import ConfigError, printable
 from mirror.oci.platform import parse_platform
 from mirror.oci.platform_filter import MAX_PLATFORMS, PlatformFilter
@@ -52,7 +53,8 @@ class MirrorConfig(Struct, frozen=True):
     attachments: the rules for signatures and other artifacts; None if they are not copied. v1: None means that the
     registry's settings decide. base: the inventory that a differential export is based on. repositories: which of the
     repositories that a wildcard matches are selected. signature_policy: which keys must have signed the images; None if
-    no signature is required. platforms: the platforms to copy; None if all are copied."""
+    no signature is required. platforms: the platforms to copy; None if all are copied. every: the interval in seconds
+    between two runs of `sync --every`; None for the interval of the command line."""
 
     position: Position
     path: str
@@ -69,6 +71,7 @@ class MirrorConfig(Struct, frozen=True):
     signature_policy: SignaturePolicy | None = None
     attachments: AttachmentRules | None = None
     platforms: PlatformFilter | None = None
+    every: float | None = None
 
 
 class Draft(Struct, frozen=True):
@@ -129,6 +132,7 @@ def _build_draft(
         parse_policy(section) or policy,
         attachment_rules(section, defaults),
         _platform_filter(section, defaults),
+        section.parse("every", interval) or defaults.parse("every", interval),
     )
     if section.has_key("repositories") and not wildcard:
         what = "selects repositories of a source that ends with /*, but this source is a single repository; remove it"
