@@ -79,33 +79,8 @@ def add_sync(commands: argparse._SubParsersAction[Parser]) -> None:
         type=_shard,
         help="process only the source repositories in shard I of N, where I counts from 0",
     )
-    verbosity = sync.add_mutually_exclusive_group()
-    verbosity.add_argument("-v", dest="verbose", action="count", default=0, help="print more; -vv: debug output")
-    verbosity.add_argument("-q", dest="quiet", action="store_true", help="print only errors")
-    sync.add_argument("--dry-run", action="store_true", help="the same as `mirror plan`")
-    sync.add_argument("--fail-fast", action="store_true", help="start no new work after the first failure")
-    sync.add_argument(
-        "--deep", action="store_true", help="check every object of every selected image, even if its tag is unchanged"
-    )
-    sync.add_argument(
-        "--repair", action="store_true", help="read and hash all objects on the targets, and replace damaged objects"
-    )
-    sync.add_argument("--base", metavar="INVENTORY", type=Path, help="do not export blobs that this inventory lists")
     _add_locked(sync, "copy exactly the images in this file, which `mirror lock` wrote, even if their tags have moved")
-    sync.add_argument("--report", metavar="FILE", type=Path, help="also write the report to this file")
-    sync.add_argument(
-        "--progress",
-        choices=("auto", "plain", "none"),
-        default="auto",
-        help="auto: live display on a terminal, otherwise a line every 30 s",
-    )
-    sync.add_argument(
-        "--lock-wait",
-        metavar="SECONDS",
-        type=_seconds,
-        default=0.0,
-        help="wait up to SECONDS for another run to finish",
-    )
+    add_run_options(sync)
     sync.add_argument(
         "--every",
         metavar="DURATION",
@@ -116,6 +91,36 @@ def add_sync(commands: argparse._SubParsersAction[Parser]) -> None:
         "--listen",
         metavar="HOST:PORT",
         help="with --every: serve the status at this address, without authentication; port 0 selects a free port",
+    )
+
+
+def add_run_options(command: argparse.ArgumentParser) -> None:
+    """Add the options that `sync` and `copy` have in common to the parser for one of them."""
+    verbosity = command.add_mutually_exclusive_group()
+    verbosity.add_argument("-v", dest="verbose", action="count", default=0, help="print more; -vv: debug output")
+    verbosity.add_argument("-q", dest="quiet", action="store_true", help="print only errors")
+    command.add_argument("--dry-run", action="store_true", help="show what would be done, without writing")
+    command.add_argument("--fail-fast", action="store_true", help="start no new work after the first failure")
+    command.add_argument(
+        "--deep", action="store_true", help="check every object of every selected image, even if its tag is unchanged"
+    )
+    command.add_argument(
+        "--repair", action="store_true", help="read and hash all objects on the targets, and replace damaged objects"
+    )
+    command.add_argument("--base", metavar="INVENTORY", type=Path, help="do not export blobs that this inventory lists")
+    command.add_argument("--report", metavar="FILE", type=Path, help="also write the report to this file")
+    command.add_argument(
+        "--progress",
+        choices=("auto", "plain", "none"),
+        default="auto",
+        help="auto: live display on a terminal, otherwise a line every 30 s",
+    )
+    command.add_argument(
+        "--lock-wait",
+        metavar="SECONDS",
+        type=_seconds,
+        default=0.0,
+        help="wait up to SECONDS for another run to finish",
     )
 
 
@@ -227,7 +232,7 @@ def _interval(text: str) -> float:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _options(parsed: argparse.Namespace) -> Options:
+def parsed_options(parsed: argparse.Namespace) -> Options:
     """Convert the parsed arguments to the options of a command."""
     given = vars(parsed)
     return Options(
@@ -252,7 +257,7 @@ def _options(parsed: argparse.Namespace) -> Options:
 
 def _sync(parsed: argparse.Namespace) -> int:
     """Run `mirror sync`, or `mirror plan` if `--dry-run` is given."""
-    options = _options(parsed)
+    options = parsed_options(parsed)
     if options.listen is not None and options.every is None:
         raise ConfigError("--listen can be used only with --every", hint="add --every DURATION, or leave out --listen")
     if options.every is not None:
@@ -270,28 +275,28 @@ def _plan(parsed: argparse.Namespace) -> int:
     """Run `mirror plan`."""
     from mirror.commands import plan  # noqa: PLC0415
 
-    return plan.plan(_options(parsed))
+    return plan.plan(parsed_options(parsed))
 
 
 def _explain(parsed: argparse.Namespace) -> int:
     """Run `mirror explain`."""
     from mirror.commands import explain  # noqa: PLC0415
 
-    return explain.explain(_options(parsed), parsed.reference, as_json=parsed.json)
+    return explain.explain(parsed_options(parsed), parsed.reference, as_json=parsed.json)
 
 
 def _lock(parsed: argparse.Namespace) -> int:
     """Run `mirror lock`."""
     from mirror.commands import lock  # noqa: PLC0415
 
-    return lock.lock(_options(parsed), parsed.output)
+    return lock.lock(parsed_options(parsed), parsed.output)
 
 
 def _verify(parsed: argparse.Namespace) -> int:
     """Run `mirror verify`."""
     from mirror.commands import verify  # noqa: PLC0415
 
-    return verify.verify(_options(parsed))
+    return verify.verify(parsed_options(parsed))
 
 
 def _validate(parsed: argparse.Namespace) -> int:

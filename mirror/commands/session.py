@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from mirror.commands.options import Options, ReferenceFilter, Shard
+from mirror.commands.options import Options, ReferenceFilter
 from mirror.commands.stores import Stores
 from mirror.config import Config, state_directory
 from mirror.errors import SIGNALLED, Cancelled, ConfigError, LocalError, MirrorError, NotFound, printable
@@ -197,16 +197,16 @@ def makes_bundle(config: Config) -> bool:
     return any(is_bundle(target.host) for mirror in config.mirrors for target in mirror.targets)
 
 
-def spool_directory(config: Config, shard: Shard | None) -> Path:
+def spool_directory(config: Config, folder: str = "") -> Path:
     """Return the directory for temporary files: blobs that are sent to several targets, and results of conversions.
 
-    Runs with different locks have different directories, even if their configurations share `spool`, because a run
-    deletes old files in its directory. Raises LocalError if the state directory cannot be determined."""
+    folder: the folder of the run in the state directory. Runs with different locks have different directories, even
+    if their configurations share `spool`, because a run deletes old files in its directory. Raises LocalError if the
+    state directory cannot be determined."""
     state = state_directory(config)
-    part = str(shard) if shard is not None else ""
     if config.spool is None:
-        return state / part / "spool"
-    return config.spool / hashlib.sha256(os.fsencode(state.resolve())).hexdigest()[:16] / part
+        return state / folder / "spool"
+    return config.spool / hashlib.sha256(os.fsencode(state.resolve())).hexdigest()[:16] / folder
 
 
 @contextmanager
@@ -227,7 +227,7 @@ def open_run(
     command only reads. on_request: called on any thread after each request that was sent. Raises ConfigError,
     LocalError."""
     limits, stop = Limits(on_request=on_request), Stop()
-    spool = spool_directory(config, options.shard)
+    spool = spool_directory(config, options.folder)
     with Stores(
         config, limits, redactor, spool, options.base, writes=writes, repair=options.repair, memory=state
     ) as stores:

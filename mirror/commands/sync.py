@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Literal, cast
 
 from mirror.commands.options import Options, ReferenceFilter
-from mirror.commands.read_only import log_config_warnings, new_run_id, reference_filter
+from mirror.commands.read_only import load_config, log_config_warnings, new_run_id, reference_filter
 from mirror.commands.session import RunContext, close_in_time, makes_bundle, open_run, seconds_left, spool_directory
-from mirror.config import Config, load, state_directory
+from mirror.config import Config, state_directory
 from mirror.errors import OK, SIGNALLED, Cancelled, LocalError, MirrorError, worst_exit_code
 from mirror.limits import Limits
 from mirror.oci.reference import Repository
@@ -43,7 +43,7 @@ def sync(options: Options) -> int:
     """Copy every selected reference to every target and return the exit code.
 
     Raises ConfigError, LocalError, LockBusy."""
-    config = load(options.config)
+    config = load_config(options)
     with Signals() as signals:
         return signals.exit_if_hung(run_once(config, options, signals))
 
@@ -104,17 +104,19 @@ def _state_directory(config: Config, options: Options) -> Path:
             # The operator did not choose this directory.
             error.hint = "set the key `state` in the configuration to a directory that you can write to"
         raise
-    return private_directory(directory / str(options.shard)) if options.shard is not None else directory
+    return private_directory(directory / options.folder)
 
 
 def _partition(config: Config, options: Options) -> str:
-    """Return the partition (`state/run_marks.py`) to which the run belongs. It depends on the option `--shard`."""
+    """Return the partition (`state/run_marks.py`) to which the run belongs. It depends on its part of the targets."""
+    if options.copy is not None:
+        return options.folder
     return partition_of_shards(options.shard.count, config.text_hash) if options.shard is not None else WHOLE
 
 
 def _used_files(config: Config, options: Options) -> list[Path]:
     """Return the files that a run reads or writes outside its state directory. A report must not replace them."""
-    files = [config.path, config.log.file, options.only_from, options.base, options.locked]
+    files = [config.path, options.config, config.log.file, options.only_from, options.base, options.locked]
     for host in config.registries.values():
         files += [host.tls.ca, host.tls.cert, host.tls.key, *(password.file for password in host.passwords)]
     return [file for file in files if file is not None]
@@ -200,7 +202,7 @@ class _SyncRun:
 
     def _plan_and_copy(self, context: RunContext, state: State, results: ResultRecorder, progress: Progress) -> None:
         """Plan and copy until all images are done or a signal arrives, then close the objects in order."""
-        spool = Spool(spool_directory(self._config, self._options.shard), self._config.spool_max)
+        spool = Spool(spool_directory(self._config, self._options.folder), self._config.spool_max)
         spool.prepare()
         context.stores.delete_leftovers()
         context.manifests.close()  # delete files that a killed run left behind
@@ -297,7 +299,8 @@ class _SyncRun:
 
     def _print_summary(self, report: Report, cost: RunCost, code: int) -> None:
         """Print the summary of the run. With `-q`, print it only if the run failed, and to standard error."""
-        lines = summary(report, cost, code, config=self._config.path, suggest_retry=not makes_bundle(self._config))
+        retry = self._options.copy is None and not makes_bundle(self._config)
+        lines = summary(report, cost, code, config=self._config.path, suggest_retry=retry)
         if self._options.verbosity >= 0:
             print_lines(lines)  # a failure to print does not change the exit code: the report has the results
         elif code != OK:

@@ -175,7 +175,6 @@ def test_a_usage_error_exits_2_with_a_short_message(
         ["verify", "{config}", "--report", "report.json"],
         ["prune", "{config}", "--plan", "x"],
         ["prune", "{config}", "--apply", "x", "--max-delete", "10"],
-        ["copy", "docker.io/library/alpine", "oci:x"],
         ["report", "--html", "x"],
         ["report", "--merge", "x", "y"],
         ["help", "prune"],
@@ -204,7 +203,7 @@ def test_a_command_or_option_of_a_later_version_is_reported_as_such(
         (
             ["help", "nonsense"],
             "`mirror` has no command 'nonsense' (the commands are sync, plan, verify, validate, lock, explain, "
-            "convert, bundle, inventory, serve, schema, help)",
+            "convert, copy, bundle, inventory, serve, schema, help)",
         ),
         (["bundle", "verfy", "x.tar"], "`mirror bundle` has no command 'verfy' (did you mean `mirror bundle verify`?)"),
         (["bundle", "sign", "x"], "`mirror bundle` has no command 'sign' (the commands are verify, list)"),
