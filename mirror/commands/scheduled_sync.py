@@ -130,7 +130,8 @@ class _Service:
         """Copy the mirrors that are due. Log an error that prevents this, so that the next cycle can try again.
 
         Raises ConfigError in the first cycle, because then the command line or the configuration cannot be used."""
-        options = replace(self._options, mirrors=self._schedule.take_due(time.monotonic()))
+        due = self._schedule.take_due(time.monotonic())
+        options = replace(self._options, mirrors=due if len(due) < len(self._config.mirrors) else None)
         self._status.begin_cycle()
         try:
             code = run_once(self._config, options, self._signals, self._status.note_progress)
@@ -144,7 +145,8 @@ class _Service:
             self._log_event(logging.ERROR, "cycle_failed", f"this cycle failed: {error}")
         finally:
             self._signals.open_pipe()
-        self._signals.exit_if_hung(self._exit_code())
+        # Threads that hang would accumulate, and could still write to a target. A service manager starts a new process.
+        self._signals.exit_if_hung(code if self._signals.number is None else self._exit_code())
         self._status.end_cycle(code)
         gc.collect()  # frees the objects of the run, which refer to each other
 

@@ -287,15 +287,16 @@ def seconds_left(signals: Signals) -> float:
 
 
 def close_in_time(close: Callable[[float], None], signals: Signals) -> None:
-    """Call `close` with the number of seconds to wait for threads. After a signal, hanging threads are left behind."""
-    if signals.number is None:
-        close(CLOSE_TIMEOUT)
-        return
+    """Call `close` with the number of seconds to wait for threads. After a signal, hanging threads are left behind.
+
+    Without a signal, raises LocalError if threads hang."""
     try:
-        close(seconds_left(signals))
+        close(CLOSE_TIMEOUT if signals.number is None else seconds_left(signals))
     except LocalError:
         # A thread hangs and cannot be interrupted. The process ends after the report and the log are written.
         signals.has_hung_threads = True
+        if signals.number is None:
+            raise
 
 
 T = TypeVar("T")
