@@ -52,7 +52,7 @@ class ServiceStatus:
             idle = self._now() - self._last_progress
             if self._began is not None and idle > STUCK_AFTER:
                 began = _format_time(self._began)
-                return False, f"stuck: the cycle that began at {began} has sent nothing for {idle / 3600:.1f} h"
+                return False, f"stuck: the cycle that began at {began} has made no progress for {idle / 3600:.1f} h"
             return True, f"ok: {self._last}"
 
     def health(self) -> tuple[bool, str]:

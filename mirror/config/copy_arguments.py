@@ -16,6 +16,8 @@ from mirror.util.structs import Struct, replace
 
 COMMAND_LINE = "the command line"
 
+# Keys that describe the syncs of a configuration. A copy must not replace their metrics or send their notifications.
+_OF_SYNC = ("metrics", "notify")
 _MIRROR: KeyPath = ("mirrors", 0)
 
 Value = str | int | bool | list[str]
@@ -53,6 +55,8 @@ def load_copy(arguments: CopyArguments) -> Config:
     else:
         document, path, warnings = read_document(arguments.config), arguments.config, file_warnings(arguments.config)
     root = document.root
+    for key in _OF_SYNC:
+        root.items.pop(key, None)
     _set(root, ("version",), root.items.get("version", _node(1)))
     _add_plain_http(document, arguments.plain_http)
     mirror = Mapping(0, 0)

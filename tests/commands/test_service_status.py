@@ -77,7 +77,7 @@ def test_a_cycle_is_stuck_if_it_makes_no_progress_for_a_long_time() -> None:
     clock.seconds += STUCK_AFTER + 1
     for path in ("/livez", "/healthz"):
         response = respond(status, path)
-        assert (503, "stuck: the cycle that began at T has sent nothing for 2.0 h\n") == (
+        assert (503, "stuck: the cycle that began at T has made no progress for 2.0 h\n") == (
             response.status,
             text_of(response),
         )

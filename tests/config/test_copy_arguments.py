@@ -16,6 +16,7 @@ CONFIG = """version: 1
 state: st
 registries:
   B.example.com: {parallel: 3}
+metrics: {textfile: mirror.prom}
 defaults: {schema1: convert, tags: [v1]}
 mirrors: [{source: c.example.com/x, targets: [c.example.com/x]}]
 """
