@@ -1,4 +1,4 @@
-"""Decides when each mirror of a configuration is copied by `mirror sync --every`. Reads no clock."""
+"""Decides when `mirror sync --every` copies each mirror of a configuration. The caller passes the current time."""
 
 from __future__ import annotations
 

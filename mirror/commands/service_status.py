@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from mirror.errors import OK
 from mirror.serve.messages import Headers, ServerRequest, ServerResponse
 
-MOST_FAILURES = 3  # consecutive cycles that fail before the service counts as unhealthy
+MOST_FAILURES = 3  # consecutive failed cycles after which the service is unhealthy
 STUCK_AFTER = 2 * 3600.0  # seconds; a `rate` of one request per hour must not make a cycle look stuck
 
 _ALLOWED = ("GET", "HEAD")
