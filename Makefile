@@ -84,11 +84,16 @@ test-worlds: $(STAMP) ## run 1,000 random scenarios with faults, kills and rollb
 	MIRROR_TESTS_WORLDS=$${MIRROR_TESTS_WORLDS:-1000} $(BIN)/python -m pytest -n $(JOBS) \
 		tests/end_to_end/test_worlds.py $(PYTEST_ARGS)
 
+.PHONY: test-service
+test-service: $(STAMP) ## run 50 cycles of `sync --every` with faults, reloads and signals (MIRROR_TESTS_SEED: the seed; about 2 minutes)
+	$(BIN)/python -m pytest -s tests_real/test_scheduled_sync.py $(PYTEST_ARGS)
+
 test-long: $(STAMP) ## run all long campaigns, some partly, and available other registries (at most 25 minutes)
 	$(MAKE) docs
 	$(MAKE) test-kill
 	$(MAKE) test-damage
 	MIRROR_TESTS_WORLDS=400 $(MAKE) test-worlds
+	MIRROR_TESTS_CYCLES=20 $(MAKE) test-service
 	$(BIN)/python -m pytest tests_real/test_benchmarks.py tests_real/test_demo.py $(PYTEST_ARGS)
 	$(MAKE) test-terminal
 	@if command -v node >/dev/null && command -v npm >/dev/null; then $(MAKE) test-old; \

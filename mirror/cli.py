@@ -11,6 +11,7 @@ from pathlib import Path
 from mirror import __version__
 from mirror.commands import parsers
 from mirror.commands.arguments import HelpFormatter, Parser, refuse_later_command
+from mirror.commands.copy_parser import add_copy
 from mirror.commands.parsers import sentence
 from mirror.errors import ConfigError, MirrorError, worst_exit_code
 from mirror.output.console import Console, print_lines
@@ -139,6 +140,7 @@ _COMMANDS = {
     "lock": parsers.add_lock,
     "explain": parsers.add_explain,
     "convert": parsers.add_convert,
+    "copy": add_copy,
     "bundle": _add_bundle,
     "inventory": _add_inventory,
     "serve": _add_serve,

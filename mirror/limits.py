@@ -140,8 +140,16 @@ class HostLimits(Availability):
 
     Thread-safe. Methods return times as seconds on the same scale as `clock.now()`."""
 
-    def __init__(self, name: str, parallel: int = 8, rate: Rate | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        parallel: int = 8,
+        rate: Rate | None = None,
+        clock: Clock | None = None,
+        on_request: Callable[[], object] | None = None,
+    ) -> None:
         super().__init__(name, clock or SystemClock())
+        self._on_request = on_request
         self.parallel = parallel
         self.rate = rate
         self._lock = threading.Lock()
@@ -157,6 +165,8 @@ class HostLimits(Availability):
         """Count one request of `kind`, such as `HEAD manifest`, that was sent."""
         with self._lock:
             self._state.requests[kind] += 1
+        if self._on_request is not None:
+            self._on_request()
 
     def reserve_start(self) -> float:
         """Reserve a time slot for one request within the rate limit. Return the seconds to wait before sending it."""
@@ -211,10 +221,18 @@ def _ignore_hold(until: float) -> None:
 
 
 class Limits:
-    """The limits of all hosts of a run. The limits of a host are created when they are first requested. Thread-safe."""
+    """The limits of all hosts of a run. The limits of a host are created when they are first requested. Thread-safe.
 
-    def __init__(self, clock: Clock | None = None, default_parallel: int = 8) -> None:
+    on_request: called on any thread after each request that was sent."""
+
+    def __init__(
+        self,
+        clock: Clock | None = None,
+        default_parallel: int = 8,
+        on_request: Callable[[], object] | None = None,
+    ) -> None:
         self.clock = clock or SystemClock()
+        self._on_request = on_request
         self._default = default_parallel
         self._lock = threading.Lock()
         self._hosts: dict[str, HostLimits] = {}
@@ -227,7 +245,7 @@ class Limits:
     def configure(self, name: str, parallel: int, rate: Rate | None = None) -> HostLimits:
         """Set the limits of a host. Must be called before the host is used."""
         with self._lock:
-            host = self._hosts[name] = HostLimits(name, parallel, rate, self.clock)
+            host = self._hosts[name] = HostLimits(name, parallel, rate, self.clock, self._on_request)
         return host
 
     def host(self, name: str) -> HostLimits:
@@ -237,7 +255,7 @@ class Limits:
             with self._lock:
                 found = self._hosts.get(name)
                 if found is None:
-                    found = self._hosts[name] = HostLimits(name, self._default, None, self.clock)
+                    found = self._hosts[name] = HostLimits(name, self._default, None, self.clock, self._on_request)
         return found
 
     def hosts(self) -> list[HostLimits]:

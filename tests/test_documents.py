@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mirror.commands import copy, service_status
 from mirror.config import signature_keys, yaml_reader
 from mirror.layout import index, inventory
 from mirror.layout.bundle import tar_reader
@@ -85,6 +86,9 @@ def test_every_row_of_the_fallback_tables_that_is_tested_is_documented() -> None
         ("name of a member", tar_reader.MAX_NAME),
         ("pax header or GNU long name", tar_reader.MAX_EXTENSION),
         ("connections", server.MAX_CONNECTIONS),
+        ("consecutive cycles that fail before `/healthz` returns 503", service_status.MOST_FAILURES),
+        ("time without a request or copied bytes after which a cycle is stuck", service_status.STUCK_AFTER / 3600),
+        ("time for which the state of an unused `mirror copy` is kept", copy.KEEP_STATE / 86400),
     ],
 )
 def test_the_page_of_limits_has_the_limits_of_the_code(label: str, value: float) -> None:

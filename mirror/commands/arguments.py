@@ -97,14 +97,11 @@ def _closest(word: str, known: list[str]) -> str | None:
 # Commands that are planned for later versions, and what each of them does.
 LATER_COMMANDS = {
     "prune": "deletes images that are no longer selected",
-    "copy": "copies one image or repository without a configuration",
     "report": "shows or merges reports",
 }
 # Options that are planned for later versions, by command. Each maps to the name of its value, or None if it has none.
 LATER_OPTIONS: dict[str, dict[str, str | None]] = {
     "sync": {
-        "--every": "DURATION",
-        "--listen": "HOST:PORT",
         "--deadline": "TIME-OR-DURATION",
         "--dask": "ADDRESS",
     },

@@ -122,7 +122,7 @@ def _survey_bundle(path: Path, work: Work) -> StoreSurvey:
 
 def _survey_targets(config: Config, work: Work) -> StoreSurvey:
     """List the content that is present on all target hosts of a configuration."""
-    with Stores(config, Limits(), Redactor(), spool_directory(config, None)) as stores:
+    with Stores(config, Limits(), Redactor(), spool_directory(config)) as stores:
         wanted: dict[str, dict[str, None]] = {}
         for mirror in config.mirrors:
             for target in mirror.targets:

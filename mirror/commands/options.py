@@ -8,9 +8,13 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mirror.output.progress_display import Mode
 from mirror.util.structs import Struct
+
+if TYPE_CHECKING:
+    from mirror.config.copy_arguments import CopyArguments
 
 _TAGS = string.ascii_letters + string.digits + "_.-"
 _DIGESTS = _TAGS + ":"
@@ -38,7 +42,10 @@ class Options(Struct, frozen=True):
 
     verbosity: -1 quiet, 0 normal, 1 verbose, 2 debug. lock_wait: the maximum time in seconds to wait for another run.
     base: the inventory that serves as the base for all exports. If `repair` is True, `deep` is also True.
-    locked: the image lock that replaces the selection of tags."""
+    locked: the image lock that replaces the selection of tags. every: the interval in seconds between two runs; None
+    for a single run. listen: the address on which the status of repeated runs is served.
+    mirrors: the numbers of the mirrors to plan, counted from 0 in the order of the configuration; None for all.
+    copy: the arguments of `mirror copy`, which replace `config`."""
 
     config: Path
     only: tuple[str, ...] = ()
@@ -56,6 +63,17 @@ class Options(Struct, frozen=True):
     verbosity: int = 0
     base: Path | None = None
     locked: Path | None = None
+    every: float | None = None
+    listen: str | None = None
+    mirrors: frozenset[int] | None = None
+    copy: CopyArguments | None = None
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder in the state directory that the run uses; empty for the state directory itself."""
+        if self.copy is not None:
+            return self.copy.folder
+        return str(self.shard) if self.shard is not None else ""
 
     @property
     def progress_mode(self) -> Mode:

@@ -79,31 +79,49 @@ def add_sync(commands: argparse._SubParsersAction[Parser]) -> None:
         type=_shard,
         help="process only the source repositories in shard I of N, where I counts from 0",
     )
-    verbosity = sync.add_mutually_exclusive_group()
+    _add_locked(sync, "copy exactly the images in this file, which `mirror lock` wrote, even if their tags have moved")
+    add_run_options(sync)
+    sync.add_argument(
+        "--every",
+        metavar="DURATION",
+        type=_interval,
+        help="stay running and sync at this interval, such as 15m, until a signal arrives; SIGHUP reloads CONFIG",
+    )
+    sync.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        help="with --every: serve the status at this address, without authentication; port 0 selects a free port",
+    )
+
+
+def add_run_options(command: argparse.ArgumentParser) -> None:
+    """Add the options that `sync` and `copy` have in common to the parser for one of them."""
+    verbosity = command.add_mutually_exclusive_group()
     verbosity.add_argument("-v", dest="verbose", action="count", default=0, help="print more; -vv: debug output")
     verbosity.add_argument("-q", dest="quiet", action="store_true", help="print only errors")
-    sync.add_argument("--dry-run", action="store_true", help="the same as `mirror plan`")
-    sync.add_argument("--fail-fast", action="store_true", help="start no new work after the first failure")
-    sync.add_argument(
+    command.add_argument("--dry-run", action="store_true", help="show what would be done, without writing")
+    command.add_argument("--fail-fast", action="store_true", help="start no new work after the first failure")
+    command.add_argument(
         "--deep", action="store_true", help="check every object of every selected image, even if its tag is unchanged"
     )
-    sync.add_argument(
+    command.add_argument(
         "--repair", action="store_true", help="read and hash all objects on the targets, and replace damaged objects"
     )
-    sync.add_argument("--base", metavar="INVENTORY", type=Path, help="do not export blobs that this inventory lists")
-    _add_locked(sync, "copy exactly the images in this file, which `mirror lock` wrote, even if their tags have moved")
-    sync.add_argument("--report", metavar="FILE", type=Path, help="also write the report to this file")
-    sync.add_argument(
+    command.add_argument("--base", metavar="INVENTORY", type=Path, help="do not export blobs that this inventory lists")
+    command.add_argument("--report", metavar="FILE", type=Path, help="also write the report to this file")
+    command.add_argument(
         "--trace-http", metavar="FILE", type=Path, help="write each HTTP request to this file, without secrets"
     )
-    sync.add_argument(
+    command.add_argument(
         "--progress",
         choices=("auto", "plain", "none"),
         default="auto",
         help="auto: live display on a terminal, otherwise a line every 30 s",
     )
-    sync.add_argument("--json-events", action="store_true", help="write what happens as JSON lines to standard output")
-    sync.add_argument(
+    command.add_argument(
+        "--json-events", action="store_true", help="write what happens as JSON lines to standard output"
+    )
+    command.add_argument(
         "--lock-wait",
         metavar="SECONDS",
         type=_seconds,
@@ -210,7 +228,17 @@ def _seconds(text: str) -> float:
     raise argparse.ArgumentTypeError(f"expected a number of seconds that is not negative, got {text!r}")
 
 
-def _options(parsed: argparse.Namespace) -> Options:
+def _interval(text: str) -> float:
+    """Parse the value of `--every`, such as `15m` or `1 h`, and return it in seconds. Raises ArgumentTypeError."""
+    from mirror.config.values import interval  # noqa: PLC0415 (few runs need it)
+
+    try:
+        return interval(f"{text}in" if text.endswith("m") else text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def parsed_options(parsed: argparse.Namespace) -> Options:
     """Convert the parsed arguments to the options of a command."""
     given = vars(parsed)
     return Options(
@@ -230,44 +258,55 @@ def _options(parsed: argparse.Namespace) -> Options:
         verbosity=-1 if given.get("quiet") else given.get("verbose", 0),
         base=given.get("base"),
         locked=given.get("locked"),
+        every=given.get("every"),
+        listen=given.get("listen"),
     )
 
 
 def _sync(parsed: argparse.Namespace) -> int:
     """Run `mirror sync`, or `mirror plan` if `--dry-run` is given."""
-    from mirror.commands import plan, sync  # noqa: PLC0415 (here and below: only the called command is imported)
+    options = parsed_options(parsed)
+    if options.listen is not None and options.every is None:
+        raise ConfigError("--listen can be used only with --every", hint="add --every DURATION, or leave out --listen")
+    if options.every is not None:
+        if parsed.dry_run:
+            raise ConfigError("--dry-run and --every cannot be used together", hint="leave out one of them")
+        from mirror.commands import scheduled_sync  # noqa: PLC0415 (here and below: only the called command is imported)
 
+        return scheduled_sync.sync_repeatedly(options, options.every)
     if parsed.dry_run and parsed.json_events:
         raise ConfigError("`--json-events` cannot be combined with `--dry-run`", hint="leave one of them out")
-    return plan.plan(_options(parsed)) if parsed.dry_run else sync.sync(_options(parsed))
+    from mirror.commands import plan, sync  # noqa: PLC0415
+
+    return plan.plan(options) if parsed.dry_run else sync.sync(options)
 
 
 def _plan(parsed: argparse.Namespace) -> int:
     """Run `mirror plan`."""
     from mirror.commands import plan  # noqa: PLC0415
 
-    return plan.plan(_options(parsed))
+    return plan.plan(parsed_options(parsed))
 
 
 def _explain(parsed: argparse.Namespace) -> int:
     """Run `mirror explain`."""
     from mirror.commands import explain  # noqa: PLC0415
 
-    return explain.explain(_options(parsed), parsed.reference, as_json=parsed.json)
+    return explain.explain(parsed_options(parsed), parsed.reference, as_json=parsed.json)
 
 
 def _lock(parsed: argparse.Namespace) -> int:
     """Run `mirror lock`."""
     from mirror.commands import lock  # noqa: PLC0415
 
-    return lock.lock(_options(parsed), parsed.output)
+    return lock.lock(parsed_options(parsed), parsed.output)
 
 
 def _verify(parsed: argparse.Namespace) -> int:
     """Run `mirror verify`."""
     from mirror.commands import verify  # noqa: PLC0415
 
-    return verify.verify(_options(parsed))
+    return verify.verify(parsed_options(parsed))
 
 
 def _validate(parsed: argparse.Namespace) -> int:

@@ -34,6 +34,15 @@ def reference_filter(options: Options) -> ReferenceFilter:
     return ReferenceFilter([*options.only, *given], options.shard)
 
 
+def load_config(options: Options) -> Config:
+    """Load the configuration file, or make the configuration of `mirror copy`. Raises ConfigError, LocalError."""
+    if options.copy is None:
+        return load(options.config)
+    from mirror.config.copy_arguments import load_copy  # noqa: PLC0415 (only for `copy`)
+
+    return load_copy(options.copy)
+
+
 def log_config_warnings(config: Config) -> None:
     """Log the warnings about the configuration."""
     for warning in config.warnings:
@@ -66,7 +75,7 @@ def open_for_reading(options: Options, work: Phase = "copying") -> Iterator[tupl
     It yields the RunContext and the state, and closes them when the `with` block exits. Meanwhile, it shows the
     progress. It takes no lock and writes no log file. work: the phase that follows the planning. Raises ConfigError,
     LocalError."""
-    config = load(options.config)
+    config = load_config(options)
     check_outputs(config, options)
     run = new_run_id()
     only, redactor, console = reference_filter(options), Redactor(), Console()
@@ -79,7 +88,9 @@ def open_for_reading(options: Options, work: Phase = "copying") -> Iterator[tupl
         log_config_warnings(config)
         directory = state_directory(config)
         with (
-            State.open(directory, _log.warning, read_only=True, writers=current_mark(directory)) as state,
+            State.open(
+                directory / options.folder, _log.warning, read_only=True, writers=current_mark(directory)
+            ) as state,
             show_progress(progress, console, options.progress_mode),
             open_run(config, options, only, redactor, signals, state, progress, writes=False) as context,
         ):

@@ -6,13 +6,13 @@ import asyncio
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from mirror.commands.options import Options, ReferenceFilter, Shard
+from mirror.commands.options import Options, ReferenceFilter
 from mirror.commands.stores import Stores
 from mirror.config import Config, state_directory
 from mirror.errors import SIGNALLED, Cancelled, ConfigError, LocalError, MirrorError, NotFound, printable
@@ -112,9 +112,11 @@ class RunContext(Struct, frozen=True):
             self.calls, state, self.manifests, self.signatures, protection, is_selected, progress=self.progress
         )
 
-    async def plan_all(self, planner: Planner) -> None:
-        """Plan all mirrors with `planner`, and begin the next phase of the progress."""
-        await planner.plan_all(self.entries)
+    async def plan_all(self, planner: Planner, mirrors: Container[int] | None = None) -> None:
+        """Plan the mirrors with `planner`, and begin the next phase of the progress.
+
+        mirrors: the numbers of the mirrors to plan; None for all."""
+        await planner.plan_all(self.entries, mirrors)
         self.progress.end_planning()
 
     def source_planner(self, state: State, reader: ImageReader, collector: ReferenceCollector) -> Planner:
@@ -207,16 +209,16 @@ def makes_bundle(config: Config) -> bool:
     return any(is_bundle(target.host) for mirror in config.mirrors for target in mirror.targets)
 
 
-def spool_directory(config: Config, shard: Shard | None) -> Path:
+def spool_directory(config: Config, folder: str = "") -> Path:
     """Return the directory for temporary files: blobs that are sent to several targets, and results of conversions.
 
-    Runs with different locks have different directories, even if their configurations share `spool`, because a run
-    deletes old files in its directory. Raises LocalError if the state directory cannot be determined."""
+    folder: the folder of the run in the state directory. Runs with different locks have different directories, even
+    if their configurations share `spool`, because a run deletes old files in its directory. Raises LocalError if the
+    state directory cannot be determined."""
     state = state_directory(config)
-    part = str(shard) if shard is not None else ""
     if config.spool is None:
-        return state / part / "spool"
-    return config.spool / hashlib.sha256(os.fsencode(state.resolve())).hexdigest()[:16] / part
+        return state / folder / "spool"
+    return config.spool / hashlib.sha256(os.fsencode(state.resolve())).hexdigest()[:16] / folder
 
 
 @contextmanager
@@ -230,14 +232,16 @@ def open_run(
     progress: Progress,
     *,
     writes: bool,
+    on_request: Callable[[], object] | None = None,
 ) -> Iterator[RunContext]:
     """Return a context manager that opens the stores and an event loop, and yields them as a RunContext.
 
     When the `with` block exits, all threads are joined, except those that hang after a signal. writes: False if the
-    command only reads. Raises ConfigError, LocalError."""
-    limits, stop = Limits(), Stop()
+    command only reads. on_request: called on any thread after each request that was sent. Raises ConfigError,
+    LocalError."""
+    limits, stop = Limits(on_request=on_request), Stop()
     progress.watch_hosts(limits.waiting_hosts)
-    spool = spool_directory(config, options.shard)
+    spool = spool_directory(config, options.folder)
     with Stores(
         config, limits, redactor, spool, options.base, writes=writes, repair=options.repair, memory=state
     ) as stores:
@@ -299,15 +303,16 @@ def seconds_left(signals: Signals) -> float:
 
 
 def close_in_time(close: Callable[[float], None], signals: Signals) -> None:
-    """Call `close` with the number of seconds to wait for threads. After a signal, hanging threads are left behind."""
-    if signals.number is None:
-        close(CLOSE_TIMEOUT)
-        return
+    """Call `close` with the number of seconds to wait for threads. After a signal, hanging threads are left behind.
+
+    Without a signal, raises LocalError if threads hang."""
     try:
-        close(seconds_left(signals))
+        close(CLOSE_TIMEOUT if signals.number is None else seconds_left(signals))
     except LocalError:
         # A thread hangs and cannot be interrupted. The process ends after the report and the log are written.
         signals.has_hung_threads = True
+        if signals.number is None:
+            raise
 
 
 T = TypeVar("T")

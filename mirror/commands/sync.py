@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,9 +12,15 @@ from typing import TYPE_CHECKING
 
 from mirror.commands.options import Options, ReferenceFilter
 from mirror.commands.output_files import check_outputs
-from mirror.commands.read_only import log_config_warnings, new_run_id, open_trace_file, reference_filter
+from mirror.commands.read_only import (
+    load_config,
+    log_config_warnings,
+    new_run_id,
+    open_trace_file,
+    reference_filter,
+)
 from mirror.commands.session import RunContext, close_in_time, makes_bundle, open_run, seconds_left, spool_directory
-from mirror.config import Config, load, state_directory
+from mirror.config import Config, state_directory
 from mirror.errors import OK, SIGNALLED, Cancelled, LocalError, MirrorError, worst_exit_code
 from mirror.limits import Limits
 from mirror.oci.reference import Repository
@@ -47,20 +54,55 @@ def sync(options: Options) -> int:
     """Copy every selected reference to every target and return the exit code.
 
     Raises ConfigError, LocalError, LockBusy."""
-    config = load(options.config)
-    only = reference_filter(options)
-    check_outputs(config, options)
-    directory = _state_directory(config, options)
+    config = load_config(options)
     with Signals() as signals:
-        try:
-            with Lock(directory / "lock").acquire(options.lock_wait, InterruptibleSleep(signals)):
-                delete_leftovers(directory)
-                with use_partition_mark(
-                    state_directory(config), _partition(config, options), InterruptibleSleep(signals)
-                ) as mark:
-                    return _SyncRun(config, options, only, directory, signals, mark).run()
-        except Cancelled:
-            return SIGNALLED + (signals.number or 0)
+        return signals.exit_if_hung(run_once(config, options, signals))
+
+
+def prepare(config: Config, options: Options) -> Path:
+    """Check the options and create the state directory of the run. Return its path. Raises ConfigError, LocalError."""
+    reference_filter(options)
+    check_outputs(config, options)
+    return _state_directory(config, options)
+
+
+def run_once(
+    config: Config, options: Options, signals: Signals, on_progress: Callable[[], object] | None = None
+) -> int:
+    """Take the lock, copy, and return the exit code. The caller ends the process if `signals` says that threads hang.
+
+    on_progress: called on any thread after each request, and when bytes of blobs have been copied. Raises ConfigError,
+    LocalError, LockBusy."""
+    only, directory = reference_filter(options), prepare(config, options)
+    try:
+        with Lock(directory / "lock").acquire(options.lock_wait, InterruptibleSleep(signals)):
+            delete_leftovers(directory)
+            with use_partition_mark(
+                state_directory(config), _partition(config, options), InterruptibleSleep(signals)
+            ) as mark:
+                return _SyncRun(config, options, only, directory, signals, mark, on_progress).run()
+    except Cancelled:
+        return SIGNALLED + (signals.number or 0)
+
+
+def open_run_log(
+    config: Config, options: Options, run: str, directory: Path, console: Console, redactor: Redactor
+) -> AbstractContextManager[logs.RunLog]:
+    """Return the context manager that opens the log, as the configuration and the options describe it.
+
+    run: the id of the run. directory: the state directory of the run. Entering it raises LocalError if the log file
+    cannot be written."""
+    log = config.log
+    return logs.open_log(
+        run=run,
+        console=console,
+        redact=redactor,
+        file=log.file or directory / "mirror.log",
+        level=log.level,
+        max_size=log.max_size,
+        backups=log.backups,
+        verbosity=options.verbosity,
+    )
 
 
 def _state_directory(config: Config, options: Options) -> Path:
@@ -72,11 +114,13 @@ def _state_directory(config: Config, options: Options) -> Path:
             # The operator did not choose this directory.
             error.hint = "set the key `state` in the configuration to a directory that you can write to"
         raise
-    return private_directory(directory / str(options.shard)) if options.shard is not None else directory
+    return private_directory(directory / options.folder)
 
 
 def _partition(config: Config, options: Options) -> str:
-    """Return the partition (`state/run_marks.py`) to which the run belongs. It depends on the option `--shard`."""
+    """Return the partition (`state/run_marks.py`) to which the run belongs. It depends on its part of the targets."""
+    if options.copy is not None:
+        return options.folder
     return partition_of_shards(options.shard.count, config.text_hash) if options.shard is not None else WHOLE
 
 
@@ -96,8 +140,10 @@ class _SyncRun:
         directory: Path,
         signals: Signals,
         run_mark: str,
+        on_progress: Callable[[], object] | None,
     ) -> None:
         self._run_mark = run_mark
+        self._on_progress = on_progress
         self._config = config
         self._options = options
         self._only = only
@@ -112,20 +158,10 @@ class _SyncRun:
 
     def run(self) -> int:
         """Set up the log and the report, copy, print the summary, and return the exit code."""
-        config, log = self._config, self._config.log
-        run = new_run_id()
+        config, run = self._config, new_run_id()
         with ExitStack() as stack:
             logged = stack.enter_context(
-                logs.open_log(
-                    run=run,
-                    console=self._console,
-                    redact=self._redactor,
-                    file=log.file or self._state_directory / "mirror.log",
-                    level=log.level,
-                    max_size=log.max_size,
-                    backups=log.backups,
-                    verbosity=self._options.verbosity,
-                )
+                open_run_log(config, self._options, run, self._state_directory, self._console, self._redactor)
             )
             log_config_warnings(config)
             stack.enter_context(open_trace_file(self._options, run, self._redactor))
@@ -154,11 +190,11 @@ class _SyncRun:
                 totals = report.totals_fields(cost)
                 self._events.end_run(code, seconds=cost.seconds, totals=totals, report=str(report.path))
             self._print_summary(report, cost, code)
-        return self._signals.exit_if_hung(code)
+        return code
 
     def _copy_all(self, report: Report) -> tuple[int, RunCost]:
         """Open the state and the stores, and copy. Return the exit code and the cost of the run."""
-        progress = Progress()
+        progress = Progress(on_bytes=self._on_progress)
         with (
             show_progress(progress, self._console, self._options.progress_mode),
             self._watch_progress(progress),
@@ -166,7 +202,7 @@ class _SyncRun:
         ):
             results = ResultRecorder(report, progress, self._events)
             arguments = (self._options, self._only, self._redactor, self._signals, state, progress)
-            with open_run(self._config, *arguments, writes=True) as context:
+            with open_run(self._config, *arguments, writes=True, on_request=self._on_progress) as context:
                 context.check_no_partial_bundle(self._options)
                 self._plan_and_copy(context, state, results)
             if self._signals.number is None:
@@ -187,7 +223,7 @@ class _SyncRun:
 
     def _plan_and_copy(self, context: RunContext, state: State, results: ResultRecorder) -> None:
         """Plan and copy until all images are done or a signal arrives, then close the objects in order."""
-        spool = Spool(spool_directory(self._config, self._options.shard), self._config.spool_max)
+        spool = Spool(spool_directory(self._config, self._options.folder), self._config.spool_max)
         spool.prepare()
         context.stores.delete_leftovers()
         context.manifests.close()  # delete files that a killed run left behind
@@ -259,7 +295,8 @@ class _SyncRun:
             stack.callback(close_in_time, blob_copier.close, self._signals)
             # Upload sessions that registries still open after the stop are closed, too.
             stack.callback(context.stop.request, "the run is over")
-            if context.run_until_signal(copy_queue.run(context.plan_all(planner)), copy_queue.halt) is None:
+            planning = context.plan_all(planner, self._options.mirrors)
+            if context.run_until_signal(copy_queue.run(planning), copy_queue.halt) is None:
                 for _, error in context.run_problems("all other images were imported" if results.codes == {OK} else ""):
                     results.record_error(error)
 
@@ -279,7 +316,8 @@ class _SyncRun:
         """Print the summary of the run. With `-q`, print it only if the run failed, and to standard error.
 
         With `--json-events`, print it to standard error as well, because standard output has the events."""
-        lines = summary(report, cost, code, config=self._config.path, suggest_retry=not makes_bundle(self._config))
+        retry = self._options.copy is None and not makes_bundle(self._config)
+        lines = summary(report, cost, code, config=self._config.path, suggest_retry=retry)
         if self._options.verbosity >= 0 and not self._options.json_events:
             print_lines(lines)  # a failure to print does not change the exit code: the report has the results
         elif self._options.verbosity >= 0 or code != OK:

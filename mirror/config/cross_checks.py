@@ -27,6 +27,7 @@ def check(document: Document, drafts: Sequence[Draft], warnings: list[str]) -> N
     _check_targets(document, drafts)
     _check_bundles(document, drafts)
     _check_bases(document, drafts)
+    _check_intervals(document, drafts)
     with_valid_rules = [draft for draft in drafts if draft.has_valid_rules]
     check_target_tags(document, with_valid_rules)
     _check_writers(document, with_valid_rules)
@@ -71,6 +72,17 @@ def _check_bases(document: Document, drafts: Sequence[Draft]) -> None:
             if _real_path(earlier.mirror.base) != _real_path(draft.mirror.base):
                 what = f"{earlier.mirror.path} writes this bundle with a different `base`"
                 document.add(path, f"{what}; set the same `base` for both mirrors")
+
+
+def _check_intervals(document: Document, drafts: Sequence[Draft]) -> None:
+    """Check that all mirrors that write the same bundle have the same interval, because a run writes whole bundles."""
+    first: dict[str, Draft] = {}
+    for draft in drafts:
+        for target, path in zip(draft.mirror.targets, draft.target_paths, strict=True):
+            earlier = first.setdefault(target.host, draft) if is_bundle(target.host) else draft
+            if earlier.mirror.every != draft.mirror.every:
+                what = f"{earlier.mirror.path} writes this bundle with a different `every`"
+                document.add(path, f"{what}; set the same `every` for both mirrors")
 
 
 def _real_path(path: Path | None) -> str | None:

@@ -16,7 +16,7 @@ from mirror.config.mirrors import MirrorConfig
 from mirror.config.peer_formats import recognize_tool
 from mirror.config.problems import ConfigErrors
 from mirror.config.section import Section
-from mirror.config.tree import to_plain
+from mirror.config.tree import Document, to_plain
 from mirror.errors import ConfigError, LocalError, printable
 from mirror.registry.http.host_settings import HostSettings
 from mirror.selection.locations import MATCHED, is_registry
@@ -52,7 +52,8 @@ class Parallel(Struct, frozen=True):
 class Config(Struct, frozen=True):
     """A valid configuration.
 
-    All paths except `path` are absolute. registries: the settings from the file, by host name. Host names in
+    path: the file, or the words "the command line" for a configuration that `mirror copy` makes from its arguments. All
+    other paths are absolute. registries: the settings from the file, by host name. Host names in
     `registries` and `mirrors` do not include the default port. text_hash: the SHA-256 of the file, in hex."""
 
     path: Path
@@ -76,16 +77,33 @@ def load(path: Path, *, secrets: bool = True) -> Config:
 
     secrets: if it is False, missing TLS files, and missing passwords for registries in use, are only warnings.
     Raises ConfigErrors with all problems, ConfigError if the file does not exist, LocalError if it cannot be read."""
+    return build_config(read_document(path), path, secrets=secrets, warnings=file_warnings(path))
+
+
+def read_document(path: Path) -> Document:
+    """Read a configuration file. Raises the same errors as `load`, except for the checks of keys and values."""
     document = yaml_reader.read(path)
     tool = recognize_tool(document.root)
     if tool is not None:
         raise _foreign_file_error(document.file, tool)
+    return document
+
+
+def build_config(
+    document: Document, path: Path, *, secrets: bool, warnings: list[str], mirrors_base: Path | None = None
+) -> Config:
+    """Check a document, and build a Config from it. Raises ConfigErrors with all problems.
+
+    path: the file that was read; paths in it are relative to its directory. mirrors_base: the directory to which paths
+    in the section `mirrors` are relative, if it is another one. warnings: the warnings so far, to which others are
+    added. secrets: see `load`."""
     data = to_plain(document.root)
     schema_errors.check(document, data)
-    warnings = _file_warnings(path)
-    top = Section(document, data, (), path.absolute().parent, warnings)
+    base = path.absolute().parent
+    top = Section(document, data, (), base, warnings)
     hosts = registries.build(top.section("registries"), secrets=secrets)
-    drafts = mirrors.build(top, hosts)
+    entries = Section(document, data, (), mirrors_base or base, warnings).sections("mirrors")
+    drafts = mirrors.build(entries, top.section("defaults"), hosts)
     cross_checks.check(document, drafts, warnings)
     registries.check_passwords(hosts, _used_repositories(drafts), document, None if secrets else warnings)
     log, parallel = top.section("log"), top.section("parallel")
@@ -129,23 +147,22 @@ def state_directory(config: Config) -> Path:
     directory."""
     if config.state is not None:
         return config.state
-    home = _state_home()
-    if home is None:
-        raise LocalError(
-            "the configuration sets no state directory, and there is no home directory for the default one",
-            hint="set the key `state` to a directory, or set the environment variable HOME",
-        )
     real = os.fsencode(config.path.resolve())
-    return home / f"{config.path.stem}-{hashlib.sha256(real).hexdigest()[:12]}"
+    return state_home() / f"{config.path.stem}-{hashlib.sha256(real).hexdigest()[:12]}"
 
 
-def _state_home() -> Path | None:
-    """Return the user's directory for state, or None if there is no home directory."""
+def state_home() -> Path:
+    """Return the user's directory for state. Raises LocalError if there is no home directory."""
     try:
         home = platformdirs.user_state_path("mirror", appauthor=False)
     except RuntimeError:  # newer versions of platformdirs raise this; older ones return the path with its ~
-        return None
-    return home if home.is_absolute() else None
+        home = Path()
+    if home.is_absolute():
+        return home
+    raise LocalError(
+        "the configuration sets no state directory, and there is no home directory for the default one",
+        hint="set the key `state` to a directory, or set the environment variable HOME",
+    )
 
 
 def _used_repositories(drafts: list[mirrors.Draft]) -> Iterator[registries.UsedRepositories]:
@@ -168,7 +185,7 @@ def _or_default(number: int | None, default: int) -> int:
     return default if number is None else number
 
 
-def _file_warnings(path: Path) -> list[str]:
+def file_warnings(path: Path) -> list[str]:
     """Return a warning if this process runs as root and other users can write to the configuration file."""
     if os.geteuid() == 0 and path.stat().st_mode & _WRITABLE_BY_OTHERS:
         name = printable(path)

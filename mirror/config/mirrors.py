@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mirror.config.attachments import attachment_rules
-from mirror.config.problems import KeyPath, Position, format_key_path, quote_value
+from mirror.config.problems import KeyPath, Position, quote_value
 from mirror.config.registries import RegistriesConfig
 from mirror.config.section import Section
 from mirror.config.signature_keys import check_not_v1, parse_policy
 from mirror.config.tag_rules import parse_patterns, parse_tag_rules
 from mirror.config.tree import Scalar
+from mirror.config.values import interval
 from mirror.errors import ConfigError, printable
 from mirror.oci.platform import parse_platform
 from mirror.oci.platform_filter import MAX_PLATFORMS, PlatformFilter
@@ -45,14 +46,16 @@ _LISTED_BY_NAMESPACE = frozenset({DOCKER_HUB, "ghcr.io", "quay.io"})  # public r
 class MirrorConfig(Struct, frozen=True):
     """One entry of the section `mirrors` of the configuration.
 
-    path: the path of its key, such as `mirrors[2]`. source, targets: the host of each is the host name of a registry,
-    the real path of a bundle, `oci:` and the real path of a layout, or `-` for a standard stream. tag_templates: the
-    tags that images get on each target. wildcard: whether the source's path is a prefix, and the targets' paths contain
-    `{repository}`. schema1: `copy`, `convert` or `fail`. foreign_layers: whether foreign layers are copied.
-    attachments: the rules for signatures and other artifacts; None if they are not copied. v1: None means that the
-    registry's settings decide. base: the inventory that a differential export is based on. repositories: which of the
-    repositories that a wildcard matches are selected. signature_policy: which keys must have signed the images; None if
-    no signature is required. platforms: the platforms to copy; None if all are copied."""
+    path: its name in messages: the path of its key, such as `mirrors[2]`. source, targets: the host of each is the
+    host name of a registry, the real path of a bundle, `oci:` and the real path of a layout, or `-` for a standard
+    stream. tag_templates: the tags that images get on each target. wildcard: whether the source's path is a prefix,
+    and the targets' paths contain `{repository}`. schema1: `copy`, `convert` or `fail`. foreign_layers: whether
+    foreign layers are copied. attachments: the rules for signatures and other artifacts; None if they are not
+    copied. v1: None means that the registry's settings decide. base: the inventory that a differential export is
+    based on. repositories: which of the repositories that a wildcard matches are selected. signature_policy: which
+    keys must have signed the images; None if no signature is required. platforms: the platforms to copy; None if all
+    are copied. every: the interval in seconds between two runs of `sync --every`; None for the interval of the
+    command line."""
 
     position: Position
     path: str
@@ -69,6 +72,7 @@ class MirrorConfig(Struct, frozen=True):
     signature_policy: SignaturePolicy | None = None
     attachments: AttachmentRules | None = None
     platforms: PlatformFilter | None = None
+    every: float | None = None
 
 
 class Draft(Struct, frozen=True):
@@ -87,11 +91,12 @@ class Draft(Struct, frozen=True):
         yield from zip(self.mirror.targets, self.mirror.tag_templates, self.target_paths, strict=True)
 
 
-def build(top: Section, hosts: RegistriesConfig) -> list[Draft]:
-    """Build a Draft for each mirror in the configuration whose source is valid. Add problems to the document."""
-    defaults = top.section("defaults")
+def build(sections: Iterable[Section], defaults: Section, hosts: RegistriesConfig) -> list[Draft]:
+    """Build a Draft for each mirror in `sections` whose source is valid. Add problems to the document.
+
+    defaults: the values for keys that a mirror lacks."""
     shared, policy = parse_tag_rules(defaults), parse_policy(defaults)
-    drafts = [_build_draft(section, defaults, shared, policy, hosts) for section in top.sections("mirrors")]
+    drafts = [_build_draft(section, defaults, shared, policy, hosts) for section in sections]
     return [draft for draft in drafts if draft is not None]
 
 
@@ -115,7 +120,7 @@ def _build_draft(
     read = _repository(source, section, hosts)
     mirror = MirrorConfig(
         section.document.position(section.path),
-        format_key_path(section.path),
+        section.document.name(section.path),
         read,
         tuple(_target_repository(target, read, section, hosts, wildcard=wildcard) for _, target in targets),
         tuple(target.tag_template or KEEP_TAG for _, target in targets),
@@ -129,6 +134,7 @@ def _build_draft(
         parse_policy(section) or policy,
         attachment_rules(section, defaults),
         _platform_filter(section, defaults),
+        section.parse("every", interval) or defaults.parse("every", interval),
     )
     if section.has_key("repositories") and not wildcard:
         what = "selects repositories of a source that ends with /*, but this source is a single repository; remove it"

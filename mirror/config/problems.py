@@ -29,21 +29,23 @@ SECRET_KEYS |= {"pass", "token", "clientKey", "auth", "identitytoken", "identity
 
 
 class Position(Struct, frozen=True, order=True):
-    """A position in a file. Lines and columns are counted from 1."""
+    """A position in a file. Lines and columns are counted from 1.
+
+    If a value was given on the command line, `file` is the name of its argument, and `line` is 0."""
 
     file: str
     line: int
     column: int
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}"
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
 
 
 class ConfigProblem(Struct, frozen=True, order=True):
     """One problem in a configuration.
 
-    path: the path of the key, such as `mirrors[2].tags`; empty for the file as a whole. message: includes a remedy, but
-    no secrets."""
+    path: the path of the key, such as `mirrors[2].tags`; empty for the file as a whole, and for an argument of the
+    command line. message: includes a remedy, but no secrets."""
 
     position: Position
     path: str

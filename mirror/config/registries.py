@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mirror.config import repository_creation, values
-from mirror.config.problems import KeyPath, format_key_path, quote_key, quote_value
+from mirror.config.problems import KeyPath, quote_key, quote_value
 from mirror.config.section import Section
 from mirror.config.tree import Document
 from mirror.errors import ConfigError
@@ -121,7 +121,7 @@ def check_passwords(
         path = (*hosts.paths[host], *(("paths", login_path) if login_path else ()), "password")
         missing = login[1].problem() if login and document.is_valid(path) else None
         if missing and warnings is not None:
-            warnings.append(f"{document.position(path)}: {format_key_path(path)}: {missing}; a run needs it")
+            warnings.append(str(document.problem(path, f"{missing}; a run needs it")))
         elif missing:
             what = f"a repository below {login_path}" if login_path else "this registry"
             document.add(path, f"{missing}; the password is required, because a mirror uses {what}")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from mirror.config.problems import KeyPath, format_key_path, quote_value
+from mirror.config.problems import KeyPath, quote_value
 from mirror.config.tree import Document
 from mirror.errors import ConfigError
 from mirror.selection.shell_variables import NO_VARIABLES, VARIABLE, replace_home
@@ -117,7 +117,7 @@ class Section:
     def add_warning(self, message: str, *, below: str, item: int | None = None) -> None:
         """Add a warning about the value under the key `below`. item: the index of an item, if the value is a list."""
         path: KeyPath = (*self.path, below) if item is None else (*self.path, below, item)
-        self._warnings.append(f"{self.document.position(path)}: {format_key_path(path)}: {message}")
+        self._warnings.append(str(self.document.problem(path, message)))
 
     def _valid_value(self, key: str) -> object:
         """Return the value under `key`, or None if it is missing or invalid."""

@@ -57,6 +57,7 @@ _CHECKS: dict[str, Callable[[str], object]] = {
     "min-age": min_age,
     "connect": values.connect_timeout,
     "idle": values.idle_timeout,
+    "every": values.interval,
     "spool-max": values.size,
     "max-size": values.size,
     "rate": values.rate,

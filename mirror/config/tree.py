@@ -65,19 +65,35 @@ Node: TypeAlias = Scalar | Sequence | Mapping
 class Document:
     """A configuration file: its tree, and the problems found in it so far.
 
-    file: its name in messages. text_hash: its SHA-256, in hex."""
+    file: its name in messages. text_hash: its SHA-256, in hex. arguments: the names of the command-line arguments whose
+    values were added to the tree, by key path. Messages name them instead of a position in the file."""
 
     def __init__(self, file: str, root: Mapping, text_hash: str) -> None:
         self.file = file
         self.root = root
         self.text_hash = text_hash
+        self.arguments: dict[KeyPath, str] = {}
         self.problems: list[ConfigProblem] = []
         self._invalid: set[KeyPath] = set()
 
     def add(self, path: KeyPath, message: str, *, key: str | None = None) -> None:
         """Add a problem about the value at `path`, or about the name of its key `key`."""
-        self.problems.append(ConfigProblem(self.position(path, key=key), format_key_path(path), message))
+        self.problems.append(self.problem(path, message, key=key))
         self._invalid.update(path[:length] for length in range(len(path) + 1))
+
+    def problem(self, path: KeyPath, message: str, *, key: str | None = None) -> ConfigProblem:
+        """Return a problem about the value at `path`, or about the name of its key `key`, without adding it."""
+        name = format_key_path(path) if self._argument(path if key is None else (*path, key)) is None else ""
+        return ConfigProblem(self.position(path, key=key), name, message)
+
+    def name(self, path: KeyPath) -> str:
+        """Return the name of the value at `path` for messages: its key path, or the argument that contains it."""
+        return self._argument(path) or format_key_path(path)
+
+    def _argument(self, path: KeyPath) -> str | None:
+        """Return the name of the argument that contains the value at `path`, or None if the value is in the file."""
+        starts = (path[:length] for length in range(len(path), 0, -1))
+        return next((self.arguments[start] for start in starts if start in self.arguments), None)
 
     def is_valid(self, path: KeyPath) -> bool:
         """Return whether no problem has been found so far in the value at `path`, including all values inside it."""
@@ -97,6 +113,9 @@ class Document:
 
     def position(self, path: KeyPath, *, key: str | None = None) -> Position:
         """Return the position of the value at `path`, or of the name of its key `key`."""
+        argument = self._argument(path if key is None else (*path, key))
+        if argument is not None:
+            return Position(argument, 0, 0)
         node = self.node(path)
         if key is not None and isinstance(node, Mapping) and key in node.keys:
             node = node.keys[key]

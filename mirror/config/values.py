@@ -40,6 +40,11 @@ def idle_timeout(text: str) -> float:
     return duration(text, 0.1, 3600.0)
 
 
+def interval(text: str) -> float:
+    """Parse the interval between two runs of a mirror, from 1 s to 31 days, and return it in seconds."""
+    return duration(text, 1.0, 31 * 86400.0)
+
+
 def duration(text: str, least: float, most: float) -> float:
     """Parse a duration such as `5 min`, between `least` and `most` seconds, and return it in seconds."""
     seconds = _amount(text, _SECONDS)

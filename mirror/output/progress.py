@@ -41,11 +41,19 @@ class BlobProgress:
     place: the repository, image or file that the blob is copied to or read from; empty if the display must not list it.
     size: in bytes, or None if it is not known.
     position: the number of bytes in the current attempt, including those that an earlier attempt left in the session.
-    moved: the number of bytes in all attempts. is_running: whether an attempt has begun."""
+    moved: the number of bytes in all attempts. is_running: whether an attempt has begun.
+    on_bytes: called whenever bytes are added."""
 
-    __slots__ = ("action", "digest", "is_running", "moved", "place", "position", "size")
+    __slots__ = ("_on_bytes", "action", "digest", "is_running", "moved", "place", "position", "size")
 
-    def __init__(self, place: str = "", digest: str = "", size: int | None = None, action: BlobAction = "copy") -> None:
+    def __init__(
+        self,
+        place: str = "",
+        digest: str = "",
+        size: int | None = None,
+        action: BlobAction = "copy",
+        on_bytes: Callable[[], object] | None = None,
+    ) -> None:
         self.place = place
         self.digest = digest
         self.size = size
@@ -53,6 +61,7 @@ class BlobProgress:
         self.position = 0
         self.moved = 0
         self.is_running = False
+        self._on_bytes = on_bytes
 
     def start_at(self, position: int) -> None:
         """Begin to send or read the blob at the byte `position`."""
@@ -63,6 +72,8 @@ class BlobProgress:
         """Add `count` to the number of bytes that were sent or read. This method can be the `progress` of a `Work`."""
         self.position += count
         self.moved += count
+        if self._on_bytes is not None:
+            self._on_bytes()
 
 
 class BlobSnapshot(Struct, frozen=True):
@@ -108,10 +119,18 @@ class Progress:
     on_phase: a function that is called with each new phase."""
 
     def __init__(
-        self, phase: Phase = "listing", *, now: Callable[[], float] = time.monotonic, work: Phase = "copying"
+        self,
+        phase: Phase = "listing",
+        *,
+        now: Callable[[], float] = time.monotonic,
+        work: Phase = "copying",
+        on_bytes: Callable[[], object] | None = None,
     ) -> None:
-        """phase: the first phase. work: the phase that follows the planning. now: returns a time in seconds."""
+        """phase: the first phase. work: the phase that follows the planning. now: returns a time in seconds.
+
+        on_bytes: called on any thread when bytes of a blob were copied or hashed."""
         self._now = now
+        self._on_bytes = on_bytes
         self._begin = now()
         self._lock = threading.Lock()
         self._phase: Phase = phase
@@ -184,7 +203,7 @@ class Progress:
         self, place: str = "", digest: str = "", size: int | None = None, action: BlobAction = "copy"
     ) -> BlobProgress:
         """Add a blob that is about to be copied or hashed. The parameters are those of BlobProgress."""
-        blob = BlobProgress(place, digest, size, action)
+        blob = BlobProgress(place, digest, size, action, self._on_bytes)
         with self._lock:
             self._blobs[blob] = None
         return blob

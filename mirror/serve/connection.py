@@ -14,7 +14,7 @@ from typing import Any
 
 from mirror import __version__
 from mirror.errors import Cancelled, MirrorError, NetworkError
-from mirror.serve.messages import BlobRange, HttpError, ServerRequest, ServerResponse
+from mirror.serve.messages import BlobRange, Headers, HttpError, ServerRequest, ServerResponse
 from mirror.serve.tls import send_close_notify
 from mirror.util.file_reader import FileReader
 
@@ -29,8 +29,9 @@ _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;.*)?")
 
 
 class ServerConnection(BaseHTTPRequestHandler):
-    """A connection from a client to the registry server. `run` answers the requests that arrive on it.
+    """A connection from a client to a server. `run` answers the requests that arrive on it.
 
+    headers: sent with every response.
     idle_since: when the connection began to wait for a request (monotonic clock, seconds); None during a request."""
 
     protocol_version = "HTTP/1.1"
@@ -41,9 +42,14 @@ class ServerConnection(BaseHTTPRequestHandler):
     wbufsize = -1  # buffered, so that the headers and a small body are sent together
 
     def __init__(
-        self, connection: socket.socket, address: Any, handler: Callable[[ServerRequest], ServerResponse]
+        self,
+        connection: socket.socket,
+        address: Any,
+        handler: Callable[[ServerRequest], ServerResponse],
+        headers: Headers = (),
     ) -> None:
         self._handler = handler
+        self._headers = headers
         self.idle_since: float | None = time.monotonic()
         self.client_socket = connection
         self._address = address
@@ -119,8 +125,7 @@ class ServerConnection(BaseHTTPRequestHandler):
         self.request_version = self.protocol_version  # always send a status line, even to an HTTP/0.9 client
         try:
             self.send_response(response.status)
-            self.send_header("Docker-Distribution-API-Version", "registry/2.0")
-            for name, value in response.headers:
+            for name, value in (*self._headers, *response.headers):
                 self.send_header(name, value)
             if response.status not in (204, 304):
                 length = body.length if isinstance(body, BlobRange) else len(body)

@@ -22,7 +22,7 @@ from mirror.oci.reference import is_path
 from mirror.output.console import Console, print_lines
 from mirror.serve.connection import ServerConnection
 from mirror.serve.handlers import RegistryHandler
-from mirror.serve.messages import ServerRequest, ServerResponse
+from mirror.serve.messages import Headers, ServerRequest, ServerResponse
 from mirror.serve.pushes import PushHandler
 from mirror.serve.tls import HANDSHAKE_TIMEOUT, server_context, wrap_connection
 from mirror.store import Source
@@ -32,6 +32,7 @@ from mirror.util.signals import Signals
 LISTEN = "127.0.0.1:5000"
 MAX_CONNECTIONS = 200
 _BACKLOG = 128
+_REGISTRY_HEADERS = (("Docker-Distribution-API-Version", "registry/2.0"),)
 _PUBLISH_INTERVAL = 1.0  # seconds between two writes of index.json after pushes
 _POLL_INTERVAL = 0.5  # seconds between two checks whether a connection has ended
 _SHUTDOWN_TIMEOUT = 5.0  # seconds to wait for connections to end
@@ -199,7 +200,8 @@ class RegistryServer:
 
     At most `max_connections` are open at a time: a further connection replaces the one that has been idle longest, or
     waits if none is idle. stop: requested when the block exits, before anything else, to end requests in progress. tls:
-    the context for https; None for http. handshake_timeout: seconds for a TLS handshake."""
+    the context for https; None for http. handshake_timeout: seconds for a TLS handshake. headers: sent with every
+    response."""
 
     def __init__(
         self,
@@ -211,8 +213,10 @@ class RegistryServer:
         max_connections: int = MAX_CONNECTIONS,
         tls: ssl.SSLContext | None = None,
         handshake_timeout: float = HANDSHAKE_TIMEOUT,
+        headers: Headers = _REGISTRY_HEADERS,
     ) -> None:
         self._handler = handler
+        self._headers = headers
         self._tls, self._handshake_timeout = tls, handshake_timeout
         self._max_connections = max_connections
         self._stop = stop
@@ -276,7 +280,7 @@ class RegistryServer:
                     raw_socket = wrap_connection(raw_socket, self._tls, self._handshake_timeout)
                 except OSError:
                     continue
-            connection = ServerConnection(raw_socket, peer, self._handler)
+            connection = ServerConnection(raw_socket, peer, self._handler, self._headers)
             thread = threading.Thread(target=self._run, args=(connection,), name=f"serve-{peer[1]}")
             with self._changed:
                 self._connections[connection] = thread

@@ -8,7 +8,7 @@ is passed on as soon as it is known, so that copying starts while other tags are
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import partial
 
 from mirror.errors import MirrorError, NotFound
@@ -88,25 +88,32 @@ class Planner:
             calls, hints, receiver, self._source_resolver, use_hints=use_hints, repair=repair, now=now
         )
 
-    async def plan_all(self, entries: Iterable[MirrorEntry]) -> None:
-        """Plan all entries. Errors are passed to the PlanReceiver; only exceptions that show a bug are raised."""
+    async def plan_all(self, entries: Iterable[MirrorEntry], numbers: Container[int] | None = None) -> None:
+        """Plan all entries. Errors are passed to the PlanReceiver; only exceptions that show a bug are raised.
+
+        numbers: if it is given, only the entries with these numbers are planned. The other entries are still checked
+        for write conflicts with them."""
         configured = list(entries)
         possible_conflicts = find_possible_conflicts(configured)
         ids = {id(entry) for entry in possible_conflicts}
         await run_group(
             [
-                self._plan_each(entry for entry in configured if id(entry) not in ids),
-                self._plan_possible_conflicts(possible_conflicts),
+                self._plan_each([entry for entry in configured if id(entry) not in ids], numbers),
+                self._plan_possible_conflicts(possible_conflicts, numbers),
             ]
         )
 
-    async def _plan_each(self, entries: Iterable[MirrorEntry]) -> None:
-        """Plan each entry, unless `--only` or `--shard` excludes all its references."""
-        await run_group(
-            self.plan_mirror(entry) for entry in entries if entry.wildcard or self._only.may_select(entry.name)
-        )
+    async def _plan_each(self, entries: Iterable[MirrorEntry], numbers: Container[int] | None) -> None:
+        """Plan each entry whose number is in `numbers`, unless `--only` or `--shard` excludes all its references."""
+        planned = []
+        for entry in entries:
+            if numbers is not None and entry.number not in numbers:
+                self._only.mark_unlisted(entry.name)
+            elif entry.wildcard or self._only.may_select(entry.name):
+                planned.append(entry)
+        await run_group(map(self.plan_mirror, planned))
 
-    async def _plan_possible_conflicts(self, entries: Sequence[MirrorEntry]) -> None:
+    async def _plan_possible_conflicts(self, entries: Sequence[MirrorEntry], numbers: Container[int] | None) -> None:
         """Plan the entries that may conflict. First expand their wildcards to find out which of them do conflict.
 
         This reads a catalog for each wildcard, even if `--only` or `--shard` excludes the entry. The conflicts that are
@@ -120,7 +127,7 @@ class Planner:
             expanded = self._expanded.get(id(entry), [entry])
             known += expanded if not isinstance(expanded, MirrorError) else ()
         self._write_conflicts = WriteConflicts(known)
-        await self._plan_each(entries)
+        await self._plan_each(entries, numbers)
 
     async def plan_mirror(self, entry: MirrorEntry, selection: WildcardSelection | None = None) -> None:
         """Plan one mirror. Errors are passed to the PlanReceiver; only exceptions that show a bug are raised.

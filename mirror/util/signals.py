@@ -1,4 +1,7 @@
-"""Handles SIGINT and SIGTERM. The first signal stops the run cleanly, and the second one ends the process at once."""
+"""Handles SIGINT and SIGTERM. The first signal stops the run cleanly, and the second one ends the process at once.
+
+A command that runs until it is stopped also handles SIGHUP, which requests that the configuration is read again.
+"""
 
 from __future__ import annotations
 
@@ -26,16 +29,21 @@ def _do_nothing() -> None:
 class Signals:
     """A context manager that catches SIGINT and SIGTERM in the main thread until the `with` block exits.
 
+    hangup: whether to catch SIGHUP, too.
+
     A pipe wakes the main thread, because a handler that took a lock could deadlock with the code that it interrupted.
     The interpreter also writes to the pipe (`set_wakeup_fd`), because it runs handlers only when the main thread is
     awake. A signal does not wake that thread if another thread received it, or if it came just before the thread
     started to wait. An event loop has its own pipe for this purpose (`free_pipe`, `wake_loop`).
 
-    number: the first signal, or None if there was none.
+    number: the first signal other than SIGHUP, or None if there was none.
+    hangup_received: whether a SIGHUP has arrived. The code that handles it sets this to False.
     on_signal: a callback that the event loop calls after the first signal."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, hangup: bool = False) -> None:
         self.number: int | None = None
+        self.hangup_received = False
+        self._hangup = hangup
         self.on_signal: Callable[[], object] = _do_nothing
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pipe: tuple[int, int] | None = None
@@ -43,9 +51,11 @@ class Signals:
         self.has_hung_threads = False  # if it is True, only `os._exit` can end the process
 
     def __enter__(self) -> Signals:
-        self._pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._previous_wakeup = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
+        self._previous_wakeup = signal.set_wakeup_fd(-1)
+        self.open_pipe()
         self._previous_handlers = {number: signal.signal(number, self._handle) for number in _CAUGHT}
+        if self._hangup:
+            self._previous_handlers[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._handle_hangup)
         return self
 
     def __exit__(
@@ -66,8 +76,20 @@ class Signals:
             self._loop.call_soon_threadsafe(self.on_signal)
         self.wake()
 
+    def _handle_hangup(self, number: int, frame: FrameType | None) -> None:
+        """Record a SIGHUP and wake the main thread. An event loop continues."""
+        self.hangup_received = True
+        self.wake()
+
+    def open_pipe(self) -> None:
+        """Open the pipe unless it is open, so that `wait` can be used again after the event loop has been closed."""
+        self._loop, self.on_signal = None, _do_nothing
+        if self._pipe is None:
+            self._pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
+
     def free_pipe(self) -> None:
-        """Close the pipe, because the event loop has its own. `wait` cannot be used after this."""
+        """Close the pipe, because the event loop has its own. `wait` cannot be used until `open_pipe` is called."""
         if self._pipe is not None:
             signal.set_wakeup_fd(-1)
             pipe, self._pipe = self._pipe, None

@@ -1144,13 +1144,11 @@ LATER_KEYS: tuple[tuple[str, str, str, str], ...] = (
     ("top", "metrics", "{textfile: mirror.prom}", "[x]"),
     ("registry", "reserve", "20", "some"),
     ("registry", "bandwidth", "{read: 10 MiB/s, write: 5 MB/s, schedule: 'Mon-Fri'}", "{read: fast}"),
-    ("mirror", "every", "15 min", "15"),
 )
 LATER_VALUES: tuple[tuple[str, str, str], ...] = (("top", "report", "changes"),)
 _LATER: dict[str, tuple[Callable[[str], str], int, int, str]] = {
     "top": (_top, 2, 1, ""),
     "registry": (_registry, 3, 19, 'registries."b.example.com".'),
-    "mirror": (_mirror, 5, 3, "mirrors[0]."),
 }
 
 
@@ -1176,12 +1174,6 @@ NOT_IN_THIS_VERSION = (
     ),
     _later("registry", "bandwidth", "10 MiB/s", "not in this version; remove the key", id="rate"),
     *(_later(where, key, value, "is not in this version", id="value") for where, key, value in LATER_VALUES),
-    Case(
-        "later-default",
-        f"{HEAD}defaults: {{every: 1 h}}\n{MIRROR}",
-        "2:19",
-        ("defaults.every: not in this version",),
-    ),
 )
 
 
@@ -1291,7 +1283,23 @@ REFERRERS = (
     Case("recheck-long", _mirror("recheck: 999999 d"), "5:12", ("expected 0 ms..87600 h, got 999999 d",)),
 )
 
+INTERVALS = (
+    Case("every-number", _mirror("every: 15"), "5:10", ('every: read as the number 15; write "15 s"',)),
+    Case("every-m", _mirror("every: 15m"), "5:10", ('got "15m"; write "15 min"',)),
+    Case("every-short", _mirror("every: 10 ms"), "5:10", ("expected 1 s..744 h, got 10 ms",)),
+    Case(
+        "every-of-all", f"{HEAD}defaults: {{every: 40 d}}\n{MIRROR}", "2:19", ("defaults.every: expected 1 s..744 h",)
+    ),
+    Case(
+        "bundle-with-two-intervals",
+        f"{HEAD}mirrors:\n- {{source: a.example.com/a, targets: [x.tar], every: 1 h}}\n"
+        "- {source: a.example.com/b, targets: [./x.tar]}\n",
+        "4:39",
+        ("mirrors[0] writes this bundle with a different `every`",),
+    ),
+)
+
 CASES: tuple[Case, ...] = (
     *(*FILE, *KEYS, *REGISTRIES, *LOCATIONS, *WILDCARDS, *PLATFORMS),
-    *(*TAGS, *SIGNATURES, *REFERRERS, *ON_DISK, *NOT_IN_THIS_VERSION, *TAG_TEMPLATES),
+    *(*TAGS, *SIGNATURES, *REFERRERS, *ON_DISK, *NOT_IN_THIS_VERSION, *TAG_TEMPLATES, *INTERVALS),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -18,6 +18,7 @@ from mirror.oci.platform import Platform
 from mirror.oci.platform_filter import PlatformFilter
 from mirror.oci.reference import ListedTag, Repository
 from mirror.selection.attachment_rules import AttachmentRules
+from mirror.selection.locations import MATCHED
 from mirror.selection.tag_rules import FirstSeen, SelectionSummary, TagRules
 from mirror.store import Version
 from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, TargetEntry
@@ -178,9 +179,21 @@ class World:
             attachments=attachments,
             platforms=platforms,
         )
+        only = ReferenceFilter([f"*{self.only}*"])
+        return self.plan_entries([entry], only, deep=deep, use_hints=use_hints)
+
+    def plan_entries(
+        self,
+        entries: Sequence[MirrorEntry],
+        only: ReferenceFilter,
+        *,
+        numbers: Collection[int] | None = None,
+        deep: bool = False,
+        use_hints: bool = True,
+    ) -> RecordedPlan:
+        """Plan several mirrors. numbers: those to plan; None for all."""
         loop = new_loop()
         calls = Calls(loop, Limits(), Stop(), policy=Policy(base=0.001))
-        only = ReferenceFilter([f"*{self.only}*"])
         planner = Planner(
             calls,
             self.hints,
@@ -193,7 +206,7 @@ class World:
             keep_tags=lambda entry, tags: self.kept_tags.extend(tags),
         )
         try:
-            loop.run_until_complete(planner.plan_all([entry]))
+            loop.run_until_complete(planner.plan_all(entries, numbers))
         finally:
             calls.close()
         return self.recorded
@@ -591,3 +604,35 @@ def test_an_equal_digest_is_not_enough_if_the_target_has_only_some_platforms(
         world.hints.tags["target/copy", "v1"] = world.hints.sources[f"source/app target/copy{suffix}", "v1"] = digest
     [plan_entry] = world.plan(IMMUTABLE if immutable else None, platforms=platforms).plan_entries
     assert (action, action == "copy") == (plan_entry.action.value, plan_entry.incomplete)
+
+
+def test_mirrors_that_are_not_due_are_neither_read_nor_missed_by_a_pattern(world: World) -> None:
+    for name in ("one", "two"):
+        world.tag(world.source, "v1", repository=name)
+    targets = [TargetEntry(world.target, Repository("target", name)) for name in ("one", "two")]
+    entries = [
+        MirrorEntry(world.source, target.repository.path, TagRules(), (target,), number=number)
+        for number, target in enumerate(targets)
+    ]
+    only = ReferenceFilter(["source/one:v1", "source/two:v1", "source/two:v2"])
+    plan = world.plan_entries(entries, only, numbers={1})
+    assert [("two", "v1")] == [(one.target.repository.path, one.reference.tag) for one in plan.plan_entries]
+    assert [("tags", "two", "")] == world.source.asked
+    assert ["source/two:v2"] == only.unused_patterns()
+
+
+def test_a_write_conflict_with_a_mirror_that_is_not_due_is_found(world: World) -> None:
+    for name in ("team/app", "app"):
+        world.tag(world.source, "v1", repository=name)
+        world.source.blobs[name] = {}  # `repositories` lists it
+    wildcard = TargetEntry(world.target, Repository("target", MATCHED))
+    single = TargetEntry(world.target, Repository("target", "app"))
+    entries = [
+        MirrorEntry(world.source, "team", TagRules(), (wildcard,), wildcard=True),
+        MirrorEntry(world.source, "app", TagRules(), (single,), number=1),
+    ]
+    for numbers in ({0}, {1}):
+        world.recorded = RecordedPlan()
+        plan = world.plan_entries(entries, ReferenceFilter(None), numbers=numbers)
+        assert [] == plan.plan_entries
+        assert ["target_conflict"] == [error.code for _, error in plan.errors]

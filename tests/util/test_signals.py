@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -99,10 +100,39 @@ def test_threads_that_do_not_end_within_the_limit_are_left_behind() -> None:
     with Signals() as signals:
         with pytest.raises(LocalError):
             close_in_time(hang, signals)
-        assert not signals.has_hung_threads
+        assert signals.has_hung_threads
+    with Signals() as signals:
         signal.raise_signal(signal.SIGTERM)
         close_in_time(hang, signals)
         assert signals.has_hung_threads
+
+
+def test_sighup_wakes_a_wait_and_does_not_stop_anything() -> None:
+    with Signals(hangup=True) as signals:
+        signal.raise_signal(signal.SIGHUP)
+        assert (True, True, None) == (signals.wait(10), signals.hangup_received, signals.number)
+        signals.hangup_received = False
+        signals.free_pipe()
+        with closing(asyncio.new_event_loop()) as loop:
+            signals.wake_loop(loop)
+            signals.on_signal = loop.stop
+            signal.raise_signal(signal.SIGHUP)
+            loop.run_until_complete(asyncio.sleep(0))  # the loop continues
+        assert (True, None) == (signals.hangup_received, signals.number)
+    assert signal.SIG_DFL == signal.getsignal(signal.SIGHUP)
+
+
+def test_signals_wake_a_wait_after_an_event_loop_has_been_closed() -> None:
+    with Signals() as signals:
+        for _ in range(3):
+            signals.free_pipe()
+            with closing(asyncio.new_event_loop()) as loop:
+                signals.wake_loop(loop)
+            signals.open_pipe()
+            signals.open_pipe()
+            assert not signals.wait(0)
+        signal.raise_signal(signal.SIGTERM)
+        assert (True, signal.SIGTERM) == (signals.wait(10), signals.number)
 
 
 def test_a_hanging_thread_does_not_keep_the_process_alive() -> None:

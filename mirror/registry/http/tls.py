@@ -296,7 +296,7 @@ def _ssl_error(error: ssl.SSLError, host: str, key: str) -> MirrorError:
     reason = _error_reason(error)
     hint = ""
     if any(word in reason for word in ("wrong version number", "http request", "packet length", "record layer")):
-        hint = f"if the host uses plain http, set {registry_key(key, 'plain-http')}"
+        hint = f"if the host uses plain http, set {registry_key(key, 'plain-http')}, or use --plain-http with `copy`"
     elif "certificate" in reason:
         hint = f"if the host requires a client certificate, set {registry_key(key, 'tls', 'cert')} and `tls.key`"
     return RemoteError(f"{host}: the TLS handshake failed: {reason}", code="tls_error", hint=hint, retryable=False)

@@ -1,0 +1,91 @@
+"""The status of `mirror sync --every`: whether its cycles succeed, and whether the current one still makes progress."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from mirror.errors import OK
+from mirror.serve.messages import Headers, ServerRequest, ServerResponse
+
+MOST_FAILURES = 3  # consecutive failed cycles after which the service is unhealthy
+STUCK_AFTER = 2 * 3600.0  # seconds; a `rate` of one request per hour must not make a cycle look stuck
+
+_ALLOWED = ("GET", "HEAD")
+_HEADERS = (("Content-Type", "text/plain; charset=utf-8"), ("Cache-Control", "no-store"))
+
+
+class ServiceStatus:
+    """The status of repeated runs, each of which is a cycle. Thread-safe.
+
+    now: returns the time in seconds on any scale."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        self._began: datetime | None = None  # the start of the current cycle
+        self._last_progress = 0.0
+        self._failures = 0  # consecutive cycles that failed
+        self._last = "no cycle has ended yet"
+
+    def begin_cycle(self) -> None:
+        """Record that a cycle begins."""
+        with self._lock:
+            self._began, self._last_progress = datetime.now(UTC), self._now()
+
+    def record_progress(self) -> None:
+        """Record that the current cycle has sent a request or copied bytes."""
+        self._last_progress = self._now()
+
+    def end_cycle(self, code: int) -> None:
+        """Record that the current cycle has ended. code: its exit code; that of LockBusy if it was skipped."""
+        with self._lock:
+            self._began = None
+            self._failures = 0 if code == OK else self._failures + 1
+            self._last = f"the last cycle ended with exit code {code} at {_format_time(datetime.now(UTC))}"
+
+    def liveness(self) -> tuple[bool, str]:
+        """Return whether the service makes progress, and a sentence about its state."""
+        with self._lock:
+            idle = self._now() - self._last_progress
+            if self._began is not None and idle > STUCK_AFTER:
+                began = _format_time(self._began)
+                return False, f"stuck: the cycle that began at {began} has made no progress for {idle / 3600:.1f} h"
+            return True, f"ok: {self._last}"
+
+    def health(self) -> tuple[bool, str]:
+        """Return whether the service makes progress and its cycles succeed, and a sentence about its state."""
+        alive, text = self.liveness()
+        with self._lock:
+            if alive and self._failures >= MOST_FAILURES:
+                return False, f"failing: {self._failures} consecutive cycles have failed; {self._last}"
+        return alive, text
+
+
+class StatusHandler:
+    """Answers the HTTP requests for the status. status: the status that is served."""
+
+    def __init__(self, status: ServiceStatus) -> None:
+        self._pages = {"/healthz": status.health, "/livez": status.liveness}
+
+    def handle(self, request: ServerRequest) -> ServerResponse:
+        """Return the response to a request: 200, or 503 if the service is not healthy."""
+        page = self._pages.get(request.path)
+        if page is None:
+            return _text_response(404, f"not found; the pages are {', '.join(self._pages)}")
+        if request.method not in _ALLOWED:
+            return _text_response(405, "only GET and HEAD are supported", (("Allow", "GET, HEAD"),))
+        healthy, text = page()
+        return _text_response(200 if healthy else 503, text)
+
+
+def _text_response(status: int, text: str, headers: Headers = ()) -> ServerResponse:
+    """Return a response whose body is one line of text. The connection omits the body for HEAD."""
+    return ServerResponse(status, (*_HEADERS, *headers), f"{text}\n".encode())
+
+
+def _format_time(moment: datetime) -> str:
+    """Format a time as ISO 8601 in UTC, in seconds."""
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"

@@ -1,0 +1,113 @@
+"""Makes the configuration of `mirror copy` from its arguments. It passes the same checks as a configuration file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from mirror.config.loader import Config, build_config, file_warnings, read_document, state_directory, state_home
+from mirror.config.problems import KeyPath
+from mirror.config.tree import Document, Mapping, Node, Scalar, Sequence
+from mirror.config.values import host as parse_host
+from mirror.errors import ConfigError
+from mirror.util.structs import Struct, replace
+
+COMMAND_LINE = "the command line"
+
+# Keys that describe the syncs of a configuration. A copy must not replace their metrics or send their notifications.
+_OF_SYNC = ("metrics", "notify")
+_MIRROR: KeyPath = ("mirrors", 0)
+
+Value = str | int | bool | list[str]
+
+
+class CopyArguments(Struct, frozen=True):
+    """The arguments of `mirror copy` that describe a mirror.
+
+    keys: the value and the name of the argument for each key of the mirror, by key path, such as ("tags", "include").
+    config: the configuration file that has the settings of the registries, the defaults and the state. plain_http: the
+    hosts that are contacted over http. directory: the current directory, to which paths in the values are relative."""
+
+    keys: dict[tuple[str, ...], tuple[Value, str]]
+    config: Path | None = None
+    plain_http: tuple[str, ...] = ()
+    directory: Path = Path()
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder for these arguments in the state directory."""
+        values = sorted((path, value) for path, (value, _) in self.keys.items())
+        text = json.dumps(values)
+        if "oci:" in text or ".tar" in text:
+            text += str(self.directory)
+        return f"copy-{hashlib.sha256(os.fsencode(text)).hexdigest()[:12]}"
+
+
+def load_copy(arguments: CopyArguments) -> Config:
+    """Return a configuration with one mirror. Messages about its keys name the arguments.
+
+    Raises ConfigErrors with all problems, ConfigError if the
+    file does not exist, LocalError."""
+    if arguments.config is None:
+        document, path, warnings = Document(COMMAND_LINE, Mapping(0, 0), ""), arguments.directory / COMMAND_LINE, []
+    else:
+        document, path, warnings = read_document(arguments.config), arguments.config, file_warnings(arguments.config)
+    root = document.root
+    for key in _OF_SYNC:
+        root.items.pop(key, None)
+    _set(root, ("version",), root.items.get("version", _node(1)))
+    _add_plain_http(document, arguments.plain_http)
+    mirror = Mapping(0, 0)
+    for key_path, (value, name) in arguments.keys.items():
+        _set(mirror, key_path, _node(value))
+        document.arguments[(*_MIRROR, *key_path)] = name
+        document.arguments.setdefault((*_MIRROR, *key_path[:1]), name)
+    _set(root, ("mirrors",), Sequence(0, 0, [mirror]))
+    document.arguments[_MIRROR] = COMMAND_LINE
+    document.text_hash = hashlib.sha256(f"{document.text_hash} {arguments.folder}".encode()).hexdigest()
+    config = build_config(document, path, secrets=True, warnings=warnings, mirrors_base=arguments.directory)
+    state = state_home() / "copies" if arguments.config is None else state_directory(config)
+    return replace(config, path=Path(COMMAND_LINE), state=state)
+
+
+def _add_plain_http(document: Document, hosts: tuple[str, ...]) -> None:
+    """Set `plain-http` for hosts. If the file has settings for a host, the other settings are kept."""
+    for text in hosts:
+        registries = document.root.items.get("registries")
+        names = registries.items if isinstance(registries, Mapping) else {}
+        in_file = next((name for name in names if _is_same_host(name, text)), None)
+        path = ("registries", in_file or text, "plain-http")
+        document.arguments[path if in_file else path[:2]] = "--plain-http"
+        _set(document.root, path, _node(True))
+
+
+def _is_same_host(name: str, other: str) -> bool:
+    """Return whether two spellings of a host are equal in their canonical form."""
+    try:
+        return parse_host(name) == parse_host(other)
+    except ConfigError:  # a later check reports it
+        return name == other
+
+
+def _set(mapping: Mapping, path: tuple[str, ...], node: Node) -> None:
+    """Set the value at `path`, and create the mappings that contain it if they are missing.
+
+    If one of them has a value of another type, do nothing: the check of the schema reports it."""
+    for key in path[:-1]:
+        if key not in mapping.items:
+            _set(mapping, (key,), Mapping(0, 0))
+        below = mapping.items[key]
+        if not isinstance(below, Mapping):
+            return
+        mapping = below
+    mapping.items[path[-1]] = node
+    mapping.keys.setdefault(path[-1], Scalar(0, 0, path[-1], path[-1]))
+
+
+def _node(value: Value) -> Node:
+    """Return the node for a value."""
+    if isinstance(value, list):
+        return Sequence(0, 0, [_node(item) for item in value])
+    return Scalar(0, 0, str(value), value)
