@@ -139,6 +139,7 @@ _COMMANDS = {
     "lock": parsers.add_lock,
     "explain": parsers.add_explain,
     "convert": parsers.add_convert,
+    "prune": parsers.add_prune,
     "bundle": _add_bundle,
     "inventory": _add_inventory,
     "serve": _add_serve,

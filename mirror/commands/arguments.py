@@ -96,7 +96,6 @@ def _closest(word: str, known: list[str]) -> str | None:
 
 # Commands that are planned for later versions, and what each of them does.
 LATER_COMMANDS = {
-    "prune": "deletes images that are no longer selected",
     "copy": "copies one image or repository without a configuration",
     "report": "shows or merges reports",
 }

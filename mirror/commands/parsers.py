@@ -61,6 +61,16 @@ or nothing can be converted; 4 local error
 """
 
 
+_PRUNE_EPILOG = """\
+example:
+  mirror prune prod.yaml --plan prune.json     finds the tags to delete, and deletes nothing
+  mirror prune prod.yaml --apply prune.json    deletes them
+
+Exit code 1: something was not deleted, or could not be determined. Exit code 2: the plan is older than 24 hours, or was
+made for another configuration.
+"""
+
+
 def sentence(text: str) -> str:
     """Return `text` as a sentence: with a capital letter at the beginning and a period at the end."""
     return f"{text[0].upper()}{text[1:]}."
@@ -167,6 +177,21 @@ def add_explain(commands: argparse._SubParsersAction[Parser]) -> None:
     explain.add_argument("--json", action="store_true", help="print JSON")
 
 
+def add_prune(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add the parser for `prune`."""
+    text = "delete tags from the targets that a sync copied and that are no longer selected"
+    prune = _add_command(commands, "prune", _prune, text, _PRUNE_EPILOG)
+    action = prune.add_mutually_exclusive_group(required=True)
+    action.add_argument("--plan", metavar="FILE", type=Path, help="write the tags to delete to a file, delete nothing")
+    action.add_argument("--apply", metavar="FILE", type=Path, help="delete the tags in this file")
+    prune.add_argument(
+        "--max-delete",
+        metavar="PERCENT",
+        type=_percent,
+        help="delete nothing if more than PERCENT of the copied tags of any repository would be deleted (default 10)",
+    )
+
+
 def add_validate(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser for `validate`."""
     validate = _add_command(commands, "validate", _validate, "check a configuration offline")
@@ -197,6 +222,17 @@ def _shard(text: str) -> Shard:
     if slash and index.isdecimal() and count.isdecimal() and int(index) < int(count):
         return Shard(int(index), int(count))
     raise argparse.ArgumentTypeError(f"expected I/N with I from 0 to N-1, got {text!r}")
+
+
+def _percent(text: str) -> float:
+    """Parse a percentage, such as `10` or `2.5%`. Raises ArgumentTypeError if `text` is not valid."""
+    try:
+        percent = float(text.removesuffix("%"))
+    except ValueError:
+        percent = -1.0
+    if 0 < percent <= 100:
+        return percent
+    raise argparse.ArgumentTypeError(f"expected a percentage above 0 and up to 100, got {text!r}")
 
 
 def _seconds(text: str) -> float:
@@ -261,6 +297,19 @@ def _lock(parsed: argparse.Namespace) -> int:
     from mirror.commands import lock  # noqa: PLC0415
 
     return lock.lock(_options(parsed), parsed.output)
+
+
+def _prune(parsed: argparse.Namespace) -> int:
+    """Run `mirror prune`."""
+    if parsed.plan is not None and parsed.max_delete is not None:
+        hint = "the plan contains all tags; give the limit when you apply it"
+        raise ConfigError("--max-delete can be used only with --apply", hint=hint)
+    from mirror.commands import prune, prune_apply  # noqa: PLC0415
+
+    options = _options(parsed)
+    if parsed.plan is not None:
+        return prune.plan(options, parsed.plan)
+    return prune_apply.apply(options, parsed.apply, parsed.max_delete or prune.MAX_DELETE)
 
 
 def _verify(parsed: argparse.Namespace) -> int:
