@@ -16,7 +16,7 @@ BENCH_ARGS ?=
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONDONTWRITEBYTECODE PYTHONUNBUFFERED
 
 .DEFAULT_GOAL := help
-.PHONY: help docs demo test test-kill test-damage test-worlds test-long test-old test-gap test-regsync test-migration test-terminal test-registries test-cosign test-conformance lint format \
+.PHONY: help docs demo test test-kill test-damage test-prune test-worlds test-long test-old test-gap test-regsync test-migration test-terminal test-registries test-cosign test-conformance lint format \
 	check coverage bench bench-verify \
 	bench-tools registries clean
 
@@ -57,7 +57,7 @@ test-terminal: $(STAMP) ## test the live display in a real terminal (tmux; about
 test-registries: $(STAMP) ## test with registries of other vendors (about 2 minutes; run `make registries` first)
 	@tools/need.sh docker-registry skopeo htpasswd:apache2-utils
 	$(BIN)/python -m pytest -n $(JOBS) tests_real/test_registries.py tests_real/test_registries_uploads.py \
-		tests_real/test_attachments.py $(PYTEST_ARGS)
+		tests_real/test_attachments.py tests_real/test_registries_prune.py $(PYTEST_ARGS)
 
 test-cosign: $(STAMP) ## test with signatures that cosign makes (needs Go; installs cosign, which takes several minutes)
 	@tools/need.sh docker-registry
@@ -80,6 +80,9 @@ test-damage: $(STAMP) ## damage targets in 500 random ways, verify and repair th
 	MIRROR_TESTS_DAMAGES=$${MIRROR_TESTS_DAMAGES:-500} $(BIN)/python -m pytest -n $(JOBS) \
 		tests/end_to_end/test_damage.py $(PYTEST_ARGS)
 
+test-prune: $(STAMP) ## delete images in 40 random worlds, while others write to the target (about a minute)
+	$(BIN)/python -m pytest -n $(JOBS) tests_real/test_prune_worlds.py $(PYTEST_ARGS)
+
 test-worlds: $(STAMP) ## run 1,000 random scenarios with faults, kills and rollbacks (MIRROR_TESTS_SEED: run one seed; about 15 minutes)
 	MIRROR_TESTS_WORLDS=$${MIRROR_TESTS_WORLDS:-1000} $(BIN)/python -m pytest -n $(JOBS) \
 		tests/end_to_end/test_worlds.py $(PYTEST_ARGS)
@@ -92,6 +95,7 @@ test-long: $(STAMP) ## run all long campaigns, some partly, and available other 
 	$(MAKE) docs
 	$(MAKE) test-kill
 	$(MAKE) test-damage
+	$(MAKE) test-prune
 	MIRROR_TESTS_WORLDS=400 $(MAKE) test-worlds
 	MIRROR_TESTS_CYCLES=20 $(MAKE) test-service
 	$(BIN)/python -m pytest tests_real/test_benchmarks.py tests_real/test_demo.py $(PYTEST_ARGS)

@@ -13,6 +13,7 @@ from mirror.commands import parsers
 from mirror.commands.arguments import HelpFormatter, Parser, refuse_later_command
 from mirror.commands.copy_parser import add_copy
 from mirror.commands.parsers import sentence
+from mirror.commands.prune_parser import add_prune
 from mirror.errors import ConfigError, MirrorError, worst_exit_code
 from mirror.output.console import Console, print_lines
 
@@ -141,6 +142,7 @@ _COMMANDS = {
     "explain": parsers.add_explain,
     "convert": parsers.add_convert,
     "copy": add_copy,
+    "prune": add_prune,
     "bundle": _add_bundle,
     "inventory": _add_inventory,
     "serve": _add_serve,

@@ -225,7 +225,15 @@ def test_planning_is_typed_on_the_reading_half_of_a_store() -> None:
         found
         for found in imports()
         if is_within(
-            found.importer, ("mirror.sync.planner", "mirror.sync.target_planner", "mirror.selection.tag_rules")
+            found.importer,
+            (
+                "mirror.sync.planner",
+                "mirror.sync.target_planner",
+                "mirror.selection.tag_rules",
+                "mirror.sync.prune_planner",
+                "mirror.sync.prune_selection",
+                "mirror.sync.repository_content",
+            ),
         )
     ]
     assert [] == [str(found) for found in mine if found.name in WRITERS]
@@ -307,3 +315,22 @@ def test_only_the_command_line_and_the_report_print() -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
     assert [] == printing
+
+
+def test_only_a_prune_deletes_from_targets() -> None:
+    # The stores themselves and `mirror serve` implement deletions; a repair wraps a target.
+    stores = {"mirror.layout.directory", "mirror.serve.pushes", "mirror.sync.repair"}
+    callers = {name: _callers_of(name) for name in ("delete", "delete_unused")}
+    assert {"delete": {"mirror.sync.deletions", *stores}, "delete_unused": {"mirror.sync.pruner"}} == callers
+    importers = {found.importer for found in imports() if found.name in ("Deletions", "Pruner")}
+    assert {"mirror.sync.pruner", "mirror.commands.prune_apply"} == importers
+
+
+def _callers_of(method: str) -> set[str]:
+    """Return the modules that call a method with this name."""
+    return {
+        module
+        for module in modules()
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.Attribute) and node.attr == method
+    }

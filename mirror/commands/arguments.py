@@ -96,7 +96,6 @@ def _closest(word: str, known: list[str]) -> str | None:
 
 # Commands that are planned for later versions, and what each of them does.
 LATER_COMMANDS = {
-    "prune": "deletes images that are no longer selected",
     "report": "shows or merges reports",
 }
 # Options that are planned for later versions, by command. Each maps to the name of its value, or None if it has none.

@@ -13,7 +13,7 @@ from mirror.errors import ConfigError
 TOOLS = ("regsync", "skopeo", "image-syncer", "dregsy")  # whose files `mirror convert` converts
 
 
-def _add_command(
+def add_command(
     commands: argparse._SubParsersAction[Parser],
     name: str,
     run: Callable[[argparse.Namespace], int],
@@ -68,7 +68,7 @@ def sentence(text: str) -> str:
 
 def add_sync(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser for `sync`."""
-    sync = _add_command(commands, "sync", _sync, "copy every selected tag to every target")
+    sync = add_command(commands, "sync", _sync, "copy every selected tag to every target")
     _add_only(sync)
     sync.add_argument(
         "--only-from", metavar="FILE", type=Path, help="read patterns from a file, one per line (failed.txt)"
@@ -148,14 +148,14 @@ def _add_locked(command: argparse.ArgumentParser, text: str) -> None:
 
 def add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser for `plan`."""
-    plan = _add_command(commands, "plan", _plan, "show what a sync would do, without writing")
+    plan = add_command(commands, "plan", _plan, "show what a sync would do, without writing")
     _add_locked(plan, "plan with the images in this file, which `mirror lock` wrote, and show which tags have changed")
     plan.add_argument("--exit-code", action="store_true", help="exit with code 10 if a sync would change something")
 
 
 def add_verify(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser for `verify`."""
-    verify = _add_command(commands, "verify", _verify, "check that every selected image is complete on every target")
+    verify = add_command(commands, "verify", _verify, "check that every selected image is complete on every target")
     verify.add_argument("--deep", action="store_true", help="also read and hash every blob")
     _add_only(verify)
     verify.add_argument("-q", dest="quiet", action="store_true", help="print only problems")
@@ -163,7 +163,7 @@ def add_verify(commands: argparse._SubParsersAction[Parser]) -> None:
 
 def add_lock(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser for `lock`."""
-    lock = _add_command(commands, "lock", _lock, "write the selected tags with their digests to a file", _LOCK_EPILOG)
+    lock = add_command(commands, "lock", _lock, "write the selected tags with their digests to a file", _LOCK_EPILOG)
     lock.add_argument(
         "-o",
         dest="output",
@@ -176,7 +176,7 @@ def add_lock(commands: argparse._SubParsersAction[Parser]) -> None:
 def add_explain(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser for `explain`."""
     text = "show which rule selects a reference or leaves it out, and what a sync would do with it"
-    explain = _add_command(commands, "explain", _explain, text, _EXPLAIN_EPILOG)
+    explain = add_command(commands, "explain", _explain, text, _EXPLAIN_EPILOG)
     explain.add_argument(
         "reference",
         metavar="REFERENCE",
@@ -187,7 +187,7 @@ def add_explain(commands: argparse._SubParsersAction[Parser]) -> None:
 
 def add_validate(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser for `validate`."""
-    validate = _add_command(commands, "validate", _validate, "check a configuration offline")
+    validate = add_command(commands, "validate", _validate, "check a configuration offline")
     validate.add_argument(
         "--secrets", action="store_true", help="treat a missing password, TLS file or base as an error"
     )

@@ -31,6 +31,7 @@ from mirror.output.progress_display import show_progress, watch_progress
 from mirror.output.redaction import Redactor
 from mirror.output.report import Report, RunCost, summary
 from mirror.state.hints import State
+from mirror.state.ownership import OwnershipRecords
 from mirror.state.run_marks import WHOLE, partition_of_shards, use_partition_mark
 from mirror.sync.copy_queue import CopyQueue
 from mirror.sync.image_copier import ImageCopier
@@ -259,6 +260,7 @@ class _SyncRun:
             blob_copier,
             locations,
             state,
+            OwnershipRecords([state], self._config.path),
             targets,
             blob_recorder,
             reader.attachments.protection,

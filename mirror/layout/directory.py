@@ -13,6 +13,7 @@ from types import TracebackType
 
 from mirror.errors import MirrorError, NotFound, Refused, RemoteError
 from mirror.layout.files import LayoutFiles
+from mirror.layout.garbage import find_unused
 from mirror.layout.index import Index, find_repositories
 from mirror.layout.index_file import IndexFile
 from mirror.layout.referrers import Referrers
@@ -268,6 +269,21 @@ class LayoutStore:
             self._index_file.change(lambda index: index.remove(repository, reference))
         finally:
             self._referrers.invalidate()
+
+    def delete_unused(self, manifests: Collection[Digest], work: Work) -> int:
+        """Delete those of `manifests` that no entry of the index needs any more, with all that only they need.
+
+        Return the number of bytes that were freed. Nothing is deleted if it is not known what an entry of the index
+        needs. Must not be called while another thread writes. Raises LocalError, Cancelled."""
+        self._index_file.begin(work)
+        self._index_file.publish()  # index.json must not name a removed file
+        roots, is_known = self._index_file.query(lambda one: (list(one.roots()), not one.has_unusable_entries))
+        unused = find_unused(manifests, roots, lambda one: self.manifest("", one, work), work) if is_known else ()
+        freed = 0
+        for digest in unused:
+            freed += self._files.blob_size(digest) or 0
+            self._files.remove_blob(digest)
+        return freed
 
     def remove_manifest(self, repository: str, digest: Digest, work: Work) -> bool:
         """Remove a manifest and all its tags from a repository. Return whether its file was also removed.

@@ -167,6 +167,11 @@ class Index:
         complete = any(not root.platforms for root in roots)
         return () if complete else tuple(sorted({platform for root in roots for platform in root.platforms}))
 
+    @property
+    def has_unusable_entries(self) -> bool:
+        """Whether there are entries that cannot be used, so that it is not known what they need."""
+        return bool(self._opaque_entries)
+
     def roots(self) -> Iterator[Root]:
         """Iterate over all roots. Roots without a name come last."""
         for tags in self._tags.values():

@@ -21,7 +21,9 @@ LONGEST_FIELD = 2048  # characters
 _STANDARD = frozenset((*logging.makeLogRecord({}).__dict__, "message", "asctime", "taskName"))
 _EVENT = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _OBJECTS = frozenset({"blob", "manifest"})
-_FOR_MACHINES = frozenset({*_OBJECTS, "image_failed", "run_ended"})  # the run's summary reports these events
+_FOR_MACHINES = frozenset(
+    {*_OBJECTS, "image_failed", "not_deleted", "run_ended"}
+)  # the run's summary reports these events
 _DIFFERENT = 200  # the maximum number of different warnings and errors that are shown, each once
 
 

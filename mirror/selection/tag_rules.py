@@ -95,12 +95,14 @@ class SelectionSummary(Struct, frozen=True):
 
     count: the number of selected references. rejected: the number of tags that each rule rejects. wait_ends: when the
     first of the tags that `min-age` rejects is selected, in seconds since the epoch; None if none of them waits.
-    dates_read: the number of images that were read for their dates, because these were not recorded."""
+    dates_read: the number of images that were read for their dates, because these were not recorded. waiting: the tags
+    that `min-age` rejects."""
 
     count: int
     rejected: Mapping[str, int]
     wait_ends: float | None = None
     dates_read: int = 0
+    waiting: tuple[str, ...] = ()
 
 
 def select(rules: TagRules, tags: Iterable[str]) -> Selection:

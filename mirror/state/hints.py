@@ -1,12 +1,12 @@
 """The state: hints from earlier runs, stored in one SQLite file. They change the cost of a run, but not its result.
 
-Six kinds of records are more than hints (docs/operations.md, "State and lock"):
+The following records are more than hints (docs/operations.md, "State and lock"):
 
 * the mark of a repository in which a run has not finished,
 * whether the registry has responded to a v2 request for a source repository,
 * the tags of targets that the operator declared `exclusive` or `immutable`,
 * when a tag of a source was first seen with its digest,
-* which platforms a sparse image on a target has,
+* which platforms a sparse image on a target has, and what syncs wrote to targets (`state/ownership.py`),
 * which manifest a tag of an attachment had on a target, and its source.
 """
 
@@ -65,7 +65,7 @@ class State(AbstractContextManager["State"]):
             usable = not fault and path.exists() and path.stat().st_size > 0
             state = cls(path, None, set(), warn, usable=usable)
             state._load_sparse_repositories()
-            state._knows_targets = writers in (None, state._read("", Database.writers_mark, None))
+            state._knows_targets = writers in (None, state.read("", Database.writers_mark, None))
             return state
         database = open_database(path, warn)
         try:
@@ -99,11 +99,11 @@ class State(AbstractContextManager["State"]):
         self._sparse_repositories: set[str] = set()
         self._reported = False
         self._writer = Writer(path, database, self._marks, warn) if database else None
-        self.attachment_tags = AttachmentTagRecords(self._read, self._submit)
+        self.attachment_tags = AttachmentTagRecords(self.read, self.submit)
 
     def _load_sparse_repositories(self) -> None:
         """Read which repositories have sparse images."""
-        self._sparse_repositories = self._read("", platform_records.read_sparse_repositories, set[str]())
+        self._sparse_repositories = self.read("", platform_records.read_sparse_repositories, set[str]())
 
     def _marks(self) -> list[str]:
         """Return the repositories that are marked as unfinished."""
@@ -129,18 +129,18 @@ class State(AbstractContextManager["State"]):
 
     def _noted_tag(self, side: Side, repository: str, tag: str) -> Digest | None:
         """Return the digest that was last recorded for a tag, or None if it is unknown."""
-        return self._read(repository, lambda database: database.tag(_SIDES[side], repository, tag), None)
+        return self.read(repository, lambda database: database.tag(_SIDES[side], repository, tag), None)
 
     def transform_digest(self, identity: str) -> Digest | None:
         """Return the digest of the last result of a manifest conversion, or None if it is unknown.
 
         identity: the `Transform.identity` of the conversion."""
-        return self._read(identity, lambda database: database.transform_digest(identity), None)
+        return self.read(identity, lambda database: database.transform_digest(identity), None)
 
     def sparse_images(self, repository: str) -> dict[str, dict[Digest, str]]:
         """Return the platforms that sparse images in a target repository have, by tag and digest."""
         none: dict[str, dict[Digest, str]] = {}
-        return self._read("", lambda database: platform_records.read_sparse_images(database, repository), none)
+        return self.read("", lambda database: platform_records.read_sparse_images(database, repository), none)
 
     def has_sparse_images(self, repository: str) -> bool:
         """Return whether a target repository may have sparse images. Does not read the file."""
@@ -148,13 +148,13 @@ class State(AbstractContextManager["State"]):
 
     def other_platform(self, key: str) -> str | None:
         """Return why an image is skipped because it is for a platform that is not wanted, or None if it is unknown."""
-        return self._read(key, lambda database: platform_records.read_other_platform(database, key), None)
+        return self.read(key, lambda database: platform_records.read_other_platform(database, key), None)
 
     def had_blob(self, repository: str, digest: Digest) -> bool:
         """Return whether `repository` contained `digest` when an earlier run copied an image to or from it.
 
         The registry may have deleted it since."""
-        return self._read(repository, lambda database: database.had_blob(repository, digest), False)
+        return self.read(repository, lambda database: database.had_blob(repository, digest), False)
 
     def repositories_with_blob(self, host: str, digest: Digest, limit: int = 4) -> list[str]:
         """Return the paths of at most `limit` repositories on `host` that contained the blob `digest`.
@@ -162,7 +162,7 @@ class State(AbstractContextManager["State"]):
         The most recently recorded repository comes first."""
         more = limit + len(self._forgotten)
         none: list[str] = []
-        names = self._read("", lambda database: database.repositories_with_blob(host, digest, more), none)
+        names = self.read("", lambda database: database.repositories_with_blob(host, digest, more), none)
         paths = [name[len(host) + 1 :] for name in names if name not in self._forgotten]
         return [path for path in paths if is_path(path)][:limit]
 
@@ -174,15 +174,15 @@ class State(AbstractContextManager["State"]):
         """Return whether the registry responded to a v2 request for this source repository in an earlier run.
 
         If the state file cannot be read, return True."""
-        return self._usable and self._read("", lambda database: database.has_responded_over_v2(repository), True)
+        return self._usable and self.read("", lambda database: database.has_responded_over_v2(repository), True)
 
     def first_seen(self, repository: str, tag: str) -> FirstSeen | None:
         """Return the image that a tag at a source was last recorded with, and since when, or None if unknown."""
-        return self._read("", lambda database: selection_records.read_first_seen(database, repository, tag), None)
+        return self.read("", lambda database: selection_records.read_first_seen(database, repository, tag), None)
 
     def image_date(self, repository: str, identity: str) -> int | None:
         """Return the date of an image at a source, in microseconds since the epoch, or None if none is recorded."""
-        return self._read("", lambda database: selection_records.read_image_date(database, repository, identity), None)
+        return self.read("", lambda database: selection_records.read_image_date(database, repository, identity), None)
 
     def checked_attachments(
         self, source: str, repository: str, digests: Collection[Digest], after: float, until: float
@@ -191,13 +191,13 @@ class State(AbstractContextManager["State"]):
 
         source: the source, with the rules for its attachments. after, until: seconds since the epoch."""
         none: set[Digest] = set()
-        return self._read(
+        return self.read(
             repository,
             lambda database: database.checked_attachments(source, repository, digests, after, until),
             none,
         )
 
-    def _read(self, repository: str, query: Callable[[Database], _T], default: _T) -> _T:
+    def read(self, repository: str, query: Callable[[Database], _T], default: _T) -> _T:
         """Run a query on an idle connection. Return `default` if the repository was forgotten or the query fails."""
         if not self._usable or repository in self._forgotten:
             return default
@@ -224,14 +224,14 @@ class State(AbstractContextManager["State"]):
 
     def record_tag(self, side: Side, repository: str, tag: str, digest: Digest | None) -> None:
         """Record the current digest of `tag` in the repository. `digest` is None if the tag does not exist."""
-        self._submit(lambda database: database.record_tag(_SIDES[side], repository, tag, digest))
+        self.submit(lambda database: database.record_tag(_SIDES[side], repository, tag, digest))
 
     def delete_tag_record(self, repository: str, tag: str, *, noted: bool) -> None:
         """Delete the recorded digest of `tag` before the tag is written in a target repository.
 
         The deletion is on disk when this returns. noted: whether this run has already recorded a digest for the tag,
         since that write may still be queued. Raises LocalError."""
-        known = self._read(repository, lambda database: database.tag(TARGET, repository, tag) is not None, True)
+        known = self.read(repository, lambda database: database.tag(TARGET, repository, tag) is not None, True)
         if (known or noted) and self._writer:
             self._writer.call(lambda database: database.record_tag(TARGET, repository, tag, None))
 
@@ -242,19 +242,19 @@ class State(AbstractContextManager["State"]):
         recorded: they must be sent anyway, because registries delete untagged manifests while tags keep their
         digests."""
         kept = tuple(blobs)
-        self._submit(lambda database: database.record_image_blobs(repository, root, kept))
+        self.submit(lambda database: database.record_image_blobs(repository, root, kept))
 
     def record_transform_digest(self, identity: str, digest: Digest) -> None:
         """Record the digest of the result of a manifest conversion.
 
         identity: the `Transform.identity` of the conversion."""
-        self._submit(lambda database: database.record_transform_digest(identity, digest))
+        self.submit(lambda database: database.record_transform_digest(identity, digest))
 
     def record_attachments(self, source: str, repository: str, digest: Digest, time: float) -> None:
         """Record when the attachments of an image were found complete in a target repository.
 
         source: the source, with the rules for its attachments. time: seconds since the epoch."""
-        self._submit(lambda database: database.record_attachments(source, repository, digest, time))
+        self.submit(lambda database: database.record_attachments(source, repository, digest, time))
 
     def record_sparse_image(self, repository: str, tag: str, digest: Digest, platforms: Collection[str]) -> None:
         """Record that the index `digest` will have only these platforms in a target repository, before a tag is set.
@@ -272,30 +272,30 @@ class State(AbstractContextManager["State"]):
         if not platforms and repository not in self._sparse_repositories:
             return
         text = ",".join(platforms)
-        self._submit(lambda database: platform_records.delete_sparse_images(database, repository, tag))
+        self.submit(lambda database: platform_records.delete_sparse_images(database, repository, tag))
         if platforms:
-            self._submit(lambda database: platform_records.record_sparse_image(database, repository, tag, digest, text))
+            self.submit(lambda database: platform_records.record_sparse_image(database, repository, tag, digest, text))
 
     def record_other_platform(self, key: str, reason: str) -> None:
         """Record that an image is for a platform that is not wanted. key: `PlatformFilter.result_key`."""
-        self._submit(lambda database: platform_records.record_other_platform(database, key, reason))
+        self.submit(lambda database: platform_records.record_other_platform(database, key, reason))
 
     def record_v2_response(self, repository: str) -> None:
         """Record that the registry responded to a v2 request for this source repository."""
-        self._submit(lambda database: database.record_v2_response(repository))
+        self.submit(lambda database: database.record_v2_response(repository))
 
     def record_first_seen(self, repository: str, tag: str, seen: FirstSeen) -> None:
         """Record since when a tag at a source refers to an image. An earlier time for the same image is kept."""
-        self._submit(lambda database: selection_records.record_first_seen(database, repository, tag, seen))
+        self.submit(lambda database: selection_records.record_first_seen(database, repository, tag, seen))
 
     def record_image_dates(self, repository: str, dates: Mapping[str, int]) -> None:
         """Record the dates of images at a source."""
         if dates:
-            self._submit(lambda database: selection_records.record_image_dates(database, repository, dates))
+            self.submit(lambda database: selection_records.record_image_dates(database, repository, dates))
 
     def delete_other_image_dates(self, repository: str, identities: Collection[str]) -> None:
         """Delete the recorded dates of all images at a source except these."""
-        self._submit(lambda database: selection_records.delete_other_image_dates(database, repository, identities))
+        self.submit(lambda database: selection_records.delete_other_image_dates(database, repository, identities))
 
     def forget(self, repository: str) -> None:
         """Delete the recorded tags and blobs of a repository, but keep its unfinished mark and `has_responded_over_v2`.
@@ -303,7 +303,7 @@ class State(AbstractContextManager["State"]):
         Hints that this run records about the repository afterwards are used only by the next run."""
         with self._lock:
             self._forgotten.add(repository)
-        self._submit(lambda database: database.forget(repository))
+        self.submit(lambda database: database.forget(repository))
 
     def mark_unfinished(self, repository: str) -> None:
         """Mark a repository as unfinished. Call this before the first write to the repository.
@@ -325,9 +325,9 @@ class State(AbstractContextManager["State"]):
             marked = repository in self._unfinished
             self._unfinished.discard(repository)
         if marked:
-            self._submit(lambda database: database.remove_mark(repository))
+            self.submit(lambda database: database.remove_mark(repository))
 
-    def _submit(self, action: Callable[[Database], None]) -> None:
+    def submit(self, action: Callable[[Database], None]) -> None:
         """Queue a change to the database, unless the state is read-only."""
         if self._writer:
             self._writer.submit(action)

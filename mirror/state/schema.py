@@ -6,7 +6,7 @@ from mirror.errors import Refused
 from mirror.oci.digest import Digest
 
 APPLICATION_ID = 0x4D495252  # "MIRR"
-VERSION = 4
+VERSION = 5
 
 # Names and digests are stored once and referred to by number. A digest is stored as its 32 or 64 bytes. A row of
 # `member` means that the repository contained all blobs of the image `root`, and that `digest` is one of these blobs.
@@ -15,6 +15,8 @@ VERSION = 4
 # a clock may be wrong. The statements are spelled as SQLite returns them, so they can be compared with those in a file.
 # A row of `checked` says when (in seconds since the epoch) the attachments of an image were found complete in a target
 # repository. A row of `attachment_tag` says which manifest a tag of an attachment had on a target, and its source.
+# repository. A row of `written` says that a sync wrote `digest` under the tag or digest `reference`, with the
+# configuration `owner` (a hash of its path); `subject` is empty if the manifest has none.
 SCHEMA = {
     "repository": "CREATE TABLE repository(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, seen INTEGER NOT NULL)",
     "digest": "CREATE TABLE digest(id INTEGER PRIMARY KEY, value BLOB NOT NULL UNIQUE)",
@@ -38,11 +40,15 @@ SCHEMA = {
     "digest BLOB NOT NULL, source TEXT NOT NULL, PRIMARY KEY(repository, tag)) WITHOUT ROWID",
     "image_date": "CREATE TABLE image_date(repository INTEGER NOT NULL, identity TEXT NOT NULL, "
     "date INTEGER NOT NULL, PRIMARY KEY(repository, identity)) WITHOUT ROWID",
+    "written": "CREATE TABLE written(repository INTEGER NOT NULL, reference TEXT NOT NULL, owner BLOB NOT NULL, "
+    "digest BLOB NOT NULL, subject BLOB NOT NULL, source INTEGER NOT NULL, "
+    "PRIMARY KEY(repository, reference, owner)) WITHOUT ROWID",
 }
-_ADDED_BY_4 = ("attachment_tag",)
+_ADDED_BY_5 = ("written",)
+_ADDED_BY_4 = ("attachment_tag", *_ADDED_BY_5)
 _ADDED_BY_3 = ("checked", "first_seen", "image_date", "sparse", "other_platform", *_ADDED_BY_4)
 # The tables that files of an earlier version lack, by version.
-ADDED = {1: ("answered_by_v2", "writers", *_ADDED_BY_3), 2: _ADDED_BY_3, 3: _ADDED_BY_4}
+ADDED = {1: ("answered_by_v2", "writers", *_ADDED_BY_3), 2: _ADDED_BY_3, 3: _ADDED_BY_4, 4: _ADDED_BY_5}
 STATEMENTS = (*SCHEMA.values(), f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {VERSION}")
 
 

@@ -16,6 +16,7 @@ from mirror.oci.referrers import referrers_tag
 from mirror.store import LeftOut, Target, Version
 from mirror.sync.attachment_search import NO_ATTACHMENTS_HINT
 from mirror.sync.attachments import Attachment
+from mirror.sync.copy_hints import OwnershipWriter
 from mirror.sync.manifest_writer import ManifestWriter, manifest_descriptor
 from mirror.sync.plan_decisions import immutable_conflict
 from mirror.sync.plan_model import PlanEntry
@@ -101,7 +102,7 @@ class AttachmentCopier:
     """Writes attachments: their blobs, their manifests, and where needed the list that names them.
 
     protection: decides whether a tag may be overwritten. copy_blobs: copies blobs and counts them. delete_tag_record:
-    called on a thread before a tag is written."""
+    called on a thread before a tag is written. ownership: records what is written."""
 
     def __init__(
         self,
@@ -110,12 +111,14 @@ class AttachmentCopier:
         protection: TagProtection,
         copy_blobs: Callable[[list[BlobRequest], BlobCounts], Awaitable[bool]],
         delete_tag_record: DeleteTagRecord,
+        ownership: OwnershipWriter,
     ) -> None:
         self._calls = calls
         self._writer = writer
         self._protection = protection
         self._copy_blobs = copy_blobs
         self._delete_tag_record = delete_tag_record
+        self._ownership = ownership
         self._indexes = ReferrersIndexes(calls, writer, protection.lock)
         self._needs_subjects: set[str] = set()  # hosts that reject a referrer whose subject is missing
 
@@ -171,11 +174,21 @@ class AttachmentCopier:
         )
         if missing:
             await self._put(push, request, ref.reference, graph.root)
+            if not damaged:
+                subject = graph.root.subject.digest if graph.root.subject is not None else None
+                self._record_written(push, graph.root.digest, graph.root.digest, subject)
         else:
             self._writer.record_existing(request)
         if damaged:
             await self._writer.check_replaced(request, ref.reference, graph.root)
         return bool(missing)
+
+    def _record_written(self, push: ImagePush, reference: str, digest: Digest, subject: Digest | None = None) -> None:
+        """Record that this run wrote the manifest of an attachment, or a list of referrers, under a tag or digest."""
+        entry, repository = push.plan_entry.reference.entry, push.repository
+        if ":" not in reference:
+            self._protection.record_written(entry, repository, reference, digest)
+        self._ownership.record(str(repository), reference, digest, entry.name, subject)
 
     async def _copy_tag(
         self, push: ImagePush, request: BlobRequest, attachment: Attachment, found: _TagOnTarget
@@ -193,7 +206,7 @@ class AttachmentCopier:
                 self._protection.record(entry, push.repository, tag, old)
                 return False
             await self._put(push, request, tag, root)
-            self._protection.record_written(entry, push.repository, tag, root.digest)
+            self._record_written(push, tag, root.digest)
             return True
 
     async def _look_up_tag(self, push: ImagePush, attachment: Attachment) -> _TagOnTarget:
@@ -309,7 +322,7 @@ class AttachmentCopier:
             unlisted,
             push.request_for,
             lambda tag: self._delete_tag_record(str(push.repository), tag, noted=True),
-            partial(self._protection.record_written, push.plan_entry.reference.entry, push.repository),
+            partial(self._record_written, push),
         )
         return written_again | added
 

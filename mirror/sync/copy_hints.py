@@ -1,4 +1,4 @@
-"""The interface through which copies are recorded in the state."""
+"""The interfaces through which copies are recorded in the state."""
 
 from __future__ import annotations
 
@@ -44,4 +44,17 @@ class CopyHintWriter(Protocol):
 
     def keep_sparse_image(self, repository: str, tag: str, digest: Digest, platforms: Collection[str]) -> None:
         """Record that a tag refers to a sparse image with these platforms, or to a complete one if there are none."""
+        ...
+
+
+class OwnershipWriter(Protocol):
+    """Records what this run wrote to targets, because only that may be deleted by `mirror prune`."""
+
+    def record(
+        self, repository: str, reference: str, digest: Digest, source: str, subject: Digest | None = None
+    ) -> None:
+        """Record that a tag or manifest was written. The record is queued to be written later.
+
+        reference: the tag, or the digest of a manifest without a tag. source: the source repository of the image.
+        subject: for a referrer without a tag, the digest of the manifest that it belongs to."""
         ...

@@ -30,12 +30,12 @@ from mirror.util.structs import Struct
 class DigestSelection(Struct, frozen=True):
     """The references that the rules select, in their original order.
 
-    waiting: the number of references that `min-age` leaves out. until: when the first of them is selected, in seconds
+    waiting: the references that `min-age` leaves out. until: when the first of them is selected, in seconds
     since the epoch; None if none waits. older: the number of references that `newest` leaves out. dates_read: the
     number of images that were read for their dates."""
 
     references: list[SourceReference]
-    waiting: int = 0
+    waiting: tuple[SourceReference, ...] = ()
     until: float | None = None
     older: int = 0
     dates_read: int = 0
@@ -79,13 +79,13 @@ class DigestRules:
         until = min(waits.values(), default=None)
         rules = entry.rules
         if rules.newest is None:
-            return DigestSelection(ready, len(waits), until)
+            return DigestSelection(ready, tuple(waits), until)
         if rules.by_created:
             selected, read = await self._select_last_created(entry, ready, rules.newest)
         else:
             newest = find_newest_versions((reference.tag for reference in ready), rules.newest)
             selected, read = [reference for reference in ready if reference.tag in newest], 0
-        return DigestSelection(selected, len(waits), until, len(ready) - len(selected), read)
+        return DigestSelection(selected, tuple(waits), until, len(ready) - len(selected), read)
 
     async def _find_waiting(self, entry: MirrorEntry, batch: Batch) -> list[tuple[SourceReference, float]]:
         """Resolve the references of a batch. Return those that `min-age` leaves out, each with the end of its wait."""

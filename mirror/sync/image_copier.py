@@ -18,7 +18,7 @@ from mirror.oci.referrers import is_attachment_tag
 from mirror.store import Target, Version
 from mirror.sync.attachment_copier import AttachmentCopier, ImagePush
 from mirror.sync.attachments import Attachment
-from mirror.sync.copy_hints import CopyHintWriter
+from mirror.sync.copy_hints import CopyHintWriter, OwnershipWriter
 from mirror.sync.image_reader import Image
 from mirror.sync.manifest_graph import ManifestGraph
 from mirror.sync.manifest_writer import ManifestWriter, manifest_descriptor
@@ -40,6 +40,7 @@ _log = logging.getLogger("mirror.sync")
 class ImageCopier:
     """Copies images to targets.
 
+    ownership: records what is written.
     targets: the targets by host.
     recorder: records the result for each manifest, and for each blob that failed.
     protection: decides whether a tag of an attachment may be overwritten.
@@ -53,6 +54,7 @@ class ImageCopier:
         blob_copier: BlobCopier,
         locations: BlobLocations,
         notes: CopyHintWriter,
+        ownership: OwnershipWriter,
         targets: Mapping[str, Target],
         recorder: BlobRecorder,
         protection: TagProtection,
@@ -66,12 +68,15 @@ class ImageCopier:
         self._blob_copier = blob_copier
         self._locations = locations
         self._notes = notes
+        self._ownership = ownership
         self._targets = targets
         self._check_all = check_all
         self._repair = repair
         self._writer = ManifestWriter(calls, locations, recorder, before_write=before_write)
         self._protection = protection
-        self._attachments = AttachmentCopier(calls, self._writer, protection, self._copy_blobs, notes.delete_tag_record)
+        self._attachments = AttachmentCopier(
+            calls, self._writer, protection, self._copy_blobs, notes.delete_tag_record, ownership
+        )
 
     async def copy(self, plan_entry: PlanEntry, image: Image, counts: BlobCounts) -> bool:
         """Copy an image with its attachments, and return whether the target lacked any part of it.
@@ -158,6 +163,8 @@ class ImageCopier:
             changed = not await self._writer.is_tag_current(store, repository, tag, root)
         if changed:
             await self._put_root(plan_entry, graph, root_request)
+            if is_new:  # otherwise, the tag may have been written by someone else
+                self._ownership.record(str(repository), tag, root.digest, plan_entry.reference.entry.name)
         else:
             self._writer.record_existing(root_request)
         if plan_entry.damaged:

@@ -44,6 +44,7 @@ class Planner:
         reread_dates: bool = False,
         manifests: ManifestCache | None = None,
         receive_references: Callable[[Sequence[SourceReference]], None] | None = None,
+        resolve_references: bool = True,
         now: Callable[[], float] = time.time,
         keep_tags: KeepTags | None = None,
     ) -> None:
@@ -59,7 +60,8 @@ class Planner:
         reread_dates: whether to ignore the dates of images that the state has recorded.
         manifests: the cache for manifests of sources, with which images are copied later.
         receive_references: if it is given, the targets are not planned. Instead, this function is called with the
-        selected references of each source repository, all of which have a version.
+        selected references of each source repository.
+        resolve_references: whether these references have a version when they are passed to `receive_references`.
         keep_tags: called on a thread with each tag list of a source that is read.
         now: returns the time in seconds since the epoch."""
         self._calls = calls
@@ -67,6 +69,7 @@ class Planner:
         self._only = only
         self._parallel = parallel
         self._receive_references = receive_references
+        self._resolve_references = resolve_references
         self._write_conflicts = WriteConflicts()
         # For wildcard entries that may conflict with another entry, by id: the entries for the matched repositories.
         self._expanded: dict[int, list[MirrorEntry] | MirrorError] = {}
@@ -144,8 +147,9 @@ class Planner:
                 return
             if self._receive_references is not None:
                 references = await self._source_selector.select(entry, selection)
-                batches = make_batches(references, self._parallel.get(entry.source.host, 8))
-                await run_group(self._source_resolver.resolve(batch, batch.references) for batch in batches)
+                if self._resolve_references:
+                    batches = make_batches(references, self._parallel.get(entry.source.host, 8))
+                    await run_group(self._source_resolver.resolve(batch, batch.references) for batch in batches)
                 self._receive_references(references)
                 return
         except MirrorError as error:

@@ -75,9 +75,10 @@ class SourceSelector:
                 )
             _check_count(entry, found)
             references = found.references
-            rejected = Counter(selection.rejected) + Counter({"min-age": found.waiting, "newest": found.older})
+            rejected = Counter(selection.rejected) + Counter({"min-age": len(found.waiting), "newest": found.older})
         references = [reference for reference in references if self._only.is_selected(reference.name)]
-        summary = SelectionSummary(len(references), rejected, found.until, found.dates_read)
+        waiting = tuple(reference.tag for reference in found.waiting)
+        summary = SelectionSummary(len(references), rejected, found.until, found.dates_read, waiting)
         self._receiver.record_selection(entry, summary)
         return references
 
@@ -110,12 +111,10 @@ def _check_count(entry: MirrorEntry, found: DigestSelection) -> None:
     """Raise RemoteError (tag_count) if too few or too many tags are selected.
 
     Tags that wait for `min-age` count for `min-tags`: they are not missing at the source."""
-    rules, selected = entry.rules, len(found.references)
-    if selected + found.waiting < rules.min_tags:
-        waiting = f", and {found.waiting} more {'waits' if found.waiting == 1 else 'wait'} for min-age"
-        what = (
-            f"{_selected_text(entry, selected)}{waiting if found.waiting else ''}, but `min-tags` is {rules.min_tags}"
-        )
+    rules, selected, waiting = entry.rules, len(found.references), len(found.waiting)
+    if selected + waiting < rules.min_tags:
+        more = f", and {waiting} more {'waits' if waiting == 1 else 'wait'} for min-age"
+        what = f"{_selected_text(entry, selected)}{more if waiting else ''}, but `min-tags` is {rules.min_tags}"
         hint = "the source may have lost tags, or its list may be incomplete: check it, or lower `min-tags`"
         raise RemoteError(what, hint=hint, code="tag_count")
     # Images that fail anyway, for example because their date cannot be read, do not count for `max-tags`.

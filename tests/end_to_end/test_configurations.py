@@ -176,11 +176,9 @@ def test_a_usage_error_exits_2_with_a_short_message(
         ["sync", "{config}", "--dask", "tcp://127.0.0.1:8786"],
         ["plan", "{config}", "--json"],
         ["verify", "{config}", "--report", "report.json"],
-        ["prune", "{config}", "--plan", "x"],
-        ["prune", "{config}", "--apply", "x", "--max-delete", "10"],
         ["report", "--html", "x"],
         ["report", "--merge", "x", "y"],
-        ["help", "prune"],
+        ["help", "report"],
     ],
     ids=" ".join,
 )
@@ -206,7 +204,7 @@ def test_a_command_or_option_of_a_later_version_is_reported_as_such(
         (
             ["help", "nonsense"],
             "`mirror` has no command 'nonsense' (the commands are sync, plan, verify, validate, lock, explain, "
-            "convert, copy, bundle, inventory, serve, schema, help)",
+            "convert, copy, prune, bundle, inventory, serve, schema, help)",
         ),
         (["bundle", "verfy", "x.tar"], "`mirror bundle` has no command 'verfy' (did you mean `mirror bundle verify`?)"),
         (["bundle", "sign", "x"], "`mirror bundle` has no command 'sign' (the commands are verify, list)"),

@@ -95,6 +95,11 @@ class Notes(Hints):
     def delete_tag_record(self, repository: str, tag: str, *, noted: bool) -> None:
         self.tags.pop((repository, tag), None)
 
+    def record(
+        self, repository: str, reference: str, digest: Digest, source: str, subject: Digest | None = None
+    ) -> None:
+        pass
+
     def record_image_blobs(self, repository: str, root: Digest, blobs: object) -> None:
         pass
 
@@ -203,6 +208,7 @@ class World:
                 calls,
                 blob_copier,
                 locations,
+                self.notes,
                 self.notes,
                 targets,
                 blob_recorder,

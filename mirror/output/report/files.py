@@ -18,6 +18,7 @@ from mirror.errors import ConfigError, LocalError, printable
 from mirror.output.report.records import (
     BYTE_COUNTS,
     OUTCOMES,
+    PRUNE_RESULTS,
     RESULTS,
     FailedImage,
     ImageEntry,
@@ -29,6 +30,7 @@ from mirror.util.files import atomic_write, local_error
 
 SCHEMA = 1
 REPORT_NAME = "report.json"
+PRUNE_REPORT_NAME = "prune-report.json"
 FAILED_NAME = "failed.txt"
 
 _CHUNK = 64 * 1024  # bytes of entries that are collected before they are written to disk
@@ -49,11 +51,14 @@ class Report(AbstractContextManager["Report"]):
         started: datetime,
         copy_to: Path | None = None,
         redact: Callable[[str], str] = str,
+        of_prune: bool = False,
     ) -> None:
         """Create an empty report. Raises LocalError if `directory` or `copy_to` is not writable.
 
-        directory: the state directory. copy_to: the path for a copy of report.json. redact: removes secrets."""
-        self.path = directory / REPORT_NAME
+        directory: the state directory. copy_to: the path for a copy of report.json. redact: removes secrets. of_prune:
+        whether the run is a prune. Its report has another name, and there is no failed.txt."""
+        self._of_prune = of_prune
+        self.path = directory / (PRUNE_REPORT_NAME if of_prune else REPORT_NAME)
         self.failed_path = directory / FAILED_NAME
         self.totals = Totals()
         self.failed_images: list[FailedImage] = []
@@ -92,7 +97,8 @@ class Report(AbstractContextManager["Report"]):
         for path in (self.failed_path, self.path, self._copy_to):
             try:
                 if path == self.failed_path:
-                    _write_text(path, failed)
+                    if not self._of_prune:
+                        _write_text(path, failed)
                 elif path:
                     self._write_report(path, fields)
             except LocalError as error:
@@ -102,9 +108,9 @@ class Report(AbstractContextManager["Report"]):
 
     def totals_fields(self, cost: RunCost) -> dict[str, object]:
         """Return the JSON object `totals` of the report. Call this when all entries have been added."""
-        totals = self.totals
+        totals, results = self.totals, PRUNE_RESULTS if self._of_prune else RESULTS
         return {
-            "images": {result: totals.images[result] for result in RESULTS},
+            "images": {result: totals.images[result] for result in results},
             "blobs": {outcome: totals.blobs[outcome] for outcome in OUTCOMES},
             "bytes": {way: totals.bytes[way] for way in BYTE_COUNTS},
             "requests": {host: dict(kinds) for host, kinds in cost.requests.items()},

@@ -9,8 +9,9 @@ from typing import Literal
 from mirror.errors import MirrorError, printable
 from mirror.util.structs import Struct, field
 
-Result = Literal["copied", "up-to-date", "failed", "skipped", "conflict"]
+Result = Literal["copied", "up-to-date", "failed", "skipped", "conflict", "deleted", "kept"]
 RESULTS: tuple[Result, ...] = ("copied", "up-to-date", "failed", "skipped", "conflict")
+PRUNE_RESULTS: tuple[Result, ...] = ("deleted", "up-to-date", "kept", "failed", "skipped")
 OUTCOMES = ("copied", "mounted", "exists", "failed", "interrupted")  # what can happen to a blob
 BYTE_COUNTS = ("read", "sent", "mounted")  # the counters of bytes
 

@@ -1,0 +1,127 @@
+"""`mirror prune --plan`: finds the tags on the targets that are no longer selected, and writes a plan."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mirror.commands.options import Options
+from mirror.commands.prune_lines import plan_lines
+from mirror.commands.read_only import open_for_reading
+from mirror.commands.session import RunContext
+from mirror.config import Config, state_directory
+from mirror.errors import Cancelled, ConfigError, MirrorError, printable, worst_exit_code
+from mirror.output.console import print_lines
+from mirror.selection.locations import is_bundle
+from mirror.state.hints import FILE_NAME, State
+from mirror.state.ownership import OwnershipRecords
+from mirror.sync.planner import Planner
+from mirror.sync.prune_plan import PrunePlan, RepositoryPlan
+from mirror.sync.prune_planner import PrunePlanner, PruneSurvey, plan_repository
+from mirror.sync.prune_selection import PruneSelection
+from mirror.transfer.tasks import gather_results
+from mirror.util.files import atomic_write, local_error
+
+MAX_DELETE = 10.0  # the default of `--max-delete`: percent of the tags of a repository
+
+_log = logging.getLogger("mirror")
+
+
+def plan(options: Options, output: Path) -> int:
+    """Write the plan of a prune to a file, print it, and return the exit code. Deletes nothing.
+
+    Raises ConfigError, LocalError."""
+    found: list[PrunePlan] = []
+    with open_for_reading(options) as (context, state), ExitStack() as stack:
+        config = context.config
+        check_targets(config)
+        path = _resolve_output(output, config)
+        folders = shard_folders(state_directory(config))
+        shards = [stack.enter_context(State.open(one, _log.warning, read_only=True)) for one in folders]
+        records = OwnershipRecords([state, *shards], config.path)
+        has_records = bool(records.repositories())
+
+        async def run() -> None:
+            """Examine the sources and the targets."""
+            found.append(await _make_plan(config, await find_deletable(context, state, records)))
+
+        stopped = context.run_until_signal(run())
+    if stopped is not None:
+        return context.signals.exit_if_hung(stopped)
+    (made,) = found
+    with atomic_write(path, mode=0o644) as out:
+        out.write(made.render().encode())
+    written = print_lines(plan_lines(made, output, limit=MAX_DELETE, has_records=has_records))
+    return worst_exit_code({written, *(error.exit_code for error in made.refused.values())})
+
+
+async def _make_plan(config: Config, survey: PruneSurvey) -> PrunePlan:
+    """Return the plan for what may be deleted."""
+    refused, kept, repositories = dict(survey.refused), dict(survey.kept), list[RepositoryPlan]()
+    prunable = [found for found in survey.repositories if found.tags]
+    for found, result in zip(prunable, await gather_results(map(plan_repository, prunable)), strict=True):
+        if isinstance(result, Cancelled):
+            raise result
+        if isinstance(result, MirrorError):
+            refused[found.name] = result
+        else:
+            repository, staying = result
+            repositories.append(repository)
+            kept |= staying
+    now = datetime.now(UTC)
+    return PrunePlan(config.path, config.text_hash, now, repositories, kept, refused)
+
+
+def check_targets(config: Config) -> None:
+    """Raise ConfigError if all targets are bundles."""
+    if all(is_bundle(target.host) for mirror in config.mirrors for target in mirror.targets):
+        hint = "export the bundle again: a new bundle contains only what is selected"
+        raise ConfigError("nothing can be deleted from a bundle, and all targets are bundles", hint=hint)
+
+
+def _resolve_output(path: Path, config: Config) -> Path:
+    """Resolve symbolic links in the path of the plan. Raises ConfigError or LocalError if it must not be written there.
+
+    The check takes place before any host is contacted."""
+    if str(path) == "-":
+        raise ConfigError("`--plan -` does not name a file", hint="specify a path; the plan cannot be printed")
+    real = path.resolve()
+    if real == config.path.resolve():
+        raise ConfigError(f"{printable(path)} is the configuration", hint="choose another file for the plan")
+    if real.is_relative_to(state_directory(config).resolve()):
+        what = f"{printable(path)} is in the state directory"
+        raise ConfigError(what, hint="choose a file in another directory for the plan")
+    try:
+        real.parent.stat()
+    except OSError as error:
+        raise local_error("write", path, error) from error
+    return real
+
+
+def shard_folders(directory: Path) -> list[Path]:
+    """Return the folders of all shards in the state directory that contain a state."""
+    return sorted(path.parent for path in directory.glob(f"shard-*-of-*/{FILE_NAME}"))
+
+
+async def find_deletable(
+    context: RunContext, state: State, records: OwnershipRecords, also: Collection[str] = ()
+) -> PruneSurvey:
+    """Return what may be deleted. also: repositories that are examined even if all their tags are selected."""
+    selection = PruneSelection()
+    planner = Planner(
+        context.calls,
+        state,
+        selection,
+        only=context.only,
+        parallel=context.stores.parallel(),
+        manifests=context.manifests,
+        use_hints=False,
+        receive_references=selection.receive,
+        resolve_references=False,
+        keep_tags=selection.keep_tags,
+    )
+    await planner.plan_all(context.entries)
+    return await PrunePlanner(context.calls, records, selection).find(also)

@@ -1,0 +1,125 @@
+"""Deletes one tag or manifest from a target. The only caller of `Target.delete` besides the stores themselves.
+
+Source: distribution-spec v1.1.1, "Content Management". Many registries reject the deletion of a tag by its name. The
+deletion of a manifest by its digest removes all tags that refer to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from mirror.errors import MirrorError, NotFound, Refused, RemoteError
+from mirror.oci.digest import Digest
+from mirror.oci.manifest import Manifest
+from mirror.oci.reference import Repository
+from mirror.state.ownership import OwnershipRecords
+from mirror.store import Target, Version
+from mirror.sync.plan_model import reference_suffix
+from mirror.sync.planner_queries import resolve_all
+from mirror.sync.prune_plan import PruneRefused
+from mirror.util.cancellation import Work
+
+_NOT_SUPPORTED = frozenset({400, 405, 501})  # statuses with which registries reject a deletion that they do not support
+_ENABLE = (
+    "allow deletions in the configuration of the registry (docker-registry: REGISTRY_STORAGE_DELETE_ENABLED=true), or "
+    "delete the tags with a tool of the registry"
+)
+
+
+class TagDeletionRejected(RemoteError):
+    """The registry does not support the deletion of a tag by its name."""
+
+
+class DeletionsRejected(RemoteError):
+    """The registry does not support the deletion of a manifest by its digest."""
+
+    code = "prune_refused"
+
+
+class Deletions:
+    """Deletions from one repository. All methods block. They raise the errors of the store, and LocalError."""
+
+    def __init__(self, store: Target, path: str, records: OwnershipRecords) -> None:
+        self._store = store
+        self._path = path
+        self._name = str(Repository(store.host, path))
+        self._records = records
+
+    def delete_tag(self, tag: str, digest: Digest, work: Work, *, others: Collection[str] | None = None) -> bool:
+        """Delete a tag by its name. Return False if it did not exist any more.
+
+        digest: what the tag must refer to. others: set if its manifest is still in use, for example by these tags. Then
+        it is checked that the registry keeps the manifest. If it does not, the manifest and the tags are restored.
+        Raises PruneRefused if the tag refers to something else, TagDeletionRejected, and Refused (target_lied)."""
+        if not self._check_tag(tag, digest, work):
+            return False
+        manifest = self._store.manifest(self._path, digest, work) if others is not None else None
+        self._records.delete_hint(self._name, tag)
+        try:
+            self._store.delete(self._path, tag, work)
+        except RemoteError as error:
+            if error.status not in _NOT_SUPPORTED:
+                raise
+            raise TagDeletionRejected(error.what, status=error.status) from error
+        (version,) = self._resolve([tag], work)
+        if isinstance(version, Version) and version.digest == digest:
+            raise TagDeletionRejected(f"{self._name}:{tag} still exists after the registry accepted its deletion")
+        if manifest is not None:
+            self._check_manifest(manifest, others or (), work)
+        return True
+
+    def _check_tag(self, tag: str, digest: Digest, work: Work) -> bool:
+        """Return whether a tag exists. Raises PruneRefused if it does not refer to `digest`."""
+        (version,) = self._resolve([tag], work)
+        if isinstance(version, NotFound):
+            return False
+        if isinstance(version, MirrorError):
+            raise version
+        if version.digest != digest:
+            raise PruneRefused(f"someone else changed the tag: it refers to {version.digest} now")
+        return True
+
+    def _check_manifest(self, manifest: Manifest, tags: Collection[str], work: Work) -> None:
+        """Check that a manifest was not deleted with one of its tags. If it was, restore it with its other tags.
+
+        Raises Refused (target_lied)."""
+        (version,) = self._resolve([manifest.digest], work)
+        if not isinstance(version, NotFound):
+            return
+        what = f"{self._name} deleted the manifest {manifest.digest} together with one of its tags"
+        hint = "delete the tags of this registry with a tool of the registry"
+        for reference in tags or (manifest.digest,):
+            try:
+                self._store.put_manifest(self._path, reference, manifest, work)
+            except MirrorError as error:
+                name = f"{self._name}{reference_suffix(reference)}"
+                lost = f"{what}, and {name} could not be restored: {error.what}"
+                raise Refused(lost, hint=f"push {name} again; {hint}", code="target_lied") from error
+        raise Refused(f"{what}, although it is still in use; it was restored", hint=hint, code="target_lied")
+
+    def delete_manifest(self, digest: Digest, tags: Sequence[str], work: Work) -> bool:
+        """Delete a manifest by its digest, and with it all its tags. Return False if it did not exist any more.
+
+        tags: all its tags. Nothing else may use the manifest. Raises PruneRefused if one of the tags refers to
+        something else, and DeletionsRejected."""
+        exists = [self._check_tag(tag, digest, work) for tag in tags]
+        (version,) = self._resolve([digest], work)
+        if isinstance(version, NotFound) and not any(exists):
+            return False
+        for tag in tags:
+            self._records.delete_hint(self._name, tag)
+        try:
+            self._store.delete(self._path, digest, work)
+        except RemoteError as error:
+            if error.status not in _NOT_SUPPORTED:
+                raise
+            raise DeletionsRejected(error.what, hint=_ENABLE, status=error.status) from error
+        if not self._store.on_disk:  # a store on disk keeps the file until `delete_unused`
+            for found in self._resolve((*tags, digest), work):
+                if isinstance(found, Version) and found.digest == digest:
+                    raise RemoteError("it still exists, although the registry accepted the deletion")
+        return True
+
+    def _resolve(self, references: Sequence[str], work: Work) -> list[Version | MirrorError]:
+        """Return what each reference refers to now, or its error."""
+        return resolve_all(self._store, self._path, references, work)

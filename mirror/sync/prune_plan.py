@@ -1,0 +1,219 @@
+"""The plan of a prune: the tags that it deletes from the targets, with the attachments that go with them.
+
+`mirror prune CONFIG --plan FILE` writes it, and `--apply FILE` reads it. The format is JSON (docs/operations.md,
+"Removing images"). A plan only limits what is deleted, because `--apply` plans again. Therefore only the references and
+digests in the file are read, and entries may be removed from it by hand.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from mirror.errors import ConfigError, MirrorError, Refused, RemoteError, printable
+from mirror.oci import strictjson
+from mirror.oci.digest import Digest
+from mirror.oci.strictjson import Object, Value
+from mirror.util.structs import Struct
+
+FORMAT = 1
+MAX_BYTES = 64 << 20
+MAX_NODES = 4_000_000
+MAX_AGE = timedelta(hours=24)
+_MAX_CLOCK_ERROR = timedelta(minutes=5)
+_PLAN_AGAIN = "make a new plan with `mirror prune CONFIG --plan FILE`"
+
+
+class PruneRefused(RemoteError):
+    """Something was not deleted, because it could not be shown that it may be deleted."""
+
+    code = "prune_refused"
+
+
+class PlannedDeletion(Struct, frozen=True):
+    """A tag that a prune deletes, or an attachment that it deletes after the last tag of its subject.
+
+    name: the reference on the target, as `HOST/REPOSITORY:TAG`, or `HOST/REPOSITORY@DIGEST` for an attachment without a
+    tag. reference: the tag or digest. source: the repository that it was copied from. The other fields are only for
+    tags of images. reason: why the tag is not selected. size: the size of the image in bytes, or None if it is not
+    known. shares_with: other tags that refer to the same manifest and are not deleted."""
+
+    name: str
+    reference: str
+    digest: Digest
+    source: str
+    reason: str = ""
+    size: int | None = None
+    shares_with: tuple[str, ...] = ()
+
+
+class RepositoryPlan(Struct, frozen=True):
+    """What a prune deletes from one target repository.
+
+    owned: the number of tags that the configuration wrote and that nobody has changed since."""
+
+    name: str
+    owned: int
+    tags: Sequence[PlannedDeletion]
+    attachments: Sequence[PlannedDeletion] = ()
+
+    @property
+    def percent(self) -> float:
+        """The part of the owned tags that is deleted, in percent."""
+        return 100 * len(self.tags) / self.owned if self.owned else 0.0
+
+
+class PrunePlan(Struct, frozen=True):
+    """The plan of a prune.
+
+    config: the file of the configuration. config_hash: the SHA-256 of its text.
+    kept: tags that are not selected but are not deleted, each with the reason.
+    refused: target repositories that could not be examined completely, each with the error. Nothing is deleted from
+    them."""
+
+    config: Path
+    config_hash: str
+    created: datetime
+    repositories: Sequence[RepositoryPlan]
+    kept: Mapping[str, str]
+    refused: Mapping[str, MirrorError]
+
+    def render(self) -> str:
+        """Return the content of the file."""
+        document: Object = {
+            "schema": FORMAT,
+            "config": {"file": printable(self.config), "sha256": self.config_hash},
+            "created": self.created.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            "repositories": [_repository_fields(repository) for repository in self.repositories],
+            "kept": [{"name": name, "reason": reason} for name, reason in sorted(self.kept.items())],
+            "refused": [
+                {"repository": name, "code": error.code, "reason": str(error)}
+                for name, error in sorted(self.refused.items())
+            ],
+        }
+        return json.dumps(document, indent=2) + "\n"
+
+
+def _repository_fields(repository: RepositoryPlan) -> Object:
+    """Return the JSON object for one target repository."""
+    return {
+        "repository": repository.name,
+        "owned": repository.owned,
+        "tags": [
+            {
+                "name": one.name,
+                "reference": one.reference,
+                "digest": one.digest,
+                "source": one.source,
+                "reason": one.reason,
+                "bytes": one.size,
+                "shares_with": list(one.shares_with),
+            }
+            for one in repository.tags
+        ],
+        "attachments": [
+            {"name": one.name, "reference": one.reference, "digest": one.digest, "source": one.source}
+            for one in repository.attachments
+        ],
+    }
+
+
+# ---- reading
+
+
+class AllowedDeletions(Struct, frozen=True):
+    """What a plan allows to delete: the tags and digests of each target repository, each with its digest."""
+
+    created: datetime
+    repositories: Mapping[str, Mapping[str, Digest]]
+
+    def allows(self, repository: str, reference: str, digest: Digest) -> bool:
+        """Return whether the plan contains a tag or manifest with this digest."""
+        return self.repositories.get(repository, {}).get(reference) == digest
+
+
+def read_prune_plan(path: Path, *, config_hash: str, now: datetime) -> AllowedDeletions:
+    """Read a plan. Raises ConfigError if it is not valid, too old, or made for another text of the configuration."""
+    what = printable(path)
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"cannot read the plan {what}: {error.strerror}", hint=_PLAN_AGAIN) from error
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{what} has more than {MAX_BYTES} bytes, the maximum size of a plan", hint=_PLAN_AGAIN)
+    try:
+        document = strictjson.parse(data, what=what, fold=False, nodes=MAX_NODES)
+        allowed, made_for = _parse_document(document, what)
+    except Refused as error:
+        raise ConfigError(error.what, hint=_PLAN_AGAIN) from error
+    if made_for != config_hash:
+        raise _refuse(f"{what} was made for another configuration, or the configuration was changed since")
+    if allowed.created > now + _MAX_CLOCK_ERROR:
+        raise _refuse(f"{what} was made in the future, at {allowed.created:%Y-%m-%d %H:%M} UTC: check the clock")
+    if now - allowed.created > MAX_AGE:
+        hours = MAX_AGE.total_seconds() / 3600
+        raise _refuse(f"{what} was made at {allowed.created:%Y-%m-%d %H:%M} UTC, more than {hours:g} hours ago")
+    return allowed
+
+
+def _refuse(what: str) -> ConfigError:
+    """Return the error for a plan that must not be applied."""
+    return ConfigError(what, hint=_PLAN_AGAIN, code="prune_refused")
+
+
+def _parse_document(document: Value, what: str) -> tuple[AllowedDeletions, str]:
+    """Return the content of a plan, and the hash of the configuration that it was made for.
+
+    Raises ConfigError and Refused if it is not valid."""
+    top = _object(document, what)
+    if type(top.get("schema")) is not int:
+        raise _invalid(what)
+    if top["schema"] != FORMAT:
+        raise ConfigError(
+            f"{what} has format {top['schema']}, but this version reads format {FORMAT}", hint=_PLAN_AGAIN
+        )
+    config = _object(top.get("config"), what)
+    try:
+        created = datetime.fromisoformat(_text(top.get("created"), what))
+    except ValueError:
+        raise _invalid(what) from None
+    if created.tzinfo is None:
+        raise _invalid(what)
+    repositories = {
+        _text(repository.get("repository"), what): {
+            _text(entry.get("reference"), what): Digest.parse(entry.get("digest"))
+            for part in ("tags", "attachments")
+            for entry in _objects(repository.get(part), what)
+        }
+        for repository in _objects(top.get("repositories"), what)
+    }
+    return AllowedDeletions(created.astimezone(UTC), repositories), _text(config.get("sha256"), what)
+
+
+def _object(value: Value, what: str) -> Object:
+    """Return `value` if it is an object. Raises ConfigError if it is not."""
+    if not isinstance(value, dict):
+        raise _invalid(what)
+    return value
+
+
+def _objects(value: Value, what: str) -> list[Object]:
+    """Return `value` if it is a list of objects. Raises ConfigError if it is not."""
+    if not isinstance(value, list):
+        raise _invalid(what)
+    return [_object(one, what) for one in value]
+
+
+def _text(value: Value, what: str) -> str:
+    """Return `value` if it is a string. Raises ConfigError if it is not."""
+    if not isinstance(value, str):
+        raise _invalid(what)
+    return value
+
+
+def _invalid(what: str) -> ConfigError:
+    """Return the error for a file that is not a plan."""
+    return ConfigError(f"{what} is not a valid plan of `mirror prune`", hint=_PLAN_AGAIN)
