@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from mirror.commands.inventory import CommandOutput, survey_on_disk
-from mirror.commands.session import run_with_signals
 from mirror.errors import OK, REFUSED, worst_exit_code
 from mirror.layout.bundle.verify import verify_bundle
 from mirror.layout.examination import VerificationResult
@@ -14,6 +13,7 @@ from mirror.output.console import Console
 from mirror.output.progress import Progress
 from mirror.output.progress_display import show_progress
 from mirror.util.cancellation import Work
+from mirror.util.signals import run_with_signals
 
 
 def verify(path: Path) -> CommandOutput:

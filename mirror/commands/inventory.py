@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mirror.commands.session import run_with_signals, spool_directory
+from mirror.commands.session import spool_directory
 from mirror.commands.stores import Stores
 from mirror.config import Config, load
 from mirror.errors import OK, ConfigError, LocalError, MirrorError, Refused, worst_exit_code
@@ -24,6 +24,7 @@ from mirror.selection.locations import MATCHED
 from mirror.selection.repository_rules import can_match
 from mirror.store import Source
 from mirror.util.cancellation import Work
+from mirror.util.signals import run_with_signals
 from mirror.util.structs import Struct
 
 _PRESENT_RESULTS = ("copied", "up-to-date")  # results after which the target has the image

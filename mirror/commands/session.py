@@ -7,15 +7,13 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Container, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 from mirror.commands.options import Options, ReferenceFilter
 from mirror.commands.stores import Stores
 from mirror.config import Config, state_directory
-from mirror.errors import SIGNALLED, Cancelled, ConfigError, LocalError, MirrorError, NotFound, printable
+from mirror.errors import SIGNALLED, ConfigError, LocalError, MirrorError, NotFound, printable
 from mirror.limits import Limits
 from mirror.output.progress import Progress
 from mirror.output.redaction import Redactor
@@ -34,7 +32,7 @@ from mirror.sync.signature_checker import SignatureChecker
 from mirror.sync.tag_protection import TagProtection
 from mirror.transfer.calls import CLOSE_TIMEOUT, Calls, new_loop
 from mirror.transfer.tasks import Coro
-from mirror.util.cancellation import Stop, Work
+from mirror.util.cancellation import Stop
 from mirror.util.files import local_error
 from mirror.util.signals import Signals
 from mirror.util.structs import Struct
@@ -50,7 +48,9 @@ _log = logging.getLogger("mirror")
 
 
 class RunContext(Struct, frozen=True):
-    """The objects that the parts of a run share. They are valid until the `with` block of `open_run` exits."""
+    """The objects that the parts of a run share. They are valid until the `with` block of `open_run` exits.
+
+    run: the id of the run."""
 
     limits: Limits
     stop: Stop
@@ -64,6 +64,8 @@ class RunContext(Struct, frozen=True):
     signatures: SignatureChecker
     config: Config
     progress: Progress
+    redact: Redactor
+    run: str
 
     def planner(
         self,
@@ -231,14 +233,15 @@ def open_run(
     state: State,
     progress: Progress,
     *,
+    run: str,
     writes: bool,
     on_request: Callable[[], object] | None = None,
 ) -> Iterator[RunContext]:
     """Return a context manager that opens the stores and an event loop, and yields them as a RunContext.
 
-    When the `with` block exits, all threads are joined, except those that hang after a signal. writes: False if the
-    command only reads. on_request: called on any thread after each request that was sent. Raises ConfigError,
-    LocalError."""
+    When the `with` block exits, all threads are joined, except those that hang after a signal. run: the id of the run.
+    writes: False if the command only reads. on_request: called on any thread after each request that was sent. Raises
+    ConfigError, LocalError."""
     limits, stop = Limits(on_request=on_request), Stop()
     progress.watch_hosts(limits.waiting_hosts)
     spool = spool_directory(config, options.folder)
@@ -262,7 +265,20 @@ def open_run(
         try:
             signatures = SignatureChecker(calls, manifests)
             yield RunContext(
-                limits, stop, stores, loop, calls, entries, only, signals, manifests, signatures, config, progress
+                limits,
+                stop,
+                stores,
+                loop,
+                calls,
+                entries,
+                only,
+                signals,
+                manifests,
+                signatures,
+                config,
+                progress,
+                redactor,
+                run,
             )
         finally:
             close_in_time(calls.close, signals)
@@ -312,26 +328,4 @@ def close_in_time(close: Callable[[float], None], signals: Signals) -> None:
         # A thread hangs and cannot be interrupted. The process ends after the report and the log are written.
         signals.has_hung_threads = True
         if signals.number is None:
-            raise
-
-
-T = TypeVar("T")
-
-
-def run_with_signals(run: Callable[[Work], T]) -> T:
-    """Call `run` on another thread and return its result. A signal stops the `Work` that is passed to `run`.
-
-    Raises the exceptions of `run`. After a signal, Cancelled has the exit code for that signal."""
-    stop = Stop()
-    with Signals() as signals, ThreadPoolExecutor(1, thread_name_prefix="command") as pool:
-        future = pool.submit(run, Work(stop))
-        future.add_done_callback(lambda _: signals.wake())
-        while not future.done() and signals.number is None:
-            signals.wait()
-        if signals.number is not None:
-            stop.request(f"stopped by {signals.name}")
-        try:
-            return future.result()
-        except Cancelled as error:
-            error.exit_code = SIGNALLED + (signals.number or 0)
             raise

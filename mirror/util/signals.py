@@ -10,14 +10,18 @@ import select
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mirror.errors import SIGNALLED, Cancelled
+from mirror.util.cancellation import Stop, Work
 
 if TYPE_CHECKING:
     import asyncio
+
+_Result = TypeVar("_Result")
 
 _CAUGHT = (signal.SIGINT, signal.SIGTERM)
 
@@ -145,3 +149,22 @@ class InterruptibleSleep:
         self._signals.wait(seconds)
         if self._signals.number is not None:
             raise Cancelled(f"stopped by {self._signals.name}")
+
+
+def run_with_signals(run: Callable[[Work], _Result]) -> _Result:
+    """Call `run` on another thread and return its result. A signal stops the `Work` that is passed to `run`.
+
+    Raises the exceptions of `run`. After a signal, Cancelled has the exit code for that signal."""
+    stop = Stop()
+    with Signals() as signals, ThreadPoolExecutor(1, thread_name_prefix="command") as pool:
+        future = pool.submit(run, Work(stop))
+        future.add_done_callback(lambda _: signals.wake())
+        while not future.done() and signals.number is None:
+            signals.wait()
+        if signals.number is not None:
+            stop.request(f"stopped by {signals.name}")
+        try:
+            return future.result()
+        except Cancelled as error:
+            error.exit_code = SIGNALLED + (signals.number or 0)
+            raise
