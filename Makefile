@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 COMPILED := $(VENV)/.compiled
+# A virtual environment of its own for the programs that build releases.
+TOOLS := $(VENV)/tools
+TOOLS_STAMP := $(TOOLS)/.set-up
 # More jobs than cores, because many tests wait for slow registries.
 JOBS ?= 6
 PYTEST_ARGS ?=
@@ -16,9 +19,9 @@ BENCH_ARGS ?=
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONDONTWRITEBYTECODE PYTHONUNBUFFERED
 
 .DEFAULT_GOAL := help
-.PHONY: help docs demo test test-kill test-damage test-prune test-worlds test-long test-old test-gap test-regsync test-migration test-terminal test-registries test-cosign test-conformance lint format \
-	check coverage bench bench-verify \
-	bench-tools registries clean
+.PHONY: help docs demo test test-kill test-damage test-prune test-worlds test-long test-old test-gap test-regsync \
+	test-migration test-terminal test-registries test-cosign test-conformance lint format check coverage bench \
+	bench-verify bench-tools registries clean test-dist test-helm test-image test-service dist requirements
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +73,22 @@ test-conformance: $(STAMP) ## run the conformance suite of the distribution-spec
 	GOBIN=$(CURDIR)/.registries/bin go install $(CONFORMANCE)
 	$(BIN)/python -m pytest tests_real/test_conformance.py $(PYTEST_ARGS)
 
+test-dist: $(STAMP) dist ## build a release, install it into an empty environment, test completions and systemd units (about 2 minutes)
+	@tools/need.sh docker-registry zsh fish man:man-db systemd-analyze:systemd
+	$(BIN)/python -m pytest tests_real/test_distribution.py tests_real/test_completion.py \
+		tests_real/test_service_files.py $(PYTEST_ARGS)
+
+test-helm: $(STAMP) ## check the Helm chart with helm and the types of Kubernetes (needs Go; installs helm, which takes minutes)
+	@command -v go >/dev/null || { echo "test-helm needs Go: https://go.dev/doc/install" >&2; exit 1; }
+	GOBIN=$(CURDIR)/.registries/bin go install helm.sh/helm/v3/cmd/helm@v3.19.0
+	cd tests_real/kubernetes && GOBIN=$(CURDIR)/.registries/bin go install .
+	$(BIN)/python -m pytest tests_real/test_helm.py $(PYTEST_ARGS)
+
+test-image: $(STAMP) ## build the image from packages of Debian, copy it, unpack it, and run it (needs root; about 5 minutes)
+	@tools/need.sh docker-registry buildah mmdebstrap umoci skopeo
+	@test -d .registries/bases || contrib/container/debian-bases.sh .registries/bases
+	$(BIN)/python -m pytest tests_real/test_image.py $(PYTEST_ARGS)
+
 test-kill: $(STAMP) ## kill a sync, an export and an import at 25 points each, and run them again (about 5 minutes)
 	@tools/need.sh docker-registry skopeo htpasswd:apache2-utils
 	MIRROR_TESTS_KILLS=25 $(BIN)/python -m pytest -n $(JOBS) tests/end_to_end/test_kill.py \
@@ -87,7 +106,6 @@ test-worlds: $(STAMP) ## run 1,000 random scenarios with faults, kills and rollb
 	MIRROR_TESTS_WORLDS=$${MIRROR_TESTS_WORLDS:-1000} $(BIN)/python -m pytest -n $(JOBS) \
 		tests/end_to_end/test_worlds.py $(PYTEST_ARGS)
 
-.PHONY: test-service
 test-service: $(STAMP) ## run 50 cycles of `sync --every` with faults, reloads and signals (MIRROR_TESTS_SEED: the seed; about 2 minutes)
 	$(BIN)/python -m pytest -s tests_real/test_scheduled_sync.py $(PYTEST_ARGS)
 
@@ -100,10 +118,20 @@ test-long: $(STAMP) ## run all long campaigns, some partly, and available other 
 	MIRROR_TESTS_CYCLES=20 $(MAKE) test-service
 	$(BIN)/python -m pytest tests_real/test_benchmarks.py tests_real/test_demo.py $(PYTEST_ARGS)
 	$(MAKE) test-terminal
+	$(MAKE) test-dist
 	@if command -v node >/dev/null && command -v npm >/dev/null; then $(MAKE) test-old; \
 		else echo "test-old is skipped: Node is not installed" >&2; fi
 	@if command -v go >/dev/null; then $(MAKE) registries && $(MAKE) test-registries && $(MAKE) test-conformance; \
 		else echo "test-registries and test-conformance are skipped: Go is not installed" >&2; fi
+
+dist: $(TOOLS_STAMP) ## build a release into dist/: packages, requirements with hashes, SBOM, licenses, SHA256SUMS
+	@tools/dist.sh $(TOOLS)
+
+# PIP_COMPILE_ARGS="--upgrade" selects the newest versions.
+requirements: $(TOOLS_STAMP) ## update requirements.txt: all dependencies of setup.cfg with their hashes
+	CUSTOM_COMPILE_COMMAND="make requirements" $(TOOLS)/bin/pip-compile --quiet --generate-hashes --strip-extras \
+		--extra aws --extra ed25519 --extra socks --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
+		--output-file requirements.txt $(PIP_COMPILE_ARGS) setup.cfg
 
 lint: $(STAMP) ## run the linter, the format check and the type checker; changes nothing
 	$(BIN)/ruff check .
@@ -154,4 +182,10 @@ $(STAMP): setup.cfg pyproject.toml tools/setup.sh
 # pytest compiles the tests once. Otherwise, all jobs of the first `make test` would compile all tests.
 $(COMPILED): $(STAMP)
 	@$(BIN)/python -m pytest --collect-only -qq >/dev/null
+	@touch $@
+
+$(TOOLS_STAMP): $(STAMP)
+	$(BIN)/python -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check \
+		'build>=1.2,<2' 'pip-tools>=7.4,<8' 'cyclonedx-bom>=7,<8' 'pip-licenses>=5,<6'
 	@touch $@

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if argv:
             refuse_later_command(argv[0])
-        parsed = _parser().parse_args(argv)
+        parsed = make_parser().parse_args(argv)
         command: Callable[[argparse.Namespace], int] = parsed.command
         return _run_command(command, parsed)
     except MirrorError as error:
@@ -53,7 +53,7 @@ def _open_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor, which is `number`
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     """Return the parser for the command line."""
     parser = Parser(
         prog="mirror",
@@ -183,14 +183,14 @@ def _help(parsed: argparse.Namespace) -> int:
     """Print the help for a command, or for the program if no command is given. Return the exit code."""
     topic: list[str] = parsed.topic
     if not topic:
-        return print_lines(_parser().format_help().splitlines())
+        return print_lines(make_parser().format_help().splitlines())
     refuse_later_command(topic[0])
     deepest = 2 if topic[0] in _SUBCOMMANDS else 1
     if topic[0] in _COMMANDS and len(topic) > deepest:
         command = " ".join(topic[:deepest])
         raise ConfigError(f"`mirror {command}` has no command {topic[deepest]!r}", hint=f"see `mirror help {command}`")
     try:
-        _parser().parse_args([*topic, "--help"])
+        make_parser().parse_args([*topic, "--help"])
     except SystemExit as ended:
         return int(ended.code or 0)
     return 0

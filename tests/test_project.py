@@ -28,13 +28,19 @@ WRITTEN = (
     "mirror",
     "tests",
     "demo",
+    "tests_real",
     "tools",
     "docs",
     "configs",
+    "contrib",
     "benchmarks",
     ".ci",
     "*.md",
     "Makefile",
+    "MANIFEST.in",
+    "setup.py",
+    "Containerfile",
+    "requirements.txt",
     "*.cfg",
     "*.toml",
 )
@@ -103,6 +109,13 @@ def test_the_readme_fits_one_screen_and_has_the_two_commands() -> None:
 
 def test_the_change_log_has_this_version() -> None:
     assert mirror.__version__ in re.findall(r"^## (\S+)", read(ROOT / "CHANGELOG.md"), re.MULTILINE)
+
+
+def test_the_image_and_the_chart_have_this_version() -> None:
+    chart = ROOT / "contrib" / "helm" / "mirror" / "Chart.yaml"
+    found = re.findall(r"image\.version=\"(.+?)\"", read(ROOT / "Containerfile"))
+    found += re.findall(r"^(?:appV|v)ersion: \"?([^\"\n]+)", read(chart), re.MULTILINE)
+    assert [mirror.__version__] * 3 == found
 
 
 def test_every_make_target_in_a_document_exists() -> None:
@@ -221,6 +234,16 @@ def test_every_dependency_is_explained() -> None:
     explained = section(ROOT / "docs" / "decisions.md", "2. What we depend on, and why")
     assert names
     assert [] == [name for name in names if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", explained)]
+
+
+def test_the_requirements_with_hashes_have_every_dependency() -> None:
+    setup = configparser.ConfigParser(interpolation=None)
+    setup.read(ROOT / "setup.cfg")
+    extras = setup["options.extras_require"]
+    texts = [setup["options"]["install_requires"], *(extras[name] for name in extras if name != "test")]
+    wanted = {name.lower() for text in texts for name in re.findall(r"^([A-Za-z][\w-]*)", text, re.MULTILINE)}
+    pinned = re.findall(r"^([\w-]+)==\S+ \\\n    --hash=sha256:", read(ROOT / "requirements.txt"), re.MULTILINE)
+    assert set() == wanted - set(pinned), "run `make requirements`"
 
 
 def test_no_file_has_a_mark_of_unfinished_work() -> None:

@@ -98,3 +98,17 @@ def _run_beside(modules: Path, *before: str) -> tuple[int, str, str]:
         check=False,
     )
     return done.returncode, done.stdout, done.stderr
+
+
+def test_a_run_starts_without_a_writable_directory_for_temporary_files() -> None:
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"  # like a full disk
+    loaded = "import mirror.commands.sync, tempfile; print(tempfile.tempdir)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{limited}; {loaded}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (0, "None\n", "") == (done.returncode, done.stdout, done.stderr)

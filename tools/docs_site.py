@@ -14,7 +14,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "CONTRIBUTING.md", "SECURITY.md": "SECURITY.md"}
 PAGES |= {"CHANGELOG.md": "CHANGELOG.md"}
-OTHER_FILES = ("LICENSE", ".ci/run", "mirror/*.schema.json", "configs/*.yaml")
+OTHER_FILES = ("LICENSE", ".ci/run", "Containerfile", "mirror/*.schema.json", "configs/*.yaml", "contrib/**/*")
 _LINK = re.compile(r"(?<=\]\()(\.\./|docs/)?(?!https?:|#)([^)\s]+)(?=\))")
 
 
@@ -23,7 +23,7 @@ def on_files(files: Files, *, config: Any) -> Files:
     for name, page in PAGES.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / name)))
     for pattern in OTHER_FILES:
-        for path in sorted(ROOT.glob(pattern)):
+        for path in sorted(path for path in ROOT.glob(pattern) if path.is_file()):
             files.append(File.generated(config, _site_path(path), abs_src_path=str(path)))
     return files
 

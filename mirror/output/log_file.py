@@ -9,18 +9,24 @@ import math
 import os
 import stat
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
-
-from concurrent_log_handler import ConcurrentRotatingFileHandler
 
 from mirror.errors import LocalError
 from mirror.util.files import local_error
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
+
+# concurrent-log-handler imports portalocker, which looks for a writable directory for temporary files although the log
+# needs none. On a full disk, or with a read-only root, there is no such directory, and the import would fail.
+_found, tempfile.tempdir = tempfile.tempdir, tempfile.tempdir or os.curdir
+from concurrent_log_handler import ConcurrentRotatingFileHandler  # noqa: E402
+
+tempfile.tempdir = _found
 
 LOCK_TIMEOUT = 2.0  # seconds that one attempt waits for a lock that another process holds
 _MOMENT = 0.1  # seconds; a write by another process takes less

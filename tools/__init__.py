@@ -1,0 +1,1 @@
+"""Programs that build and set up the project. They are not part of the package `mirror`."""
