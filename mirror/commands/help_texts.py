@@ -89,6 +89,19 @@ EPILOGS = {
             **_READS_REGISTRIES,
         },
     ),
+    "prune": epilog(
+        {
+            "mirror prune prod.yaml --plan prune.json": "finds the tags to delete",
+            "mirror prune prod.yaml --apply prune.json": "deletes them",
+        },
+        {
+            "0": "the plan was written, or everything in it was deleted",
+            "1": "something was not deleted, or could not be determined",
+            **_READS_REGISTRIES,
+            "2": "usage error, or the plan is too old or for another configuration",
+            "75": "another run holds the lock",
+        },
+    ),
     "validate": epilog(
         {"mirror validate prod.yaml": "", "mirror validate prod.yaml --secrets": "as a run does"},
         {"0": "the configuration is valid", "2": "it is not valid", "4": LOCAL_ERROR},
@@ -112,19 +125,6 @@ EPILOGS = {
             "1": "something could not be determined",
             **_READS_REGISTRIES,
             "2": "no mirror concerns the reference, or usage error",
-        },
-    ),
-    "prune": epilog(
-        {
-            "mirror prune prod.yaml --plan prune.json": "only finds the tags",
-            "mirror prune prod.yaml --apply prune.json": "deletes them",
-        },
-        {
-            "0": "the plan is complete; with --apply: all its tags were deleted",
-            "1": "something was not deleted, or could not be determined",
-            **_READS_REGISTRIES,
-            "2": "usage error, or the plan is too old or of another configuration",
-            "75": "another run holds the lock",
         },
     ),
     "bundle": epilog(

@@ -41,8 +41,6 @@ from mirror.util.signals import InterruptibleSleep, Signals
 
 _RESULTS: Mapping[Outcome, Result] = {"deleted": "deleted", "gone": "up-to-date", "kept": "kept", "failed": "failed"}
 
-REPORT_NAME = "prune-report.json"
-
 _log = logging.getLogger("mirror")
 
 
@@ -117,13 +115,7 @@ class _PruneRun:
             )
             log_config_warnings(self._config)
             self._report = stack.enter_context(
-                Report.at(
-                    self._folders[0] / REPORT_NAME,
-                    run=run,
-                    started=started,
-                    redact=self._redactor,
-                    command="prune",
-                )
+                Report(self._folders[0], run=run, started=started, redact=self._redactor, command="prune")
             )
             _log.info(
                 "prune_started", extra={"config": str(self._config.path), "config_sha256": self._config.text_hash}

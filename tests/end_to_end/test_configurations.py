@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.cli import _COMMANDS, _parser, main
+from mirror.cli import _COMMANDS, main, make_parser
 from mirror.commands.arguments import LATER_OPTIONS
 from mirror.commands.help_texts import EPILOGS
 from tests.registries.listener import Listener
@@ -265,7 +265,7 @@ def test_the_help_of_each_command_has_an_example_and_the_exit_codes_and_fits_80_
         found = re.findall(r"^  mirror (.*?)(?:  .*)?$", examples, re.MULTILINE)
         assert any(example.startswith(command) for example in found), command
         for example in found:
-            _parser().parse_args(shlex.split(example.partition(" > ")[0]))
+            make_parser().parse_args(shlex.split(example.partition(" > ")[0]))
         assert re.findall(r"^  ([0-9, ]+?)  \S", codes, re.MULTILINE), command
 
 

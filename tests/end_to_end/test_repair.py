@@ -44,7 +44,7 @@ def test_content_that_a_registry_does_not_replace_is_reported_with_the_file_to_d
     damage = [blobs[0], blobs[4], children[-1], roots[3]]
     pair(mirror_run, source, target)
     assert 3 == mirror_run("verify", mirror_run.config_file, "--deep").code
-    ran = mirror_run.sync("--repair", expect=3)
+    ran = mirror_run.sync("--repair", "-v", expect=3)
     files = to_delete(ran)
     assert sorted(str(target.blob_file(digest).relative_to(target.storage)) for digest in damage) == files
     for file in files:

@@ -52,7 +52,8 @@ def _block_texts(cause: Cause) -> list[str]:
     """Return the texts of a block: the header, the examples and the hint."""
     known = cause.examples[0].failure.message if cause.count == 1 else cause.text
     hint = [f"account: {cause.account}"] if cause.account and cause.account not in known else []
-    hint += [f"hint: {cause.hint}"] if cause.hint else []
+    subject = f" for {_short_name(cause.examples[0], cause.host)}" if cause.hints_differ else ""
+    hint += [f"hint{subject}: {cause.hint}"] if cause.hint else []
     codes = cause.code if cause.status is None else f"{cause.code}, {cause.status}"
     if cause.count == 1:
         (failed,) = cause.examples

@@ -30,6 +30,7 @@ class Cause(Struct):
     images: the number of failed images. others: the number of other failures, for example of repositories that cannot
     be listed.
     text: the part of the messages that all failures share; empty if they share none.
+    hints_differ: whether the hints differ in names or digests; `hint` is then the one for the first example.
     examples: up to EXAMPLES failures, the first ones in the order of their names."""
 
     result: str
@@ -40,6 +41,7 @@ class Cause(Struct):
     retryable: bool = True
     images: int = 0
     others: int = 0
+    hints_differ: bool = False
     examples: list[FailedImage] = field(default_factory=list)
     _shared: list[str] | None = None  # the parts of `text`
 
@@ -55,7 +57,7 @@ class Cause(Struct):
 
     @property
     def hint(self) -> str:
-        """What the user can do. If the hints differ in names, this is the hint for the first example."""
+        """What the user can do."""
         return (self.examples[0].failure.hint if self.examples else "") or REMEDIES.get(self.code, "")
 
     def add(self, failed: FailedImage) -> None:
@@ -63,6 +65,7 @@ class Cause(Struct):
         self.images += failed.is_image
         self.others += not failed.is_image
         self.retryable = self.retryable and failed.failure.retryable
+        self.hints_differ |= bool(self.examples) and failed.failure.hint != self.examples[0].failure.hint
         parts = _general_parts(failed)
         self._shared = parts if self._shared is None else _common_beginning(self._shared, parts)
         insort(self.examples, failed, key=lambda one: (one.source, one.target, one.failure.message))

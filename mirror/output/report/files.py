@@ -34,6 +34,7 @@ from mirror.util.structs import replace
 
 SCHEMA = 1
 REPORT_NAME = "report.json"
+PRUNE_REPORT_NAME = "prune-report.json"
 FAILED_NAME = "failed.txt"
 
 _CHUNK = 64 * 1024  # bytes of entries that are collected before they are written to disk
@@ -60,10 +61,12 @@ class Report(AbstractContextManager["Report"]):
         """Create an empty report. Raises LocalError if `directory` or `copy_to` is not writable.
 
         directory: the state directory. copy_to: the path for a copy of report.json. redact: removes secrets. command:
-        the command whose results the report contains. keep_changes: whether to keep all changed images in memory for
-        the summary, and not only the first ones."""
-        self.path = directory / REPORT_NAME
-        self.failed_path: Path | None = directory / FAILED_NAME
+        the command whose results the report contains. The report of `prune` has another name, and there is no
+        failed.txt. keep_changes: whether to keep all changed images in memory for the summary, and not only the first
+        ones."""
+        is_prune = command == "prune"
+        self.path = directory / (PRUNE_REPORT_NAME if is_prune else REPORT_NAME)
+        self.failed_path: Path | None = None if is_prune else directory / FAILED_NAME
         self.totals = Totals()
         self.causes = Causes()
         self.changes = Changes(keep_all=keep_changes)

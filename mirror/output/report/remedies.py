@@ -50,8 +50,8 @@ REMEDIES = {
     "tag_immutable": "find out why the tag has changed; push under another tag, or remove the rule",
     "local_full": "free space, or set `spool` or `spool-max`",
     "local_io": "check that the file exists and that this user may use it",
-    "prune_refused": "make a new plan with `mirror prune CONFIG --plan FILE`",
     "lock_busy": "wait until the other run has ended, or use `--lock-wait`",
+    "prune_refused": "look at the plan and the targets, then make a new plan",
     "internal_error": "report this bug, with a log of level `debug`",
     "interrupted": "run again",
 }

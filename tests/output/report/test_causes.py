@@ -86,7 +86,9 @@ def test_hints_that_differ_only_in_names_and_digests_are_one_cause() -> None:
     for number, error in enumerate(errors):
         causes.add(failed(number, error))
     (cause,) = causes
-    assert (5, errors[0].hint) == (cause.count, cause.hint)
+    assert (5, errors[0].hint, True) == (cause.count, cause.hint, cause.hints_differ)
+    lines = cause_lines(causes, config=CONFIG, width=300)
+    assert f"    hint for {SOURCE}/library/app:v0: {errors[0].hint}" in lines
 
 
 def test_a_block_without_a_common_message_has_the_messages_as_examples() -> None:
