@@ -9,19 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mirror import __version__
-from mirror.commands import parsers
-from mirror.commands.arguments import HelpFormatter, Parser, refuse_later_command
+from mirror.commands import help_texts, parsers
+from mirror.commands.arguments import HelpFormatter, Parser, add_parser, refuse_later_command
 from mirror.commands.copy_parser import add_copy
-from mirror.commands.parsers import sentence
 from mirror.commands.prune_parser import add_prune
-from mirror.errors import ConfigError, MirrorError, worst_exit_code
+from mirror.errors import ConfigError, LockBusy, MirrorError, worst_exit_code
 from mirror.output.console import Console, print_lines
-
-EPILOG = """\
-exit codes: 0 done; 1 something failed, run again; 2 usage or configuration error; 3 rejected for integrity or
-safety, look at the cause; 4 local error; 10 `plan --exit-code`: there is something to do; 75 another run holds
-the lock; 130, 143 stopped by a signal
-"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,11 +27,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             refuse_later_command(argv[0])
         parsed = _parser().parse_args(argv)
         command: Callable[[argparse.Namespace], int] = parsed.command
-        return command(parsed)
+        return _run_command(command, parsed)
     except MirrorError as error:
         for line in str(error).splitlines():
             console.write_line(f"mirror: {line}")
         return error.exit_code
+
+
+def _run_command(command: Callable[[argparse.Namespace], int], parsed: argparse.Namespace) -> int:
+    """Run a command and return its exit code. With `-q`, a run that finds the lock held is not an error to print."""
+    try:
+        return command(parsed)
+    except LockBusy as error:
+        if vars(parsed).get("quiet"):
+            return error.exit_code
+        raise
 
 
 def _open_streams() -> None:
@@ -55,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="mirror",
         description="Copies container image repositories between registries and keeps the copies up to date.",
-        epilog=EPILOG,
+        epilog=help_texts.PROGRAM,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
@@ -70,11 +73,11 @@ def _parser() -> argparse.ArgumentParser:
 def _add_bundle(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parsers for `bundle` and its subcommands."""
     text = "check or list a bundle or a layout offline"
-    bundle = commands.add_parser("bundle", help=text, description=sentence(text), allow_abbrev=False)
+    bundle = add_parser(commands, "bundle", text)
     bundle.subcommands = _SUBCOMMANDS["bundle"]
     subcommands = bundle.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
     for name, text in _SUBCOMMANDS["bundle"].items():
-        subcommand = subcommands.add_parser(name, help=text, description=sentence(text), allow_abbrev=False)
+        subcommand = add_parser(subcommands, name, text)
         subcommand.add_argument("path", metavar="FILE-OR-DIR", type=_disk_path, help="a bundle (.tar), or a layout")
         subcommand.set_defaults(command=_run_and_print, what={"verify": "verify", "list": "listing"}[name])
 
@@ -82,7 +85,7 @@ def _add_bundle(commands: argparse._SubParsersAction[Parser]) -> None:
 def _add_inventory(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser for `inventory`."""
     text = "list the content of a target, for use as the base of a differential export"
-    inventory = commands.add_parser("inventory", help=text, description=sentence(text), allow_abbrev=False)
+    inventory = add_parser(commands, "inventory", text)
     inventory.add_argument(
         "path",
         metavar="FILE-OR-DIR-OR-CONFIG",
@@ -95,7 +98,7 @@ def _add_inventory(commands: argparse._SubParsersAction[Parser]) -> None:
 def _add_serve(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser for `serve`."""
     text = "serve a layout or a bundle as a registry"
-    command = commands.add_parser("serve", help=text, description=sentence(text), allow_abbrev=False)
+    command = add_parser(commands, "serve", text)
     command.add_argument("path", metavar="FILE-OR-DIR", type=_disk_path, help="a bundle, or the directory of a layout")
     command.add_argument(
         "--listen",
@@ -114,7 +117,7 @@ def _add_serve(commands: argparse._SubParsersAction[Parser]) -> None:
 def _add_help(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser for `help`."""
     text = "show the usage of a command, or list the commands"
-    command = commands.add_parser("help", help=text, description=sentence(text), allow_abbrev=False)
+    command = add_parser(commands, "help", text)
     command.add_argument("topic", metavar="COMMAND", nargs="*", help="the command, such as `sync` or `bundle verify`")
     command.set_defaults(command=_help)
 
@@ -122,7 +125,7 @@ def _add_help(commands: argparse._SubParsersAction[Parser]) -> None:
 def _add_schema(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser for `schema`."""
     text = "print the JSON Schema of the configuration"
-    schema = commands.add_parser("schema", help=text, description=sentence(text), allow_abbrev=False)
+    schema = add_parser(commands, "schema", text)
     schema.set_defaults(command=_schema)
 
 

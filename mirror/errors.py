@@ -58,6 +58,7 @@ class MirrorError(Exception):
     retry_after: the seconds to wait before a retry, as requested by the server; None if it requested no wait.
     registry_code: the `code` in the registry's error document (`NAME_UNKNOWN`), if it sent one.
     host: the name in `Limits` of the host that caused the error, if it may differ from the registry's host.
+    account: the credentials that were refused, without secrets, such as `user acme, password from env HUB_TOKEN`.
     protocol: the registry protocol that was used (`v1`); empty for the default, v2.
     request_id: the id of the HTTP request that failed (mirror/registry/http/exchange_log.py), if requests are logged.
     retries_exhausted: whether all retries for this failure are used up, so that callers must not retry again.
@@ -81,6 +82,7 @@ class MirrorError(Exception):
         retry_after: float | None = None,
         registry_code: str = "",
         host: str = "",
+        account: str = "",
         protocol: str = "",
     ) -> None:
         self.what = printable(what, 600)
@@ -89,6 +91,7 @@ class MirrorError(Exception):
         self.retry_after = retry_after
         self.registry_code = registry_code
         self.host = host
+        self.account = printable(account)
         self.protocol = protocol
         if code is not None:
             self.code = code
@@ -123,6 +126,7 @@ class MirrorError(Exception):
             retry_after=self.retry_after,
             registry_code=self.registry_code,
             host=self.host,
+            account=self.account,
             protocol=self.protocol,
         )
         copy.request_id = self.request_id

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NoReturn
 
+from mirror.commands.help_texts import EPILOGS
 from mirror.errors import ConfigError
 from mirror.output.console import print_lines
 
@@ -61,14 +62,34 @@ def _looks_like_an_option(text: str) -> bool:
     return text.startswith("-") and " " not in text and (text.startswith("--") or text[1:2].isalpha())
 
 
-class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """A help formatter that prints each command and its help on one line.
+class HelpFormatter(argparse.HelpFormatter):
+    """A help formatter that wraps descriptions, prints epilogs as they are, and prints each command on one line.
 
     By default, argparse reserves too little space for the names, because it ignores the indentation of commands."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog)
         self._action_max_length = 14
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """Return a description or an epilog with line breaks. A text that has line breaks already is not changed."""
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
+
+def sentence(text: str) -> str:
+    """Return `text` as a sentence: with a capital letter at the beginning and a period at the end."""
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def add_parser(commands: argparse._SubParsersAction[Parser], name: str, text: str) -> Parser:
+    """Add the parser for a command, whose help ends with the text in EPILOGS, and return it.
+
+    text: what the command does, in lower case and without a period."""
+    parser = commands.add_parser(
+        name, help=text, description=sentence(text), formatter_class=HelpFormatter, allow_abbrev=False
+    )
+    parser.epilog = EPILOGS[parser.prog.partition(" ")[2]]
+    return parser
 
 
 def _unknown_command(command: str, program: str, known: Iterable[str]) -> ConfigError:
@@ -104,8 +125,6 @@ LATER_OPTIONS: dict[str, dict[str, str | None]] = {
         "--deadline": "TIME-OR-DURATION",
         "--dask": "ADDRESS",
     },
-    "plan": {"--json": None},
-    "verify": {"--report": "FILE"},
 }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from mirror.errors import FAILED, OK, ConfigError, printable, worst_exit_code
 from mirror.migration.converter import convert_file
 from mirror.output.console import Console, print_lines
-from mirror.output.report.summary import format_count
+from mirror.output.report.units import format_count
 from mirror.util.files import atomic_write, local_error
 
 _STDOUT = Path("-")

@@ -6,25 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mirror.commands.arguments import Parser
-from mirror.commands.parsers import add_run_options, parsed_options, sentence
+from mirror.commands.arguments import Parser, add_parser
+from mirror.commands.parsers import add_run_options, parsed_options
 from mirror.errors import ConfigError
 from mirror.util.structs import replace
 
 if TYPE_CHECKING:
     from mirror.config.copy_arguments import CopyArguments, Value
-
-_EPILOG = """\
-examples:
-  mirror copy docker.io/library/alpine:3.20 registry.example.com/hub/alpine
-  mirror copy quay.io/team/app registry.example.com/app --semver '>=2' --platform linux/amd64
-  mirror copy registry.example.com/team/app:v1 oci:export
-  mirror copy localhost:5000/app registry.example.com/app --plain-http localhost:5000
-
-Without a tag, a digest, or an option that selects tags, every tag of the repository is copied.
-
-exit codes: those of `mirror sync`
-"""
 
 # Options that may be repeated: name, metavar, key path, help.
 _LISTS = (
@@ -58,14 +46,7 @@ _VALUES = (
 def add_copy(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser for `copy`."""
     text = "copy one image or repository without a configuration"
-    copy = commands.add_parser(
-        "copy",
-        help=text,
-        description=sentence(text),
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    copy = add_parser(commands, "copy", text)
     copy.add_argument(
         "source", metavar="SOURCE", help="HOST/REPOSITORY[:TAG][@DIGEST], oci:DIR[:REPOSITORY], or FILE.tar"
     )

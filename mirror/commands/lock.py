@@ -8,13 +8,17 @@ from pathlib import Path
 
 from mirror.commands.options import Options
 from mirror.commands.read_only import open_for_reading
+from mirror.commands.summaries import group_by_cause
 from mirror.config import Config, state_directory
 from mirror.errors import ConfigError, MirrorError, printable, worst_exit_code
 from mirror.output.console import Console, print_lines
-from mirror.output.report.summary import format_count
+from mirror.output.report import cause_lines
+from mirror.output.report.units import format_count
 from mirror.sync.image_lock import MAX_BYTES, ImageLock
 from mirror.sync.locked_selection import collect_lock
+from mirror.sync.report_entries import run_failure
 from mirror.util.files import atomic_write, local_error
+from mirror.util.wrapping import line_width
 
 STDOUT = Path("-")
 
@@ -43,8 +47,9 @@ def lock(options: Options, output: Path | None) -> int:
     failures = [*failures, *problems]
     if failures:
         console = Console()
-        for name, error in sorted(failures, key=lambda one: one[0]):
-            console.write_line(f"mirror: {name}: {error}")
+        causes = group_by_cause(run_failure(*one) for one in failures)
+        for line in cause_lines(causes, config=config.path, width=line_width()):
+            console.write_line(line)
         console.write_line(f"mirror: {format_count(len(failures), 'problem')}; no image lock was written")
         return worst_exit_code(error.exit_code for _, error in failures)
     size = sum(len(line.encode()) + 1 for line in image_lock.lines())

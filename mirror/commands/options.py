@@ -45,7 +45,7 @@ class Options(Struct, frozen=True):
     locked: the image lock that replaces the selection of tags. every: the interval in seconds between two runs; None
     for a single run. listen: the address on which the status of repeated runs is served.
     mirrors: the numbers of the mirrors to plan, counted from 0 in the order of the configuration; None for all.
-    copy: the arguments of `mirror copy`, which replace `config`."""
+    copy: the arguments of `mirror copy`, which replace `config`. json: whether `plan` prints JSON."""
 
     config: Path
     only: tuple[str, ...] = ()
@@ -63,6 +63,7 @@ class Options(Struct, frozen=True):
     verbosity: int = 0
     base: Path | None = None
     locked: Path | None = None
+    json: bool = False
     every: float | None = None
     listen: str | None = None
     mirrors: frozenset[int] | None = None

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from mirror.commands.arguments import Parser, reject_later_options
+from mirror.commands.arguments import Parser, add_parser, reject_later_options
 from mirror.commands.options import Options, Shard
 from mirror.errors import ConfigError
 
@@ -18,52 +18,15 @@ def add_command(
     name: str,
     run: Callable[[argparse.Namespace], int],
     text: str,
-    epilog: str | None = None,
 ) -> argparse.ArgumentParser:
     """Add the parser for a command that reads a configuration.
 
-    text: the help, in lower case and without a period. epilog: text that follows the options, printed as it is."""
-    command = commands.add_parser(name, help=text, description=sentence(text), allow_abbrev=False)
+    text: the help, in lower case and without a period."""
+    command = add_parser(commands, name, text)
     command.add_argument("config", metavar="CONFIG", type=Path, help="the YAML configuration file")
     reject_later_options(command, name)
     command.set_defaults(command=run)
-    if epilog is not None:
-        command.epilog, command.formatter_class = epilog, argparse.RawDescriptionHelpFormatter
     return command
-
-
-_LOCK_EPILOG = """\
-example:
-  mirror lock prod.yaml                       writes prod.lock
-  mirror plan prod.yaml --locked prod.lock    shows which tags have changed since
-  mirror sync prod.yaml --locked prod.lock    copies exactly the locked images
-
-If a source cannot be read, nothing is written (exit code 1).
-"""
-
-
-_EXPLAIN_EPILOG = """\
-example:
-  mirror explain prod.yaml docker.io/library/alpine:3.20
-
-Exit code 1: something could not be determined. Exit code 2: no mirror concerns the reference.
-"""
-
-
-_CONVERT_EPILOG = """\
-example:
-  mirror convert --from regsync regsync.yml -o mirror.yaml
-  mirror convert --from skopeo sync.yaml --destination registry.example.com/hub -o mirror.yaml
-
-Notes about keys without an equivalent are printed, and written into the new file as comments.
-exit codes: 0 converted; 1 converted, but some images would not be copied: see the notes; 2 the file is not valid,
-or nothing can be converted; 4 local error
-"""
-
-
-def sentence(text: str) -> str:
-    """Return `text` as a sentence: with a capital letter at the beginning and a period at the end."""
-    return f"{text[0].upper()}{text[1:]}."
 
 
 def add_sync(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -97,8 +60,10 @@ def add_sync(commands: argparse._SubParsersAction[Parser]) -> None:
 def add_run_options(command: argparse.ArgumentParser) -> None:
     """Add the options that `sync` and `copy` have in common to the parser for one of them."""
     verbosity = command.add_mutually_exclusive_group()
-    verbosity.add_argument("-v", dest="verbose", action="count", default=0, help="print more; -vv: debug output")
-    verbosity.add_argument("-q", dest="quiet", action="store_true", help="print only errors")
+    verbosity.add_argument(
+        "-v", dest="verbose", action="count", default=0, help="list all changed images; -vv: debug output"
+    )
+    verbosity.add_argument("-q", dest="quiet", action="store_true", help="print only failures and warnings")
     command.add_argument("--dry-run", action="store_true", help="show what would be done, without writing")
     command.add_argument("--fail-fast", action="store_true", help="start no new work after the first failure")
     command.add_argument(
@@ -151,6 +116,7 @@ def add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
     plan = add_command(commands, "plan", _plan, "show what a sync would do, without writing")
     _add_locked(plan, "plan with the images in this file, which `mirror lock` wrote, and show which tags have changed")
     plan.add_argument("--exit-code", action="store_true", help="exit with code 10 if a sync would change something")
+    plan.add_argument("--json", action="store_true", help="print JSON")
 
 
 def add_verify(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -158,12 +124,13 @@ def add_verify(commands: argparse._SubParsersAction[Parser]) -> None:
     verify = add_command(commands, "verify", _verify, "check that every selected image is complete on every target")
     verify.add_argument("--deep", action="store_true", help="also read and hash every blob")
     _add_only(verify)
-    verify.add_argument("-q", dest="quiet", action="store_true", help="print only problems")
+    verify.add_argument("--report", metavar="FILE", type=Path, help="write the results to this file, as JSON")
+    verify.add_argument("-q", dest="quiet", action="store_true", help="print only problems and warnings")
 
 
 def add_lock(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser for `lock`."""
-    lock = add_command(commands, "lock", _lock, "write the selected tags with their digests to a file", _LOCK_EPILOG)
+    lock = add_command(commands, "lock", _lock, "write the selected tags with their digests to a file")
     lock.add_argument(
         "-o",
         dest="output",
@@ -176,7 +143,7 @@ def add_lock(commands: argparse._SubParsersAction[Parser]) -> None:
 def add_explain(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser for `explain`."""
     text = "show which rule selects a reference or leaves it out, and what a sync would do with it"
-    explain = add_command(commands, "explain", _explain, text, _EXPLAIN_EPILOG)
+    explain = add_command(commands, "explain", _explain, text)
     explain.add_argument(
         "reference",
         metavar="REFERENCE",
@@ -196,8 +163,7 @@ def add_validate(commands: argparse._SubParsersAction[Parser]) -> None:
 def add_convert(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser for `convert`."""
     text = "convert the configuration of another tool"
-    convert = commands.add_parser("convert", help=text, description=sentence(text), allow_abbrev=False)
-    convert.epilog, convert.formatter_class = _CONVERT_EPILOG, argparse.RawDescriptionHelpFormatter
+    convert = add_parser(commands, "convert", text)
     convert.add_argument("--from", dest="tool", required=True, choices=TOOLS, help="the tool that the file is for")
     convert.add_argument("file", metavar="FILE", type=Path, help="the file; for image-syncer, the one with the images")
     convert.add_argument(
@@ -260,6 +226,7 @@ def parsed_options(parsed: argparse.Namespace) -> Options:
         locked=given.get("locked"),
         every=given.get("every"),
         listen=given.get("listen"),
+        json=given.get("json", False),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from mirror.commands.options import Options
+from mirror.commands.plan_json import plan_document
 from mirror.commands.read_only import open_for_reading
 from mirror.commands.summaries import drift_lines, plan_lines
 from mirror.errors import CHANGES, OK, worst_exit_code
@@ -12,6 +13,7 @@ from mirror.output.console import print_lines
 from mirror.sync.dry_run import DryRun
 from mirror.sync.locked_selection import LockComparison, compare_lock
 from mirror.sync.platform_reader import PlatformReader
+from mirror.sync.report_entries import run_failure
 from mirror.transfer.tasks import run_group
 
 
@@ -42,19 +44,24 @@ def plan(options: Options) -> int:
 
         stopped = context.run_until_signal(run())
         summary = dry_run.summary
-        known = {(name, error.what) for name, error in summary.failures}
+        known = {(failed.source, failed.failure.message) for failed in summary.failures}
         for comparison in comparisons:
-            summary.failures += [one for one in comparison.failures if (one[0], one[1].what) not in known]
+            summary.failures += [run_failure(*one) for one in comparison.failures if (one[0], one[1].what) not in known]
         if stopped is None:
-            summary.failures += context.run_problems("all other images can be imported")
+            summary.failures += [run_failure(*one) for one in context.run_problems("all other images can be imported")]
             dry_run.find_bundles_to_rebuild(context.stores.registries)
     drifts = [drift for comparison in comparisons for drift in comparison.drifts]
-    lines = plan_lines(summary)
-    if options.locked is not None:
-        lines += drift_lines(drifts, options.locked)
-    written = print_lines(lines)
+    code = worst_exit_code({OK, *(failed.failure.exit_code for failed in summary.failures)})
+    if code == OK and options.exit_code and (summary.changes or summary.bundles_to_rebuild or drifts):
+        code = CHANGES
+    code = code if stopped is None else stopped
+    if options.json:
+        locked = drifts if options.locked is not None else None
+        lines = plan_document(summary, context.config.path, exit_code=code, drifts=locked).splitlines()
+    else:
+        lines = plan_lines(summary, context.config.path)
+        lines += drift_lines(drifts, options.locked) if options.locked is not None else []
+    written = print_lines(map(context.redact, lines))
     if stopped is not None:
         return context.signals.exit_if_hung(stopped)
-    code = worst_exit_code({written, *(error.exit_code for _, error in summary.failures)})
-    is_changed = bool(summary.changes or summary.bundles_to_rebuild or drifts)
-    return CHANGES if code == OK and options.exit_code and is_changed else code
+    return code if written == OK else written

@@ -115,12 +115,12 @@ class _PruneRun:
             )
             log_config_warnings(self._config)
             self._report = stack.enter_context(
-                Report(self._folders[0], run=run, started=started, redact=self._redactor, of_prune=True)
+                Report(self._folders[0], run=run, started=started, redact=self._redactor, command="prune")
             )
             _log.info(
                 "prune_started", extra={"config": str(self._config.path), "config_sha256": self._config.text_hash}
             )
-            code, cost, freed = self._delete_all(clock)
+            code, cost, freed = self._delete_all(run, clock)
             logged.finish(seconds_left(self._signals))
             if code < SIGNALLED and logged.failure is not None:
                 code = worst_exit_code({code, logged.failure.exit_code})
@@ -129,14 +129,14 @@ class _PruneRun:
             print_lines(apply_lines(self._outcomes, self._problems, self._report.path, freed))
         return self._signals.exit_if_hung(code)
 
-    def _delete_all(self, clock: float) -> tuple[int, RunCost, int]:
+    def _delete_all(self, run: str, clock: float) -> tuple[int, RunCost, int]:
         """Open the state and the stores, and delete. Return the exit code, the cost, and the number of bytes freed.
 
-        clock: the time when the run started, on the monotonic clock."""
+        run: the id of the run. clock: the time when the run started, on the monotonic clock."""
         with ExitStack() as stack:
             states = [stack.enter_context(State.open(folder, self._warn_about_state)) for folder in self._folders]
             arguments = (self._options, ReferenceFilter(None), self._redactor, self._signals, states[0], Progress())
-            with open_run(self._config, *arguments, writes=False) as context:
+            with open_run(self._config, *arguments, run=run, writes=False) as context:
                 records = OwnershipRecords(states, self._config.path)
                 pruner = Pruner(context.calls, records, context.stores.registries, self._record)
                 with ExitStack() as closing:

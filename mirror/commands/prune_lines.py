@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mirror.errors import printable
-from mirror.output.report.summary import format_count, format_size
+from mirror.output.report.units import format_count, format_size
 from mirror.sync.prune_plan import PrunePlan, RepositoryPlan
 from mirror.sync.pruner import Outcome
 

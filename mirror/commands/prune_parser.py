@@ -9,20 +9,11 @@ from mirror.commands.arguments import Parser
 from mirror.commands.parsers import add_command, parsed_options
 from mirror.errors import ConfigError
 
-_EPILOG = """\
-example:
-  mirror prune prod.yaml --plan prune.json     finds the tags to delete, and deletes nothing
-  mirror prune prod.yaml --apply prune.json    deletes them
-
-Exit code 1: something was not deleted, or could not be determined. Exit code 2: the plan is older than 24 hours, or was
-made for another configuration.
-"""
-
 
 def add_prune(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser for `prune`."""
     text = "delete tags from the targets that a sync copied and that are no longer selected"
-    prune = add_command(commands, "prune", _prune, text, _EPILOG)
+    prune = add_command(commands, "prune", _prune, text)
     action = prune.add_mutually_exclusive_group(required=True)
     action.add_argument("--plan", metavar="FILE", type=Path, help="write the tags to delete to a file, delete nothing")
     action.add_argument("--apply", metavar="FILE", type=Path, help="delete the tags in this file")

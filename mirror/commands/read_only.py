@@ -1,9 +1,10 @@
-"""The setup for `plan` and `verify`, which take no lock and write nothing. `sync` uses parts of this module."""
+"""The setup for commands that take no lock and write nothing to stores. `sync` uses parts of this module."""
 
 from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,12 +12,13 @@ from mirror.commands.options import Options, ReferenceFilter
 from mirror.commands.output_files import check_outputs
 from mirror.commands.session import RunContext, open_run
 from mirror.config import Config, load, state_directory
+from mirror.limits import Limits
 from mirror.output import log
 from mirror.output.console import Console
 from mirror.output.progress import Phase, Progress
 from mirror.output.progress_display import show_progress
 from mirror.output.redaction import Redactor
-from mirror.output.report import read_references_file
+from mirror.output.report import RunCost, read_references_file
 from mirror.state.hints import State
 from mirror.state.run_marks import current_mark
 from mirror.util.signals import Signals
@@ -52,6 +54,13 @@ def log_config_warnings(config: Config) -> None:
 def new_run_id() -> str:
     """Return a random id of 12 hex digits for a run."""
     return os.urandom(6).hex()
+
+
+def run_cost(limits: Limits, started: float) -> RunCost:
+    """Return the cost of the run so far. started: the time when the run started, of the monotonic clock."""
+    requests = {host.name: counts for host in limits.hosts() if (counts := host.requests())}
+    seconds = time.monotonic() - started
+    return RunCost(requests, limits.retries, limits.waited, limits.longest_wait, limits.retry_after, seconds=seconds)
 
 
 @contextmanager
@@ -92,6 +101,6 @@ def open_for_reading(options: Options, work: Phase = "copying") -> Iterator[tupl
                 directory / options.folder, _log.warning, read_only=True, writers=current_mark(directory)
             ) as state,
             show_progress(progress, console, options.progress_mode),
-            open_run(config, options, only, redactor, signals, state, progress, writes=False) as context,
+            open_run(config, options, only, redactor, signals, state, progress, run=run, writes=False) as context,
         ):
             yield context, state

@@ -50,7 +50,9 @@ _log = logging.getLogger("mirror")
 
 
 class RunContext(Struct, frozen=True):
-    """The objects that the parts of a run share. They are valid until the `with` block of `open_run` exits."""
+    """The objects that the parts of a run share. They are valid until the `with` block of `open_run` exits.
+
+    run: the id of the run."""
 
     limits: Limits
     stop: Stop
@@ -64,6 +66,8 @@ class RunContext(Struct, frozen=True):
     signatures: SignatureChecker
     config: Config
     progress: Progress
+    redact: Redactor
+    run: str
 
     def planner(
         self,
@@ -231,14 +235,15 @@ def open_run(
     state: State,
     progress: Progress,
     *,
+    run: str,
     writes: bool,
     on_request: Callable[[], object] | None = None,
 ) -> Iterator[RunContext]:
     """Return a context manager that opens the stores and an event loop, and yields them as a RunContext.
 
-    When the `with` block exits, all threads are joined, except those that hang after a signal. writes: False if the
-    command only reads. on_request: called on any thread after each request that was sent. Raises ConfigError,
-    LocalError."""
+    When the `with` block exits, all threads are joined, except those that hang after a signal. run: the id of the run.
+    writes: False if the command only reads. on_request: called on any thread after each request that was sent. Raises
+    ConfigError, LocalError."""
     limits, stop = Limits(on_request=on_request), Stop()
     progress.watch_hosts(limits.waiting_hosts)
     spool = spool_directory(config, options.folder)
@@ -261,9 +266,8 @@ def open_run(
         manifests = ManifestCache(calls, bodies=ManifestBodies(spool / "manifests" if writes else None))
         try:
             signatures = SignatureChecker(calls, manifests)
-            yield RunContext(
-                limits, stop, stores, loop, calls, entries, only, signals, manifests, signatures, config, progress
-            )
+            shared = (limits, stop, stores, loop, calls, entries, only, signals, manifests)
+            yield RunContext(*shared, signatures, config, progress, redactor, run)
         finally:
             close_in_time(calls.close, signals)
             manifests.close()

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from mirror.errors import printable
-from mirror.output.report.summary import format_count, format_size
+from mirror.output.report import Causes, ChangeRow, FailedImage, cause_lines, change_table
+from mirror.output.report.causes import repository_name
+from mirror.output.report.changes import sort_key
+from mirror.output.report.units import format_count, format_size
 from mirror.selection.tag_rules import SelectionSummary
 from mirror.sync.dry_run import PlannedCopy, PlanSummary
 from mirror.sync.locked_selection import Drift, DriftKind
 from mirror.sync.verifier import VerifyResult
+from mirror.util.wrapping import line_width, wrap_line
 
 
-def plan_lines(summary: PlanSummary) -> list[str]:
-    """Return the lines that `plan` prints: what a sync would copy, the problems, and the totals."""
-    lines = [_change_line(change) for change in sorted(summary.changes, key=lambda change: change.target)]
-    lines += [_failure_line(name, str(error)) for name, error in sorted(summary.failures, key=lambda one: one[0])]
+def plan_lines(summary: PlanSummary, config: Path) -> list[str]:
+    """Return the lines that `plan` prints: what a sync would copy, the causes of failures, and the totals."""
+    changes = sorted(summary.changes, key=lambda change: (sort_key(change.target), change.source))
+    lines = change_table(map(_change_row, changes), line_width()) if changes else []
+    lines += cause_lines(group_by_cause(summary.failures), config=config, width=line_width())
     for source, rejected in sorted(summary.rejected_repositories.items()):
         lines.append(f"{source}: repositories left out: {_count_text(rejected)}")
     for source, selection in sorted(summary.selections.items()):
@@ -36,19 +42,19 @@ def plan_lines(summary: PlanSummary) -> list[str]:
             *lines,
             f"nothing to copy; {summary.up_to_date} up to date{rebuild}{_unknown_text(len(summary.failures))}",
         ]
-    kinds = Counter(_kind(change) for change in summary.changes)
+    kinds = Counter(change.kind for change in summary.changes)
     compare = f"; {kinds['compare']} to compare" if kinds["compare"] else ""
     attach = f"; {format_count(kinds['attach'], 'image')} with new attachments" if kinds["attach"] else ""
     converted = len({change.source for change in summary.changes if change.size is None})
     unknown = f"; plus {format_count(converted, 'image')} to be converted, of unknown size" if converted else ""
-    return [
-        *lines,
+    totals = [
         f"to copy: {kinds['new']} new, {kinds['changed']} changed{compare}{attach}; {summary.up_to_date} up to date"
         f"{_unknown_text(len(summary.failures))}",
         f"at most {format_size(summary.bytes_to_read)} to read, {format_size(summary.bytes_to_send)} to send; "
         f"{format_count(summary.manifests, 'manifest request')} that count{'s' if summary.manifests == 1 else ''} "
         f"against a pull quota{unknown}",
     ]
+    return lines + [part for line in totals for part in wrap_line(line, line_width())]
 
 
 def _count_text(rejected: Mapping[str, int]) -> str:
@@ -78,23 +84,25 @@ def _other_platforms_lines(count: int) -> list[str]:
     return [f"skipped: {format_count(count, 'image')} for other platforms"] if count else []
 
 
-def _kind(change: PlannedCopy) -> str:
-    """Return the kind of a planned change: `new`, `changed`, `compare`, or `attach` if only attachments are copied."""
-    if change.old_digest is None:
-        return "new"
-    if change.only_attachments:
-        return "attach"
-    return "compare" if change.to_compare else "changed"
-
-
-def _change_line(change: PlannedCopy) -> str:
-    """Return the line for one planned change."""
-    how = f"{_kind(change):7}"
-    why = f": {change.reason}" if change.reason else ""
-    converted = f"{change.protocol}, to be converted{why}"
-    what = converted if change.size is None else f"{format_size(change.size)}, {change.digest}"
-    attachments = f", {format_count(change.attachments, 'attachment')}" if change.attachments else ""
-    return f"{how} {change.source} -> {change.target} ({what}{attachments})"
+def _change_row(change: PlannedCopy) -> ChangeRow:
+    """Return the row of the table for one planned change."""
+    source, target = repository_name(change.source), repository_name(change.target)
+    tag, source_tag = change.target[len(target) :], change.source[len(source) :]
+    notes = [] if source_tag == tag else [f"from the tag {source_tag.removeprefix(':')}"]
+    if change.size is None:
+        notes.append(f"{change.protocol}, to be converted{f': {change.reason}' if change.reason else ''}")
+    if change.attachments:
+        notes.append(format_count(change.attachments, "attachment"))
+    size = "" if change.size is None else format_size(change.size)
+    return ChangeRow(
+        f"{source} -> {target}",
+        tag,
+        change.kind,
+        change.old_digest,
+        change.digest,
+        (size,),
+        printable("; ".join(notes)),
+    )
 
 
 def _unknown_text(count: int) -> str:
@@ -102,9 +110,12 @@ def _unknown_text(count: int) -> str:
     return f"; {count} unknown" if count else ""
 
 
-def _failure_line(name: str, why: str) -> str:
-    """Return the line for a failure. name: the image or repository that failed. why: the text of the error."""
-    return f"failed  {name}: {why}"
+def group_by_cause(failures: Iterable[FailedImage]) -> Causes:
+    """Return the causes of failures."""
+    causes = Causes()
+    for failed in failures:
+        causes.add(failed)
+    return causes
 
 
 def drift_lines(drifts: Sequence[Drift], file: Path) -> list[str]:
@@ -134,10 +145,14 @@ def _drift_line(drift: Drift) -> str:
     return f"{drift.kind.value:8} {drift.name}: {what[drift.kind]}"
 
 
-def verification_lines(result: VerifyResult, *, deep: bool) -> list[str]:
-    """Return the lines that `verify` prints: one for each problem, then the totals."""
-    problems = sorted(result.problems, key=lambda problem: problem.name)
-    lines = [f"{problem.name}: {problem.error}" for problem in problems]
+def verification_lines(result: VerifyResult, config: Path, *, deep: bool, report: Path | None) -> list[str]:
+    """Return the lines that `verify` prints: a block for each cause of problems, then the totals.
+
+    report: the file with all results, if one was written."""
+    problems, width = result.problems, line_width()
+    name = shlex.quote(printable(config))
+    details = printable(report) if report is not None else f"run `mirror verify {name} --report verify.json`"
+    lines = cause_lines(group_by_cause(problems), config=config, width=width, details=details)
     verdict = format_count(len(problems), "problem") if problems else "all complete"
     lines += _other_platforms_lines(result.other_platforms)
     if result.uncompared:
@@ -147,9 +162,10 @@ def verification_lines(result: VerifyResult, *, deep: bool) -> list[str]:
             f"{format_count(result.uncompared, 'image')} could not be compared with "
             f"{'their' if many else 'its'} source: "
             f"{'they are' if many else 'it is'} converted, and the digest of the result is not known "
-            "(run `mirror sync CONFIG` or `mirror verify --deep CONFIG` to compare)"
+            f"(run `mirror sync {name}` or `mirror verify --deep {name}` to compare)"
         )
     how = format_count(result.blobs, "blob")
     how += f", {format_count(result.attachments, 'attachment')}" if result.attachments else ""
     how += f", {format_size(result.bytes)} hashed" if deep else ""
-    return [*lines, f"verified: {format_count(result.images, 'image')}, {how}; {verdict}"]
+    lines.append(f"verified: {format_count(result.images, 'image')}, {how}; {verdict}")
+    return [part for line in lines for part in wrap_line(line, width)]

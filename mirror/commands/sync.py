@@ -18,11 +18,11 @@ from mirror.commands.read_only import (
     new_run_id,
     open_trace_file,
     reference_filter,
+    run_cost,
 )
 from mirror.commands.session import RunContext, close_in_time, makes_bundle, open_run, seconds_left, spool_directory
 from mirror.config import Config, state_directory
 from mirror.errors import OK, SIGNALLED, Cancelled, LocalError, MirrorError, worst_exit_code
-from mirror.limits import Limits
 from mirror.oci.reference import Repository
 from mirror.output import log as logs
 from mirror.output.console import Console, print_lines
@@ -178,10 +178,11 @@ class _SyncRun:
                     started=self._started,
                     copy_to=self._options.report,
                     redact=self._redactor,
+                    keep_changes=self._options.verbosity > 0,
                 )
             )
             _log.info("run_started", extra={"config": str(config.path), "config_sha256": config.text_hash})
-            code, cost = self._copy_all(report)
+            code, cost = self._copy_all(report, run)
             logged.finish(seconds_left(self._signals))
             if code < SIGNALLED and logged.failure is not None:
                 code = worst_exit_code({code, logged.failure.exit_code})
@@ -193,8 +194,8 @@ class _SyncRun:
             self._print_summary(report, cost, code)
         return code
 
-    def _copy_all(self, report: Report) -> tuple[int, RunCost]:
-        """Open the state and the stores, and copy. Return the exit code and the cost of the run."""
+    def _copy_all(self, report: Report, run: str) -> tuple[int, RunCost]:
+        """Open the state and the stores, and copy. Return the exit code and the cost of the run. run: its id."""
         progress = Progress(on_bytes=self._on_progress)
         with (
             show_progress(progress, self._console, self._options.progress_mode),
@@ -203,7 +204,7 @@ class _SyncRun:
         ):
             results = ResultRecorder(report, progress, self._events)
             arguments = (self._options, self._only, self._redactor, self._signals, state, progress)
-            with open_run(self._config, *arguments, writes=True, on_request=self._on_progress) as context:
+            with open_run(self._config, *arguments, run=run, writes=True, on_request=self._on_progress) as context:
                 context.check_no_partial_bundle(self._options)
                 self._plan_and_copy(context, state, results)
             if self._signals.number is None:
@@ -212,7 +213,7 @@ class _SyncRun:
             if state.failure is not None:
                 results.add_exit_code(state.failure)
         code = worst_exit_code(results.codes) if self._signals.number is None else SIGNALLED + self._signals.number
-        return code, self._cost(context.limits)
+        return code, run_cost(context.limits, self._started_monotonic)
 
     def _watch_progress(self, progress: Progress) -> AbstractContextManager[None]:
         """Return a context manager that writes the progress as events, if `--json-events` is given."""
@@ -306,22 +307,23 @@ class _SyncRun:
         """Log a warning about the state database."""
         _log.warning("state", extra={"text": text})
 
-    def _cost(self, limits: Limits) -> RunCost:
-        """Return the cost of the run so far."""
-        requests = {host.name: counts for host in limits.hosts() if (counts := host.requests())}
-        seconds = time.monotonic() - self._started_monotonic
-        return RunCost(
-            requests, limits.retries, limits.waited, limits.longest_wait, limits.retry_after, seconds=seconds
-        )
-
     def _print_summary(self, report: Report, cost: RunCost, code: int) -> None:
-        """Print the summary of the run. With `-q`, print it only if the run failed, and to standard error.
+        """Print the summary of the run. With `-q`, print only failures, and to standard error.
 
         With `--json-events`, print it to standard error as well, because standard output has the events."""
-        retry = self._options.copy is None and not makes_bundle(self._config)
-        lines = summary(report, cost, code, config=self._config.path, suggest_retry=retry)
-        if self._options.verbosity >= 0 and not self._options.json_events:
+        quiet, is_copy = self._options.verbosity < 0, self._options.copy is not None
+        if quiet and code == OK:
+            return
+        lines = summary(
+            report,
+            cost,
+            code,
+            config=None if is_copy else self._config.path,
+            suggest_retry=not is_copy and not makes_bundle(self._config),
+            quiet=quiet,
+        )
+        if not quiet and not self._options.json_events:
             print_lines(lines)  # a failure to print does not change the exit code: the report has the results
-        elif self._options.verbosity >= 0 or code != OK:
+        else:
             for line in lines:
                 self._console.write_line(line)

@@ -8,7 +8,7 @@ from pathlib import Path
 from mirror import config
 from mirror.commands.disk_stores import check_bases
 from mirror.output.console import Console, print_lines
-from mirror.output.report.summary import format_count
+from mirror.output.report.units import format_count
 
 
 def validate(path: Path, *, secrets: bool) -> int:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from mirror.errors import LOCAL, OK, printable
+from mirror.util.wrapping import line_width, wrap_line
 
 LONGEST = 4000  # bytes per line; less than PIPE_BUF, so that lines from several writers are never interleaved
 _PIPE_TIMEOUT = 1.0  # seconds that a line waits for a full pipe; while it stays full, further lines do not wait
@@ -65,13 +66,14 @@ class Console:
         return columns or 80, lines or 24
 
     def write_line(self, text: str) -> None:
-        """Write one line. Characters that control a terminal are escaped."""
+        """Write one line. Characters that control a terminal are escaped. On a terminal, a long line is wrapped."""
         shown = printable(text, LONGEST)
-        printer = self._printer
-        if printer is not None:
-            printer(shown)
-        elif not self._closed:
-            self._write(shown)
+        for line in wrap_line(shown, line_width()) if self.is_terminal else (shown,):
+            printer = self._printer
+            if printer is not None:
+                printer(line)
+            elif not self._closed:
+                self._write(line)
 
     @contextmanager
     def redirect_lines(self, printer: Callable[[str], None]) -> Iterator[None]:

@@ -55,9 +55,7 @@ class EventStream:
 
     def add_image(self, entry: ImageEntry) -> None:
         """Write the event `image`, with the entry of the report for one image on one target."""
-        error = entry.error
-        text = "" if error is None else f"{error.message} ({error.hint})" if error.hint else error.message
-        self._emit("image", entry_fields(entry, text))
+        self._emit("image", entry_fields(entry))
 
     def add_blob(self, fields: Fields, *, is_root: bool) -> None:
         """Write the event `blob`, or `manifest` for the manifest that a tag refers to. fields: those of the log."""

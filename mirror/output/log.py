@@ -25,7 +25,7 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 QUIET, NORMAL, VERBOSE, DEBUG = -1, 0, 1, 2  # verbosity levels: -q, no option, -v, -vv
 MIB = 1024 * 1024
 
-_SHOWN = {QUIET: logging.ERROR, NORMAL: logging.WARNING, VERBOSE: logging.INFO, DEBUG: logging.DEBUG}
+_SHOWN = {QUIET: logging.WARNING, NORMAL: logging.WARNING, VERBOSE: logging.INFO, DEBUG: logging.DEBUG}
 _BATCH = 500  # the maximum number of records between two writes to the file
 _FLUSH = 5.0  # maximum seconds that `flush` waits: another process may hold the file's lock
 _MORE = 0.5  # seconds for the last attempt to write after the wait for the lock has ended

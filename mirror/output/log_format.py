@@ -24,6 +24,9 @@ _OBJECTS = frozenset({"blob", "manifest"})
 _FOR_MACHINES = frozenset(
     {*_OBJECTS, "image_failed", "not_deleted", "run_ended"}
 )  # the run's summary reports these events
+_NOT_LISTED = frozenset({"target_not_listed", "source_not_listed"})  # if credentials are refused, the images fail too
+_UNLIMITED = frozenset({"", "config"})
+_PER_EVENT = 3  # the maximum number of warnings that are shown for each event, except for those in _UNLIMITED
 _DIFFERENT = 200  # the maximum number of different warnings and errors that are shown, each once
 
 
@@ -58,6 +61,11 @@ def json_line(fields: dict[str, object], redact: Redactor) -> str:
     if redact.may_contain_secret(line):
         line = _encode(_redact_value(fields, redact))
     return line + "\n"
+
+
+def _is_in_summary(record: logging.LogRecord, fields: Mapping[str, object]) -> bool:
+    """Return whether the summary of the run reports the event: a result, or credentials that make images fail."""
+    return record.msg in _FOR_MACHINES or (record.msg in _NOT_LISTED and fields.get("code") == "auth_failed")
 
 
 class JsonFormatter:
@@ -98,7 +106,8 @@ def _redact_value(value: object, redact: Redactor) -> object:
 
 
 class ConsolePrinter:
-    """Prints log records on the console. Warnings and errors that repeat an earlier line are only counted.
+    """Prints log records on the console. Warnings and errors that repeat an earlier line are only counted, and so are
+    further warnings of the same event.
 
     shown: the lowest level to print. in_file: whether a log file contains all warnings and errors."""
 
@@ -108,11 +117,12 @@ class ConsolePrinter:
         self._redact = redact
         self._printed: set[tuple[str, str]] = set()
         self._in_file = in_file
+        self._events: Counter[str] = Counter()  # the number of lines that were printed, by event
         self._suppressed: Counter[str] = Counter()  # by level
 
     def print_record(self, record: logging.LogRecord, fields: dict[str, object]) -> None:
         """Print a record if its level is shown. Events that the run's summary reports are printed only with `-v`."""
-        if record.levelno < self._shown or (record.msg in _FOR_MACHINES and self._shown > logging.INFO):
+        if record.levelno < self._shown or (self._shown > logging.INFO and _is_in_summary(record, fields)):
             return
         text = fields.get("text")
         if record.msg in _OBJECTS:
@@ -125,16 +135,21 @@ class ConsolePrinter:
                 if fields_out
                 else str(record.msg).replace("_", " ")
             )
-        self.print_line(record.levelname.lower(), str(text))
+        self.print_line(record.levelname.lower(), str(text), event=str(fields.get("event") or record.msg))
 
-    def print_line(self, level: str, text: str) -> None:
-        """Print one line. If it repeats a warning or error, or if too many have been printed, only count it."""
+    def print_line(self, level: str, text: str, *, event: str = "") -> None:
+        """Print one line. If it repeats a warning or error, or if too many have been printed, only count it.
+
+        event: the event of a log record. Unless `-v` is given, only the first warnings of each event are printed."""
         line = (level, text)
         if level in ("warning", "error"):
-            if line in self._printed or len(self._printed) >= _DIFFERENT:
+            is_limited = level == "warning" and event not in _UNLIMITED and self._shown > logging.INFO
+            too_many = len(self._printed) >= _DIFFERENT or (is_limited and self._events[event] >= _PER_EVENT)
+            if line in self._printed or too_many:
                 self._suppressed[level] += 1
                 return
             self._printed.add(line)
+            self._events[event] += 1
         prefix = "" if level == "info" else f"{level}: "
         self._console.write_line(self._redact(f"mirror: {prefix}{text}"))
 
@@ -144,8 +159,7 @@ class ConsolePrinter:
             what = " and ".join(f"{level}s" for level in ("warning", "error") if self._suppressed[level])
             where = "; the log file contains them" if self._in_file else ""
             self._console.write_line(
-                f"mirror: {self._suppressed.total()} more {what} (repeated, or beyond the first {_DIFFERENT}) "
-                f"are not shown{where}"
+                f"mirror: {self._suppressed.total()} more {what} (like those above) are not shown{where}"
             )
         if lost:
             self._console.write_line(f"mirror: error: {lost} lines of the log file were lost")

@@ -7,6 +7,7 @@ when its `work` is stopped. All errors are MirrorErrors. A response status that 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mirror import __version__
@@ -113,11 +114,8 @@ class Session:
         request in statistics. Redirects of GET and HEAD are followed, so another host may have sent the response (see
         its `destination`). Raises TooBig if the response body is longer than `limit` bytes."""
         request = Request(method, kind, self._to_destination(destination), tuple(headers), body)
-
-        def attempt() -> Response:
-            return self._send_following_redirects(request, scopes, work, expect, streamed=False).read(limit)
-
-        return self._retries.run(attempt, request, work)
+        send = partial(self._send_following_redirects, request, scopes, work, expect, streamed=False)
+        return self._retries.run(lambda: send().read(limit), request, work)
 
     def stream(
         self,
@@ -169,7 +167,7 @@ class Session:
                 raise error
             self._report_status(stream.status, scopes)
         if stream.status not in expect:
-            raise self._read_error(stream)
+            raise self._read_error(stream, scopes)
         return stream.read(limit)
 
     def send_one_off(
@@ -201,8 +199,8 @@ class Session:
         """Return the client for token services."""
         from mirror.registry.http.one_off import OneOffClient  # noqa: PLC0415 (importing requests takes 0.1 s)
 
-        timeouts = {"idle": self.settings.idle_timeout, "deadline": self._deadline}
-        return OneOffClient(self._client, self._connector, self.url_policy, user_agent=self._user_agent, **timeouts)
+        options = {"idle": self.settings.idle_timeout, "deadline": self._deadline}
+        return OneOffClient(self._client, self._connector, self.url_policy, user_agent=self._user_agent, **options)
 
     def error_for(self, response: Response, method: str, kind: str) -> MirrorError:
         """Return the error for a response that has an expected status, but that the caller rejects."""
@@ -225,7 +223,7 @@ class Session:
             if stream.status in expect:
                 return stream
             if stream.status not in status_errors.REDIRECTS or request.method not in _REDIRECTED_METHODS:
-                raise self._read_error(stream)
+                raise self._read_error(stream, scopes)
             with stream:
                 stream.read_error_body()
                 location = stream.headers.single("location")
@@ -283,7 +281,7 @@ class Session:
     ) -> MirrorError:
         """Let the authorizer handle a rejection, and return it as an error. Raises AuthError if it is final."""
         try:
-            error = self._read_error(stream)
+            error = self._read_error(stream, scopes)
         except BaseException:
             self.authorizer.record_no_response(scopes)
             raise
@@ -325,10 +323,12 @@ class Session:
         """Return whether a destination is the registry itself. Credentials are sent to no other destination."""
         return destination.credentials and destination.origin in {self.url_policy.api, *self.url_policy.endpoints}
 
-    def _read_error(self, stream: ResponseStream) -> MirrorError:
+    def _read_error(self, stream: ResponseStream, scopes: tuple[Scope, ...]) -> MirrorError:
         """Read and close an error response, apply its effects on the host (such as a pause), and return the error."""
         with stream:
             error = self._error_of(stream.request, stream, stream.read_error_body())
+        if isinstance(error, AuthError) and self._is_registry(stream.destination):
+            error.account = self.authorizer.account(scopes)
         self._retries.react_to_error(error, stream.request, self._client.limits_of(stream.destination).name)
         return error
 

@@ -12,14 +12,16 @@ from mirror.oci.descriptor import unique_descriptors
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
 from mirror.output.progress import Progress
+from mirror.output.report import FailedImage
 from mirror.selection.locations import is_bundle, is_registry
 from mirror.selection.tag_rules import SelectionSummary
 from mirror.store import Target
 from mirror.sync.bundle_bases import BundleBases
 from mirror.sync.image_reader import ImageReader
 from mirror.sync.manifest_graph import ManifestGraph
-from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, TargetEntry
+from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry
 from mirror.sync.platform_reader import PlatformReader
+from mirror.sync.report_entries import image_failure, mirror_failure, run_failure
 from mirror.sync.signature_checker import SignatureChecker
 from mirror.transfer.tasks import Coro, run_group, task_group
 from mirror.util.structs import Struct, field
@@ -33,6 +35,7 @@ class PlannedCopy(Struct, frozen=True):
     transform.
     old_digest: the digest that the tag on the target refers to now.
     protocol: the protocol of the source registry. reason: why this protocol is used, if there is a choice.
+    manifests: the number of manifests that a sync would read from a registry, without deduplication.
     attachments: the number of its attachments that a sync would copy. only_attachments: whether it would copy nothing
     else.
     to_compare: whether the target may already have the transformed image. A sync would run the transform and copy the
@@ -48,6 +51,16 @@ class PlannedCopy(Struct, frozen=True):
     to_compare: bool = False
     attachments: int = 0
     only_attachments: bool = False
+    manifests: int = 0
+
+    @property
+    def kind(self) -> str:
+        """The kind of the change: `new`, `changed`, `compare`, or `attach` if only attachments are copied."""
+        if self.old_digest is None:
+            return "new"
+        if self.only_attachments:
+            return "attach"
+        return "compare" if self.to_compare else "changed"
 
 
 class PlanSummary(Struct):
@@ -56,7 +69,7 @@ class PlanSummary(Struct):
     bundles_to_rebuild: incomplete bundles that a sync would write again although all their images are up to date.
     up_to_date: the number of images that are up to date.
     other_platforms: the number of images that are skipped because they are for platforms that are not wanted.
-    failures: the name of each image, mirror or source that failed, with its error.
+    failures: the images, mirrors and sources that failed.
     selections: what the rules of each mirror select, by its name.
     rejected_repositories: for each wildcard, the number of repositories that each rule rejects.
     bytes_to_read: the number of bytes to read from sources.
@@ -68,7 +81,7 @@ class PlanSummary(Struct):
     bundles_to_rebuild: list[str] = field(default_factory=list)
     up_to_date: int = 0
     other_platforms: int = 0
-    failures: list[tuple[str, MirrorError]] = field(default_factory=list)
+    failures: list[FailedImage] = field(default_factory=list)
     selections: dict[str, SelectionSummary] = field(default_factory=dict)
     rejected_repositories: dict[str, dict[str, int]] = field(default_factory=dict)
     bytes_to_read: int = 0
@@ -127,7 +140,7 @@ class DryRun:
         if to_bundle:
             self._bundles.add(target.repository.host)
         if plan_entry.error is not None:
-            self._record_failure(plan_entry.name, plan_entry.error, target)
+            self._record_failure(plan_entry, plan_entry.error)
             self._progress.count_image(failed=True)
             self._reader.release(plan_entry.reference)
         elif plan_entry.action is Action.SKIP and plan_entry.recheck and plan_entry.old_digest is not None:
@@ -148,11 +161,11 @@ class DryRun:
 
     def record_mirror_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
         """Record that a mirror cannot be planned."""
-        self._record_failure(entry.name, error, *entry.targets)
+        self._record_mirror_failure(entry, error)
 
     def record_invalid_name(self, entry: MirrorEntry, error: MirrorError) -> None:
         """Record an invalid tag or repository name."""
-        self._record_failure(entry.name, error, *entry.targets)
+        self._record_mirror_failure(entry, error)
 
     def record_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
         """Do nothing: a dry run does not write to the state."""
@@ -189,21 +202,27 @@ class DryRun:
             errors = dict.fromkeys(plan_entries, error)
         refusals = [error for error in dict.fromkeys(errors.values()) if isinstance(error, Refused)]
         if len(errors) == len(plan_entries) and len(refusals) == 1:
-            self._record_failure(source, refusals[0], *(plan_entry.target for plan_entry in plan_entries))
+            self.summary.failures.append(run_failure(source, refusals[0]))
+            self._failed_hosts.update(plan_entry.target.repository.host for plan_entry in plan_entries)
             return
         for plan_entry, reason in errors.items():
-            self._record_failure(plan_entry.name, reason, plan_entry.target)
+            self._record_failure(plan_entry, reason)
         await run_group(self._measure(plan_entry) for plan_entry in plan_entries if plan_entry not in errors)
 
-    def _record_failure(self, name: str, error: MirrorError, *targets: TargetEntry) -> None:
-        """Record the failure of the image, mirror or source `name`, and mark the hosts of `targets` as failed.
+    def _record_failure(self, plan_entry: PlanEntry, error: MirrorError) -> None:
+        """Record the failure of an image, and mark its target host as failed.
 
         An image for a platform that is not wanted is only counted."""
         if isinstance(error, OtherPlatform):
             self.summary.other_platforms += 1
             return
-        self.summary.failures.append((name, error))
-        self._failed_hosts.update(target.repository.host for target in targets)
+        self.summary.failures.append(image_failure(plan_entry, error))
+        self._failed_hosts.add(plan_entry.target.repository.host)
+
+    def _record_mirror_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
+        """Record the failure of a mirror, and mark the hosts of its targets as failed."""
+        self.summary.failures.append(mirror_failure(entry, error))
+        self._failed_hosts.update(target.repository.host for target in entry.targets)
 
     def find_bundles_to_rebuild(self, targets: Mapping[str, Target]) -> None:
         """Add to the summary the bundles that a sync would write again although all their images are up to date.
@@ -232,7 +251,7 @@ class DryRun:
         try:
             await self._signatures.check(reference, await self._reader.resolve(reference))
         except MirrorError as error:
-            self._record_failure(plan_entry.name, error, plan_entry.target)
+            self._record_failure(plan_entry, error)
         else:
             self.summary.up_to_date += 1
         finally:
@@ -263,7 +282,7 @@ class DryRun:
                 return
             attachments = await self._reader.attachments.read_all(reference, graph)
         except MirrorError as error:
-            self._record_failure(plan_entry.name, error, plan_entry.target)
+            self._record_failure(plan_entry, error)
             return
         finally:
             self._reader.release(reference)
@@ -276,7 +295,7 @@ class DryRun:
             missing = await reader.find_missing(plan_entry, await reader.find_by_target(plan_entry, digest))
             attachments = await reader.read(plan_entry.reference, missing)
         except MirrorError as error:
-            self._record_failure(plan_entry.name, error, target)
+            self._record_failure(plan_entry, error)
             return
         finally:
             self._reader.release(plan_entry.reference)
@@ -305,9 +324,10 @@ class DryRun:
             if (target, blob.digest) not in self._blobs_sent:
                 self._blobs_sent.add((target, blob.digest))
                 summary.bytes_to_send += size
-        for manifest in (manifest for graph in graphs for manifest in graph.manifests()):
-            # Only registries have quotas.
-            if is_registry(source) and (source, manifest.digest) not in self._manifests_read:
+        # Only registries have quotas.
+        manifests = [one for graph in graphs for one in graph.manifests()] if is_registry(source) else []
+        for manifest in manifests:
+            if (source, manifest.digest) not in self._manifests_read:
                 self._manifests_read.add((source, manifest.digest))
                 summary.manifests += 1
         size = sum(blob.size or 0 for blob in blobs)
@@ -319,5 +339,6 @@ class DryRun:
             size,
             attachments=attachments,
             only_attachments=len(graphs) == attachments,
+            manifests=len(manifests),
         )
         summary.changes.append(copy)

@@ -14,17 +14,15 @@ from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
 from mirror.output.log import log_blob
 from mirror.output.progress import Progress
-from mirror.output.report import Failure, ImageEntry, Report, Result
+from mirror.output.report import Change, ImageEntry, Report, Result
 from mirror.selection.tag_rules import SelectionSummary
-from mirror.store import Version
 from mirror.sync.plan_model import MirrorEntry, PlanEntry
+from mirror.sync.report_entries import failure_result, image_entry, mirror_entry, mirror_failure
 from mirror.transfer.blob_request import BlobOutcome, BlobRequest, BlobResult
-from mirror.util.structs import Struct, field
+from mirror.util.structs import Struct, field, replace
 
 if TYPE_CHECKING:
     from mirror.output.event_stream import EventStream
-
-DEFAULT_PROTOCOL = "v2"  # for an image whose source was not contacted
 
 _log = logging.getLogger("mirror")
 
@@ -149,7 +147,9 @@ class ResultRecorder:
 
     def record_copied(self, plan_entry: PlanEntry, digest: Digest, counts: BlobCounts) -> None:
         """Record that an image was copied."""
-        self._add_to_report(plan_entry, "copied", counts, digest)
+        old = plan_entry.old_digest
+        change: Change = "completed" if plan_entry.damaged or old == digest else "new" if old is None else "moved"
+        self._add_to_report(plan_entry, "copied", counts, digest, change=change)
         text = f"copied {plan_entry.reference.name} to {plan_entry.name}, digest {digest}"
         fields = {"source": plan_entry.reference.name, "target": plan_entry.name, "text": text}
         _log.info("image_copied", extra=fields)
@@ -159,8 +159,7 @@ class ResultRecorder:
         if isinstance(error, Cancelled | OtherPlatform):
             self._add_to_report(plan_entry, "skipped", counts, plan_entry.old_digest, error)
             return
-        result: Result = "conflict" if error.code in ("tag_immutable", "target_conflict") else "failed"
-        self._add_to_report(plan_entry, result, counts, plan_entry.old_digest, error)
+        self._add_to_report(plan_entry, failure_result(error), counts, plan_entry.old_digest, error)
         self.add_exit_code(error)
         self._log_failure(plan_entry.reference.name, plan_entry.name, error)
 
@@ -170,12 +169,10 @@ class ResultRecorder:
 
     def record_mirror_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
         """Record that a mirror cannot be planned, or that its source lists an invalid name."""
-        target = ", ".join(str(target.repository) for target in entry.targets)
-        protocol = error.protocol or DEFAULT_PROTOCOL
-        result: Result = "conflict" if error.code == "target_conflict" else "failed"
-        self._add_entry(ImageEntry(entry.name, target, result, protocol=protocol, error=Failure.from_error(error)))
+        failed = mirror_failure(entry, error)
+        self._add_entry(mirror_entry(failed, error))
         self.add_exit_code(error)
-        self._log_failure(entry.name, target, error)
+        self._log_failure(entry.name, failed.target, error)
 
     def record_crash(self, plan_entry: PlanEntry, error: BaseException) -> None:
         """Record that an image failed because of a bug. The run continues with the other images."""
@@ -193,25 +190,19 @@ class ResultRecorder:
         counts: BlobCounts,
         digest: Digest | None,
         error: MirrorError | None = None,
+        change: Change | None = None,
     ) -> None:
         """Add the result for an image to the report, and count the image in the progress display."""
-        version = plan_entry.reference.version if isinstance(plan_entry.reference.version, Version) else None
-        source_id = version.source_id if version else ""
         self._add_entry(
-            ImageEntry(
-                source=plan_entry.reference.name,
-                target=plan_entry.name,
-                result=result,
-                digest=digest,
+            replace(
+                image_entry(plan_entry, result, digest, error),
                 blobs=counts.blobs,
                 bytes=counts.bytes,
                 seconds=time.monotonic() - counts.started,
                 attempts=counts.attempts,
-                error=Failure.from_error(error) if error is not None else None,
-                protocol=version.protocol if version else (error.protocol if error else "") or DEFAULT_PROTOCOL,
-                source_digest=source_id if ":" in source_id and source_id != digest else None,
-                v1_id=source_id if source_id and ":" not in source_id else None,
                 referrers=counts.attachments,
+                change=change,
+                old_digest=plan_entry.old_digest if change is not None else None,
             )
         )
         if result in ("failed", "skipped") and not isinstance(error, OtherPlatform):

@@ -6,7 +6,8 @@ missing blob or manifest, and `sync --repair` sends damaged content again."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from mirror.errors import (
@@ -24,6 +25,7 @@ from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
 from mirror.output.progress import Progress
+from mirror.output.report import FailedImage, ImageEntry, Result
 from mirror.selection.tag_rules import SelectionSummary
 from mirror.store import DAMAGED, Target
 from mirror.sync.attachment_verifier import AttachmentVerifier
@@ -31,6 +33,7 @@ from mirror.sync.image_reader import ImageReader
 from mirror.sync.manifest_graph import ManifestCache, WrongDescriptorError
 from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, SourceReference, TargetEntry
 from mirror.sync.platform_reader import PlatformReader
+from mirror.sync.report_entries import image_entry, image_failure, mirror_entry, mirror_failure
 from mirror.sync.signature_checker import SignatureChecker
 from mirror.transfer.blob_request import BlobSource
 from mirror.transfer.calls import Calls
@@ -45,15 +48,6 @@ BUFFER = 256 << 10  # bytes
 SYNC = "run `mirror sync CONFIG`"
 DEEP = "run `mirror sync --deep CONFIG`"
 REPAIR = "run `mirror sync --repair CONFIG`"
-
-
-class Problem(Struct, frozen=True):
-    """A problem that a verification found.
-
-    name: identifies what has the problem: an image on a target, a mirror, or a pattern of `--only`."""
-
-    name: str
-    error: MirrorError
 
 
 class VerifyResult(Struct):
@@ -71,7 +65,7 @@ class VerifyResult(Struct):
     bytes: int = 0
     uncompared: int = 0
     other_platforms: int = 0
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[FailedImage] = field(default_factory=list)
 
 
 class Verifier:
@@ -82,6 +76,7 @@ class Verifier:
     progress: the progress of the run, in which images are counted.
     deep: whether to hash every blob, to run transforms in order to compare their results with the targets, and to check
     the signatures of all images.
+    receive_entry: a function that receives the result of each image and mirror, as an entry for the report.
     result: the result, which is complete after `run`."""
 
     def __init__(
@@ -93,9 +88,11 @@ class Verifier:
         progress: Progress,
         *,
         deep: bool,
+        receive_entry: Callable[[ImageEntry], None],
     ) -> None:
         self.result = VerifyResult()
         self._progress = progress
+        self._receive_entry = receive_entry
         self._calls = calls
         self._reader = reader
         self._signatures = signatures
@@ -122,19 +119,18 @@ class Verifier:
         """Start checking one image on one target. If it could not be planned, add the error to the problems instead."""
         self.result.images += 1
         if plan_entry.error is not None:
-            self._add_problem(plan_entry.name, plan_entry.error)
-            self._progress.count_image(failed=True)
+            self._record(plan_entry, [plan_entry.error], time.monotonic())
             self._reader.release(plan_entry.reference)
         else:
             self._tasks.create_task(self._check_image(plan_entry))
 
     def record_mirror_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
         """Record that a mirror cannot be planned, so that its images cannot be verified."""
-        self._add_problem(entry.name, error)
+        self._record_mirror_problem(entry, error)
 
     def record_invalid_name(self, entry: MirrorEntry, error: MirrorError) -> None:
         """Record an invalid tag or repository name."""
-        self._add_problem(entry.name, error)
+        self._record_mirror_problem(entry, error)
 
     def record_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
         """Do nothing: a verification does not write to the state."""
@@ -148,13 +144,35 @@ class Verifier:
 
     # ---- checking
 
-    def _add_problem(self, name: str, error: MirrorError) -> None:
-        """Add a problem to the result."""
-        self.result.problems.append(Problem(name, error))
+    def _record(
+        self, plan_entry: PlanEntry, errors: Sequence[MirrorError], started: float, *, compared: bool = True
+    ) -> None:
+        """Record the result for one image on one target. errors: its problems. started: when its check started."""
+        problems = [image_failure(plan_entry, error, on_target=True) for error in errors]
+        self.result.problems += problems
+        self._progress.count_image(failed=bool(problems))
+        is_stopped = bool(errors) and isinstance(errors[0], Cancelled)
+        result: Result = "skipped" if is_stopped else problems[0].result if problems else "up-to-date"
+        failures = [problem.failure for problem in problems]
+        self._receive_entry(
+            replace(
+                image_entry(plan_entry, result, plan_entry.old_digest),
+                error=failures[0] if failures else None,
+                more_errors=tuple(failures[1:]),
+                seconds=time.monotonic() - started,
+                compared=compared,
+            )
+        )
+
+    def _record_mirror_problem(self, entry: MirrorEntry, error: MirrorError) -> None:
+        """Record a problem with a whole mirror, or with a name that its source lists."""
+        failed = mirror_failure(entry, error)
+        self.result.problems.append(failed)
+        self._receive_entry(mirror_entry(failed, error))
 
     async def _check_image(self, plan_entry: PlanEntry) -> None:
         """Check that an image on a target is complete and equal to the image at the source."""
-        target, failed = plan_entry.target, True
+        started, errors, compared = time.monotonic(), list[MirrorError](), True
         try:
             if plan_entry.action is Action.COPY or self._deep:
                 await self._check_signature(plan_entry.reference)
@@ -162,30 +180,35 @@ class Verifier:
                 await self._check_platform(plan_entry)
                 if plan_entry.old_digest is None:
                     plan_entry = replace(plan_entry, old_digest=await self._read_unlisted(plan_entry))
-                await self._compare_with_source(plan_entry)
-            try:
-                graph = await self._platforms.read_target_graph(plan_entry)
-            except MirrorError as error:
-                raise _add_remedy(error) from error
-            if graph.root.digest != plan_entry.old_digest:
-                what = f"the tag changed during the verification, from {plan_entry.old_digest} to {graph.root.digest}"
-                raise RemoteError(what, hint="run `mirror verify` again", code="tag_moved")
-            errors = await self._check_blobs(target, graph.blobs)
-            if errors:
-                raise errors[0]
-            problems = await self._attachments.find_problems(plan_entry, graph)
-            for problem in problems:
-                self._add_problem(plan_entry.name, problem)
-            failed = bool(problems)
-        except OtherPlatform:
-            failed = False
+                compared = await self._compare_with_source(plan_entry)
+            errors += await self._check_content(plan_entry)
+        except OtherPlatform as error:
             self.result.images -= 1
             self.result.other_platforms += 1
+            self._progress.count_image()
+            self._receive_entry(image_entry(plan_entry, "skipped", plan_entry.old_digest, error))
+            return
         except MirrorError as error:
-            self._add_problem(plan_entry.name, error)
+            errors.append(error)
         finally:
-            self._progress.count_image(failed=failed)
             self._reader.release(plan_entry.reference)
+        self._record(plan_entry, errors, started, compared=compared)
+
+    async def _check_content(self, plan_entry: PlanEntry) -> list[MirrorError]:
+        """Check that a target has all content of an image and its attachments, and return the errors of attachments.
+
+        Raises an error if the image itself is not complete."""
+        try:
+            graph = await self._platforms.read_target_graph(plan_entry)
+        except MirrorError as error:
+            raise _add_remedy(error) from error
+        if graph.root.digest != plan_entry.old_digest:
+            what = f"the tag changed during the verification, from {plan_entry.old_digest} to {graph.root.digest}"
+            raise RemoteError(what, hint="run `mirror verify CONFIG` again", code="tag_moved")
+        errors = await self._check_blobs(plan_entry.target, graph.blobs)
+        if errors:
+            raise errors[0]
+        return await self._attachments.find_problems(plan_entry, graph)
 
     async def _check_platform(self, plan_entry: PlanEntry) -> None:
         """Raise OtherPlatform if the mirror does not copy the platform of an image.
@@ -242,8 +265,10 @@ class Verifier:
             )
         raise NotFound("the image is not on the target", hint=SYNC)
 
-    async def _compare_with_source(self, plan_entry: PlanEntry) -> None:
+    async def _compare_with_source(self, plan_entry: PlanEntry) -> bool:
         """Raise RemoteError (tag_moved) if the digests on the target and at the source differ.
+
+        Return False if they cannot be compared.
 
         The digest at the source is the one after the transform and the selection of platforms. Only `deep` runs
         transforms; to select the platforms of an image, only its index or config is read."""
@@ -251,7 +276,7 @@ class Verifier:
         version = await self._reader.resolve(reference)
         if version.is_unknown and version.transform is not None and not self._deep:
             self.result.uncompared += 1
-            return
+            return False
         source_digest = await self._reader.find_digest(reference)
         if source_digest != plan_entry.old_digest:
             raise RemoteError(
@@ -259,6 +284,7 @@ class Verifier:
                 hint=SYNC,
                 code="tag_moved",
             )
+        return True
 
     async def _check_blobs(self, target: TargetEntry, blobs: Sequence[Descriptor]) -> list[MirrorError]:
         """Check the blobs of an image, and return the errors, with those for missing blobs last.

@@ -189,8 +189,11 @@ def test_a_differential_export_has_only_new_content_and_needs_its_base(
     refused = gap.tool("sync", gap.far_side(empty))
     assert 3 == refused.code
     count = int(re.search(r"relies on (\d+) blobs that are missing", refused.text)[1])  # type: ignore[index]
-    named = set(re.findall("relies on (sha256:[0-9a-f]{64}), which is missing in", refused.text))
-    assert count == len(named)
+    (log,) = tmp_path.rglob("far-state/mirror.log")
+    missing = [line for line in map(json.loads, log.read_text().splitlines()) if line["event"] == "base_missing"]
+    assert count == len({line["digest"] for line in missing})
+    assert 1 == refused.out.count("failed: ")
+    assert 3 == len(re.findall("relies on sha256:[0-9a-f]{64}, which is missing in", refused.text))
     planned = gap.tool("plan", gap.far_side(empty), "--exit-code")
     assert (3, 1) == (planned.code, planned.out.count(f"relies on {count} blobs that are missing")), str(planned)
     assert "nothing to copy" in planned.out

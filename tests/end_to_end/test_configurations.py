@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import re
+import shlex
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from mirror.cli import main
+from mirror.cli import _COMMANDS, _parser, main
 from mirror.commands.arguments import LATER_OPTIONS
+from mirror.commands.help_texts import EPILOGS
 from tests.registries.listener import Listener
 from tests.support.bad_configs import CANARY, CASES, Case
 from tests.support.tool import MirrorTool
 
 COMMANDS = ("sync", "plan", "verify", "validate")
 HELPED = (
-    *("sync", "plan", "verify", "validate", "schema", "bundle", "inventory", "serve", "convert", "help"),
-    *("bundle verify", "bundle list"),
+    *("sync", "copy", "plan", "verify", "validate", "lock", "explain", "schema", "bundle", "inventory", "serve"),
+    *("prune", "convert", "help", "bundle verify", "bundle list"),
 )
 HOSTS = ("a.example.com", "b.example.com")
 
@@ -174,8 +176,6 @@ def test_a_usage_error_exits_2_with_a_short_message(
     [
         ["sync", "--deadline", "06:00", "{config}"],
         ["sync", "{config}", "--dask", "tcp://127.0.0.1:8786"],
-        ["plan", "{config}", "--json"],
-        ["verify", "{config}", "--report", "report.json"],
         ["report", "--html", "x"],
         ["report", "--merge", "x", "y"],
         ["help", "report"],
@@ -248,6 +248,25 @@ def test_the_help_of_each_command_begins_with_a_sentence(capsys: pytest.CaptureF
         usage, sentence, *_ = capsys.readouterr().out.split("\n\n")
         assert usage.startswith(f"usage: mirror {command} ")
         assert re.fullmatch(r"[A-Z][a-z]+ [^.?:]+\.", sentence), sentence
+
+
+def test_the_help_of_each_command_has_an_example_and_the_exit_codes_and_fits_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert set(HELPED) == set(EPILOGS)
+    assert set(_COMMANDS) == {command.partition(" ")[0] for command in HELPED}
+    for command in HELPED:
+        assert 0 == main(["help", *command.split()])
+        said = capsys.readouterr().out
+        assert [] == [line for line in said.splitlines() if len(line) > 80]
+        _, _, examples = said.rpartition("\nexample")
+        examples, _, codes = examples.partition("\nexit codes:\n")
+        found = re.findall(r"^  mirror (.*?)(?:  .*)?$", examples, re.MULTILINE)
+        assert any(example.startswith(command) for example in found), command
+        for example in found:
+            _parser().parse_args(shlex.split(example.partition(" > ")[0]))
+        assert re.findall(r"^  ([0-9, ]+?)  \S", codes, re.MULTILINE), command
 
 
 @pytest.mark.parametrize("command", ["", *HELPED])

@@ -115,16 +115,8 @@ class World:
 
     def verified(self, *options: str) -> tuple[Ran, Images]:
         """Return the problems that `verify` finds."""
-        ran = self.tool("verify", self.config(*KINDS), *options)
-        names = [
-            f"{self.place(kind, name)}:{tag}"
-            for kind in KINDS
-            for group in self.groups
-            for name in group.repositories
-            for tag in group.graph.tags
-        ]
-        lines = ran.out.splitlines()
-        return ran, {name: line for name in names for line in lines if line.startswith(f"{name}: ")}
+        ran, problems = self.tool.verify(*options, file=self.config(*KINDS))
+        return ran, dict(problems)
 
     def repair(self, kind: str, found: Images) -> None:
         """Follow the hints of the messages for one target."""

@@ -39,7 +39,7 @@ def test_a_source_that_answers_429_after_all_retries_gets_no_more_requests_and_t
         (image["error"]["code"], image["error"]["status"], image["error"]["retryable"]) for image in failed
     }
     assert busy.hits <= 4 * Policy().attempts, "those that were under way; no new ones"
-    assert f"{limited.host} limits requests: " in ran.out
+    assert any(f"{limited.host} limits requests: " in image["error"]["message"] for image in failed)
     hosts = {line["host"] for line in mirror_run.log() if line.get("field_event") == "host_limited"}
     assert {limited.host, storage.host} == hosts
     assert "is down" not in ran.text

@@ -108,7 +108,7 @@ def test_an_import_brings_the_attachments_and_a_later_export_has_only_new_ones(
     push(stocked, "app", graph)
     stocked.mark()
     planned = mirror_run("plan", exporting, "--exit-code")
-    assert (10, True) == (planned.code, "1 attachment)" in planned.out), planned
+    assert (10, True) == (planned.code, "1 attachment\n" in planned.out), planned
     exported = mirror_run("sync", exporting)
     assert 0 == exported.code, exported
     fetched = {seen.reference for seen in stocked.requests() if seen.kind == "GET blob"}

@@ -44,7 +44,7 @@ def test_content_that_a_registry_does_not_replace_is_reported_with_the_file_to_d
     damage = [blobs[0], blobs[4], children[-1], roots[3]]
     pair(mirror_run, source, target)
     assert 3 == mirror_run("verify", mirror_run.config_file, "--deep").code
-    ran = mirror_run.sync("--repair", expect=3)
+    ran = mirror_run.sync("--repair", "-v", expect=3)
     files = to_delete(ran)
     assert sorted(str(target.blob_file(digest).relative_to(target.storage)) for digest in damage) == files
     for file in files:
@@ -88,7 +88,7 @@ def test_sync_deep_reports_how_to_repair_a_blob_of_a_wrong_size(
     damaged(target, next(iter(graph.blobs)), size=10)
     pair(mirror_run, source, target)
     for ran in (mirror_run("verify", mirror_run.config_file), mirror_run.sync("--deep", expect=3)):
-        assert (3, True) == (ran.code, "`mirror sync --repair CONFIG`" in ran.out)
+        assert (3, True) == (ran.code, f"`mirror sync --repair {mirror_run.config_file}`" in ran.out)
     mirror_run.sync("--repair")
     assert_whole(target, ["app"])
 
@@ -131,7 +131,7 @@ def test_a_manifest_still_damaged_after_its_push_is_not_reported_as_copied(
     pair(mirror_run, source, target)
     for _ in range(2):
         ran = mirror_run.sync(*options, expect=3)
-        assert "`mirror sync --repair CONFIG`" in ran.out
+        assert f"`mirror sync --repair {mirror_run.config_file}`" in ran.out
 
 
 @pytest.mark.parametrize("kind", ["layout", "bundle"])
@@ -154,7 +154,7 @@ def test_damaged_content_of_a_layout_or_bundle_is_written_again(
             data = graph.blobs[part] if part in graph.blobs else graph.manifests[part].data
             place.write_bytes(place.read_bytes().replace(data, b"?" * len(data)))
     ran = mirror_run("verify", mirror_run.config_file, "--deep")
-    assert (3, True) == (ran.code, "`mirror sync --repair CONFIG`" in ran.out)
+    assert (3, True) == (ran.code, f"`mirror sync --repair {mirror_run.config_file}`" in ran.out)
     mirror_run.sync("--repair")
     assert 0 == mirror_run("verify", mirror_run.config_file, "--deep").code
     assert 0 == mirror_run("bundle", "verify", place).code
@@ -200,7 +200,7 @@ def test_a_blob_whose_response_is_always_truncated_is_damaged(
     target.fault("GET blob", reference=blob, cut_after=10, times=FOREVER)
     pair(mirror_run, source, target)
     ran = mirror_run("verify", mirror_run.config_file, "--deep")
-    assert "`mirror sync --repair CONFIG`" in ran.out
+    assert f"`mirror sync --repair {mirror_run.config_file}`" in ran.out
     ran = mirror_run.sync("--repair", expect=3)
     assert f"accepted the upload of {blob} but still serves a damaged copy (ends early, after 10 of " in ran.text
     assert to_delete(ran)
@@ -296,7 +296,7 @@ def test_an_immutable_tag_with_a_damaged_manifest_gets_only_its_former_image_bac
     moved.image("v1")
     source.load("app", moved)
     ran = mirror_run.sync("--repair", expect=1 if kind == "registry" else 3)
-    assert "delete the tag on the target, then run `mirror sync CONFIG`" in ran.text
+    assert f"then run `mirror sync {mirror_run.config_file}`" in ran.text
     source.storage.repositories["app"].tags["v1"] = root
     if kind == "layout":
         mirror_run.sync("--deep", expect=3)  # discard the hint that the tag was equal

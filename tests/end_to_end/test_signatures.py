@@ -256,10 +256,11 @@ def test_any_other_image_is_refused_before_anything_of_it_is_written(
     source, target = scripted("source"), scripted("target")
     _load(source, {name: signed for name, (signed, _) in REFUSED.items()})
     _configure(mirror_run, source, target, tags=list(REFUSED))
-    for command in ("plan", "verify"):
-        ran = mirror_run(command, mirror_run.config_file)
-        lines = [line for line in ran.out.splitlines() if "is not signed with a key in" in line]
-        assert (3, len(REFUSED)) == (ran.code, len(lines)), ran
+    ran, problems = mirror_run.verify()
+    assert (3, len(REFUSED)) == (ran.code, sum("is not signed with a key in" in message for _, message in problems))
+    ran = mirror_run("plan", mirror_run.config_file, "--json")
+    failures = json.loads(ran.out)["failures"]
+    assert (3, ["not_signed"] * len(REFUSED)) == (ran.code, [failure["error"]["code"] for failure in failures])
     mirror_run.sync(expect=3)
     images = mirror_run.report()["images"]
     assert {("failed", "not_signed", False)} == {

@@ -10,13 +10,12 @@ from tests.registries.faults import FOREVER, unsized
 from tests.registries.real import RealRegistry
 from tests.support.images import Graph
 from tests.support.seeding import push
-from tests.support.tool import MirrorTool, Ran
+from tests.support.tool import MirrorTool
 
 
-def broken(ran: Ran) -> list[str]:
-    """Run `verify` and return the target tags that it reports as incomplete, without the host."""
-    lines = [line for line in ran.out.splitlines() if not line.startswith(("verified: ", "note: "))]
-    return sorted(line.partition("/")[2].partition(": ")[0] for line in lines)
+def broken(problems: list[tuple[str, str]]) -> list[str]:
+    """Return the target tags of problems that `verify` found, without the host."""
+    return [target.partition("/")[2] for target, _ in problems]
 
 
 def test_a_manifest_is_verified_in_the_repository_that_needs_it(
@@ -32,9 +31,9 @@ def test_a_manifest_is_verified_in_the_repository_that_needs_it(
     for name in names[::2]:
         target.drop_manifest(name, child)
     pair(mirror_run, source, target, *names)
-    ran = mirror_run("verify", mirror_run.config_file)
-    assert (1, [f"{name}:v1" for name in names[::2]]) == (ran.code, broken(ran))
-    assert 4 == ran.out.count("`mirror sync --deep CONFIG`")
+    ran, problems = mirror_run.verify()
+    assert (1, [f"{name}:v1" for name in names[::2]]) == (ran.code, broken(problems))
+    assert 4 == sum("`mirror sync --deep CONFIG`" in message for _, message in problems)
     mirror_run.sync("--deep")
     assert 0 == mirror_run("verify", mirror_run.config_file).code
 
@@ -57,9 +56,11 @@ def test_every_image_that_shares_a_broken_blob_is_named(
     else:
         target.storage.bytes[layer.digest] = data[:-1] if damage == "short" else data[:-1] + b"?"
     pair(mirror_run, source, target)
-    ran = mirror_run("verify", mirror_run.config_file, "--deep")
-    assert [f"app:v{number}" for number in range(5)] == broken(ran)
-    assert 5 == ran.out.count(f"`mirror sync --{'deep' if damage == 'missing' else 'repair'} CONFIG`")
+    ran, problems = mirror_run.verify("--deep")
+    assert [f"app:v{number}" for number in range(5)] == broken(problems)
+    command = f"`mirror sync --{'deep' if damage == 'missing' else 'repair'} {{}}`"
+    assert 5 == sum(command.format("CONFIG") in message for _, message in problems)
+    assert 1 == ran.out.count(command.format(mirror_run.config_file))
 
 
 def test_a_blob_whose_head_has_no_size_exists(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
@@ -73,7 +74,8 @@ def test_a_blob_whose_head_has_no_size_exists(scripted: ScriptedFactory, mirror_
     assert [] == target.writes()
     digest = next(iter(target.storage.repositories["app"].blobs))
     target.storage.bytes[digest] += b"?"
-    assert (3, ["app:v1"]) == ((ran := mirror_run("verify", mirror_run.config_file)).code, broken(ran))
+    ran, problems = mirror_run.verify()
+    assert (3, ["app:v1"]) == (ran.code, broken(problems))
 
 
 def test_a_tag_missing_from_the_listing_of_the_target_is_read_and_compared(
@@ -86,7 +88,7 @@ def test_a_tag_missing_from_the_listing_of_the_target_is_read_and_compared(
     mirror_run.sync("--only", f"{source.host}/app:same")
     target.fault("GET tags", status=404, times=FOREVER)
     for deep in ((), ("--deep",)):
-        ran = mirror_run("verify", mirror_run.config_file, *deep)
-        assert (1, ["app:moved", "app:new"]) == (ran.code, broken(ran))
-        assert "app:moved: the digests differ" in ran.out
-        assert "app:new: the image is not on the target" in ran.out
+        ran, problems = mirror_run.verify(*deep)
+        assert (1, ["app:moved", "app:new"]) == (ran.code, broken(problems))
+        assert problems[0][1].startswith("the digests differ")
+        assert problems[1][1].startswith("the image is not on the target")

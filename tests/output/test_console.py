@@ -5,6 +5,8 @@ import io
 import os
 import time
 
+import pytest
+
 from mirror.output.console import Console
 
 
@@ -52,6 +54,19 @@ def test_lines_are_passed_to_a_live_display() -> None:
         console.write_line("during\x1b")
     console.write_line("after")
     assert (["during\\x1b"], "after\n") == (shown, said.getvalue())
+
+
+def test_lines_are_wrapped_between_words_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    text = "mirror: warning: " + "word " * 6 + "sha256:" + "a" * 64
+    shown = "mirror: warning: word word word word\n    word word\n    " + text.split()[-1]  # noqa: PLC0207
+    said = io.StringIO()
+    master, slave = os.openpty()
+    with os.fdopen(master, "rb") as reader, os.fdopen(slave, "w") as stream:
+        Console(stream).write_line(text)
+        assert shown == os.read(reader.fileno(), 1000).decode().replace("\r\n", "\n").rstrip()
+    Console(said).write_line(text)
+    assert f"{text}\n" == said.getvalue()
 
 
 def test_a_console_with_a_closed_stream_writes_nothing() -> None:

@@ -20,7 +20,7 @@ from concurrent_log_handler import ConcurrentRotatingFileHandler
 
 from mirror.errors import LOCAL, LocalError
 from mirror.output.console import Console
-from mirror.output.log import DEBUG, QUIET, VERBOSE, RunLog, log_blob, open_log
+from mirror.output.log import DEBUG, NORMAL, QUIET, VERBOSE, RunLog, log_blob, open_log
 from mirror.output.redaction import Redactor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -142,7 +142,7 @@ def test_the_level_of_the_file_does_not_depend_on_the_verbosity_of_the_console(
         for write in (log.debug, log.info, log.warning, log.error):
             write("happened", extra={"text": write.__name__})
     assert kept == len(lines(tmp_path))
-    assert "mirror: error: error\n" == said.getvalue()
+    assert "mirror: warning: warning\nmirror: error: error\n" == said.getvalue()
 
 
 def test_exceptions_are_logged_with_a_traceback_at_debug_level_only(tmp_path: Path) -> None:
@@ -436,12 +436,32 @@ def test_repeated_and_excess_warnings_are_counted_instead_of_shown(
     with open_log(run="r", console=Console(said), redact=Redactor(), file=path, level=level):
         for n in range(1000):
             log.warning("slow", extra={"text": "the host is slow"})
-            log.warning("slow", extra={"text": f"attempt {n}"})
+            log.warning("%s", f"attempt {n}", extra={"event": f"attempt_{n}"})
     shown = said.getvalue().splitlines()
     assert 201 == len(shown)
     assert shown[-1].startswith("mirror: 1800 more warnings ")
     assert shown[-1].endswith(f" are not shown{where}")
     assert 1 == shown.count("mirror: warning: the host is slow")
+
+
+def test_the_first_three_warnings_of_an_event_are_shown_and_all_about_the_configuration_or_with_v() -> None:
+    for event, verbosity, count in [("not_listed", NORMAL, 3), ("config", NORMAL, 9), ("not_listed", VERBOSE, 9)]:
+        said = io.StringIO()
+        with open_log(run="r", console=Console(said), redact=Redactor(), verbosity=verbosity):
+            for n in range(9):
+                log.warning(event, extra={"text": f"number {n}"})
+                log.warning(event, extra={"text": "number 0"})
+        shown = said.getvalue().splitlines()
+        assert [f"mirror: warning: number {n}" for n in range(count)] == shown[:-1]
+        assert shown[-1].startswith(f"mirror: {18 - count} more warnings ")
+
+
+def test_credentials_that_a_host_refuses_are_left_to_the_summary() -> None:
+    said = io.StringIO()
+    with open_log(run="r", console=Console(said), redact=Redactor()):
+        log.warning("target_not_listed", extra={"text": "refused", "code": "auth_failed"})
+        log.warning("target_not_listed", extra={"text": "denied", "code": "auth_denied"})
+    assert "mirror: warning: denied\n" == said.getvalue()
 
 
 def test_suppressed_errors_are_counted_as_errors() -> None:

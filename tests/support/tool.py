@@ -28,6 +28,7 @@ _COMMON = {
     **{name: os.environ[name] for name in _KEPT if name in os.environ},
     "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support' / 'child'}",
     "PYTHONWARNINGS": "error",
+    "COLUMNS": "1000",  # tests look for texts in single lines
 }
 _forking = Forking(_COMMON)
 
@@ -137,6 +138,20 @@ class MirrorTool:
         wanted = expect if isinstance(expect, tuple) else (expect,)
         assert ran.code in wanted, f"want exit {wanted}\n{ran}"
         return ran
+
+    def verify(self, *arguments: str | Path, file: Path | None = None) -> tuple[Ran, list[tuple[str, str]]]:
+        """Run `mirror verify`. Return each problem: the target, or the source if there is none, and the message."""
+        report = self.folder / "verify.json"
+        report.unlink(missing_ok=True)
+        ran = self("verify", file or self.config_file, "--report", report, *arguments)
+        images = json.loads(report.read_text())["images"]
+        found = [
+            (image["target"] or image["source"], error["message"])
+            for image in images
+            for error in [image.get("error"), *image.get("more_errors", ())]
+            if error is not None and image["result"] != "skipped"
+        ]
+        return ran, sorted(found)
 
     def command(self, *arguments: str | Path) -> list[str]:
         """The command line that starts the tool."""

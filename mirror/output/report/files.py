@@ -15,18 +15,22 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mirror.errors import ConfigError, LocalError, printable
+from mirror.output.report.causes import Causes
+from mirror.output.report.changes import Changes
 from mirror.output.report.records import (
     BYTE_COUNTS,
     OUTCOMES,
     PRUNE_RESULTS,
     RESULTS,
     FailedImage,
+    Failure,
     ImageEntry,
     RunCost,
     Totals,
     entry_fields,
 )
 from mirror.util.files import atomic_write, local_error
+from mirror.util.structs import replace
 
 SCHEMA = 1
 REPORT_NAME = "report.json"
@@ -34,14 +38,14 @@ PRUNE_REPORT_NAME = "prune-report.json"
 FAILED_NAME = "failed.txt"
 
 _CHUNK = 64 * 1024  # bytes of entries that are collected before they are written to disk
-_LISTED = 20  # failures that the summary lists
 
 
 class Report(AbstractContextManager["Report"]):
     """The report of a run. Collects one entry for each reference and target, and writes them to files at the end.
 
     Any thread may call `add`. One thread calls `finish` once. Until then, the entries are stored in an unnamed file in
-    the directory of the report. Only the totals and the references of failed images are kept in memory."""
+    the directory of the report. Only the totals, the causes of failures, the first changes and the references of failed
+    images are kept in memory."""
 
     def __init__(
         self,
@@ -51,40 +55,60 @@ class Report(AbstractContextManager["Report"]):
         started: datetime,
         copy_to: Path | None = None,
         redact: Callable[[str], str] = str,
-        of_prune: bool = False,
+        command: str = "sync",
+        keep_changes: bool = False,
     ) -> None:
         """Create an empty report. Raises LocalError if `directory` or `copy_to` is not writable.
 
-        directory: the state directory. copy_to: the path for a copy of report.json. redact: removes secrets. of_prune:
-        whether the run is a prune. Its report has another name, and there is no failed.txt."""
-        self._of_prune = of_prune
-        self.path = directory / (PRUNE_REPORT_NAME if of_prune else REPORT_NAME)
-        self.failed_path = directory / FAILED_NAME
+        directory: the state directory. copy_to: the path for a copy of report.json. redact: removes secrets. command:
+        the command whose results the report contains. The report of `prune` has another name, and there is no
+        failed.txt. keep_changes: whether to keep all changed images in memory for the summary, and not only the first
+        ones."""
+        is_prune = command == "prune"
+        self.path = directory / (PRUNE_REPORT_NAME if is_prune else REPORT_NAME)
+        self.failed_path: Path | None = None if is_prune else directory / FAILED_NAME
         self.totals = Totals()
-        self.failed_images: list[FailedImage] = []
+        self.causes = Causes()
+        self.changes = Changes(keep_all=keep_changes)
         self._run = run
         self._started = started
         self._copy_to = _resolve_copy_path(copy_to) if copy_to else None
         self._redact = redact
         self._lock = threading.Lock()
         self._failed: dict[str, None] = {}
+        self._command = command
         self._chunks = _EntryFile(directory)
+
+    @classmethod
+    def at(cls, path: Path, *, run: str, started: datetime, redact: Callable[[str], str], command: str) -> Report:
+        """Create an empty report that is written only to the file `path`. Raises LocalError if it is not writable."""
+        real = _resolve_copy_path(path)
+        report = cls(real.parent, run=run, started=started, redact=redact, command=command)
+        report.path, report.failed_path = real, None
+        return report
 
     def add(self, entry: ImageEntry) -> None:
         """Add an entry. Disk errors are not raised: an entry that cannot be written to disk stays in memory."""
-        error = entry.error
-        message = self._redact(printable(error.message, 600)) if error else ""
-        hint = self._redact(printable(error.hint, 600)) if error else ""
-        line = json.dumps(entry_fields(entry, f"{message} ({hint})" if hint else message), ensure_ascii=True)
+        if entry.error is not None:
+            more = tuple(self._redact_failure(failure) for failure in entry.more_errors)
+            entry = replace(entry, error=self._redact_failure(entry.error), more_errors=more)
+        line = json.dumps(entry_fields(entry), ensure_ascii=True)
         with self._lock:
             self.totals.add(entry)
+            self.changes.add(entry)
             if entry.result == "failed":
                 self._failed[entry.source] = None
-            if entry.result in ("failed", "conflict") and len(self.failed_images) < _LISTED:
-                self.failed_images.append(
-                    FailedImage(entry.source, entry.target, entry.result, message or "failed", hint)
-                )
+            if entry.result in ("failed", "conflict"):
+                failure = entry.error or Failure("error", "failed")
+                self.causes.add(FailedImage(entry.source, entry.target, entry.result, failure, entry.is_image))
         self._chunks.add(line.encode())
+
+    def _redact_failure(self, failure: Failure) -> Failure:
+        """Return a failure whose texts are printable and contain no secrets."""
+        message, hint, account = (
+            self._redact(printable(text, 600)) for text in (failure.message, failure.hint, failure.account)
+        )
+        return replace(failure, message=message, hint=hint, account=account)
 
     def finish(self, exit_code: int, *, ended: datetime, cost: RunCost) -> None:
         """Write report.json, its copy and failed.txt, each completely or not at all.
@@ -96,10 +120,11 @@ class Report(AbstractContextManager["Report"]):
         errors = []
         for path in (self.failed_path, self.path, self._copy_to):
             try:
+                if path is None:
+                    continue
                 if path == self.failed_path:
-                    if not self._of_prune:
-                        _write_text(path, failed)
-                elif path:
+                    _write_text(path, failed)
+                else:
                     self._write_report(path, fields)
             except LocalError as error:
                 errors.append(error)
@@ -108,7 +133,7 @@ class Report(AbstractContextManager["Report"]):
 
     def totals_fields(self, cost: RunCost) -> dict[str, object]:
         """Return the JSON object `totals` of the report. Call this when all entries have been added."""
-        totals, results = self.totals, PRUNE_RESULTS if self._of_prune else RESULTS
+        totals, results = self.totals, PRUNE_RESULTS if self._command == "prune" else RESULTS
         return {
             "images": {result: totals.images[result] for result in results},
             "blobs": {outcome: totals.blobs[outcome] for outcome in OUTCOMES},
@@ -122,6 +147,7 @@ class Report(AbstractContextManager["Report"]):
         """Return all fields of report.json except `images`, which are written before it."""
         fields: dict[str, object] = {
             "schema": SCHEMA,
+            "command": self._command,
             "run": self._run,
             "started": _timestamp(self._started),
             "ended": _timestamp(max(self._started, ended)),

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Literal
 
-from mirror.errors import MirrorError, printable
+from mirror.errors import FAILED, MirrorError, printable
 from mirror.util.structs import Struct, field
 
 Result = Literal["copied", "up-to-date", "failed", "skipped", "conflict", "deleted", "kept"]
 RESULTS: tuple[Result, ...] = ("copied", "up-to-date", "failed", "skipped", "conflict")
 PRUNE_RESULTS: tuple[Result, ...] = ("deleted", "up-to-date", "kept", "failed", "skipped")
+# What copying an image changed: the target got a new tag, or the tag was moved to another digest, or the target had the
+# tag with the same digest but lacked content or attachments, or had damaged content.
+Change = Literal["new", "moved", "completed"]
 OUTCOMES = ("copied", "mounted", "exists", "failed", "interrupted")  # what can happen to a blob
 BYTE_COUNTS = ("read", "sent", "mounted")  # the counters of bytes
 
@@ -20,20 +24,49 @@ class Failure(Struct, frozen=True):
     """The error that caused an image or mirror to fail.
 
     code: one of the error codes in docs/operations.md. status: the HTTP status, if there was a response. retryable:
-    whether a later run may succeed without any change. request_id: the id of the HTTP request in the log and in the
-    trace, if requests were logged."""
+    whether a later run may succeed without any change. host: the host that caused the error; empty if it is unknown.
+    account: the credentials that the host refused, without secrets; empty for other errors. exit_code: the exit code of
+    a run with this error. request_id: the id of the HTTP request in the log and in the trace, if requests were
+    logged."""
 
     code: str
     message: str
     hint: str = ""
     status: int | None = None
     retryable: bool = False
+    host: str = ""
+    account: str = ""
+    exit_code: int = FAILED
     request_id: int | None = None
 
     @classmethod
-    def from_error(cls, error: MirrorError) -> Failure:
-        """Convert an exception to a Failure."""
-        return cls(error.code, error.what, error.hint, error.status, error.is_transient, error.request_id)
+    def from_error(cls, error: MirrorError, *hosts: str) -> Failure:
+        """Convert an exception to a Failure.
+
+        hosts: the hosts of the source and the targets. If the error does not name a host, its host is the one of these
+        that its text mentions first."""
+        host = printable(error.host or _first_mentioned(error.what, hosts))
+        return cls(
+            error.code,
+            error.what,
+            error.hint,
+            error.status,
+            error.is_transient,
+            host,
+            error.account,
+            error.exit_code,
+            error.request_id,
+        )
+
+
+def _first_mentioned(text: str, hosts: tuple[str, ...]) -> str:
+    """Return the host that `text` mentions first, or an empty string if it mentions none."""
+    found = []
+    for host in hosts:
+        match = re.search(rf"(?<![\w.-]){re.escape(host)}(?!\w|[.:-]\w)", text) if host in text else None
+        if match is not None:
+            found.append((match.start(), host))
+    return min(found, default=(0, ""))[1]
 
 
 class ImageEntry(Struct, frozen=True):
@@ -44,7 +77,11 @@ class ImageEntry(Struct, frozen=True):
     source_digest, v1_id: the digest or the v1 image ID at the source, if it is not equal to `digest`.
     blobs: the number of blobs by outcome (OUTCOMES). bytes: the number of bytes by kind (BYTE_COUNTS).
     seconds: the time that the copy took. attempts: the largest number of attempts that a blob needed, at least 1.
-    referrers: the number of attachments by outcome (`copied`, `exists`); empty if there are none."""
+    referrers: the number of attachments by outcome (`copied`, `exists`); empty if there are none.
+    change: for a copied image, how it changed the target (`Change`). old_digest: the digest that its tag had before.
+    is_image: whether this is the result for one image, in contrast to a whole mirror.
+    more_errors: further errors of the image, in addition to `error`.
+    compared: False if the image is complete on the target, but could not be compared with the source."""
 
     source: str
     target: str
@@ -59,6 +96,11 @@ class ImageEntry(Struct, frozen=True):
     source_digest: str | None = None
     v1_id: str | None = None
     referrers: Mapping[str, int] = field(default_factory=dict)
+    is_image: bool = True
+    more_errors: tuple[Failure, ...] = ()
+    compared: bool = True
+    change: Change | None = None
+    old_digest: str | None = None
 
 
 class RunCost(Struct, frozen=True):
@@ -78,13 +120,16 @@ class RunCost(Struct, frozen=True):
 
 
 class FailedImage(Struct, frozen=True):
-    """An image that failed or is in conflict, as the summary lists it."""
+    """A failure as the summary shows it.
+
+    source, target: the names of the image; for a mirror that could not be planned, those of its repositories.
+    is_image: whether one image failed, in contrast to a whole repository or mirror."""
 
     source: str
     target: str
     result: Result
-    message: str
-    hint: str
+    failure: Failure
+    is_image: bool = True
 
 
 class Totals(Struct):
@@ -109,10 +154,8 @@ class Totals(Struct):
         self.hosts.add(entry.target.partition("/")[0])
 
 
-def entry_fields(entry: ImageEntry, message: str) -> dict[str, object]:
-    """Return the JSON object for an entry in the list `images` of report.json (docs/operations.md, "Report").
-
-    message: the text of the entry's error."""
+def entry_fields(entry: ImageEntry) -> dict[str, object]:
+    """Return the JSON object for an entry in the list `images` of report.json (docs/operations.md, "Report")."""
     fields: dict[str, object] = {
         "source": printable(entry.source, 2000),
         "target": printable(entry.target, 2000),
@@ -124,6 +167,8 @@ def entry_fields(entry: ImageEntry, message: str) -> dict[str, object]:
         "seconds": round(entry.seconds, 3),
         "attempts": entry.attempts,
     }
+    if entry.change is not None:
+        fields |= {"change": entry.change, "old_digest": entry.old_digest}
     if entry.source_digest is not None:
         fields["source_digest"] = entry.source_digest
     if entry.v1_id is not None:
@@ -131,12 +176,23 @@ def entry_fields(entry: ImageEntry, message: str) -> dict[str, object]:
     if any(entry.referrers.values()):
         fields["referrers"] = {outcome: entry.referrers.get(outcome, 0) for outcome in ("copied", "exists")}
     if entry.error is not None:
-        error = entry.error
-        fields["error"] = {
-            "code": error.code,
-            "status": error.status,
-            "retryable": error.retryable,
-            "message": message,
-            **({} if error.request_id is None else {"request_id": error.request_id}),
-        }
+        fields["error"] = failure_fields(entry.error)
+    if entry.more_errors:
+        fields["more_errors"] = [failure_fields(failure) for failure in entry.more_errors]
+    if not entry.compared:
+        fields["compared"] = False
     return fields
+
+
+def failure_fields(failure: Failure) -> dict[str, object]:
+    """Return the JSON object for an error in report.json."""
+    fields: dict[str, object] = {
+        "code": failure.code,
+        "status": failure.status,
+        "retryable": failure.retryable,
+        "message": f"{failure.message} ({failure.hint})" if failure.hint else failure.message,
+    }
+    more = {"hint": failure.hint, "host": failure.host, "account": failure.account}
+    if failure.request_id is not None:
+        fields["request_id"] = failure.request_id
+    return fields | {key: value for key, value in more.items() if value}

@@ -7,8 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mirror.errors import FAILED, OK, SIGNALLED, printable
+from mirror.output.report.cause_lines import cause_lines
+from mirror.output.report.changes import change_table
 from mirror.output.report.files import Report
-from mirror.output.report.records import FailedImage, RunCost, Totals
+from mirror.output.report.records import RunCost, Totals
+from mirror.output.report.units import format_count, format_duration, format_size
+from mirror.util.wrapping import line_width, wrap_line
 
 _IMAGES = {"copied": "copied", "up-to-date": "up to date", "failed": "failed", "conflict": "in conflict"}
 _BLOBS = {
@@ -20,34 +24,66 @@ _BLOBS = {
 }
 
 
-def summary(report: Report, cost: RunCost, exit_code: int, *, config: Path, suggest_retry: bool = True) -> list[str]:
-    """Return the lines of the summary. If everything was already up to date, return only one line.
+def summary(
+    report: Report,
+    cost: RunCost,
+    exit_code: int,
+    *,
+    config: Path | None,
+    suggest_retry: bool = True,
+    quiet: bool = False,
+) -> list[str]:
+    """Return the lines of the summary: what changed, the totals, and the causes of failures.
 
-    config: the configuration file.
+    If everything was already up to date, return only one line.
+
+    config: the configuration file; None for `mirror copy`. Lines are wrapped to the width of the terminal.
     suggest_retry: whether the summary may suggest a run that copies only the failed images. False if a target is a
-    bundle."""
-    totals = report.totals
+    bundle. quiet: whether to return only the lines about failures."""
+    totals, width = report.totals, line_width()
     requests = format_count(sum(sum(kinds.values()) for kinds in cost.requests.values()), "request")
     stopped = exit_code >= SIGNALLED
     # If the run succeeded, the skipped images are for platforms that are not wanted.
     if not stopped and set(totals.images) <= ({"up-to-date", "skipped"} if exit_code == OK else {"up-to-date"}):
-        return [f"{_unchanged_line(totals)}; {requests}, {format_duration(cost.seconds)}"]
+        return [] if quiet else [f"{_unchanged_line(totals)}; {requests}, {format_duration(cost.seconds)}"]
     lines = ["stopped by a signal: what was copied stays on the targets; the next run resumes"] if stopped else []
-    lines.append(f"images: {_counts_text(totals.images, {**_IMAGES, 'skipped': 'skipped'})}")
-    if any(totals.blobs.values()):
-        lines.append(f"blobs: {_counts_text(totals.blobs, _BLOBS)}; {_bytes_text(totals)}")
-    retries = ""
-    if cost.retries:
-        # The sum of parallel waits could be more than the duration of the run.
-        retries = (
-            f", {format_count(cost.retries, 'retry', 'retries')} (longest pause {format_duration(cost.longest_wait)})"
-        )
-    lines.append(f"cost: {requests}{retries}, {format_duration(cost.seconds)}")
-    lines += _failure_lines(report, cost)
-    if totals.images.get("failed") and exit_code == FAILED and suggest_retry:
+    if not quiet:
+        lines += _change_lines(report, width)
+        counts = f"images: {_counts_text(totals.images, {**_IMAGES, 'skipped': 'skipped'})}"
+        used = f"{requests}{_retries_text(cost)}, {format_duration(cost.seconds)}"
+        if any(totals.blobs.values()):
+            blobs = f"blobs: {_counts_text(totals.blobs, _BLOBS)}; {_bytes_text(totals)}"
+            totals_lines = [counts, blobs, f"cost: {used}"]
+        else:
+            totals_lines = [f"{counts}; {used}"]
+        lines += [part for line in totals_lines for part in wrap_line(line, width)]
+    lines += cause_lines(report.causes, config=config, width=width, details=printable(report.path, 1000))
+    if cost.retry_after is not None:
+        pause = f"a registry asked for a pause of {format_duration(cost.retry_after)}: run again after this time"
+        lines += wrap_line(pause, width)
+    done = totals.images.total() - totals.images["failed"]
+    if totals.images["failed"] and done and exit_code == FAILED and suggest_retry and config and report.failed_path:
         command = shlex.join(["mirror", "sync", str(config), "--only-from", str(report.failed_path)])
-        lines.append(f"to retry only these: {command}")
+        fits = len(command) <= width - len("to retry only these: ")
+        lines += [f"to retry only these: {command}"] if fits else ["to retry only these:", f"    {command}"]
     return lines
+
+
+def _change_lines(report: Report, width: int) -> list[str]:
+    """Return the lines that list what changed on the targets: the first images, and the number of the others."""
+    rows = report.changes.rows()
+    if not rows:
+        return []
+    lines = ["changed (bytes sent, blobs copied + mounted, duration):", *change_table(rows, width)]
+    more = report.changes.count - len(rows)
+    return [*lines, f"  and {more} more, listed in {report.path}"] if more else lines
+
+
+def _retries_text(cost: RunCost) -> str:
+    """Return the number of retries and the longest pause. The sum of parallel pauses could exceed the duration."""
+    if not cost.retries:
+        return ""
+    return f", {format_count(cost.retries, 'retry', 'retries')} (longest pause {format_duration(cost.longest_wait)})"
 
 
 def _unchanged_line(totals: Totals) -> str:
@@ -65,51 +101,6 @@ def _bytes_text(totals: Totals) -> str:
     return f"{moved}, {format_size(totals.bytes['mounted'])} saved by mounts" if totals.bytes["mounted"] else moved
 
 
-def _failure_lines(report: Report, cost: RunCost) -> list[str]:
-    """Return the lines that list failed images and, if a registry asked for one, the pause before the next run."""
-    lines: list[str] = []
-    last_hint = ""
-    for image in report.failed_images:
-        lines.append(_failure_line(image))
-        if image.hint and image.hint != last_hint:
-            lines.append(f"    {image.hint}")
-        last_hint = image.hint
-    more = report.totals.images["failed"] + report.totals.images["conflict"] - len(report.failed_images)
-    if more > 0:
-        lines.append(f"and {more} more: see {report.failed_path} and {report.path}")
-    if cost.retry_after is not None:
-        lines.append(f"a registry asked for a pause of {format_duration(cost.retry_after)}: run again after this time")
-    return lines
-
-
-def _failure_line(image: FailedImage) -> str:
-    """Return the line for one failed image."""
-    word = "conflict" if image.result == "conflict" else "failed"
-    return f"{word}: {printable(image.source)} -> {printable(image.target)}: {image.message}"
-
-
 def _counts_text(counts: Mapping[str, int], words: Mapping[str, str]) -> str:
     """Format the counts that are not zero as text, such as `2 copied, 1 failed`. words: the word for each key."""
     return ", ".join(f"{counts[key]} {word}" for key, word in words.items() if counts.get(key)) or "none"
-
-
-def format_count(number: int, one: str, more: str = "") -> str:
-    """Format a number with a noun, such as `2 images`. one: the singular. more: the plural, if it is irregular."""
-    return f"{number} {one if number == 1 else more or one + 's'}"
-
-
-def format_size(count: float) -> str:
-    """Format a number of bytes in human-readable form, such as `12.3 MiB`."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "bytes" or count >= 100 else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
-
-
-def format_duration(seconds: float) -> str:
-    """Format a number of seconds in human-readable form, such as `1.2 s`, `3 min 4 s` or `2 h 5 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

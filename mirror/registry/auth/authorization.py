@@ -149,6 +149,10 @@ class HostAuthorizer:
                 state.discard_grant(self._clock)
                 state.refusals = _MAX_REFUSALS - 1
 
+    def account(self, scopes: tuple[Scope, ...]) -> str:
+        """Return a description of the credentials that requests with these scopes use, or "" if they use none."""
+        return self._states[scopes].account if scopes in self._states else ""
+
     def discard_grants(self, repositories: str) -> None:
         """Discard the grants for a repository that was just created, and for those below it: they allow no access."""
         with self._lock:
@@ -233,7 +237,8 @@ class HostAuthorizer:
         chosen = choose_challenge(challenges)
         scheme = self._parse_scheme(chosen) if chosen else state.scheme or self._scheme
         if scheme is None:
-            raise self._unsupported_error(state, challenges)
+            what = f"{self._subject(state)}: {self._host} {explain_unsupported(challenges)}"
+            raise AuthError(what, status=401, host=self._host)
         with self._lock:
             grant = state.grant
             renewing = grant is None and state.scheme is not None
@@ -263,10 +268,6 @@ class HostAuthorizer:
         if challenge.scheme == "basic":
             return AuthScheme()
         return AuthScheme(self._realm_check(challenge.params["realm"]), challenge.params.get("service", ""))
-
-    def _unsupported_error(self, state: ScopeState, challenges: Sequence[Challenge]) -> AuthError:
-        """Return the error for a 401 without a supported challenge."""
-        return AuthError(f"{self._subject(state)}: {self._host} {explain_unsupported(challenges)}", status=401)
 
     def _record_error(self, state: ScopeState, error: MirrorError) -> None:
         """Store an error, unless it is retryable or a cancellation. Later requests with these scopes fail with it."""

@@ -94,6 +94,10 @@ class Authorizer(Protocol):
         If `only_if_accepted` is true, this has an effect only if an earlier request with these scopes was accepted."""
         ...
 
+    def account(self, scopes: tuple[Scope, ...]) -> str:
+        """Return a description of the credentials that requests with these scopes use, or "" if they use none."""
+        ...
+
 
 class Anonymous:
     """An Authorizer that sends no credentials and treats every challenge as an error."""
@@ -123,3 +127,7 @@ class Anonymous:
     def allow_one_more_request(self, scopes: tuple[Scope, ...], *, only_if_accepted: bool) -> None:
         """Do nothing, because refusals are not recorded."""
         pass
+
+    def account(self, scopes: tuple[Scope, ...]) -> str:
+        """Return an empty string, because no credentials are used."""
+        return ""

@@ -46,3 +46,9 @@ class ScopeState:
 
         For a mount, the first scope is that of the target repository."""
         return self.scopes[0].repository if self.scopes and self.scopes[0].kind == "repository" else ""
+
+    @property
+    def account(self) -> str:
+        """A description of the credentials in the grant, without secrets; empty if there are none."""
+        grant = self.grant
+        return grant.credential.description if grant is not None and grant.credential is not None else ""

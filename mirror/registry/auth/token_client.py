@@ -144,11 +144,13 @@ class TokenClient:
             return RateLimited(f"{what} responded with 429", status=status)
         if status >= 500:
             return RemoteError(f"{what} responded with {status}", status=status, retryable=True)
-        account = credential.description if credential else "a request without credentials"
+        account = credential.description if credential else ""
         return AuthError(
-            f"{what} refused {account} ({status})",
+            f"{what} refused {account or 'a request without credentials'} ({status})",
             code="auth_denied" if status == 403 else "auth_failed",
             status=status,
+            host=self._host,
+            account=account,
         )
 
 

@@ -106,12 +106,15 @@ class TokenIssuer:
                 "some registries require credentials for a repository that does not exist",
                 status=status,
                 code=code,
+                host=self._host,
             )
         return AuthError(
             f"{subject}: {self._host} does not accept {credential.description}",
             hint="check the user name, the secret and the user's permissions",
             status=status,
             code=code,
+            host=self._host,
+            account=credential.description,
         )
 
     def known_secrets(self) -> frozenset[str]:

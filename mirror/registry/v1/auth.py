@@ -97,11 +97,18 @@ class V1Authorizer:
             credential = self._credentials.find(self._settings.host, repository, stop=work.stop)
             is_basic = credential is not None and sent.startswith("Basic ")
             rejected = credential.description if credential is not None and is_basic else "the token from the index"
-            raise AuthError(f"{subject}: the v1 registry rejected {rejected}", status=401)
+            raise AuthError(
+                f"{subject}: the v1 registry rejected {rejected}",
+                status=401,
+                host=self._settings.host,
+                account=rejected,
+            )
         hint = f"set {registry_key(self._settings.host, 'username')} and password"
         if repository in self._withheld:
             hint = "credentials that were rejected over v2 are not sent over v1"
-        raise AuthError(f"{subject}: the v1 registry requires credentials", hint=hint, status=401)
+        raise AuthError(
+            f"{subject}: the v1 registry requires credentials", hint=hint, status=401, host=self._settings.host
+        )
 
     def record_accepted(self, scopes: tuple[Scope, ...]) -> None:
         """Do nothing, because over v1 no request waits for the authorization of another one."""
@@ -111,6 +118,10 @@ class V1Authorizer:
 
     def allow_one_more_request(self, scopes: tuple[Scope, ...], *, only_if_accepted: bool) -> None:
         """Do nothing, because over v1 a refusal does not block later requests."""
+
+    def account(self, scopes: tuple[Scope, ...]) -> str:
+        """Return an empty string: over v1, most requests use tokens, whose user is not recorded."""
+        return ""
 
     def _basic_header(self, repository: str, work: Work) -> str | None:
         """Return the header value with Basic credentials, or None if there are none or they are withheld."""

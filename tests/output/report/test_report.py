@@ -17,7 +17,7 @@ import pytest
 from mirror.errors import LOCAL, USAGE, ConfigError, LocalError, NetworkError, NotFound, RateLimited
 from mirror.output.redaction import Redactor
 from mirror.output.report import Failure, ImageEntry, Report, RunCost, read_references_file, summary
-from mirror.output.report.summary import format_duration, format_size
+from mirror.output.report.units import format_duration, format_size
 
 ROOT = Path(__file__).resolve().parents[3]
 STARTED = datetime(2025, 1, 2, 3, 4, 5, 678900, tzinfo=UTC)
@@ -78,11 +78,15 @@ def test_the_report_has_exactly_the_documented_keys(tmp_path: Path) -> None:
         "bytes": {"read": 0, "sent": 0, "mounted": 0},
         "seconds": 0.412,
         "attempts": 5,
-        "error": {"code": "net_error", "status": None, "retryable": True, "message": "reset (look at the network)"},
+        "error": {
+            **{"code": "net_error", "status": None, "retryable": True, "message": "reset (look at the network)"},
+            "hint": "look at the network",
+        },
     } == done["images"][2]
     del done["images"]
     assert {
         "schema": 1,
+        "command": "sync",
         "run": "r1",
         "started": "2025-01-02T03:04:05.678Z",
         "ended": "2025-01-02T03:05:35.678Z",
@@ -289,16 +293,26 @@ def test_the_summary_says_that_nothing_is_selected(tmp_path: Path) -> None:
     assert ["nothing to do: no image is selected; 96 requests, 1.2 s"] == summary_of(tmp_path, exit_code=0)
 
 
+@pytest.fixture(autouse=True)
+def eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+
 def test_the_summary_has_results_and_costs(tmp_path: Path) -> None:
     moved = {"read": 5 * 1024**2, "sent": 10 * 1024**2, "mounted": 3 * 1024**3}
     assert [
+        "changed (bytes sent, blobs copied + mounted, duration):",
+        "  localhost:5000/app",
+        "    v1  new  aaaaaaaaaaaa  10.0 MiB  2 + 1  0.0 s",
+        "    v2  new  aaaaaaaaaaaa  10.0 MiB  2 + 1  0.0 s",
         "images: 2 copied, 1 up to date, 1 skipped",
-        "blobs: 4 copied, 2 mounted, 1 already present; 10.0 MiB read, 20.0 MiB sent, 6.0 GiB saved by mounts",
+        "blobs: 4 copied, 2 mounted, 1 already present; 10.0 MiB read, 20.0 MiB sent, 6.0",
+        "    GiB saved by mounts",
         "cost: 96 requests, 2 retries (longest pause 1.2 s), 1 min 30 s",
     ] == summary_of(
         tmp_path,
-        entry("v1", blobs={"copied": 2, "mounted": 1}, bytes=moved),
-        entry("v2", blobs={"copied": 2, "mounted": 1, "exists": 1}, bytes=moved),
+        entry("v1", digest=DIGEST, change="new", blobs={"copied": 2, "mounted": 1}, bytes=moved),
+        entry("v2", digest=DIGEST, change="new", blobs={"copied": 2, "mounted": 1, "exists": 1}, bytes=moved),
         entry("v3", "up-to-date"),
         entry("v4", "skipped"),
         exit_code=0,
@@ -306,41 +320,44 @@ def test_the_summary_has_results_and_costs(tmp_path: Path) -> None:
     )
 
 
-def test_the_summary_lists_failures_with_hints_and_does_not_repeat_the_last_hint(tmp_path: Path) -> None:
+def test_the_summary_has_a_block_for_each_cause_and_the_command_for_a_retry(tmp_path: Path) -> None:
+    limited = RateLimited("429 listing tags", hint="add credentials", host="quay.io", status=429)
     lines = summary_of(
         tmp_path,
-        entry("v1", "failed", error=FAILED),
-        entry("v2", "failed", error=FAILED),
-        entry("v3", "conflict", error=Failure("tag_immutable", "the tag is another image there")),
-        entry("v4", "failed", error=Failure.from_error(RateLimited("429 listing tags", hint="add credentials"))),
+        *(entry(f"v{n}", "failed", error=FAILED) for n in (3, 1, 2, 4)),
+        entry("v5", "conflict", error=Failure("tag_immutable", "the tag is another image there")),
+        entry("v6", "failed", error=Failure.from_error(limited)),
+        entry("v7", "up-to-date"),
         cost=RunCost(retry_after=3600),
     )
     assert [
-        "images: 3 failed, 1 in conflict",
-        "cost: 0 requests, 0.0 s",
-        "failed: quay.io/app:v1 -> localhost:5000/app:v1: reset",
-        "    look at the network",
-        "failed: quay.io/app:v2 -> localhost:5000/app:v2: reset",
-        "conflict: quay.io/app:v3 -> localhost:5000/app:v3: the tag is another image there",
-        "failed: quay.io/app:v4 -> localhost:5000/app:v4: 429 listing tags",
-        "    add credentials",
+        "images: 1 up to date, 5 failed, 1 in conflict; 0 requests, 0.0 s",
+        "conflict: quay.io/app:v5 -> localhost:5000/app:v5",
+        "    the tag is another image there (tag_immutable)",
+        "    hint: find out why the tag has changed; push under another tag, or remove",
+        "      the rule",
+        "failed: 4 images: reset (net_error)",
+        "    quay.io/app:v1, quay.io/app:v2, quay.io/app:v3 and 1 more",
+        "    hint: look at the network",
+        "failed: quay.io/app:v6 -> localhost:5000/app:v6",
+        "    429 listing tags (rate_limited, 429)",
+        "    hint: add credentials",
+        f"details: {tmp_path}/report.json",
         "a registry asked for a pause of 1 h 0 min: run again after this time",
-        f"to retry only these: mirror sync /etc/mirror.yaml --only-from {tmp_path}/failed.txt",
+        "to retry only these:",
+        f"    mirror sync /etc/mirror.yaml --only-from {tmp_path}/failed.txt",
     ] == lines
 
 
-def test_the_summary_lists_the_first_twenty_failures(tmp_path: Path) -> None:
-    lines = summary_of(tmp_path, *(entry(f"v{n}", "failed", error=FAILED) for n in range(25)))
-    assert [f"quay.io/app:v{n}" for n in range(20)] == [
-        line.split()[1] for line in lines if line.startswith("failed: ")
-    ]
-    assert f"and 5 more: see {tmp_path}/failed.txt and {tmp_path}/report.json" in lines
+def test_there_is_no_command_for_a_retry_if_everything_failed(tmp_path: Path) -> None:
+    lines = summary_of(tmp_path, *(entry(f"v{n}", "failed", error=FAILED) for n in range(3)))
+    assert [] == [line for line in lines if "--only-from" in line]
 
 
 def test_the_summary_of_a_stopped_run_begins_with_that(tmp_path: Path) -> None:
     first, second, *_ = summary_of(tmp_path, entry("v1", "up-to-date"), exit_code=143)
     assert first.startswith("stopped by a signal")
-    assert "images: 1 up to date" == second
+    assert second.startswith("images: 1 up to date")
 
 
 @pytest.mark.parametrize(

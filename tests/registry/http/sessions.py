@@ -54,6 +54,9 @@ class Keys:
         if len(self.values) > 1:
             del self.values[0]
 
+    def account(self, scopes: tuple[Scope, ...]) -> str:
+        return ""
+
     def record_accepted(self, scopes: tuple[Scope, ...]) -> None:
         self.accepted_scopes.append(scopes)
 
