@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from mirror.errors import MirrorError, RateLimited
+from mirror.util.host_use import HostUse, HostUseRecorder, Quota
 from mirror.util.retry_policy import Clock, SystemClock
 from mirror.util.structs import Struct, field
 
@@ -138,7 +139,8 @@ class _HostState(Struct):
 class HostLimits(Availability):
     """The limits of one host: its parallel requests, request rate, pauses and availability.
 
-    Thread-safe. Methods return times as seconds on the same scale as `clock.now()`."""
+    Thread-safe. Methods return times as seconds on the same scale as `clock.now()`. It also records how the host is
+    used."""
 
     def __init__(
         self,
@@ -146,14 +148,20 @@ class HostLimits(Availability):
         parallel: int = 8,
         rate: Rate | None = None,
         clock: Clock | None = None,
+        started: float | None = None,
         on_request: Callable[[], object] | None = None,
     ) -> None:
+        """Create the limits of a host. started: the start of the run, as a value of `clock.now()`; by default, now.
+
+        on_request: called on any thread after each request that was sent."""
         super().__init__(name, clock or SystemClock())
         self._on_request = on_request
         self.parallel = parallel
         self.rate = rate
         self._lock = threading.Lock()
         self._state = _HostState()
+        self._use = HostUseRecorder()
+        self._started = self._clock.now() if started is None else started
         self.on_hold: Callable[[float], None] = _ignore_hold  # called with the time until which no request may start
 
     def ready_at(self) -> float:
@@ -165,8 +173,14 @@ class HostLimits(Availability):
         """Count one request of `kind`, such as `HEAD manifest`, that was sent."""
         with self._lock:
             self._state.requests[kind] += 1
+            self._use.add_request(self._clock.now() - self._started)
         if self._on_request is not None:
             self._on_request()
+
+    def count_response(self, status: int, quota: Quota | None) -> None:
+        """Count one response with the HTTP status `status`. quota: the quota that the response states, if any."""
+        with self._lock:
+            self._use.add_response(status, quota)
 
     def reserve_start(self) -> float:
         """Reserve a time slot for one request within the rate limit. Return the seconds to wait before sending it."""
@@ -206,6 +220,7 @@ class HostLimits(Availability):
                 fresh = self._state.paused_until <= self._clock.now()
                 self._state.paused_until = until
                 self._state.pause_reason = reason
+                self._use.add_pause(until - seconds - self._started, seconds)
         if longer:
             self.on_hold(until)
         return longer and fresh
@@ -214,6 +229,11 @@ class HostLimits(Availability):
         """Return the number of requests that were sent, by kind, such as `HEAD manifest`."""
         with self._lock:
             return dict(sorted(self._state.requests.items()))
+
+    def use(self) -> HostUse:
+        """Return how the host was used so far."""
+        with self._lock:
+            return self._use.result()
 
 
 def _ignore_hold(until: float) -> None:
@@ -233,6 +253,7 @@ class Limits:
     ) -> None:
         self.clock = clock or SystemClock()
         self._on_request = on_request
+        self._started = self.clock.now()
         self._default = default_parallel
         self._lock = threading.Lock()
         self._hosts: dict[str, HostLimits] = {}
@@ -245,7 +266,7 @@ class Limits:
     def configure(self, name: str, parallel: int, rate: Rate | None = None) -> HostLimits:
         """Set the limits of a host. Must be called before the host is used."""
         with self._lock:
-            host = self._hosts[name] = HostLimits(name, parallel, rate, self.clock, self._on_request)
+            host = self._hosts[name] = HostLimits(name, parallel, rate, self.clock, self._started, self._on_request)
         return host
 
     def host(self, name: str) -> HostLimits:
@@ -255,7 +276,9 @@ class Limits:
             with self._lock:
                 found = self._hosts.get(name)
                 if found is None:
-                    found = self._hosts[name] = HostLimits(name, self._default, None, self.clock, self._on_request)
+                    found = self._hosts[name] = HostLimits(
+                        name, self._default, None, self.clock, self._started, self._on_request
+                    )
         return found
 
     def hosts(self) -> list[HostLimits]:

@@ -64,6 +64,7 @@ HOMES = {
     "sqlite3": ("mirror.state",),
     "publicsuffixlist": ("mirror.registry.http.url_policy",),
     "rich": ("mirror.output.progress_display",),
+    "prometheus_client": ("mirror.output.metrics",),
     "msgspec": ("mirror.util.structs",),
     "socks": ("mirror.registry.http.proxy",),
     "cryptography": ("mirror.signatures.keys",),

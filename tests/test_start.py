@@ -31,6 +31,7 @@ sys.exit(code)
 # Slow to import, and needed by few runs. Packages include all their modules.
 RARELY_NEEDED = (
     *("requests", "urllib3", "rich", "publicsuffixlist", "cryptography", "semantic_version"),
+    *("prometheus_client", "jinja2", "mirror.output.metrics", "mirror.output.notification"),
     *("mirror.serve", "mirror.registry.catalogs", "mirror.registry.v1.client", "boto3"),
 )
 

@@ -176,6 +176,11 @@ def _inventory_from_report(path: Path) -> Inventory:
     images = document.get("images") if isinstance(document, dict) else None
     if not isinstance(document, dict) or document.get("schema") != 1 or not isinstance(images, list):
         raise ConfigError(f"{path} is not a report that mirror wrote", hint="use the file report.json of an import")
+    totals = document.get("totals")
+    counts = totals.get("images") if isinstance(totals, dict) else None
+    if isinstance(counts, dict) and sum(one for one in counts.values() if isinstance(one, int)) > len(images):
+        hint = "set `report: all` in the configuration, and run the import again"
+        raise ConfigError(f"{path} does not list the images that were up to date", hint=hint)
     found = Inventory()
     for image in images:
         if isinstance(image, dict) and image.get("result") in _PRESENT_RESULTS and isinstance(image.get("digest"), str):

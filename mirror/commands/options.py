@@ -84,6 +84,11 @@ class Options(Struct, frozen=True):
         is_hidden = self.verbosity < 0 or (self.json_events and self.progress == "auto")
         return "none" if is_hidden else self.progress
 
+    @property
+    def selects_all(self) -> bool:
+        """Whether a run deals with all images that the rules of the configuration select, apart from other shards."""
+        return not self.only and self.only_from is None and self.locked is None and self.mirrors is None
+
 
 class ReferenceFilter:
     """A filter that selects references by shell patterns (`--only`), and repositories by shard. Thread-safe.

@@ -30,7 +30,9 @@ def check_outputs(config: Config, options: Options) -> None:
 
 def _used_files(config: Config, options: Options) -> list[Path]:
     """Return the files that a run reads or writes outside its state directory. Other output must not replace them."""
-    files = [config.path, options.config, config.log.file, options.only_from, options.base, options.locked]
+    files = [config.path, options.config, config.log.file, config.output.textfile]
+    files += [options.only_from, options.base, options.locked]
+    files += [webhook.url.file for webhook in config.output.webhooks]
     for host in config.registries.values():
         files += [host.tls.ca, host.tls.cert, host.tls.key, *(password.file for password in host.passwords)]
     return [file for file in files if file is not None]

@@ -60,7 +60,15 @@ def run_cost(limits: Limits, started: float) -> RunCost:
     """Return the cost of the run so far. started: the time when the run started, of the monotonic clock."""
     requests = {host.name: counts for host in limits.hosts() if (counts := host.requests())}
     seconds = time.monotonic() - started
-    return RunCost(requests, limits.retries, limits.waited, limits.longest_wait, limits.retry_after, seconds=seconds)
+    return RunCost(
+        requests,
+        limits.retries,
+        limits.waited,
+        limits.longest_wait,
+        limits.retry_after,
+        seconds=seconds,
+        hosts={name: limits.host(name).use() for name in requests},
+    )
 
 
 @contextmanager

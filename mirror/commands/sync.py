@@ -20,6 +20,7 @@ from mirror.commands.read_only import (
     reference_filter,
     run_cost,
 )
+from mirror.commands.run_outputs import RunOutputs
 from mirror.commands.session import RunContext, close_in_time, makes_bundle, open_run, seconds_left, spool_directory
 from mirror.config import Config, state_directory
 from mirror.errors import OK, SIGNALLED, Cancelled, LocalError, MirrorError, worst_exit_code
@@ -171,6 +172,9 @@ class _SyncRun:
 
                 self._events = stack.enter_context(open_events(run=run, redact=self._redactor))
                 self._events.start_run(str(config.path))
+            shard = str(self._options.shard) if self._options.shard is not None else ""
+            outputs = RunOutputs(config, self._state_directory, shard, self._redactor, self._signals)
+            ages = outputs.failure_ages(self._started)
             report = stack.enter_context(
                 Report(
                     self._state_directory,
@@ -179,6 +183,8 @@ class _SyncRun:
                     copy_to=self._options.report,
                     redact=self._redactor,
                     keep_changes=self._options.verbosity > 0,
+                    ages=ages,
+                    list_unchanged=config.output.list_unchanged,
                 )
             )
             _log.info("run_started", extra={"config": str(config.path), "config_sha256": config.text_hash})
@@ -186,12 +192,17 @@ class _SyncRun:
             logged.finish(seconds_left(self._signals))
             if code < SIGNALLED and logged.failure is not None:
                 code = worst_exit_code({code, logged.failure.exit_code})
-            report.finish(code, ended=datetime.now(UTC), cost=cost)
+            document = report.finish(code, ended=datetime.now(UTC), cost=cost)
             _log.info("run_ended", extra={"exit": code, "seconds": round(cost.seconds, 3)})
             if self._events is not None:
                 totals = report.totals_fields(cost)
                 self._events.end_run(code, seconds=cost.seconds, totals=totals, report=str(report.path))
             self._print_summary(report, cost, code)
+            complete = self._options.selects_all and code < SIGNALLED and not (self._options.fail_fast and code != OK)
+            lines = self._summary(report, cost, code, quiet=code != OK)
+            written = outputs.write(document, ages, lines, complete=complete)
+            if code < SIGNALLED:
+                code = worst_exit_code({code, written})
         return code
 
     def _copy_all(self, report: Report, run: str) -> tuple[int, RunCost]:
@@ -307,14 +318,10 @@ class _SyncRun:
         """Log a warning about the state database."""
         _log.warning("state", extra={"text": text})
 
-    def _print_summary(self, report: Report, cost: RunCost, code: int) -> None:
-        """Print the summary of the run. With `-q`, print only failures, and to standard error.
-
-        With `--json-events`, print it to standard error as well, because standard output has the events."""
-        quiet, is_copy = self._options.verbosity < 0, self._options.copy is not None
-        if quiet and code == OK:
-            return
-        lines = summary(
+    def _summary(self, report: Report, cost: RunCost, code: int, *, quiet: bool) -> list[str]:
+        """Return the lines of the summary. quiet: whether to return only the lines about failures."""
+        is_copy = self._options.copy is not None
+        return summary(
             report,
             cost,
             code,
@@ -322,6 +329,15 @@ class _SyncRun:
             suggest_retry=not is_copy and not makes_bundle(self._config),
             quiet=quiet,
         )
+
+    def _print_summary(self, report: Report, cost: RunCost, code: int) -> None:
+        """Print the summary of the run. With `-q`, print only failures, and to standard error.
+
+        With `--json-events`, print it to standard error as well, because standard output has the events."""
+        quiet = self._options.verbosity < 0
+        if quiet and code == OK:
+            return
+        lines = self._summary(report, cost, code, quiet=quiet)
         if not quiet and not self._options.json_events:
             print_lines(lines)  # a failure to print does not change the exit code: the report has the results
         else:

@@ -11,8 +11,9 @@ from types import MappingProxyType
 
 import platformdirs
 
-from mirror.config import cross_checks, mirrors, registries, schema_errors, values, yaml_reader
+from mirror.config import cross_checks, mirrors, outputs, registries, schema_errors, values, yaml_reader
 from mirror.config.mirrors import MirrorConfig
+from mirror.config.outputs import OutputConfig
 from mirror.config.peer_formats import recognize_tool
 from mirror.config.problems import ConfigErrors
 from mirror.config.section import Section
@@ -66,6 +67,7 @@ class Config(Struct, frozen=True):
     mirrors: tuple[MirrorConfig, ...]
     warnings: tuple[str, ...]
     text_hash: str
+    output: OutputConfig = OutputConfig()
 
     def settings_for(self, host: str) -> HostSettings:
         """Return the settings for a registry host. If the file contains none, return the default settings."""
@@ -106,6 +108,7 @@ def build_config(
     drafts = mirrors.build(entries, top.section("defaults"), hosts)
     cross_checks.check(document, drafts, warnings)
     registries.check_passwords(hosts, _used_repositories(drafts), document, None if secrets else warnings)
+    output = outputs.build(top, secrets=secrets)
     log, parallel = top.section("log"), top.section("parallel")
     config = Config(
         path=path,
@@ -127,6 +130,7 @@ def build_config(
         mirrors=tuple(draft.mirror for draft in drafts),
         warnings=tuple(warnings),
         text_hash=document.text_hash,
+        output=output,
     )
     if document.problems:
         raise ConfigErrors(document.problems, warnings)

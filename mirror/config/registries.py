@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import ssl
-import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mirror.config import repository_creation, values
 from mirror.config.problems import KeyPath, quote_key, quote_value
+from mirror.config.secrets import VARIABLE, build_secret
 from mirror.config.section import Section
 from mirror.config.tree import Document
 from mirror.errors import ConfigError
 from mirror.oci.reference import is_path
 from mirror.registry.http.host_settings import HostSettings, PathLogin, Secret, TlsSettings, V1Mode
 from mirror.util.structs import Struct
-
-_READABLE_BY_ALL = 0o004
-_VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}|\$[A-Z_][A-Z0-9_]*")
 
 
 class RegistriesConfig(Struct, frozen=True):
@@ -192,45 +188,13 @@ def _path_problem(host: str, path: str) -> str:
 
 def _login(section: Section) -> tuple[str | None, Secret | None]:
     """Return the user name and the password in a section. Report problems with them."""
-    username, password = section.text("username"), _password(section)
+    username, password = section.text("username"), build_secret(section, "password", warn_if_plain=True)
     if section.has_key("username") != section.has_key("password"):
         given, other = ("username", "password") if section.has_key("username") else ("password", "username")
         section.add_problem(f"{given} without {other}; set both or neither", below=given)
-    if _VARIABLE.fullmatch(username or ""):
+    if VARIABLE.fullmatch(username or ""):
         section.add_problem("variables are not expanded; write the user name", below="username")
     return username, password
-
-
-def _password(section: Section) -> Secret | None:
-    """Return the password as a Secret, which is read on first use. Report problems with the setting."""
-    plain = section.text("password")
-    variable = _VARIABLE.fullmatch(plain) if plain is not None else None
-    if variable and variable["name"]:
-        section.add_problem(f"variables are not expanded; write {{env: {variable['name']}}}", below="password")
-    elif variable:  # without braces it may be a password, so the message does not show it
-        section.add_problem(
-            "variables are not expanded; write {env: NAME} with the name of the variable", below="password"
-        )
-    elif plain is not None:
-        section.add_warning("the password is in the file; use {env: NAME} or {file: PATH} instead", below="password")
-    if plain is not None:
-        return Secret("the configuration", plain=plain)
-    where = section.section("password")
-    env, file = where.text("env"), where.file("file")
-    if env is not None:
-        return Secret(f"env {env}", env=env)
-    if file is None:
-        return None
-    try:
-        mode = file.stat().st_mode
-    except OSError:
-        return Secret(f"file {file}", file=file)  # check_passwords reports it if the registry is in use
-    if not stat.S_ISREG(mode):
-        kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
-        where.add_problem(f"{file} is {kind}; set `file` to the file that contains the password", below="file")
-    elif mode & _READABLE_BY_ALL:
-        section.add_warning(f"all users can read {file}; run: chmod 600 {file}", below="password")
-    return Secret(f"file {file}", file=file)
 
 
 def _tls(section: Section, *, secrets: bool) -> TlsSettings:

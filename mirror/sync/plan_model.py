@@ -58,7 +58,8 @@ class MirrorEntry(Struct, frozen=True):
     number: the position in the configuration, counted from 0.
     lock_key: identifies the content of the image lock; empty without one.
     locked: the images to copy, by repository and tag, instead of those that the rules select. None without an image
-    lock."""
+    lock.
+    wildcard_name: the name of the wildcard of which this is one repository; empty if there is none."""
 
     source: Source
     repository: str
@@ -76,6 +77,12 @@ class MirrorEntry(Struct, frozen=True):
     locked: Mapping[str, Mapping[str, LockedImage]] | None = None
     attachments: AttachmentRules | None = None
     lock_key: str = ""
+    wildcard_name: str = ""
+
+    @property
+    def mirror_name(self) -> str:
+        """The source of the mirror in the configuration, which may be a wildcard, as `name` formats it."""
+        return self.wildcard_name or self.name
 
     @property
     def attachments_key(self) -> str:
@@ -131,7 +138,9 @@ class MirrorEntry(Struct, frozen=True):
             )
             for target in self.targets
         )
-        return replace(self, repository=repository, targets=tuple(targets), wildcard=False)
+        return replace(
+            self, repository=repository, targets=tuple(targets), wildcard=False, wildcard_name=self.mirror_name
+        )
 
 
 class SourceReference(Struct, eq=False):

@@ -170,7 +170,7 @@ class ResultRecorder:
     def record_mirror_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
         """Record that a mirror cannot be planned, or that its source lists an invalid name."""
         failed = mirror_failure(entry, error)
-        self._add_entry(mirror_entry(failed, error))
+        self._add_entry(mirror_entry(failed, error, entry.mirror_name))
         self.add_exit_code(error)
         self._log_failure(entry.name, failed.target, error)
 

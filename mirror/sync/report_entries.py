@@ -27,14 +27,21 @@ def image_entry(
         protocol=version.protocol if version else (error.protocol if error else "") or DEFAULT_PROTOCOL,
         source_digest=source_id if ":" in source_id and source_id != digest else None,
         v1_id=source_id if source_id and ":" not in source_id else None,
+        mirror=plan_entry.reference.entry.mirror_name,
     )
 
 
-def mirror_entry(failed: FailedImage, error: MirrorError) -> ImageEntry:
-    """Return the entry for the failure of a mirror. error: the error of `failed`."""
+def mirror_entry(failed: FailedImage, error: MirrorError, mirror: str = "") -> ImageEntry:
+    """Return the entry for the failure of a mirror. error: the error of `failed`. mirror: the name of the mirror."""
     protocol = error.protocol or DEFAULT_PROTOCOL
     return ImageEntry(
-        failed.source, failed.target, failed.result, protocol=protocol, error=failed.failure, is_image=failed.is_image
+        failed.source,
+        failed.target,
+        failed.result,
+        protocol=protocol,
+        error=failed.failure,
+        is_image=failed.is_image,
+        mirror=mirror,
     )
 
 

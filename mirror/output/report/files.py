@@ -10,13 +10,15 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
 from mirror.errors import ConfigError, LocalError, printable
 from mirror.output.report.causes import Causes
 from mirror.output.report.changes import Changes
+from mirror.output.report.document import ReportDocument
+from mirror.output.report.failure_ages import FailureAges
 from mirror.output.report.records import (
     BYTE_COUNTS,
     OUTCOMES,
@@ -28,9 +30,10 @@ from mirror.output.report.records import (
     RunCost,
     Totals,
     entry_fields,
+    timestamp,
 )
 from mirror.util.files import atomic_write, local_error
-from mirror.util.structs import replace
+from mirror.util.structs import convert, replace, to_builtins
 
 SCHEMA = 1
 REPORT_NAME = "report.json"
@@ -57,13 +60,16 @@ class Report(AbstractContextManager["Report"]):
         redact: Callable[[str], str] = str,
         command: str = "sync",
         keep_changes: bool = False,
+        ages: FailureAges | None = None,
+        list_unchanged: bool = True,
     ) -> None:
         """Create an empty report. Raises LocalError if `directory` or `copy_to` is not writable.
 
         directory: the state directory. copy_to: the path for a copy of report.json. redact: removes secrets. command:
         the command whose results the report contains. The report of `prune` has another name, and there is no
         failed.txt. keep_changes: whether to keep all changed images in memory for the summary, and not only the first
-        ones."""
+        ones. ages: determines since when images have been failing. list_unchanged: whether `images` contains images
+        that were up to date."""
         is_prune = command == "prune"
         self.path = directory / (PRUNE_REPORT_NAME if is_prune else REPORT_NAME)
         self.failed_path: Path | None = None if is_prune else directory / FAILED_NAME
@@ -72,8 +78,10 @@ class Report(AbstractContextManager["Report"]):
         self.changes = Changes(keep_all=keep_changes)
         self._run = run
         self._started = started
-        self._copy_to = _resolve_copy_path(copy_to) if copy_to else None
+        self._copy_to = resolve_writable(copy_to, "write the report to") if copy_to else None
         self._redact = redact
+        self._ages = ages
+        self._list_unchanged = list_unchanged
         self._lock = threading.Lock()
         self._failed: dict[str, None] = {}
         self._command = command
@@ -82,7 +90,7 @@ class Report(AbstractContextManager["Report"]):
     @classmethod
     def at(cls, path: Path, *, run: str, started: datetime, redact: Callable[[str], str], command: str) -> Report:
         """Create an empty report that is written only to the file `path`. Raises LocalError if it is not writable."""
-        real = _resolve_copy_path(path)
+        real = resolve_writable(path, "write the report to")
         report = cls(real.parent, run=run, started=started, redact=redact, command=command)
         report.path, report.failed_path = real, None
         return report
@@ -92,8 +100,8 @@ class Report(AbstractContextManager["Report"]):
         if entry.error is not None:
             more = tuple(self._redact_failure(failure) for failure in entry.more_errors)
             entry = replace(entry, error=self._redact_failure(entry.error), more_errors=more)
-        line = json.dumps(entry_fields(entry), ensure_ascii=True)
         with self._lock:
+            since = self._ages.record(entry) if self._ages is not None else None
             self.totals.add(entry)
             self.changes.add(entry)
             if entry.result == "failed":
@@ -101,7 +109,8 @@ class Report(AbstractContextManager["Report"]):
             if entry.result in ("failed", "conflict"):
                 failure = entry.error or Failure("error", "failed")
                 self.causes.add(FailedImage(entry.source, entry.target, entry.result, failure, entry.is_image))
-        self._chunks.add(line.encode())
+        if self._list_unchanged or entry.result != "up-to-date":
+            self._chunks.add(json.dumps(entry_fields(entry, since), ensure_ascii=True).encode())
 
     def _redact_failure(self, failure: Failure) -> Failure:
         """Return a failure whose texts are printable and contain no secrets."""
@@ -110,8 +119,8 @@ class Report(AbstractContextManager["Report"]):
         )
         return replace(failure, message=message, hint=hint, account=account)
 
-    def finish(self, exit_code: int, *, ended: datetime, cost: RunCost) -> None:
-        """Write report.json, its copy and failed.txt, each completely or not at all.
+    def finish(self, exit_code: int, *, ended: datetime, cost: RunCost) -> ReportDocument:
+        """Write report.json, its copy and failed.txt, each completely or not at all. Return the report without images.
 
         If one of them cannot be written, this still writes the others, and then raises LocalError."""
         with self._lock:
@@ -130,6 +139,7 @@ class Report(AbstractContextManager["Report"]):
                 errors.append(error)
         if errors:
             raise errors[0]
+        return convert(fields, ReportDocument)
 
     def totals_fields(self, cost: RunCost) -> dict[str, object]:
         """Return the JSON object `totals` of the report. Call this when all entries have been added."""
@@ -141,6 +151,7 @@ class Report(AbstractContextManager["Report"]):
             "requests": {host: dict(kinds) for host, kinds in cost.requests.items()},
             "retries": cost.retries,
             "waited_seconds": round(cost.waited, 3),
+            "mirrors": {name: {one: counts[one] for one in RESULTS} for name, counts in totals.mirrors.items()},
         }
 
     def _fields_before_images(self, exit_code: int, ended: datetime, cost: RunCost) -> dict[str, object]:
@@ -149,10 +160,11 @@ class Report(AbstractContextManager["Report"]):
             "schema": SCHEMA,
             "command": self._command,
             "run": self._run,
-            "started": _timestamp(self._started),
-            "ended": _timestamp(max(self._started, ended)),
+            "started": timestamp(self._started),
+            "ended": timestamp(max(self._started, ended)),
             "exit": exit_code,
             "totals": self.totals_fields(cost),
+            "hosts": {host: to_builtins(use) for host, use in cost.hosts.items()},
         }
         if cost.retry_after is not None:
             fields["retry_after"] = round(cost.retry_after, 3)
@@ -239,28 +251,24 @@ class _EntryFile:
         self._file.close()
 
 
-def _timestamp(moment: datetime) -> str:
-    """Format a time as ISO 8601 in UTC, with milliseconds."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def resolve_writable(path: Path, doing: str) -> Path:
+    """Return the path of a file with symbolic links resolved. Raises LocalError if a run could not write the file.
 
-
-def _resolve_copy_path(path: Path) -> Path:
-    """Resolve symbolic links in the path for the copy of the report. Raises LocalError if it is not writable.
-
-    The check takes place before the run starts, so that a long run does not lose its report."""
+    The check takes place before the run starts, so that a long run does not lose its results. doing: the operation for
+    messages, such as `write the report to`."""
     real = Path(os.path.realpath(path))
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # /dev/stdout, for example
-            raise LocalError(f"cannot write the report to {path}: it is not a regular file", hint="choose another file")
+            raise LocalError(f"cannot {doing} {path}: it is not a regular file", hint="choose another file")
     except FileNotFoundError:
         if not real.parent.is_dir():
             missing = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-            raise local_error("write the report to", path, missing) from None
+            raise local_error(doing, path, missing) from None
     except OSError as error:
-        raise local_error("write the report to", path, error) from error
+        raise local_error(doing, path, error) from error
     if not os.access(real.parent, os.W_OK | os.X_OK):
         refused = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        raise local_error("write the report to", path, refused)
+        raise local_error(doing, path, refused)
     return real
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Literal
 
 from mirror.errors import FAILED, MirrorError, printable
+from mirror.util.host_use import HostUse
 from mirror.util.structs import Struct, field
 
 Result = Literal["copied", "up-to-date", "failed", "skipped", "conflict", "deleted", "kept"]
@@ -73,6 +75,7 @@ class ImageEntry(Struct, frozen=True):
     """The result for one reference on one target, or for a whole mirror that could not be planned.
 
     source, target: the names of the image or, for a mirror, the source repository and the target repositories.
+    mirror: the source of the mirror as the configuration names it; only totals contain it.
     digest: the digest that the image has on the target.
     source_digest, v1_id: the digest or the v1 image ID at the source, if it is not equal to `digest`.
     blobs: the number of blobs by outcome (OUTCOMES). bytes: the number of bytes by kind (BYTE_COUNTS).
@@ -101,6 +104,7 @@ class ImageEntry(Struct, frozen=True):
     compared: bool = True
     change: Change | None = None
     old_digest: str | None = None
+    mirror: str = ""
 
 
 class RunCost(Struct, frozen=True):
@@ -109,7 +113,7 @@ class RunCost(Struct, frozen=True):
     requests: the number of requests, by host and then by method and kind. seconds: the duration, measured with a
     monotonic clock. waited: the sum of all waits before retries, in seconds, including parallel ones. longest_wait: the
     longest of these waits. retry_after: the longest delay, in seconds, that a server asked for and that the run did not
-    wait for."""
+    wait for. hosts: how each host was used."""
 
     requests: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     retries: int = 0
@@ -117,6 +121,7 @@ class RunCost(Struct, frozen=True):
     longest_wait: float = 0.0
     retry_after: float | None = None
     seconds: float = 0.0
+    hosts: Mapping[str, HostUse] = field(default_factory=dict)
 
 
 class FailedImage(Struct, frozen=True):
@@ -135,17 +140,21 @@ class FailedImage(Struct, frozen=True):
 class Totals(Struct):
     """The totals of the entries that were added to a report so far.
 
+    mirrors: the number of images by result, for each mirror.
     sources: the hashes of the source references, so that each reference is counted once. hosts: the target hosts."""
 
     images: Counter[str] = field(default_factory=Counter)
     blobs: Counter[str] = field(default_factory=Counter)
     bytes: Counter[str] = field(default_factory=Counter)
+    mirrors: dict[str, Counter[str]] = field(default_factory=dict)
     sources: set[int] = field(default_factory=set)
     hosts: set[str] = field(default_factory=set)
 
     def add(self, entry: ImageEntry) -> None:
         """Add the counts of an entry to the totals."""
         self.images[entry.result] += 1
+        if entry.mirror:
+            self.mirrors.setdefault(entry.mirror, Counter())[entry.result] += 1
         for sums, counts in ((self.blobs, entry.blobs), (self.bytes, entry.bytes)):
             for name, count in counts.items():
                 if count:
@@ -154,8 +163,16 @@ class Totals(Struct):
         self.hosts.add(entry.target.partition("/")[0])
 
 
-def entry_fields(entry: ImageEntry) -> dict[str, object]:
-    """Return the JSON object for an entry in the list `images` of report.json (docs/operations.md, "Report")."""
+def timestamp(moment: datetime) -> str:
+    """Format a time as ISO 8601 in UTC, with milliseconds."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def entry_fields(entry: ImageEntry, failing_since: datetime | None = None) -> dict[str, object]:
+    """Return the JSON object for an entry in the list `images` of report.json (docs/operations.md, "Report").
+
+    failing_since: the start of the first of the consecutive runs in which this image failed; None if it did not fail,
+    or if this is not known."""
     fields: dict[str, object] = {
         "source": printable(entry.source, 2000),
         "target": printable(entry.target, 2000),
@@ -181,6 +198,8 @@ def entry_fields(entry: ImageEntry) -> dict[str, object]:
         fields["more_errors"] = [failure_fields(failure) for failure in entry.more_errors]
     if not entry.compared:
         fields["compared"] = False
+    if failing_since is not None:
+        fields["failing_since"] = timestamp(failing_since)
     return fields
 
 

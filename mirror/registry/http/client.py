@@ -18,6 +18,7 @@ from mirror.registry.http.headers import Headers, ResponseHead, request_head
 from mirror.registry.http.host_settings import HostSettings
 from mirror.registry.http.pool import ConnectionPool
 from mirror.registry.http.protocol import ResponseParser
+from mirror.registry.http.quota import parse_quota
 from mirror.registry.http.request_body import send_body
 from mirror.registry.http.url_policy import Destination, UrlPolicy
 from mirror.util.cancellation import Work
@@ -235,6 +236,7 @@ class HttpClient:
             self.set_error_host(error, destination)
             raise
         limits.record_response(f"{request.method} {request.kind}", response.status, probe=probes)
+        limits.count_response(response.status, parse_quota(response.headers))
         return response
 
     def set_error_host(self, error: MirrorError, destination: Destination) -> None:

@@ -89,7 +89,7 @@ class Exchange(AbstractContextManager["Exchange"]):
             "host": self._host,
             "method": request.method,
             "kind": request.kind,
-            "url": redact_urls(f"{request.destination.origin}{request.destination.target}"),
+            "url": redact_urls(f"{request.destination.origin}{request.destination.shown_target}"),
             "request_headers": _allowed_fields(request.headers, REQUEST_FIELDS),
             "status": self._status,
             "seconds": round(monotonic() - self._started, 4),

@@ -14,10 +14,10 @@ from mirror.util.structs import RedactedStruct, Struct
 
 
 class Secret(RedactedStruct, frozen=True):
-    """A password, given as a plain value or read from an environment variable or file when it is needed.
+    """A password or another secret, given as a plain value or read from an environment variable or file when needed.
 
-    `origin` is used in messages to say where the password comes from, such as `env HUB_TOKEN`. Neither `origin` nor
-    `repr` reveals any part of the password."""
+    `origin` is used in messages to say where the secret comes from, such as `env HUB_TOKEN`. Neither `origin` nor
+    `repr` reveals any part of the secret."""
 
     HIDDEN = ("plain",)
 
@@ -39,14 +39,14 @@ class Secret(RedactedStruct, frozen=True):
         return None
 
     def reveal(self) -> str:
-        """Return the plain password. One line break at the end of a file is removed.
+        """Return the plain secret. One line break at the end of a file is removed.
 
         Raises AuthError if the environment variable or the file is missing, empty or unreadable."""
         if self.plain is not None:
             return self.plain
         problem = self.problem()
         if problem:
-            raise AuthError(problem, hint="the configuration uses this variable or file as the password for a registry")
+            raise AuthError(problem, hint="the configuration refers to this variable or file: provide it")
         if self.env is not None:
             return os.environ[self.env]
         assert self.file is not None  # noqa: S101 - one of the three is set; config/registries.py ensures it

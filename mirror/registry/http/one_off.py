@@ -114,7 +114,7 @@ class OneOffClient:
                 f"{origin}{request.destination.target}",
                 headers=headers,
                 params=list(params),
-                data=None if form is None else dict(form),
+                data=dict(form) if form is not None else request.body if isinstance(request.body, bytes) else None,
                 # Encoded as UTF-8 here, because `requests` would use Latin-1.
                 auth=None if basic is None else (basic[0].encode("utf-8"), basic[1].encode("utf-8")),
             )

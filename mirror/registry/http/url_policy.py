@@ -43,7 +43,8 @@ class Destination(Struct, frozen=True):
     `target` is the path and query exactly as sent. `credentials` says whether the registry's credentials may be sent.
     If `named_by_server` is true, the host's address is checked when a connection is opened or reused. `named_by` is the
     origin that named the host. `refusal_code` is the error code if the address is rejected. If `anonymous` is true, a
-    redirect never leads to a destination with credentials, not even to the registry."""
+    redirect never leads to a destination with credentials, not even to the registry. If `hide_path` is true, the path
+    is a secret, and messages do not show it."""
 
     origin: Origin
     target: str
@@ -52,11 +53,17 @@ class Destination(Struct, frozen=True):
     named_by: Origin | None = None
     refusal_code: str = "unsafe_redirect"
     anonymous: bool = False
+    hide_path: bool = False
 
     @property
     def path(self) -> str:
-        """The path. The query is left out, because it may contain a signature."""
-        return self.target.partition("?")[0]
+        """The path, unless it is hidden. The query is left out, because it may contain a signature."""
+        return self.shown_target.partition("?")[0]
+
+    @property
+    def shown_target(self) -> str:
+        """The target, as logs may contain it: without the path and the query if the path is hidden."""
+        return "/***" if self.hide_path else self.target
 
     def __str__(self) -> str:
         return f"{self.origin}{self.path}"

@@ -17,21 +17,24 @@ import pytest
 from mirror.errors import LOCAL, USAGE, ConfigError, LocalError, NetworkError, NotFound, RateLimited
 from mirror.output.redaction import Redactor
 from mirror.output.report import Failure, ImageEntry, Report, RunCost, read_references_file, summary
+from mirror.output.report.failure_ages import FailureAges
 from mirror.output.report.units import format_duration, format_size
+from mirror.util.host_use import HostUse, Pause, Quota
 
 ROOT = Path(__file__).resolve().parents[3]
 STARTED = datetime(2025, 1, 2, 3, 4, 5, 678900, tzinfo=UTC)
 ENDED = STARTED + timedelta(seconds=90)
 DIGEST = "sha256:" + "a" * 64
+USE = HostUse({"200": 100, "429": 1}, 1.0, [90, 11], [Pause(0.5, 42.0)], Quota(34, 100))
 FAILED = Failure.from_error(NetworkError("reset", status=None, hint="look at the network"))
 
 
 def entry(tag: str, result: Any = "copied", **more: Any) -> ImageEntry:
-    return ImageEntry(f"quay.io/app:{tag}", f"localhost:5000/app:{tag}", result, **more)
+    return ImageEntry(f"quay.io/app:{tag}", f"localhost:5000/app:{tag}", result, mirror="quay.io/app", **more)
 
 
 def report_on(directory: Path, **options: Any) -> Report:
-    return Report(directory, **{"run": "r1", "started": STARTED, **options})
+    return Report(directory, **{"run": "r1", "started": STARTED, "ages": FailureAges({}, STARTED), **options})
 
 
 def finish_report(
@@ -68,7 +71,12 @@ def test_the_report_has_exactly_the_documented_keys(tmp_path: Path) -> None:
         entry("v2", "up-to-date", digest=DIGEST),
         entry("v3", "failed", error=FAILED, blobs={"exists": 2, "failed": 1}, seconds=0.41234, attempts=5),
         exit_code=1,
-        cost=RunCost({"localhost:5000": {"HEAD manifest": 94, "PUT blob": 7}}, retries=2, waited=1.5),
+        cost=RunCost(
+            {"localhost:5000": {"HEAD manifest": 94, "PUT blob": 7}},
+            retries=2,
+            waited=1.5,
+            hosts={"localhost:5000": USE},
+        ),
     )
     image = {"source": "quay.io/app:v3", "target": "localhost:5000/app:v3", "digest": None, "result": "failed"}
     assert {
@@ -82,6 +90,7 @@ def test_the_report_has_exactly_the_documented_keys(tmp_path: Path) -> None:
             **{"code": "net_error", "status": None, "retryable": True, "message": "reset (look at the network)"},
             "hint": "look at the network",
         },
+        "failing_since": "2025-01-02T03:04:05.678Z",
     } == done["images"][2]
     del done["images"]
     assert {
@@ -98,6 +107,16 @@ def test_the_report_has_exactly_the_documented_keys(tmp_path: Path) -> None:
             "requests": {"localhost:5000": {"HEAD manifest": 94, "PUT blob": 7}},
             "retries": 2,
             "waited_seconds": 1.5,
+            "mirrors": {"quay.io/app": {"copied": 1, "up-to-date": 1, "failed": 1, "skipped": 0, "conflict": 0}},
+        },
+        "hosts": {
+            "localhost:5000": {
+                "statuses": {"200": 100, "429": 1},
+                "interval": 1.0,
+                "requests": [90, 11],
+                "pauses": [{"start": 0.5, "seconds": 42.0}],
+                "quota": {"remaining": 34, "limit": 100},
+            }
         },
     } == done
 

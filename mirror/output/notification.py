@@ -1,0 +1,114 @@
+"""Messages about the results of runs: which runs cause one, and their content as JSON or as a text for Slack."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from mirror.errors import OK
+from mirror.output.report.document import ReportDocument
+from mirror.output.report.history import SentMessage
+from mirror.output.report.records import timestamp
+from mirror.util.structs import Struct, to_builtins
+
+REPEAT_AFTER = timedelta(hours=24)  # a failure that has not changed is sent again after this time
+MAX_LINES = 40  # lines of the summary in a message
+MAX_SLACK_TEXT = 3000  # characters of the summary in a text for Slack
+
+
+class RunMessage(Struct, frozen=True):
+    """The facts of a message about one run.
+
+    summary: the lines of the summary; for a failure, only those about failures.
+    config: the configuration file. shard: the shard of the run, or an empty string.
+    machine: the host name of the machine. path: the path of report.json."""
+
+    report: ReportDocument
+    summary: Sequence[str]
+    config: Path
+    shard: str
+    machine: str
+    path: Path
+
+
+def failure_digest(report: ReportDocument, failing: Collection[str]) -> str | None:
+    """Return a text that identifies the failure of a run, or an empty string if the run succeeded.
+
+    failing: the names of the images that are failing after the run. Two runs in which the same images fail have the
+    same failure. If the run succeeded, but did not deal with all failing images, return None."""
+    if report.exit == OK:
+        return None if failing else ""
+    return hashlib.sha256("\n".join([str(report.exit), *sorted(failing)]).encode()).hexdigest()[:16]
+
+
+def choose_event(
+    report: ReportDocument, failure: str | None, events: Collection[str], last: SentMessage | None
+) -> str | None:
+    """Return the event that a message about a run is sent for: failure, recovery or change. None: send no message.
+
+    failure: the `failure_digest` of the run. events: the events that are configured. last: what was sent before. The
+    same failure is sent again only after REPEAT_AFTER."""
+    changed = "change" if "change" in events and report.totals.images.get("copied") else None
+    if failure is None:
+        return changed
+    if failure:
+        known = last is not None and last.failure == failure and report.ended - last.at < REPEAT_AFTER
+        return "failure" if "failure" in events and not known else changed
+    recovered = last is not None and last.failure != ""
+    return "recovery" if "recovery" in events and recovered else changed
+
+
+def remember(
+    report: ReportDocument, failure: str | None, event: str | None, last: SentMessage | None
+) -> SentMessage | None:
+    """Return what is kept for the next run, after a message for `event` was sent or, if it is None, was not necessary.
+
+    The time of the last failure message is kept while the failure stays the same."""
+    if failure is None or (event != "failure" and last is not None and last.failure == failure):
+        return last
+    return SentMessage(failure, report.ended)
+
+
+def json_body(message: RunMessage, event: str) -> bytes:
+    """Return the JSON document of a message (docs/operations.md, "Notifications")."""
+    report = message.report
+    return json.dumps(
+        {
+            "schema": 1,
+            "event": event,
+            "machine": message.machine,
+            "config": str(message.config),
+            "shard": message.shard or None,
+            "run": report.run,
+            "started": timestamp(report.started),
+            "ended": timestamp(report.ended),
+            "exit": report.exit,
+            "images": to_builtins(report.totals.images),
+            "bytes": to_builtins(report.totals.bytes),
+            "summary": list(message.summary[:MAX_LINES]),
+            "report": str(message.path),
+        }
+    ).encode()
+
+
+def slack_body(message: RunMessage, event: str) -> bytes:
+    """Return the JSON document of a message for a Slack webhook: a title, and the summary as preformatted text.
+
+    Source: Slack documentation, "Formatting message text": `&`, `<` and `>` are escaped."""
+    report = message.report
+    counts = ", ".join(f"{count} {result}" for result, count in report.totals.images.items() if count) or "no images"
+    what = f"{message.config}, shard {message.shard}" if message.shard else str(message.config)
+    title = {
+        "failure": f"mirror sync failed with exit code {report.exit}",
+        "recovery": "mirror sync succeeds again",
+        "change": "mirror sync copied images",
+    }[event]
+    lines = "\n".join(message.summary[:MAX_LINES]).replace("`", "'")
+    if len(lines) > MAX_SLACK_TEXT:
+        lines = lines[: MAX_SLACK_TEXT - 1] + "…"
+    text = f"{title} ({counts}): {what} on {message.machine}\n```\n{lines}\n```"
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return json.dumps({"text": escaped, "unfurl_links": False, "unfurl_media": False}).encode()

@@ -1,0 +1,116 @@
+"""The content of report.json as values: reads a report that a run wrote. docs/operations.md, "Report"."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from mirror.errors import ConfigError, LocalError, printable
+from mirror.output.report.records import Change, Failure, Result
+from mirror.util.host_use import HostUse
+from mirror.util.structs import AwareTime, Raw, Struct, decode_json, field
+
+MAX_BYTES = 1 << 30  # the maximum size of a report that is read
+
+
+class ReportTotals(Struct, frozen=True):
+    """The object `totals`: numbers of images by result, of blobs by outcome, of bytes by kind, and of requests.
+
+    requests: by host and then by method and kind. mirrors: the number of images by mirror and result."""
+
+    images: dict[str, int]
+    blobs: dict[str, int]
+    bytes: dict[str, int]
+    requests: dict[str, dict[str, int]]
+    retries: int = 0
+    waited_seconds: float = 0.0
+    mirrors: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+class ReportedError(Struct, frozen=True):
+    """The object `error` of an image. message: includes the hint. hint, host, account: empty if they are not known."""
+
+    code: str
+    message: str
+    status: int | None = None
+    retryable: bool = False
+    hint: str = ""
+    host: str = ""
+    account: str = ""
+
+    def to_failure(self) -> Failure:
+        """Return the error in the form in which causes of failures are determined."""
+        message = self.message.removesuffix(f" ({self.hint})") if self.hint else self.message
+        return Failure(self.code, message, self.hint, self.status, self.retryable, self.host, self.account)
+
+
+class ReportedImage(Struct, frozen=True):
+    """An entry of the list `images`."""
+
+    source: str
+    target: str
+    result: Result
+    digest: str | None = None
+    blobs: dict[str, int] = field(default_factory=dict)
+    bytes: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    error: ReportedError | None = None
+    more_errors: list[ReportedError] = field(default_factory=list)
+    failing_since: AwareTime | None = None
+    change: Change | None = None
+    old_digest: str | None = None
+
+
+class ReportDocument(Struct, frozen=True):
+    """A whole report. command: the command that wrote it.
+
+    The entries of `images` are kept as they were written; `read_images` parses them."""
+
+    schema: Literal[1]
+    run: str
+    started: AwareTime
+    ended: AwareTime
+    exit: int
+    totals: ReportTotals
+    hosts: Mapping[str, HostUse] = field(default_factory=dict)
+    retry_after: float | None = None
+    command: str = "sync"
+    images: list[Raw] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """The duration of the run in seconds."""
+        return (self.ended - self.started).total_seconds()
+
+    def read_images(self) -> list[ReportedImage]:
+        """Parse the entries of `images`. Raises ValueError if one of them is not valid."""
+        return [decode_json(image, ReportedImage) for image in self.images]
+
+
+def read_report(path: Path) -> tuple[ReportDocument, list[ReportedImage]]:
+    """Read the report at `path`, which may be a state directory, and its images.
+
+    Raises ConfigError if there is no such file or it is not a report, LocalError if it cannot be read."""
+    if path.is_dir():
+        path = path / "report.json"
+    name = printable(path)
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigError(f"{name} is not a regular file", hint="specify the report.json of a run")
+        if status.st_size > MAX_BYTES:
+            raise ConfigError(f"{name} has {status.st_size} bytes; a report may have at most {MAX_BYTES} bytes")
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        hint = "specify the report.json of a run, or the state directory, which is the key `state` of the configuration"
+        raise ConfigError(f"{name} does not exist", hint=hint) from None
+    except OSError as error:
+        raise LocalError(f"cannot read {name}: {error.strerror}", hint="check the permissions of the file") from error
+    try:
+        document = decode_json(data, ReportDocument)
+        return document, document.read_images()
+    except ValueError as error:
+        hint = "specify the report.json of a run"
+        raise ConfigError(f"{name} is not a report that mirror wrote: {printable(error, 200)}", hint=hint) from None
