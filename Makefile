@@ -21,7 +21,8 @@ unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONDONTWRITEBYTECODE PYTHONUNBUF
 .DEFAULT_GOAL := help
 .PHONY: help docs demo test test-kill test-damage test-prune test-worlds test-long test-old test-gap test-regsync \
 	test-migration test-terminal test-registries test-cosign test-conformance lint format check coverage bench \
-	bench-verify bench-tools registries clean test-dist test-helm test-image test-service dist requirements
+	bench-verify bench-tools registries clean test-dist test-helm test-image test-service dist requirements \
+	test-browser
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +68,11 @@ test-cosign: $(STAMP) ## test with signatures that cosign makes (needs Go; insta
 	@command -v go >/dev/null || { echo "test-cosign needs Go: https://go.dev/doc/install" >&2; exit 1; }
 	GOBIN=$(CURDIR)/.registries/bin go install github.com/sigstore/cosign/v3/cmd/cosign@v3.1.3
 	$(BIN)/python -m pytest tests_real/test_cosign.py $(PYTEST_ARGS)
+
+test-browser: $(STAMP) ## open the HTML report in headless Chromium (installs chromium with apt and selenium with pip; under a minute)
+	@tools/need.sh chromium chromedriver:chromium-driver
+	$(BIN)/pip install --quiet "selenium >=4.20,<5"
+	$(BIN)/python -m pytest tests_real/test_browser.py $(PYTEST_ARGS)
 
 test-conformance: $(STAMP) ## run the conformance suite of the distribution-spec against `mirror serve --writable` (needs Go; under a minute)
 	@command -v go >/dev/null || { echo "test-conformance needs Go: https://go.dev/doc/install" >&2; exit 1; }

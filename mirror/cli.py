@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mirror import __version__
 from mirror.commands import help_texts, parsers
-from mirror.commands.arguments import HelpFormatter, Parser, add_parser, refuse_later_command
+from mirror.commands.arguments import HelpFormatter, Parser, add_parser
 from mirror.commands.copy_parser import add_copy
 from mirror.commands.prune_parser import add_prune
 from mirror.errors import ConfigError, LockBusy, MirrorError, worst_exit_code
@@ -23,8 +23,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if arguments is None else arguments)
     console = Console(sys.stderr)
     try:
-        if argv:
-            refuse_later_command(argv[0])
         parsed = make_parser().parse_args(argv)
         command: Callable[[argparse.Namespace], int] = parsed.command
         return _run_command(command, parsed)
@@ -114,6 +112,29 @@ def _add_serve(commands: argparse._SubParsersAction[Parser]) -> None:
     command.set_defaults(command=_serve)
 
 
+def _add_report(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add the parser for `report`."""
+    text = "write the report of a sync as an HTML page, or merge reports"
+    report = add_parser(commands, "report", text)
+    report.add_argument(
+        "path",
+        metavar="FILE-OR-STATE-DIR",
+        type=Path,
+        nargs="?",
+        help="the report.json of a sync, or its state directory; by default, the one in the user's state directory",
+    )
+    report.add_argument("--html", metavar="FILE", type=Path, help="write the page to this file")
+    report.add_argument(
+        "--merge",
+        metavar="FILE",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="merge the reports of several syncs, such as shards; without --html, print the result as JSON",
+    )
+    report.set_defaults(command=_report)
+
+
 def _add_help(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser for `help`."""
     text = "show the usage of a command, or list the commands"
@@ -149,6 +170,7 @@ _COMMANDS = {
     "bundle": _add_bundle,
     "inventory": _add_inventory,
     "serve": _add_serve,
+    "report": _add_report,
     "schema": _add_schema,
     "help": _add_help,
 }
@@ -168,6 +190,13 @@ def _serve(parsed: argparse.Namespace) -> int:
     )
 
 
+def _report(parsed: argparse.Namespace) -> int:
+    """Run `mirror report`."""
+    from mirror.commands.report import report  # noqa: PLC0415
+
+    return report(parsed.path, html=parsed.html, merge=parsed.merge)
+
+
 def _run_and_print(parsed: argparse.Namespace) -> int:
     """Run `bundle verify`, `bundle list` or `inventory`. Print the output and problems, and return the exit code."""
     from mirror.commands import bundle, inventory  # noqa: PLC0415
@@ -184,7 +213,6 @@ def _help(parsed: argparse.Namespace) -> int:
     topic: list[str] = parsed.topic
     if not topic:
         return print_lines(make_parser().format_help().splitlines())
-    refuse_later_command(topic[0])
     deepest = 2 if topic[0] in _SUBCOMMANDS else 1
     if topic[0] in _COMMANDS and len(topic) > deepest:
         command = " ".join(topic[:deepest])

@@ -12,13 +12,16 @@ from mirror.config import signature_keys, yaml_reader
 from mirror.layout import index, inventory
 from mirror.layout.bundle import tar_reader
 from mirror.oci import manifest, strictjson
+from mirror.output import html_view, notification
+from mirror.output.report import document, failure_ages, history
 from mirror.registry import listings
 from mirror.registry.convert import layers
-from mirror.registry.http import dialer, pool, protocol
+from mirror.registry.http import dialer, pool, protocol, webhook
 from mirror.registry.v1 import parsing
 from mirror.selection import patterns, versions
 from mirror.serve import server
 from mirror.sync import image_dates, image_lock, manifest_graph, signature_checker
+from mirror.util import host_use
 from tests.registry.v1.test_fallback_source import ROWS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -89,6 +92,17 @@ def test_every_row_of_the_fallback_tables_that_is_tested_is_documented() -> None
         ("consecutive cycles that fail before `/healthz` returns 503", service_status.MOST_FAILURES),
         ("time without a request or copied bytes after which a cycle is stuck", service_status.STUCK_AFTER / 3600),
         ("time for which the state of an unused `mirror copy` is kept", copy.KEEP_STATE / 86400),
+        ("runs in the history", history.MAX_RUNS),
+        ("failing images in the history", failure_ages.MAX_FAILURES),
+        ("size of the history", history.MAX_BYTES),
+        ("intervals in which the requests to a host are counted", host_use.MAX_INTERVALS),
+        ("pauses of a host in the report", host_use.MAX_PAUSES),
+        ("size of a report that `mirror report` reads", document.MAX_BYTES),
+        ("rows in the table of the HTML report", html_view.MAX_IMAGES),
+        ("time to connect to a webhook", webhook.CONNECT_TIMEOUT),
+        ("time for the request to a webhook and its response", webhook.EXCHANGE_TIMEOUT),
+        ("lines of the summary in a message", notification.MAX_LINES),
+        ("time after which the same failure is sent again", notification.REPEAT_AFTER.total_seconds() / 3600),
     ],
 )
 def test_the_page_of_limits_has_the_limits_of_the_code(label: str, value: float) -> None:

@@ -65,6 +65,8 @@ HOMES = {
     "publicsuffixlist": ("mirror.registry.http.url_policy",),
     "rich": ("mirror.output.progress_display",),
     "prometheus_client": ("mirror.output.metrics",),
+    "jinja2": ("mirror.output.html_page",),
+    "markupsafe": ("mirror.output.html_page",),
     "msgspec": ("mirror.util.structs",),
     "socks": ("mirror.registry.http.proxy",),
     "cryptography": ("mirror.signatures.keys",),

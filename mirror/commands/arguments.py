@@ -1,6 +1,6 @@
 """The command-line parser, based on argparse. An invalid argument raises a ConfigError that names the argument.
 
-Commands and options that are planned for later versions have their own error messages.
+Options that are planned for later versions have their own error messages.
 """
 
 from __future__ import annotations
@@ -115,10 +115,6 @@ def _closest(word: str, known: list[str]) -> str | None:
     return found[0] if found else None
 
 
-# Commands that are planned for later versions, and what each of them does.
-LATER_COMMANDS = {
-    "report": "shows or merges reports",
-}
 # Options that are planned for later versions, by command. Each maps to the name of its value, or None if it has none.
 LATER_OPTIONS: dict[str, dict[str, str | None]] = {
     "sync": {
@@ -126,13 +122,6 @@ LATER_OPTIONS: dict[str, dict[str, str | None]] = {
         "--dask": "ADDRESS",
     },
 }
-
-
-def refuse_later_command(command: str) -> None:
-    """Raise ConfigError if `command` is planned for a later version."""
-    if command in LATER_COMMANDS:
-        hint = f"planned for a later version: it {LATER_COMMANDS[command]}"
-        raise ConfigError(f"`mirror {command}` is not in this version", hint=hint)
 
 
 def reject_later_options(parser: argparse.ArgumentParser, command: str) -> None:

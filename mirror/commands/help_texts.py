@@ -165,6 +165,14 @@ EPILOGS = {
             "4": LOCAL_ERROR,
         },
     ),
+    "report": epilog(
+        {
+            "mirror report /var/lib/mirror --html report.html": "",
+            "mirror report --merge shard-*/report.json --html report.html": "for all shards",
+            "mirror report --merge a.json b.json > both.json": "for both syncs",
+        },
+        {"0": "done", "2": "usage error, or there is no such report", "4": LOCAL_ERROR},
+    ),
     "schema": epilog({"mirror schema > mirror.schema.json": ""}, {"0": "done", "4": LOCAL_ERROR}),
     "help": epilog(
         {"mirror help sync": "", "mirror help bundle verify": ""}, {"0": "done", "2": "there is no such command"}

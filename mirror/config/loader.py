@@ -155,6 +155,14 @@ def state_directory(config: Config) -> Path:
     return state_home() / f"{config.path.stem}-{hashlib.sha256(real).hexdigest()[:12]}"
 
 
+def default_state_directories() -> list[Path]:
+    """Return the existing directories that `state_directory` returns for configurations without the key `state`."""
+    try:
+        return sorted(path for path in state_home().iterdir() if path.is_dir())
+    except (OSError, LocalError):
+        return []
+
+
 def state_home() -> Path:
     """Return the user's directory for state. Raises LocalError if there is no home directory."""
     try:

@@ -1,0 +1,75 @@
+"""`mirror report`, called as users do."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from mirror.output.report import ImageEntry, Report, RunCost
+from tests.support.tool import MirrorTool
+
+STARTED = datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def written(directory: Path, run: str) -> Path:
+    directory.mkdir(parents=True)
+    with Report(directory, run=run, started=STARTED) as report:
+        report.add(ImageEntry(f"quay.io/{run}:v1", f"h/{run}:v1", "copied"))
+        report.finish(0, ended=STARTED, cost=RunCost())
+    return report.path
+
+
+def test_a_page_is_written_for_a_report_a_state_directory_and_the_default_one(mirror_run: MirrorTool) -> None:
+    folder = mirror_run.home / ".local" / "state" / "mirror"
+    path = written(folder / "prod-0123456789ab", "one")
+    for number, arguments in enumerate(([path], [path.parent], [])):
+        page = mirror_run.folder / f"{number}.html"
+        ran = mirror_run("report", *arguments, "--html", page)
+        assert (0, "") == (ran.code, ran.text)
+        assert "quay.io/one:v1" in page.read_text()
+    written(folder / "test-0123456789ab", "two")
+    ran = mirror_run("report", "--html", "x.html")
+    assert (2, True) == (ran.code, f"specify one of these directories: {path.parent}, " in ran.err)
+
+
+def test_reports_of_shards_are_merged_into_one_report_or_page(mirror_run: MirrorTool) -> None:
+    paths = [written(mirror_run.state / f"shard-{number}-of-2", f"r{number}") for number in range(2)]
+    ran = mirror_run("report", "--merge", *paths)
+    assert (0, ["quay.io/r0:v1", "quay.io/r1:v1"]) == (
+        ran.code,
+        [image["source"] for image in json.loads(ran.out)["images"]],
+    )
+    (mirror_run.folder / "both.json").write_text(ran.out)
+    for arguments in (["--merge", *paths], ["both.json"]):
+        assert 0 == mirror_run("report", *arguments, "--html", "x.html").code
+        text = (mirror_run.folder / "x.html").read_text()
+        assert ("quay.io/r0:v1" in text, "quay.io/r1:v1" in text) == (True, True)
+    ran = mirror_run("report", mirror_run.state, "--html", "x.html")
+    assert (2, True) == (
+        ran.code,
+        f"mirror report --merge {mirror_run.state}/shard-*/report.json --html x.html" in ran.err,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["missing.json", "--html", "x.html"], "missing.json does not exist"),
+        (["mirror.yaml", "--html", "x.html"], "mirror.yaml is not a report that mirror wrote"),
+        (["state"], "`mirror report` needs an output (specify --html FILE)"),
+        (["state", "--merge", "state", "--html", "x.html"], "--merge cannot be combined with state"),
+        (["state", "--html", "state/report.json"], "would replace a report"),
+        (["--merge", "state", "state"], "the run one has two reports"),
+        (["state", "--html", "none/x.html"], "cannot write none/x.html"),
+        (["--html", "x.html"], "no report was found in the user's state directory"),
+    ],
+)
+def test_a_wrong_argument_is_an_error_with_a_remedy(arguments: list[str], says: str, mirror_run: MirrorTool) -> None:
+    written(mirror_run.state, "one")
+    (mirror_run.folder / "mirror.yaml").write_text("version: 1\n")
+    ran = mirror_run("report", *arguments)
+    assert (4 if "none/" in says else 2, True) == (ran.code, says in ran.err), ran
+    assert not (mirror_run.folder / "x.html").exists()
