@@ -22,7 +22,7 @@ unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONDONTWRITEBYTECODE PYTHONUNBUF
 .PHONY: help docs demo test test-kill test-damage test-prune test-worlds test-long test-old test-gap test-regsync \
 	test-migration test-terminal test-registries test-cosign test-conformance lint format check coverage bench \
 	bench-verify bench-tools registries clean test-dist test-helm test-image test-service dist requirements \
-	test-browser
+	test-browser test-promtool
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,10 @@ test-browser: $(STAMP) ## open the HTML report in headless Chromium (installs ch
 	@tools/need.sh chromium chromedriver:chromium-driver
 	$(BIN)/pip install --quiet "selenium >=4.20,<5"
 	$(BIN)/python -m pytest tests_real/test_browser.py $(PYTEST_ARGS)
+
+test-promtool: $(STAMP) ## check the metrics and test the alert rules with promtool (installs prometheus with apt; seconds)
+	@tools/need.sh promtool:prometheus
+	$(BIN)/python -m pytest tests_real/test_promtool.py $(PYTEST_ARGS)
 
 test-conformance: $(STAMP) ## run the conformance suite of the distribution-spec against `mirror serve --writable` (needs Go; under a minute)
 	@command -v go >/dev/null || { echo "test-conformance needs Go: https://go.dev/doc/install" >&2; exit 1; }
