@@ -765,7 +765,7 @@ def test_the_manual_has_every_key_and_marks_those_of_later_versions() -> None:
 )
 def test_the_examples_of_the_manual_are_valid(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in re.findall(r"env: (\w+)", block):
-        monkeypatch.setenv(name, "x")
+        monkeypatch.setenv(name, "https://hooks.example.com/x")
     write(tmp_path, PUBLIC_KEY, "cosign.pub")
     assert load_text(tmp_path, block).mirrors
 
