@@ -14,11 +14,11 @@ from mirror.commands.options import Options, ReferenceFilter
 from mirror.commands.prune import check_targets, find_deletable, shard_folders
 from mirror.commands.prune_lines import apply_lines
 from mirror.commands.read_only import log_config_warnings, new_run_id
+from mirror.commands.run_log import open_run_log
 from mirror.commands.session import RunContext, close_in_time, open_run, seconds_left
 from mirror.config import Config, load, state_directory
 from mirror.errors import OK, SIGNALLED, Cancelled, MirrorError, worst_exit_code
 from mirror.oci.digest import Digest
-from mirror.output import log as logs
 from mirror.output.console import Console, print_lines
 from mirror.output.progress import Progress
 from mirror.output.redaction import Redactor
@@ -99,19 +99,11 @@ class _PruneRun:
 
     def run(self) -> int:
         """Set up the log and the report, delete, print the summary, and return the exit code."""
-        log, started, clock = self._config.log, datetime.now(UTC), time.monotonic()
+        started, clock = datetime.now(UTC), time.monotonic()
         run = new_run_id()
         with ExitStack() as stack:
             logged = stack.enter_context(
-                logs.open_log(
-                    run=run,
-                    console=self._console,
-                    redact=self._redactor,
-                    file=log.file or self._folders[0] / "mirror.log",
-                    level=log.level,
-                    max_size=log.max_size,
-                    backups=log.backups,
-                )
+                open_run_log(self._config, self._options, run, self._folders[0], self._console, self._redactor)
             )
             log_config_warnings(self._config)
             self._report = stack.enter_context(

@@ -13,14 +13,17 @@ from contextlib import ExitStack, contextmanager
 
 from mirror.commands.options import Options
 from mirror.commands.read_only import new_run_id
+from mirror.commands.run_log import open_run_log
+from mirror.commands.run_pages import RunPages
 from mirror.commands.schedule import Schedule
 from mirror.commands.service_status import ServiceStatus, StatusHandler
-from mirror.commands.sync import open_run_log, prepare, run_once
+from mirror.commands.sync import prepare, run_once
 from mirror.config import Config, load
 from mirror.errors import SIGNALLED, ConfigError, LockBusy, MirrorError, printable
 from mirror.output.console import Console, print_lines
 from mirror.output.log import open_log
 from mirror.output.redaction import Redactor
+from mirror.output.report.document import ReportDocument
 from mirror.selection.locations import STREAM
 from mirror.util.cancellation import Stop
 from mirror.util.signals import Signals
@@ -36,9 +39,9 @@ def sync_repeatedly(options: Options, every: float) -> int:
     without an interval of their own. Raises ConfigError and LocalError if the first cycle cannot begin."""
     with Signals(hangup=True) as signals:
         config = _load(options)
-        status = ServiceStatus()
-        with _serve_status(options, status):
-            code = _Service(config, options, every, signals, status).run()
+        status, pages = ServiceStatus(), RunPages()
+        with _serve_status(options, status, pages):
+            code = _Service(config, options, every, signals, status, pages).run()
     return code
 
 
@@ -53,8 +56,8 @@ def _load(options: Options) -> Config:
 
 
 @contextmanager
-def _serve_status(options: Options, status: ServiceStatus) -> Iterator[None]:
-    """Return a context manager that serves the status on the address of `--listen`, if it is given.
+def _serve_status(options: Options, status: ServiceStatus, pages: RunPages) -> Iterator[None]:
+    """Return a context manager that serves the status and the pages on the address of `--listen`, if it is given.
 
     Raises ConfigError, LocalError."""
     if options.listen is None:
@@ -63,9 +66,9 @@ def _serve_status(options: Options, status: ServiceStatus) -> Iterator[None]:
     from mirror.serve.server import RegistryServer, parse_address  # noqa: PLC0415 (only with --listen)
 
     host, port = parse_address(options.listen)
-    with RegistryServer(StatusHandler(status).handle, host, port, stop=Stop(), headers=()) as server:
+    with RegistryServer(StatusHandler(status, pages).handle, host, port, stop=Stop(), headers=()) as server:
         if options.verbosity >= 0:
-            print_lines([f"http://{server.address}/healthz reports the status"])
+            print_lines([f"http://{server.address}/ shows the last report, /healthz the status, /metrics the metrics"])
         yield
 
 
@@ -74,12 +77,21 @@ class _Service:
 
     every: the interval in seconds of mirrors without an interval of their own."""
 
-    def __init__(self, config: Config, options: Options, every: float, signals: Signals, status: ServiceStatus) -> None:
+    def __init__(
+        self,
+        config: Config,
+        options: Options,
+        every: float,
+        signals: Signals,
+        status: ServiceStatus,
+        pages: RunPages,
+    ) -> None:
         self._config = config
         self._options = options
         self._every = every
         self._signals = signals
         self._status = status
+        self._pages = pages
         self._run_id = new_run_id()  # for log records between two cycles
         self._schedule = self._new_schedule()
 
@@ -133,7 +145,7 @@ class _Service:
         options = replace(self._options, mirrors=due if len(due) < len(self._config.mirrors) else None)
         self._status.begin_cycle()
         try:
-            code = run_once(self._config, options, self._signals, self._status.record_progress)
+            code = run_once(self._config, options, self._signals, self._status.record_progress, self._set_report)
         except LockBusy as error:
             code = error.exit_code
             self._log_event(logging.WARNING, "cycle_skipped", f"this cycle is skipped: {error}")
@@ -148,6 +160,13 @@ class _Service:
         self._signals.exit_if_hung(code if self._signals.number is None else self._exit_code())
         self._status.end_cycle(code)
         gc.collect()  # frees the objects of the run, which refer to each other
+
+    def _set_report(self, report: ReportDocument) -> None:
+        """Set the report that the pages show."""
+        directory = prepare(self._config, self._options)
+        self._pages.set_last_run(
+            report, directory=directory, config=self._config.path, shard=str(self._options.shard or "")
+        )
 
     def _log_event(self, level: int, event: str, *texts: str) -> None:
         """Log an event between two cycles, with a record for each text.

@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from mirror.commands.run_pages import RunPages, text_page
 from mirror.errors import OK
-from mirror.serve.messages import Headers, ServerRequest, ServerResponse
+from mirror.serve.messages import ServerRequest, ServerResponse
 
 MOST_FAILURES = 3  # consecutive failed cycles after which the service is unhealthy
 STUCK_AFTER = 2 * 3600.0  # seconds; a `rate` of one request per hour must not make a cycle look stuck
 
 _ALLOWED = ("GET", "HEAD")
-_HEADERS = (("Content-Type", "text/plain; charset=utf-8"), ("Cache-Control", "no-store"))
 
 
 class ServiceStatus:
@@ -65,25 +65,29 @@ class ServiceStatus:
 
 
 class StatusHandler:
-    """Answers the HTTP requests for the status. status: the status that is served."""
+    """Answers the HTTP requests for the status of a service, and for the pages about its last run."""
 
-    def __init__(self, status: ServiceStatus) -> None:
-        self._pages = {"/healthz": status.health, "/livez": status.liveness}
+    def __init__(self, status: ServiceStatus, pages: RunPages) -> None:
+        self._pages: dict[str, Callable[[], ServerResponse]] = {
+            "/healthz": lambda: _status_page(*status.health()),
+            "/livez": lambda: _status_page(*status.liveness()),
+            "/metrics": pages.metrics_page,
+            "/": pages.report_page,
+        }
 
     def handle(self, request: ServerRequest) -> ServerResponse:
-        """Return the response to a request: 200, or 503 if the service is not healthy."""
+        """Return the response to a request. The connection omits the body for HEAD."""
         page = self._pages.get(request.path)
         if page is None:
-            return _text_response(404, f"not found; the pages are {', '.join(self._pages)}")
+            return text_page(404, f"not found; the pages are {', '.join(self._pages)}")
         if request.method not in _ALLOWED:
-            return _text_response(405, "only GET and HEAD are supported", (("Allow", "GET, HEAD"),))
-        healthy, text = page()
-        return _text_response(200 if healthy else 503, text)
+            return text_page(405, "only GET and HEAD are supported", (("Allow", "GET, HEAD"),))
+        return page()
 
 
-def _text_response(status: int, text: str, headers: Headers = ()) -> ServerResponse:
-    """Return a response whose body is one line of text. The connection omits the body for HEAD."""
-    return ServerResponse(status, (*_HEADERS, *headers), f"{text}\n".encode())
+def _status_page(healthy: bool, text: str) -> ServerResponse:
+    """Return the response for a status: 200, or 503 if the service is not healthy."""
+    return text_page(200 if healthy else 503, text)
 
 
 def _format_time(moment: datetime) -> str:

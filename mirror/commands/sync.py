@@ -20,17 +20,18 @@ from mirror.commands.read_only import (
     reference_filter,
     run_cost,
 )
+from mirror.commands.run_log import open_run_log
 from mirror.commands.run_outputs import RunOutputs
 from mirror.commands.session import RunContext, close_in_time, makes_bundle, open_run, seconds_left, spool_directory
 from mirror.config import Config, state_directory
 from mirror.errors import OK, SIGNALLED, Cancelled, LocalError, MirrorError, worst_exit_code
 from mirror.oci.reference import Repository
-from mirror.output import log as logs
 from mirror.output.console import Console, print_lines
 from mirror.output.progress import Progress
 from mirror.output.progress_display import show_progress, watch_progress
 from mirror.output.redaction import Redactor
 from mirror.output.report import Report, RunCost, summary
+from mirror.output.report.document import ReportDocument
 from mirror.state.hints import State
 from mirror.state.ownership import OwnershipRecords
 from mirror.state.run_marks import WHOLE, partition_of_shards, use_partition_mark
@@ -69,12 +70,16 @@ def prepare(config: Config, options: Options) -> Path:
 
 
 def run_once(
-    config: Config, options: Options, signals: Signals, on_progress: Callable[[], object] | None = None
+    config: Config,
+    options: Options,
+    signals: Signals,
+    on_progress: Callable[[], object] | None = None,
+    on_report: Callable[[ReportDocument], object] | None = None,
 ) -> int:
     """Take the lock, copy, and return the exit code. The caller ends the process if `signals` says that threads hang.
 
-    on_progress: called on any thread after each request, and when bytes of blobs have been copied. Raises ConfigError,
-    LocalError, LockBusy."""
+    on_progress: called on any thread after each request, and when bytes of blobs have been copied. on_report: called
+    with the finished report, without its images. Raises ConfigError, LocalError, LockBusy."""
     only, directory = reference_filter(options), prepare(config, options)
     try:
         with Lock(directory / "lock").acquire(options.lock_wait, InterruptibleSleep(signals)):
@@ -82,29 +87,9 @@ def run_once(
             with use_partition_mark(
                 state_directory(config), _partition(config, options), InterruptibleSleep(signals)
             ) as mark:
-                return _SyncRun(config, options, only, directory, signals, mark, on_progress).run()
+                return _SyncRun(config, options, only, directory, signals, mark, on_progress, on_report).run()
     except Cancelled:
         return SIGNALLED + (signals.number or 0)
-
-
-def open_run_log(
-    config: Config, options: Options, run: str, directory: Path, console: Console, redactor: Redactor
-) -> AbstractContextManager[logs.RunLog]:
-    """Return the context manager that opens the log, as the configuration and the options describe it.
-
-    run: the id of the run. directory: the state directory of the run. Entering it raises LocalError if the log file
-    cannot be written."""
-    log = config.log
-    return logs.open_log(
-        run=run,
-        console=console,
-        redact=redactor,
-        file=log.file or directory / "mirror.log",
-        level=log.level,
-        max_size=log.max_size,
-        backups=log.backups,
-        verbosity=options.verbosity,
-    )
 
 
 def _state_directory(config: Config, options: Options) -> Path:
@@ -143,9 +128,11 @@ class _SyncRun:
         signals: Signals,
         run_mark: str,
         on_progress: Callable[[], object] | None,
+        on_report: Callable[[ReportDocument], object] | None,
     ) -> None:
         self._run_mark = run_mark
         self._on_progress = on_progress
+        self._on_report = on_report
         self._config = config
         self._options = options
         self._only = only
@@ -201,6 +188,8 @@ class _SyncRun:
             complete = self._options.selects_all and code < SIGNALLED and not (self._options.fail_fast and code != OK)
             lines = self._summary(report, cost, code, quiet=code != OK)
             written = outputs.write(document, ages, lines, complete=complete)
+            if self._on_report is not None:
+                self._on_report(document)
             if code < SIGNALLED:
                 code = worst_exit_code({code, written})
         return code

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from mirror.commands.run_pages import RunPages
 from mirror.commands.service_status import STUCK_AFTER, ServiceStatus, StatusHandler
 from mirror.serve.messages import ServerRequest, ServerResponse
 
@@ -27,7 +28,7 @@ class NoBody:
 
 
 def respond(status: ServiceStatus, path: str, method: str = "GET") -> ServerResponse:
-    return StatusHandler(status).handle(ServerRequest.parse(method, path, lambda name: None, NoBody()))
+    return StatusHandler(status, RunPages()).handle(ServerRequest.parse(method, path, lambda name: None, NoBody()))
 
 
 def text_of(response: ServerResponse) -> str:
@@ -91,7 +92,8 @@ def test_a_cycle_is_stuck_if_it_makes_no_progress_for_a_long_time() -> None:
         ("HEAD", "/healthz", 200),
         ("GET", "/livez?verbose", 200),
         ("POST", "/healthz", 405),
-        ("GET", "/", 404),
+        ("GET", "/metrics", 200),
+        ("GET", "/", 404),  # there is no report yet
         ("GET", "/healthz/../etc/passwd", 404),
         ("DELETE", "/x", 404),
     ],

@@ -73,8 +73,9 @@ def test_cycles_follow_a_changed_configuration_and_survive_errors(
     configure("one")
     process = mirror_run.start("sync", mirror_run.config_file, "--every", "2h", "--listen", "127.0.0.1:0")
     assert process.stdout is not None
-    address = process.stdout.readline().split()[0]
-    assert address.endswith("/healthz")
+    root = process.stdout.readline().split()[0]
+    assert root.startswith("http://127.0.0.1:")
+    address = f"{root}healthz"
     ended = "ok: the last cycle ended with exit code 0 at "
     assert eventually(lambda: health(address)[1].startswith(ended), WITHIN)
     assert_whole(target, ["one"])
@@ -116,6 +117,12 @@ def test_cycles_follow_a_changed_configuration_and_survive_errors(
     assert 4 == events(mirror_run).count("run_ended")
     assert eventually(lambda: threads(process) == IDLE_THREADS, WITHIN)
     assert idle_files == open_files(process)
+
+    metrics = {line.partition("{")[0]: line.rpartition(" ")[2] for line in health(f"{root}metrics")[1].splitlines()}
+    assert "0.0" == metrics["mirror_last_run_exit_code"]
+    status, page = health(root)
+    assert 200 == status
+    assert mirror_run.report()["run"] in page
 
     process.send_signal(signal.SIGTERM)
     ran = mirror_run.finish(process)

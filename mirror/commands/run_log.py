@@ -1,0 +1,32 @@
+"""Opens the log of a run that copies or deletes."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from mirror.commands.options import Options
+from mirror.config import Config
+from mirror.output import log as logs
+from mirror.output.console import Console
+from mirror.output.redaction import Redactor
+
+
+def open_run_log(
+    config: Config, options: Options, run: str, directory: Path, console: Console, redactor: Redactor
+) -> AbstractContextManager[logs.RunLog]:
+    """Return the context manager that opens the log, as the configuration and the options describe it.
+
+    run: the id of the run. directory: the state directory of the run. Entering it raises LocalError if the log file
+    cannot be written."""
+    log = config.log
+    return logs.open_log(
+        run=run,
+        console=console,
+        redact=redactor,
+        file=log.file or directory / "mirror.log",
+        level=log.level,
+        max_size=log.max_size,
+        backups=log.backups,
+        verbosity=options.verbosity,
+    )
