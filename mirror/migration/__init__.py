@@ -1,1 +1,1 @@
-"""Converts the configurations of other tools to ours."""
+"""Converts the configurations of other tools to configurations of `mirror`."""

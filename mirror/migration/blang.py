@@ -1,4 +1,4 @@
-"""The version ranges of dregsy, which are those of the Go library blang/semver, version 4."""
+"""Parses the version ranges of dregsy, which uses the Go library blang/semver, version 4."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def parse_range(text: str) -> VersionSet:
 
 
 def _parse_part(part: str, text: str) -> VersionSet:
-    """Return the versions for which one comparison is true. text: the range, for messages."""
+    """Return the versions that satisfy one comparison. text: the whole range, for messages."""
     found = _PART.fullmatch(part)
     if found is None or (found[4] is None and found[3] != "x") or (found[3] == "x" and found[4] not in (None, "x")):
         raise _invalid_range(text)
@@ -46,7 +46,7 @@ def _parse_wildcard(operator: str, found: re.Match[str], text: str) -> VersionSe
         raise _invalid_range(text)
     major = int(found[2])
     minor = 0 if found[3] == "x" else int(found[3])
-    # The library increases the minor version for three parts, also for `1.x.x`.
+    # With three parts, the library increases the minor version, even for `1.x.x`.
     following = (major + 1,) if found[4] is None else (major, minor + 1)
     start = compare(">=", trim((major, minor)))
     end = compare(">=", trim(following))

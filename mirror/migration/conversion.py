@@ -1,4 +1,6 @@
-"""The result of a conversion: mirrors, settings of registries, and notes about everything that is different."""
+"""The result of a conversion: mirrors, registry settings, and notes about everything that the new file does
+differently.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,9 @@ from mirror.util.structs import Struct, field, replace
 class ConvertedMirror(Struct, frozen=True):
     """An entry of `mirrors` in the new file.
 
-    line: the line of the entry in the old file, from 1. repositories: the patterns under `include` and `exclude`
-    for a wildcard source. options: further keys and their values. notes: notes that are written before the entry."""
+    line: the line of the entry in the old file, counted from 1. repositories: for a wildcard source, the patterns for
+    `repositories.include` and `repositories.exclude`. options: further keys and their values. notes: notes that are
+    written as comments before the entry."""
 
     line: int
     source: str
@@ -36,9 +39,10 @@ class ConvertedMirror(Struct, frozen=True):
 
 
 class Conversion(Struct):
-    """The new file, before it is written. notes: notes about the file as a whole, and about parts that are lost.
+    """The content of the new file, before it is written.
 
-    top: top-level keys except `registries` and `mirrors`. registries: the settings of each registry, by host."""
+    top: top-level keys except `registries` and `mirrors`. registries: the settings of each registry, by host. notes:
+    notes about the whole file, and about parts of the old file that were not converted."""
 
     mirrors: list[ConvertedMirror] = field(default_factory=list)
     registries: dict[str, dict[str, object]] = field(default_factory=dict)
@@ -51,16 +55,16 @@ class Conversion(Struct):
 
     @property
     def has_losses(self) -> bool:
-        """Whether something that the other tool copies is not copied with the new file."""
+        """Whether the other tool copies something that a sync with the new file does not copy."""
         return any(note.lost for note in self.all_notes())
 
 
 def merge_mirrors(mirrors: Iterable[ConvertedMirror], notes: list[Note]) -> list[ConvertedMirror]:
     """Merge entries that differ only in their tags or only in their targets.
 
-    Two mirrors must not write the same tag, and one mirror with several targets reads its source once. An entry that
-    cannot be merged with another one for the same source and target is left out, with a note in `notes`. Each of the
-    given entries has one target."""
+    Each of the given entries has one target. Entries are merged because two mirrors must not write the same tag, and
+    because a mirror with several targets reads its source only once. If two entries for the same source and target
+    cannot be merged, the second one is left out, and a note is added to `notes`."""
     by_target: dict[object, ConvertedMirror] = {}
     for mirror in mirrors:
         own_tag = mirror.tags if _has_own_tag(mirror) else None
@@ -79,12 +83,12 @@ def merge_mirrors(mirrors: Iterable[ConvertedMirror], notes: list[Note]) -> list
 
 
 def _has_own_tag(mirror: ConvertedMirror) -> bool:
-    """Return whether the target of an entry has a tag of its own, so that it takes only one image."""
+    """Return whether the target of an entry ends with a tag, so that only one image can be copied to it."""
     return any(":" in target.rpartition("/")[2] for target in mirror.targets)
 
 
 def _unite(one: ConvertedMirror, other: ConvertedMirror, notes: list[Note]) -> ConvertedMirror | None:
-    """Return the first entry with the tags of both, or None if `other` is left out, with a note in `notes`."""
+    """Return the entry `one` with the tags of both entries. If they cannot be combined, add a note and return None."""
     tags = one.tags.union(other.tags)
     if tags is not None and str(one.options) == str(other.options):
         return replace(one, tags=tags, notes=(*one.notes, *other.notes))
@@ -95,7 +99,10 @@ def _unite(one: ConvertedMirror, other: ConvertedMirror, notes: list[Note]) -> C
 
 
 def _separate_wildcards(mirrors: list[ConvertedMirror], notes: list[Note]) -> list[ConvertedMirror]:
-    """Exclude repositories from wildcards that another entry copies to the same target, and unite their tags."""
+    """Make sure that no wildcard copies a repository that another entry copies to the same target.
+
+    The repository is excluded from the wildcard, and the other entry selects the tags of both.
+    """
     wildcards = [at for at, mirror in enumerate(mirrors) if mirror.source.endswith("/*")]
     for at, mirror in enumerate(mirrors):
         for wildcard_at in wildcards:

@@ -21,10 +21,11 @@ _MIRROR = re.compile(r"mirrors\[(\d+)\]")
 
 
 class Converted(Struct, frozen=True):
-    """A new configuration.
+    """A new configuration, and notes about how it differs from the old one.
 
-    text: its text. mirrors: the number of its mirrors. notes: notes about what is different, each with its position
-    in the old file. has_losses: whether something that the other tool copies is not copied with it."""
+    text: its text. mirrors: the number of its mirrors. notes: each note, with its position in the old file. has_losses:
+    whether the other tool copies something that a sync with the new configuration does not copy.
+    """
 
     text: str
     mirrors: int
@@ -35,15 +36,16 @@ class Converted(Struct, frozen=True):
 def convert_file(tool: str, path: Path, destination: str | None, environment: Mapping[str, str]) -> Converted:
     """Convert a file of another tool.
 
-    tool: `regsync`, `skopeo`, `image-syncer` or `dregsy`. destination: the repository prefix on the target, for a file
-    without targets. environment: the variables that the file may refer to. If no entry can be converted, the result has
-    no mirrors. Raises ConfigError if the file is invalid, and LocalError if it cannot be read."""
+    tool: `regsync`, `skopeo`, `image-syncer` or `dregsy`. destination: for skopeo, whose files contain no targets, the
+    repository prefix on the target. environment: the environment variables that the file may refer to. If no entry can
+    be converted, the result has no mirrors. Raises ConfigError if the file is invalid, and LocalError if it cannot be
+    read."""
     document = yaml_reader.read(path)
     if document.problems:
         raise ConfigErrors(document.problems)
     if "mirrors" in document.root.items:
         raise ConfigError(
-            f"{printable(path)} is a configuration of mirror already", hint="use it without converting it"
+            f"{printable(path)} is already a configuration of mirror", hint="use it without converting it"
         )
     actual = recognize_tool(document.root)
     if actual not in (None, tool):
@@ -73,7 +75,7 @@ def convert_file(tool: str, path: Path, destination: str | None, environment: Ma
 def _convert(
     tool: str, top: PeerMapping, path: Path, destination: str | None, environment: Mapping[str, str]
 ) -> Conversion:
-    """Convert a file with the converter for its tool. Raises NotConvertible, ConfigError, LocalError."""
+    """Call the converter for the tool that wrote the file. Raises NotConvertible, ConfigError, LocalError."""
     if tool == "regsync":
         return regsync.convert(top, environment)
     if tool == "skopeo":
@@ -84,7 +86,7 @@ def _convert(
 
 
 def _destination_error(tool: str) -> ConfigError:
-    """Return the error for a missing `--destination`, or one that is not needed."""
+    """Return the error for a missing or superfluous `--destination`."""
     if tool == "skopeo":
         what = "a file of skopeo contains only sources"
         hint = "repeat the DESTINATION argument of `skopeo sync`: --destination HOST/PREFIX"
@@ -95,13 +97,14 @@ def _destination_error(tool: str) -> ConfigError:
 
 
 def _write_valid(conversion: Conversion, heading: list[str], file: str) -> str:
-    """Return the text of the new file. Mirrors that our configuration does not allow are left out, with a note."""
+    """Return the text of the new file. Mirrors that `mirror validate` would reject are left out, with a note."""
     while True:
         text = write_configuration(conversion, heading, file)
         problems = _find_problems(text) if conversion.mirrors else []
         rejected = {int(found[1]): problem for problem in problems if (found := _MIRROR.match(problem.path))}
         if not rejected:
-            # For example a missing library. The registries of the file need these settings, so they are kept.
+            # The problem is outside of `mirrors`, for example a missing library for a setting of a registry. Keep the
+            # setting, because the mirrors need it.
             conversion.notes += [Note(1, problem.path, problem.message, lost=True) for problem in problems]
             return write_configuration(conversion, heading, file)
         for index, problem in rejected.items():
@@ -110,10 +113,11 @@ def _write_valid(conversion: Conversion, heading: list[str], file: str) -> str:
 
 
 def _leave_out(conversion: Conversion, index: int, problem: ConfigProblem) -> list[Note]:
-    """Return the notes for a mirror that is left out because of a problem."""
+    """Return the notes for a mirror that is left out because of `problem`. index: its position in the new file."""
     mirror = conversion.mirrors[index]
 
     def name_entry(found: re.Match[str]) -> str:
+        """Return the name of an entry in the old file, in place of its path in the new file."""
         return f"the entry on line {conversion.mirrors[int(found[1])].line}"
 
     what = _MIRROR.sub(name_entry, re.sub(r" \(line \d+\)", "", problem.message))

@@ -44,9 +44,10 @@ def convert(top: PeerMapping) -> Conversion:
 
 
 def _convert_relays(top: PeerMapping) -> str | None:
-    """Add notes about the settings of the relays and the lister.
+    """Add notes about the settings of the relays and of the lister, which are not converted.
 
-    Return the directory with the certificates of skopeo, or None if docker is the relay."""
+    Return the directory with the certificates of skopeo, or None if docker is the relay.
+    """
     relay = top.text("relay") or "docker"
     if relay == "docker":
         what = (
@@ -75,9 +76,10 @@ def _convert_relays(top: PeerMapping) -> str | None:
 def _convert_task(
     task: PeerMapping, settings: RegistrySettings, certificates: str | None, without_platform: list[Note]
 ) -> list[ConvertedMirror]:
-    """Return the entries for one task. A mapping that cannot be converted is left out. Raises NotConvertible.
+    """Return the entries for one task. A mapping that cannot be converted is left out, with a note.
 
-    without_platform: gets a note for each mapping that names no platform."""
+    without_platform: a list to which a note is added for each mapping that names no platform. Raises NotConvertible.
+    """
     task.text("name")  # it has no equivalent, and no effect on what is copied
     interval = task.number("interval")
     if interval:
@@ -147,7 +149,7 @@ def _convert_registry(
 
 
 def _convert_auth(peer: PeerMapping, host: str, auth: str, settings: RegistrySettings) -> None:
-    """Convert a login, which is JSON in base64. Adds a note, without the text, if it has another form."""
+    """Convert a login, which is base64-encoded JSON. If it has another form, add a note that does not quote it."""
     try:
         login = json.loads(base64.b64decode(auth, validate=True))
         username, password = login["username"], login["password"]

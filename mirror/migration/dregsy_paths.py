@@ -20,9 +20,10 @@ _GROUP_REFERENCE = re.compile(r"\$(?:\{(\w+)\}|(\w+)|(\$))")
 
 
 class Paths(Struct, frozen=True):
-    """Where the images of a mapping are, and where they are copied to. Both have the form of our configuration.
+    """The source and the target of a mapping, in the syntax of a `mirror` configuration.
 
-    repositories: the patterns under `include` and `exclude`; empty for a single repository."""
+    repositories: the patterns for `repositories.include` and `repositories.exclude`; empty for a single repository.
+    """
 
     source: str
     target: str
@@ -30,7 +31,7 @@ class Paths(Struct, frozen=True):
 
 
 def map_paths(peer: PeerMapping, source: str, target: str) -> Paths:
-    """Convert `from` and `to`. source, target: the registries. Raises NotConvertible."""
+    """Convert the keys `from` and `to` of a mapping. source, target: the registries. Raises NotConvertible."""
     old, new = peer.text("from"), peer.text("to") or ""
     if not old:
         peer.reject("from", "left out: a mapping needs `from`; correct the file")
@@ -39,7 +40,7 @@ def map_paths(peer: PeerMapping, source: str, target: str) -> Paths:
     path = "/" + old.lstrip("/")
     if new.startswith(_PREFIX):
         expression, replacement = _split_replacement(peer, new)
-        mapped = replace_all(expression, lambda groups: _expand(replacement, groups), path)
+        mapped = replace_all(expression, lambda groups: _expand_groups(replacement, groups), path)
     else:
         mapped = new or path
     return Paths(
@@ -105,8 +106,8 @@ def _split_replacement(peer: PeerMapping, text: str) -> tuple[str, str]:
     return expression, replacement
 
 
-def _expand(replacement: str, groups: dict[str, str]) -> str:
-    """Return a replacement of Go with the texts of its groups. A group that does not exist is empty."""
+def _expand_groups(replacement: str, groups: dict[str, str]) -> str:
+    """Replace the group references (`$1`) in a Go replacement. A group that does not exist is empty."""
 
     def value(found: re.Match[str]) -> str:
         return "$" if found[3] else groups.get(found[1] or found[2], "")

@@ -19,10 +19,11 @@ _COMBINED = "write one list of patterns under `tags: {include: [...]}` of the ne
 
 
 def select_tags(peer: PeerMapping) -> tuple[TagSelection | None, list[str]]:
-    """Convert the key `tags`. Raises NotConvertible if our rules cannot express it.
+    """Convert the key `tags`, and return the selected tags and the digests, which have the form `[:TAG]@DIGEST`.
 
-    Return the selected tags, and the digests in the form `[:TAG]@DIGEST`. Without tags and filters, all tags are
-    selected; if there are only digests, the selection is None."""
+    If the key is missing or empty, all tags are selected. If it contains only digests, the selection of tags is None.
+    Raises NotConvertible if the rules of `mirror` cannot express the selection.
+    """
     literal: list[str] = []
     pinned: list[str] = []
     filters: list[TagSelection] = []
@@ -33,29 +34,29 @@ def select_tags(peer: PeerMapping) -> tuple[TagSelection | None, list[str]]:
             if kind == "keep":
                 keep.append(value.strip())
             else:
-                filters.append(_filter(peer, kind, value))
+                filters.append(_convert_filter(peer, kind, value))
         elif "sha256:" in text:
-            pinned.append(_pinned(peer, text))
+            pinned.append(_parse_digest(peer, text))
         elif is_tag(text):
             literal.append(text)
         else:
             peer.reject("tags", f"left out: not a tag: {printable(text, 80)}; {tag_hint(text)}")
     if pinned and not (literal or filters):
         return None, pinned
-    # One selection for all filters without exclusions, so that many filters are combined in linear time.
+    # Filters without exclusions are collected in one selection, so that combining many of them takes linear time.
     include = tuple(pattern for one in filters if not one.every for pattern in one.include)
     filters = [*([TagSelection(include=include)] if include else []), *(one for one in filters if one.every)]
     found = [*filters, *([TagSelection(literal=tuple(dict.fromkeys(literal)))] if literal else [])] or [EVERY_TAG]
     return _apply_keep(peer, found, keep), pinned
 
 
-def _filter(peer: PeerMapping, kind: str, value: str) -> TagSelection:
+def _convert_filter(peer: PeerMapping, kind: str, value: str) -> TagSelection:
     """Return the tags that a filter selects. Raises NotConvertible."""
     if kind == "js":
         peer.reject("tags", f"left out: JavaScript cannot be converted; {_COMBINED}")
     try:
         if kind == "regex":
-            inverted, pattern = _expression(value)
+            inverted, pattern = _parse_expression(value)
             return TagSelection(every=True, exclude=(pattern,)) if inverted else TagSelection(include=(pattern,))
         patterns = version_patterns(blang.parse_range(value), blang.TAG_FORM)
     except ConfigError as error:
@@ -65,14 +66,14 @@ def _filter(peer: PeerMapping, kind: str, value: str) -> TagSelection:
     return TagSelection(include=tuple(patterns))
 
 
-def _expression(value: str) -> tuple[bool, str]:
-    """Return whether a filter with a regular expression is inverted, and its pattern. Raises ConfigError."""
+def _parse_expression(value: str) -> tuple[bool, str]:
+    """Return whether a regular expression is inverted by a leading `!`, and its pattern. Raises ConfigError."""
     text = value.strip()
     return text.startswith("!"), pattern_for_search(complete_anchors(text.removeprefix("!")))
 
 
-def _pinned(peer: PeerMapping, text: str) -> str:
-    """Return a digest in the form `[:TAG]@DIGEST`. Raises NotConvertible."""
+def _parse_digest(peer: PeerMapping, text: str) -> str:
+    """Return an item of `tags` with a digest in the form `[:TAG]@DIGEST`. Raises NotConvertible."""
     tag, _, digest = text.rpartition("@")
     try:
         parsed = Digest.parse(digest)
@@ -82,7 +83,7 @@ def _pinned(peer: PeerMapping, text: str) -> str:
 
 
 def _apply_keep(peer: PeerMapping, found: list[TagSelection], keep: list[str]) -> TagSelection:
-    """Return the union of the selections, restricted by the filters `keep:`. Raises NotConvertible."""
+    """Return the union of the selections in `found`, restricted by the filters `keep:`. Raises NotConvertible."""
     newest: int | None = None
     exclude: list[str] = []
     for value in keep:
@@ -91,7 +92,7 @@ def _apply_keep(peer: PeerMapping, found: list[TagSelection], keep: list[str]) -
             newest = int(latest[1])
             continue
         try:
-            inverted, pattern = _expression(value)
+            inverted, pattern = _parse_expression(value)
         except ConfigError as error:
             peer.reject("tags", f"left out: {error}")
         if inverted:
@@ -106,7 +107,8 @@ def _apply_keep(peer: PeerMapping, found: list[TagSelection], keep: list[str]) -
     for one in restricted[1:]:
         united = united.union(one) if united is not None else None
     if united is None:
-        peer.reject("tags", f"left out: our rules have one list of exclusions, so these filters differ; {_COMBINED}")
+        what = "left out: the filters exclude different tags, but `tags` has only one list of exclusions"
+        peer.reject("tags", f"{what}; {_COMBINED}")
     if newest is None:
         return united
     peer.note("tags", "`newest` selects only tags that are versions; dregsy keeps all other tags", lost=True)

@@ -29,7 +29,7 @@ _FLAGS = (
 
 
 class _Name(Struct, frozen=True):
-    """A source or destination. repository: in our form. tags: the tags that it names."""
+    """A source or destination. repository: as in a `mirror` configuration. tags: the tags that it names."""
 
     repository: str
     tags: tuple[str, ...] = ()
@@ -38,18 +38,19 @@ class _Name(Struct, frozen=True):
 
 
 def convert(top: PeerMapping, path: Path, environment: Mapping[str, str]) -> Conversion:
-    """Convert a file of image-syncer: one with images, or an old one with the sections `auth` and `images`.
+    """Convert a file of image-syncer: one with images, or one in the old format with the sections `auth` and `images`.
 
-    path: the path of the file. The logins are read from `auth.yaml` or `auth.json` in the same directory, if there is
-    one. environment: the variables that destinations and logins may contain. Raises NotConvertible, ConfigError,
-    LocalError."""
+    path: the path of the file. If its directory contains `auth.yaml`, `auth.yml` or `auth.json`, the logins are read
+    from there. environment: the environment variables that destinations and logins may refer to. Raises NotConvertible,
+    ConfigError, LocalError.
+    """
     conversion, settings = Conversion(notes=top.notes), RegistrySettings()
     conversion.registries = settings.by_host
     conversion.notes.append(Note(1, "", _FLAGS))
     is_old = set(top.node.items) <= {"auth", "images"}
     if is_old:
         auth, images = top.mapping("auth"), top.mapping("images")
-        # In an old file, variables in logins are not expanded.
+        # In the old format, image-syncer does not expand variables in logins.
         _convert_logins(auth, settings, None)
         if images is None:
             top.reject("images", "the file has no images; convert the file with the images, which `--images` names")
@@ -85,7 +86,7 @@ def _read_auth_file(path: Path, notes: list[Note]) -> PeerMapping | None:
 def _convert_logins(
     auth: PeerMapping | None, settings: RegistrySettings, environment: Mapping[str, str] | None
 ) -> None:
-    """Convert the logins. environment: the variables that they may refer to; None if they are not expanded."""
+    """Convert the logins. environment: the variables that they may refer to, or None if variables are not expanded."""
     if auth is None:
         return
     for name in auth.read_keys():
@@ -126,7 +127,7 @@ def _convert_login(
 
 def _convert_rule(images: PeerMapping, text: str, environment: Mapping[str, str]) -> Iterator[ConvertedMirror]:
     """Yield the entries for one source and its destinations. Raises NotConvertible."""
-    source = _parse(images, text, text, is_source=True)
+    source = _parse_name(images, text, text, is_source=True)
     line = images.node.keys[text].line + 1
     node = images.node.items[text]
     items = node.items if isinstance(node, Sequence) else [node]
@@ -134,13 +135,13 @@ def _convert_rule(images: PeerMapping, text: str, environment: Mapping[str, str]
         images.reject(text, "left out: the destination must be a string or a list of strings; correct the file")
     for item in items:
         written = expand_variables(images, text, item.text if isinstance(item, Scalar) else "", environment)
-        target = _parse(images, text, written, is_source=False)
+        target = _parse_name(images, text, written, is_source=False)
         for read, tags, repository in _pairs(images, text, source, target):
             yield ConvertedMirror(line, read, (repository,), tags, notes=tuple(dict.fromkeys(images.notes)))
 
 
 def _pairs(images: PeerMapping, key: str, source: _Name, target: _Name) -> Iterator[tuple[str, TagSelection, str]]:
-    """Yield the source, the tags and the target of the entries for one destination. Raises NotConvertible."""
+    """Yield the source, the tags and the target of each entry for one destination. Raises NotConvertible."""
     if source.digest:
         if target.digest not in ("", source.digest):
             images.reject(key, "left out: the digests of source and destination differ; correct the file")
@@ -167,7 +168,7 @@ def _pairs(images: PeerMapping, key: str, source: _Name, target: _Name) -> Itera
             yield source.repository, TagSelection(literal=(old,)), f"{target.repository}:{new}"
 
 
-def _parse(images: PeerMapping, key: str, text: str, *, is_source: bool) -> _Name:
+def _parse_name(images: PeerMapping, key: str, text: str, *, is_source: bool) -> _Name:
     """Parse a source or a destination. Raises NotConvertible."""
     expression = _EXPRESSION.fullmatch(text) if is_source else None
     if expression is not None:

@@ -1,4 +1,4 @@
-"""The version ranges of skopeo, which are those of the Go library Masterminds/semver, version 3."""
+"""Parses the version ranges of skopeo, which uses the Go library Masterminds/semver, version 3."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ _SAME = {"=>": ">=", "=<": "<=", "~>": "~", "": "="}
 
 
 class _Version(Struct, frozen=True):
-    """The version in a comparison. given: how many numbers it has before the first wildcard. lowest: suffix `-0`."""
+    """The version in a comparison.
+
+    given: how many numbers it has before the first wildcard. lowest: whether it has the suffix `-0`.
+    """
 
     numbers: tuple[int, ...]
     given: int
@@ -46,12 +49,12 @@ def parse_range(text: str) -> VersionSet:
 
 
 def _parse_group(group: str, text: str) -> VersionSet:
-    """Return the versions for which all comparisons of a group are true. text: the range, for messages."""
+    """Return the versions that satisfy all comparisons of a group. text: the whole range, for messages."""
     if not _GROUP.fullmatch(group):
         raise ConfigError(f'skopeo does not accept the range "{printable(text, 80)}"; correct the file')
     parts = _PART.findall(group)
     found = intersect_all(_compare(_SAME.get(operator, operator), _parse_version(one)) for operator, one in parts)
-    # Versions with a suffix are selected only if a comparison of the group has one, too.
+    # Versions with a suffix are selected only if a comparison of the group also has a suffix.
     return found if any("-" in version for _, version in parts) else replace(found, suffixed=NONE)
 
 
@@ -70,7 +73,7 @@ def _parse_version(text: str) -> _Version:
 
 
 def _compare(operator: str, version: _Version) -> VersionSet:
-    """Return the versions for which one comparison is true. A wildcard or missing number matches any number."""
+    """Return the versions that satisfy one comparison. A wildcard or missing number matches any number."""
     numbers = trim(version.numbers)
     from_version = compare(">=", numbers, lowest=version.lowest)
     if operator == ">=":
@@ -83,17 +86,17 @@ def _compare(operator: str, version: _Version) -> VersionSet:
     if is_tilde and version.given in (0, 3) and not numbers:
         return from_version  # `*`, and `~0.0.0`, which the library treats in the same way
     if is_tilde:
-        return from_version.intersection(numbers_below(_next(version, min(version.given, 2))))
+        return from_version.intersection(numbers_below(_next_numbers(version, min(version.given, 2))))
     if version.lowest:
         raise ConfigError(f'the pre-release after "{operator}" cannot be converted', hint="write `>=` or `<`")
     return _compare_exactly(operator, version)
 
 
 def _compare_exactly(operator: str, version: _Version) -> VersionSet:
-    """Return the versions for which `=`, `!=`, `>` or `<=` is true."""
+    """Return the versions that satisfy a comparison with `=`, `!=`, `>` or `<=`."""
     numbers = trim(version.numbers)
     if version.given in (1, 2):  # for example `<=1.2`, which includes 1.2.9
-        until = numbers_below(_next(version, version.given))
+        until = numbers_below(_next_numbers(version, version.given))
         same = until.intersection(numbers_below(numbers).complement())
         return {"<=": until, ">": until.complement(), "!=": same.complement()}[operator]
     if version.given == 0 and operator == "<=":
@@ -101,14 +104,14 @@ def _compare_exactly(operator: str, version: _Version) -> VersionSet:
     return compare(operator, numbers)
 
 
-def _next(version: _Version, count: int) -> tuple[int, ...]:
-    """Return the first numbers that differ from the version in the first `count` numbers, and are higher."""
+def _next_numbers(version: _Version, count: int) -> tuple[int, ...]:
+    """Return the lowest version numbers whose first `count` numbers are higher than those of `version`."""
     kept = version.numbers[:count]
     return (*kept[:-1], kept[-1] + 1)
 
 
 def _caret_end(version: _Version) -> tuple[int, ...]:
-    """Return the first numbers above the range `^version`."""
+    """Return the lowest version numbers above the range `^version`."""
     major, minor, patch = (*version.numbers, 0, 0, 0)[:3]
     if major or version.given == 1:
         return (major + 1,)

@@ -17,9 +17,9 @@ _NUMBER = re.compile(r"-?[0-9]{1,15}(?:\.[0-9]{1,15})?")
 class Note(Struct, frozen=True, order=True):
     """A note about a key of the old file.
 
-    line: its line, from 1. path: the path of the key. text: what is different or missing, and what to do. lost: whether
-    images that the other tool copies are not copied with the new file, or a setting is missing that they need. file:
-    the name of the file, if it is not the old file itself."""
+    line: the line of the key, counted from 1. path: the path of the key. text: what is different or missing, and what
+    to do. lost: whether the new file therefore does not copy images that the other tool copies, or lacks a setting that
+    they need. file: the name of the file that contains the key, if this is not the old file itself."""
 
     line: int
     path: str
@@ -29,7 +29,7 @@ class Note(Struct, frozen=True, order=True):
 
 
 class NotConvertible(MirrorError):
-    """A part of the file cannot be converted. note: says why, and what to do."""
+    """Raised if a part of the file cannot be converted. note: says why, and what to do."""
 
     def __init__(self, note: Note) -> None:
         super().__init__(f"{note.path}: {note.text}")
@@ -37,10 +37,11 @@ class NotConvertible(MirrorError):
 
 
 class PeerMapping:
-    """A mapping in the file. It records which of its keys were read; `note_unknown_keys` reports the others.
+    """A YAML mapping in the other tool's file. It records which keys were read; `note_unknown_keys` reports the rest.
 
-    node, path: the mapping and its key path. notes: the list to which notes are added. file: the name of the file, if
-    it is not the old file itself."""
+    node, path: the mapping and its key path. notes: the list to which notes are added. file: the name of the file that
+    contains the mapping, if this is not the old file itself.
+    """
 
     def __init__(self, node: Mapping, path: KeyPath, notes: list[Note], file: str = "") -> None:
         self.file = file
@@ -51,11 +52,11 @@ class PeerMapping:
 
     @property
     def line(self) -> int:
-        """The line of the mapping, from 1."""
+        """The line of the mapping, counted from 1."""
         return self.node.line + 1
 
     def with_notes(self, notes: list[Note]) -> PeerMapping:
-        """Return the same mapping with another list for its notes. No key counts as read."""
+        """Return a copy of the mapping that adds its notes to `notes`, and in which no key is marked as read."""
         return PeerMapping(self.node, self.path, notes, self.file)
 
     def read_keys(self) -> list[str]:
@@ -68,7 +69,9 @@ class PeerMapping:
         return self._value(key) is not None
 
     def text(self, key: str) -> str | None:
-        """Return the text of the scalar under `key`, as it is written in the file. Raises NotConvertible."""
+        """Return the scalar under `key` as it is written in the file, or None if the key is missing. Raises
+        NotConvertible.
+        """
         node = self._value(key)
         if node is None:
             return None
@@ -77,7 +80,7 @@ class PeerMapping:
         return node.text
 
     def texts(self, key: str) -> list[str]:
-        """Return the texts in the list under `key`, which is empty if the key is missing. Raises NotConvertible."""
+        """Return the strings in the list under `key`, or an empty list if the key is missing. Raises NotConvertible."""
         node = self._value(key)
         if node is None:
             return []
@@ -137,7 +140,7 @@ class PeerMapping:
         raise NotConvertible(self._note(key, text, lost=True))
 
     def note_unknown_keys(self, tool: str) -> None:
-        """Add a note about each key that was not read. tool: the name of the tool that wrote the file."""
+        """Add a note about each key that was not read. tool: the name of the tool to which the file belongs."""
         for key in self.node.items:
             if key not in self._read:
                 self.note(key, f"not converted: it is not a known key of {tool}")

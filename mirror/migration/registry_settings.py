@@ -14,16 +14,17 @@ MOST_PARALLEL = 64
 
 
 class RegistrySettings:
-    """The settings of registries, by host and key."""
+    """The settings of registries for the new file, by host and key."""
 
     def __init__(self) -> None:
         self.by_host: dict[str, dict[str, object]] = {}
         self._passwords: dict[str, str] = {}  # the passwords in the old file, by the variables that replace them
 
     def set(self, host: str, key: str, value: object, peer: PeerMapping, peer_key: str | None) -> None:
-        """Set a key of a registry. If it already has another value, keep that one and add a note.
+        """Set a key of a registry. If the key already has a different value, keep that value and add a note.
 
-        peer, peer_key: the key in the old file."""
+        peer, peer_key: the mapping and the key in the old file.
+        """
         settings = self.by_host.setdefault(host, {})
         if settings.setdefault(key, value) != value:
             peer.note(peer_key, f"not converted: an earlier entry has another value for {host}, which is kept")
@@ -40,10 +41,10 @@ class RegistrySettings:
     ) -> None:
         """Set the user name and the password of a registry, or of the repositories below `path`.
 
-        password: a reference to a variable or file, or the password itself, in place of which a variable is used. If
-        the registry already has another login, keep that one and add a note."""
+        password: a reference to a variable or file, or the password itself, which is replaced with a reference to a
+        variable. If the registry already has a different login, keep that login and add a note."""
         where = f"{host}/{path}" if path else host
-        what = f"not converted: an earlier entry has another login for {where}, which is kept; if single repositories "
+        what = f"not converted: an earlier entry has another login for {where}, which is kept; if some repositories "
         what += "need this login, add it under `paths` of the registry"
         reference = password
         if isinstance(password, str):
@@ -65,9 +66,9 @@ class RegistrySettings:
             settings.update(login)
 
     def set_unverified(self, host: str, peer: PeerMapping, peer_key: str) -> None:
-        """Disable the verification of the certificate of a registry, and add a note about plain http."""
+        """Disable certificate verification for a registry, and add a note about plain http."""
         self.merge_tls(host, {"verify": False}, peer, peer_key)
-        what = "the certificate is not verified, as before. http is never used as a fallback:"
+        what = "the certificate is not verified, as before, but http is never used as a fallback:"
         peer.note(peer_key, f"{what} if {host} has no https, replace `tls: {{verify: false}}` with `plain-http: true`")
 
     def merge_tls(self, host: str, values: dict[str, object], peer: PeerMapping, peer_key: str | None) -> None:
@@ -80,9 +81,10 @@ class RegistrySettings:
     def read_certificates(
         self, host: str, directory: str, peer: PeerMapping, peer_key: str, *, optional: bool = False
     ) -> None:
-        """Set the TLS files of a registry to those in a directory: `*.crt`, `*.cert` and `*.key`.
+        """Use the TLS files in a directory for a registry: `*.crt`, `*.cert` and `*.key`.
 
-        optional: whether the directory may be missing, or have no such files. Otherwise, a note is added then."""
+        optional: whether the directory may be missing or contain no such files. If it must not, a note is added.
+        """
         try:
             found = {suffix: sorted(Path(directory).glob(f"*.{suffix}")) for suffix in ("crt", "cert", "key")}
         except OSError:  # for example no permission to read it
@@ -104,9 +106,10 @@ class RegistrySettings:
 
 
 def canonical_host(text: str) -> str:
-    """Return the name of a registry as in references. All names of Docker Hub become `docker.io`. Raises ConfigError.
+    """Return the host name of a registry in the form that references use. All names of Docker Hub become `docker.io`.
 
-    text: the name in the old file, which may have a scheme and a path."""
+    text: the name in the old file, which may have a scheme and a path. Raises ConfigError if it is invalid.
+    """
     host = re.sub(r"\Ahttps?://", "", text).partition("/")[0]
     if host.lower() in _HUB_HOSTS:
         return DOCKER_HUB
@@ -120,7 +123,7 @@ def variable_for(name: str) -> str:
 
 
 def host_or_reject(peer: PeerMapping, key: str | None, text: str) -> str:
-    """Return the canonical name of a registry. Raises NotConvertible if it is not valid."""
+    """Return the canonical host name of a registry. Raises NotConvertible if it is invalid."""
     try:
         return canonical_host(text)
     except ConfigError as error:

@@ -24,9 +24,10 @@ _OCI_SCHEMES = ("ocidir://", "ocifile://")
 
 
 class _Options(Struct, frozen=True):
-    """Settings of an entry that `defaults` may also contain. None: the key is missing.
+    """Settings that both an entry and `defaults` may contain. A setting is None if its key is missing.
 
-    types: the artifact types under `referrerFilters`."""
+    types: the artifact types under `referrerFilters`.
+    """
 
     referrers: bool | None = None
     digest_tags: bool | None = None
@@ -34,7 +35,7 @@ class _Options(Struct, frozen=True):
     external: bool | None = None
 
     def with_defaults(self, defaults: _Options) -> _Options:
-        """Return the settings, with those of `defaults` in place of missing ones."""
+        """Return the settings, with missing ones taken from `defaults`."""
         return _Options(
             defaults.referrers if self.referrers is None else self.referrers,
             defaults.digest_tags if self.digest_tags is None else self.digest_tags,
@@ -46,8 +47,8 @@ class _Options(Struct, frozen=True):
 def convert(top: PeerMapping, environment: Mapping[str, str]) -> Conversion:
     """Convert a file of regsync.
 
-    environment: the environment variables that its templates may use. Raises NotConvertible if nothing of the file can
-    be converted."""
+    environment: the environment variables that templates in the file may use. Raises NotConvertible if no part of the
+    file can be converted."""
     version = top.number("version")
     if version not in (None, 0.0, 1.0):
         top.reject("version", "only version 1 of the configuration of regsync can be converted")
@@ -72,15 +73,17 @@ def convert(top: PeerMapping, environment: Mapping[str, str]) -> Conversion:
 
 
 def _read_defaults(defaults: PeerMapping, conversion: Conversion) -> _Options:
-    """Convert the section `defaults`, and return the settings that apply to entries."""
+    """Convert the section `defaults`, and return the settings in it that apply to entries."""
     parallel = defaults.number("parallel")
     if parallel is not None:
         conversion.top["parallel"] = {"images": max(1, min(int(parallel), MOST_PARALLEL))}
         if parallel > 1:
-            defaults.note("parallel", "`parallel.images` limits the images for each target host, not those of the run")
+            defaults.note(
+                "parallel", "`parallel.images` limits the copies to each target host, not those of the whole run"
+            )
     for key in ("cacheCount", "cacheTime", "blobLimit"):
         defaults.note_if_present(key, "not needed: nothing is requested twice in a run, and blobs have no size limit")
-    what = "not converted: docker's configuration is used for registries without `username`; to ignore it, set the"
+    what = "not converted: docker's configuration is used for registries without `username`. To ignore it, set the"
     if defaults.flag("skipDockerConfig"):
         defaults.note("skipDockerConfig", f"{what} environment variable DOCKER_CONFIG to an empty directory")
     defaults.note_if_present("userAgent", "not converted: the user agent cannot be changed")
@@ -90,7 +93,7 @@ def _read_defaults(defaults: PeerMapping, conversion: Conversion) -> _Options:
 
 
 def _read_options(peer: PeerMapping) -> _Options:
-    """Read the settings that entries and `defaults` have in common, and add notes about those without equivalent."""
+    """Read the settings that entries and `defaults` have in common. Add a note for each one that has no equivalent."""
     types, filters = [], list(peer.mappings("referrerFilters"))
     for one in filters:
         kind = one.text("artifactType")
@@ -131,7 +134,7 @@ def _convert_entry(
     """Convert one entry of `sync`. Raises NotConvertible."""
     kind = entry.text("type") or ""
     fields = {"Type": kind}
-    source, target = (_expand(entry, key, environment, fields) for key in ("source", "target"))
+    source, target = (_expand_reference(entry, key, environment, fields) for key in ("source", "target"))
     options = _read_options(entry).with_defaults(defaults)
     repositories: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     tags = EVERY_TAG if kind == "image" else select_tags(entry)
@@ -139,11 +142,13 @@ def _convert_entry(
     if kind == "registry":
         source, target = f"{names.resolve(source)}/*", f"{names.resolve(target)}/{MATCHED}"
         if repos is not None:
-            repositories = (_anchored(repos, "allow"), _anchored(repos, "deny"))
+            repositories = (_repository_patterns(repos, "allow"), _repository_patterns(repos, "deny"))
     elif kind == "repository":
-        source, target = (_repository(entry, key, one, names) for key, one in (("source", source), ("target", target)))
+        source, target = (
+            _parse_repository(entry, key, one, names) for key, one in (("source", source), ("target", target))
+        )
     elif kind == "image":
-        source, target, tags = _image(entry, source, target, names)
+        source, target, tags = _convert_image(entry, source, target, names)
         for key in ("tags", "tagSets"):
             entry.note_if_present(key, "not needed: regsync ignores it for a single image")
     else:
@@ -157,8 +162,11 @@ def _convert_entry(
     return ConvertedMirror(entry.line, source, (target,), tags, repositories, keys, tuple(entry.notes))
 
 
-def _expand(entry: PeerMapping, key: str, environment: Mapping[str, str], fields: dict[str, str]) -> str:
-    """Return the source or target of an entry without templates. Records the source in `fields` for the target."""
+def _expand_reference(entry: PeerMapping, key: str, environment: Mapping[str, str], fields: dict[str, str]) -> str:
+    """Return the source or target of an entry with its templates replaced by their values.
+
+    The result is also stored in `fields`, because the template of a target may refer to the source.
+    """
     text = entry.text(key)
     if not text:
         entry.reject(key, f"left out: the entry has no `{key}`; correct the file")
@@ -173,7 +181,7 @@ def _expand(entry: PeerMapping, key: str, environment: Mapping[str, str], fields
 
 
 def _option_keys(entry: PeerMapping, options: _Options) -> Iterator[tuple[str, object]]:
-    """Yield further keys of the new entry and their values."""
+    """Yield the keys of the new entry for platforms, referrers and foreign layers, with their values."""
     platform, platforms = entry.text("platform"), entry.texts("platforms")
     for text in (*platforms, *([platform] if platform else ())):
         try:
@@ -192,7 +200,7 @@ def _option_keys(entry: PeerMapping, options: _Options) -> Iterator[tuple[str, o
         yield "foreign-layers", "copy"
 
 
-def _anchored(repos: PeerMapping, key: str) -> tuple[str, ...]:
+def _repository_patterns(repos: PeerMapping, key: str) -> tuple[str, ...]:
     """Return the patterns for the regular expressions under `allow` or `deny`. Raises NotConvertible."""
     try:
         return tuple(pattern_for_search(f"^{text}$") for text in repos.texts(key))
@@ -200,49 +208,51 @@ def _anchored(repos: PeerMapping, key: str) -> tuple[str, ...]:
         repos.reject(key, f"left out: {error}")
 
 
-def _repository(entry: PeerMapping, key: str, text: str, names: RegistryNames) -> str:
-    """Return a repository in our form. Raises NotConvertible."""
-    layout = _layout(text)
+def _parse_repository(entry: PeerMapping, key: str, text: str, names: RegistryNames) -> str:
+    """Return a repository as in a `mirror` configuration. Raises NotConvertible."""
+    layout = _parse_layout(text)
     if layout is not None:
         location, tag = layout
         if tag:
             entry.reject(key, "left out: a repository has no tag; correct the file")
         return location
-    reference = _parse(entry, key, text, names)
+    reference = _parse_reference(entry, key, text, names)
     if reference.tag or reference.digest:
         entry.reject(key, "left out: a repository has no tag and no digest; correct the file")
     return str(reference)
 
 
-def _image(entry: PeerMapping, source: str, target: str, names: RegistryNames) -> tuple[str, str, TagSelection]:
-    """Return the source and the target of a single image in our form, and its tag. Raises NotConvertible."""
+def _convert_image(entry: PeerMapping, source: str, target: str, names: RegistryNames) -> tuple[str, str, TagSelection]:
+    """Return the source, the target and the tag of a single image for a `mirror` configuration. Raises
+    NotConvertible.
+    """
     digest = ""
-    layout = _layout(source)
+    layout = _parse_layout(source)
     if layout is not None:
         read, tag = layout[0], layout[1] or "latest"
     else:
-        reference = _parse(entry, "source", source, names)
+        reference = _parse_reference(entry, "source", source, names)
         read = str(reference.repository)
         tag = reference.tag or ("" if reference.digest else "latest")
         digest = f"@{reference.digest}" if reference.digest else ""
-    layout = _layout(target)
+    layout = _parse_layout(target)
     if layout is not None:
         written, new_tag = layout[0], layout[1] or "latest"
     else:
-        reference = _parse(entry, "target", target, names)
+        reference = _parse_reference(entry, "target", target, names)
         if reference.digest:
             entry.reject("target", "left out: a target has no digest; write a tag, and convert again")
         written, new_tag = str(reference.repository), reference.tag or "latest"
     if new_tag != tag:
         written = f"{written}:{new_tag}"
     if digest:
-        # regsync gets the manifest by its digest; the tag before it has no effect.
+        # regsync requests the manifest by its digest, and ignores the tag before the digest.
         return f"{read}{f':{tag}' if tag else ''}{digest}", written, EVERY_TAG
     return read, written, TagSelection(literal=(tag,))
 
 
-def _parse(entry: PeerMapping, key: str, text: str, names: RegistryNames) -> Reference:
-    """Return a reference whose registry has its real name. Raises NotConvertible."""
+def _parse_reference(entry: PeerMapping, key: str, text: str, names: RegistryNames) -> Reference:
+    """Parse a reference, and replace the name of its registry with the real host. Raises NotConvertible."""
     first, slash, rest = text.partition("/")
     try:
         return Reference.parse(f"{names.resolve(first)}/{rest}" if slash and names_host(first) else text)
@@ -250,10 +260,10 @@ def _parse(entry: PeerMapping, key: str, text: str, names: RegistryNames) -> Ref
         entry.reject(key, f"left out: {error}")
 
 
-def _layout(text: str) -> tuple[str, str] | None:
+def _parse_layout(text: str) -> tuple[str, str] | None:
     """Return the location and the tag if `text` is a layout (`ocidir://DIR:TAG`), otherwise None.
 
-    regsync stores tags without a repository. Here, the repository has the name of the directory."""
+    In layouts, regsync stores tags without a repository. The location gets a repository named after the directory."""
     scheme = next((one for one in _OCI_SCHEMES if text.startswith(one)), None)
     if scheme is None:
         return None

@@ -24,13 +24,13 @@ _NOT_NEEDED = {
 
 
 class RegistryNames:
-    """The names of registries in references, if they differ from their host names."""
+    """Maps the names that references use for registries to the host names of the registries, where these differ."""
 
     def __init__(self) -> None:
         self.hosts: dict[str, str] = {}
 
     def resolve(self, text: str) -> str:
-        """Return the text with the real host in place of the name of a registry. text: a host, or a host and a path."""
+        """Replace the name of a registry in `text`, which is a host or a host and a path, with its real host name."""
         first, slash, rest = text.partition("/")
         return f"{self.hosts.get(first, first)}{slash}{rest}"
 
@@ -64,14 +64,14 @@ def _convert_host(
         peer.notes.append(error.note)
     _convert_tls(peer, host, settings)
     _convert_limits(peer, host, settings)
-    what = "not converted: add this prefix to the sources in this registry"
+    what = "not converted: add this prefix to the path of each source in this registry"
     peer.note_if_present("pathPrefix", what, lost=True)
     what = "not converted: images are always read from the registry in `source`"
     for key in ("mirrors", "priority"):
         peer.note_if_present(key, what)
     for key, why in _NOT_NEEDED.items():
         peer.note_if_present(key, f"not needed: {why}")
-    peer.note_if_present("apiOpts", "not converted: there are no options for the API of a registry")
+    peer.note_if_present("apiOpts", "not converted: `mirror` has no options for the API of a registry")
 
 
 def _canonical_or_none(hostname: str) -> str | None:
@@ -102,12 +102,14 @@ def _convert_login(peer: PeerMapping, host: str, settings: RegistrySettings, env
         short = helper.rpartition("/")[2].removeprefix("docker-credential-")
         what = f'not converted: add "credHelpers": {{"{host}": "{short}"}} to docker\'s config.json, which is used'
         peer.note("credHelper", what, lost=True)
-    peer.note_if_present("credExpire", "not needed: a login that expired is obtained again")
-    peer.note_if_present("credHost", "not converted: the credential helper gets the name of the registry", lost=True)
+    peer.note_if_present("credExpire", "not needed: an expired login is renewed")
+    peer.note_if_present(
+        "credHost", "not converted: credential helpers are called with the name of the registry", lost=True
+    )
 
 
 def _convert_tls(peer: PeerMapping, host: str, settings: RegistrySettings) -> None:
-    """Convert the keys about https and certificates."""
+    """Convert the keys for https and certificates."""
     tls, scheme = (peer.text("tls") or "").lower(), (peer.text("scheme") or "").lower()
     if tls == "disabled" or scheme == "http":
         settings.set(host, "plain-http", True, peer, "tls" if tls else "scheme")
@@ -128,7 +130,7 @@ def _convert_tls(peer: PeerMapping, host: str, settings: RegistrySettings) -> No
 
 
 def _convert_limits(peer: PeerMapping, host: str, settings: RegistrySettings) -> None:
-    """Convert the limits for requests. Raises NotConvertible if one of them is not a number."""
+    """Convert the request limits. Raises NotConvertible if one of them is not a number."""
     rate, parallel = peer.number("reqPerSec"), peer.number("reqConcurrent")
     if rate is not None and rate > 0:
         text = rate_per_second(rate)

@@ -12,7 +12,7 @@ from mirror.migration.version_patterns import TagForm, version_patterns
 from mirror.migration.version_sets import Numbers, VersionSet, check_length, compare, intersect_all, trim, unite_all
 from mirror.selection.versions import compile_range
 
-# Versions of regsync have any number of numbers. `1.2.3-` counts as 1.2.3.
+# In regsync, a version may have any number of numbers, and `1.2.3-` is the version 1.2.3.
 _FORM = TagForm(most_numbers=None, suffix=".+", after_plain="-?")
 # Matches the tags that are not versions.
 _NO_VERSION = (r"[^v0-9].*", r"v(?:[^0-9].*)?", r"v?\d+(?:\.\d+)*(?:\.(?:[^0-9].*)?|[^-.0-9].*)")
@@ -20,7 +20,9 @@ _PART = re.compile(r"(\^|~|>=|<=|>|<|=|)v?(\d{1,18}(?:\.\d{1,18})*)(-[^+]*)?(?:\
 
 
 def select_tags(entry: PeerMapping) -> TagSelection:
-    """Convert the keys `tags` and `tagSets` of an entry. Raises NotConvertible if our rules cannot express them."""
+    """Convert the keys `tags` and `tagSets` of an entry. Raises NotConvertible if the key `tags` cannot express
+    them.
+    """
     sets = list(entry.mappings("tagSets"))
     tags = entry.mapping("tags")
     if tags is not None:
@@ -34,7 +36,7 @@ def select_tags(entry: PeerMapping) -> TagSelection:
     for one in sets[1:]:
         united = result.union(_select_set(one))
         if united is None:
-            what = "left out: our rules have one list of exclusions, so these sets cannot be combined; "
+            what = "left out: the sets exclude different tags, but `tags` has only one list of exclusions; "
             entry.reject("tagSets", what + "write one list of patterns under `tags: {include: [...]}`")
         result = united
     return result
@@ -60,7 +62,7 @@ def _select_set(peer: PeerMapping) -> TagSelection:
 
 
 def _suggest_semver(ranges: list[str]) -> str:
-    """Return the end of a note that suggests the key `semver`, or nothing if it does not accept the ranges."""
+    """Return a sentence that suggests the key `semver`, or an empty string if `semver` does not accept the ranges."""
     try:
         for text in ranges:
             compile_range(text)
@@ -73,7 +75,8 @@ def _suggest_semver(ranges: list[str]) -> str:
 def _patterns(peer: PeerMapping, key: str) -> tuple[str, ...]:
     """Return the patterns for the regular expressions under `allow` or `deny`. Raises NotConvertible.
 
-    regsync adds `^` and `$` to the text of an expression, so an alternative is anchored on one side only."""
+    regsync only adds `^` and `$` to the text of an expression, so in `a|b`, each alternative is anchored on one
+    side."""
     found = []
     for text in peer.texts(key):
         try:
@@ -97,7 +100,7 @@ def _parse_range(text: str) -> VersionSet:
 
 
 def _parse_part(part: str) -> VersionSet:
-    """Return the versions for which one comparison of regsync is true. Raises ConfigError."""
+    """Return the versions that satisfy one comparison in a range of regsync. Raises ConfigError."""
     found = _PART.fullmatch(part)
     if found is None:
         raise ConfigError(f'regsync does not accept the range "{printable(part, 80)}"; correct the file')
@@ -111,7 +114,7 @@ def _parse_part(part: str) -> VersionSet:
 
 
 def _upper_bound(operator: str, numbers: list[int]) -> Numbers:
-    """Return the first numbers above the range `^numbers` or `~numbers`."""
+    """Return the lowest version numbers above the range `^numbers` or `~numbers`."""
     major, minor, patch = [*numbers, 0, 0][:3]
     if operator == "~":
         return major, minor + 1

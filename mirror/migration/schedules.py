@@ -14,8 +14,8 @@ _DAY = 24 * 60  # minutes
 def crontab_line(schedule: str | None, interval: str | None) -> str:
     """Return a line of a crontab that starts a sync.
 
-    schedule: a schedule of cron, which takes precedence. interval: a duration in the form of Go, such as `1h30m`. It is
-    rounded up to one that cron can express."""
+    schedule: a cron schedule, which takes precedence. interval: a Go duration, such as `1h30m`, which is rounded up to
+    an interval that cron can express."""
     if schedule:
         return f"{printable(schedule, 100)} {_COMMAND}"
     found = _DURATION.fullmatch(interval or "")
@@ -26,7 +26,7 @@ def crontab_line(schedule: str | None, interval: str | None) -> str:
 
 
 def crontab_line_for_seconds(seconds: float) -> str:
-    """Return a line of a crontab that starts a sync at least every `seconds` seconds, rounded up for cron."""
+    """Return a crontab line that starts a sync every `seconds` seconds, rounded up to an interval of cron."""
     total = max(1, round(seconds / 60))
     minutes = next((one for one in (1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30) if one >= total), None)
     if minutes is not None:

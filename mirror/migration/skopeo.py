@@ -30,7 +30,7 @@ _FLAGS = (
 
 
 class _Images(Struct):
-    """What the mappings of a registry say about one repository. line: its first line, from 1."""
+    """The tags that the mappings of a registry list for one repository. line: its first line, counted from 1."""
 
     line: int
     selections: list[TagSelection] = field(default_factory=list)
@@ -41,9 +41,9 @@ class _Images(Struct):
 def convert(top: PeerMapping, destination: str) -> Conversion:
     """Convert a file of skopeo.
 
-    destination: the DESTINATION of `skopeo sync`. If it contains `{repository}`, this is replaced with the name of the
-    source including its host, as with `--scoped`. A tag template at its end is kept. Raises NotConvertible, and
-    ConfigError if the destination is not valid."""
+    destination: the DESTINATION argument of `skopeo sync`. `{repository}` in it is replaced with the name of the source
+    including its host, as with `--scoped`. A tag template at its end is kept. Raises NotConvertible, and ConfigError if
+    the destination is invalid."""
     _check_destination(destination)
     conversion, settings = Conversion(notes=top.notes), RegistrySettings()
     conversion.registries = settings.by_host
@@ -66,7 +66,7 @@ def convert(top: PeerMapping, destination: str) -> Conversion:
 
 
 def _check_destination(destination: str) -> None:
-    """Raise ConfigError if a destination is not the beginning of a target."""
+    """Raise ConfigError if a target cannot be made by adding a repository to the destination."""
     name = printable_reference(destination)
     try:
         target = _target(destination.replace(MATCHED, "source"), Repository("localhost", "repository"))
@@ -104,7 +104,10 @@ def _convert_settings(block: PeerMapping, host: str, settings: RegistrySettings)
 
 
 def _convert_images(block: PeerMapping, host: str, destination: str, notes: list[Note]) -> Iterator[ConvertedMirror]:
-    """Yield an entry for each repository of a registry, and one for each digest. Add notes to `notes`."""
+    """Yield an entry for each repository of a registry, and one for each image that is listed by its digest.
+
+    notes: the list to which notes are added.
+    """
     for name, images in _collect_images(block, notes).items():
         try:
             repository = Repository.parse(f"{host}/{name}")
@@ -113,7 +116,7 @@ def _convert_images(block: PeerMapping, host: str, destination: str, notes: list
             notes += [*images.notes, Note(images.line, format_key_path((name,)), f"left out: {error}", lost=True)]
             continue
         if images.selections:
-            # A union without exclusions always exists.
+            # Without exclusions, the union always exists.
             tags = reduce(lambda one, other: one.union(other) or EVERY_TAG, images.selections)
             yield ConvertedMirror(images.line, str(repository), (target,), tags, notes=tuple(images.notes))
         else:
@@ -123,7 +126,10 @@ def _convert_images(block: PeerMapping, host: str, destination: str, notes: list
 
 
 def _collect_images(block: PeerMapping, notes: list[Note]) -> dict[str, _Images]:
-    """Read the mappings of a registry. If a repository is in several of them, skopeo copies the tags of all of them."""
+    """Read the mappings of a registry, and return what they list for each repository.
+
+    If a repository is in several mappings, the result contains the tags of all of them, as in skopeo.
+    """
     found: dict[str, _Images] = {}
     for key, read in _READERS.items():
         try:
@@ -168,7 +174,7 @@ def _read_list(peer: PeerMapping, name: str) -> tuple[TagSelection | None, list[
 
 
 def _read_expression(peer: PeerMapping, name: str) -> tuple[TagSelection | None, list[str]]:
-    """Read the regular expression for the tags of a repository. It is not anchored. Raises NotConvertible."""
+    """Read the regular expression for the tags of a repository, which is not anchored. Raises NotConvertible."""
     try:
         return TagSelection(include=(pattern_for_search(peer.text(name) or ""),)), []
     except ConfigError as error:
@@ -176,7 +182,7 @@ def _read_expression(peer: PeerMapping, name: str) -> tuple[TagSelection | None,
 
 
 def _read_range(peer: PeerMapping, name: str) -> tuple[TagSelection | None, list[str]]:
-    """Read the range of versions for the tags of a repository. Raises NotConvertible."""
+    """Read the version range for the tags of a repository. Raises NotConvertible."""
     text = peer.text(name) or ""
     try:
         patterns = version_patterns(masterminds.parse_range(text), masterminds.TAG_FORM)

@@ -1,6 +1,6 @@
-"""Converts the regular expressions of other tools, which search a text, to patterns, which match a whole text.
+"""Converts regular expressions of other tools, which search within a tag, to patterns, which match the whole tag.
 
-The tools are written in Go, whose regular expressions have the syntax of RE2, as our patterns do.
+The tools are written in Go, so their regular expressions have the syntax of RE2, as patterns do.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ _END = re.compile(r"(?<!\\)(?:\\\\)*\$\Z")
 
 
 def pattern_for_search(expression: str) -> str:
-    """Return the pattern that matches a whole text exactly if the regular expression is found somewhere in the text.
+    """Return a pattern that matches exactly the texts in which `expression` finds a match.
 
-    Raises ConfigError if the expression is not a valid regular expression, or too long."""
+    Raises ConfigError if the expression is invalid or too long.
+    """
     if expression.rfind(r"\Q") > expression.rfind(r"\E"):
         expression += r"\E"  # the end of the expression also ends a quotation
     compile_pattern(f".*(?:{expression}).*")
-    # With an alternative outside of groups, `^` and `$` belong to one alternative. `\Q` may quote any other character.
+    # Outside of groups, `^` and `$` belong to only one alternative of `a|b`. `\Q` may quote any other character.
     if not has_alternative(expression) and r"\Q" not in expression:
         simple = _strip_anchors(expression)
         with suppress(ConfigError):  # for example for a repeated anchor: `^*`
@@ -42,9 +43,10 @@ def pattern_for_text(text: str) -> str:
 
 
 def _strip_anchors(expression: str) -> str:
-    """Return the expression without the anchors at its ends. Where it has none, `.*` takes their place.
+    """Return the expression without the anchors at its ends, and with `.*` at each end that has no anchor.
 
-    The expression must not have an alternative outside of groups."""
+    The expression must not contain a `|` outside of groups.
+    """
     start, rest = ("", expression[1:]) if expression.startswith("^") else (".*", expression)
     end, rest = ("", rest[:-1]) if _END.search(rest) else (".*", rest)
     start = "" if rest.startswith(".*") and not rest.startswith((".*?", ".*+")) else start

@@ -1,4 +1,6 @@
-"""The tags that an entry of another tool selects, and their union, because two of our mirrors cannot share a target."""
+"""The tags that an entry of another tool selects. Selections are united, because two mirrors cannot write to one
+target.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,11 @@ from mirror.util.structs import Struct, replace
 
 
 class TagSelection(Struct, frozen=True):
-    """A selection of tags.
+    """A selection of tags, by name or by pattern.
 
     every: select all tags. literal: the names of selected tags. include: patterns of selected tags. exclude: patterns
-    of tags that are left out. newest: how many of the selected tags are copied, the newest first."""
+    of tags that are left out. newest: the number of tags to copy, the newest first; None for all.
+    """
 
     every: bool = False
     literal: tuple[str, ...] = ()
@@ -26,14 +29,14 @@ class TagSelection(Struct, frozen=True):
         return self.literal[0] if is_single else None
 
     def union(self, other: TagSelection) -> TagSelection | None:
-        """Return the selection of all tags that one of the two selects, or None if our rules cannot express it."""
+        """Return the union of two selections, or None if the key `tags` cannot express it."""
         if other == self or (self.every and not self.exclude):
             return self
         if other.every and not other.exclude:
             return other
         if self.newest is not None or other.newest is not None:
             return None
-        if self.exclude != other.exclude and not (self._leaves_in(other) or other._leaves_in(self)):
+        if self.exclude != other.exclude and not (self._excludes_none_of(other) or other._excludes_none_of(self)):
             return None
         exclude = self.exclude or other.exclude
         if self.every or other.every:
@@ -55,8 +58,8 @@ class TagSelection(Struct, frozen=True):
         names, include, exclude = (tuple(sorted(set(one))) for one in (self.literal, self.include, self.exclude))
         return replace(self, literal=names, include=include, exclude=exclude)
 
-    def _leaves_in(self, other: TagSelection) -> bool:
-        """Return whether `other` has only names of tags, and none of them matches a pattern of `exclude`."""
+    def _excludes_none_of(self, other: TagSelection) -> bool:
+        """Return whether `other` contains only names of tags, none of which matches a pattern of `self.exclude`."""
         is_literal = not (other.every or other.include or other.exclude)
         patterns = [compile_pattern(text) for text in self.exclude]
         return is_literal and not any(pattern.matches(tag) for pattern in patterns for tag in other.literal)

@@ -1,6 +1,6 @@
-"""Go templates and environment variables in the files of other tools. Our configuration does not expand variables.
+"""Converts Go templates and environment variables in the files of other tools, because `mirror` expands neither.
 
-In references, variables are replaced with their current values. In passwords, they become references to the variable.
+In references, variables are replaced with their current values. A password becomes a reference to its variable.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from mirror.migration.peer_file import PeerMapping
 _ACTION = re.compile(r"\{\{-?\s*(.*?)\s*-?\}\}", re.DOTALL)
 _CALL = re.compile(r"\(?\s*(env|file)\s+(?:\"([^\"\\]+)\"|`([^`]+)`)\s*\)?(?:\s*\|\s*trimSpace)?")
 _FIELD = re.compile(r"\.Sync\.(Source|Type)")
-# An example in the documentation of regsync: `index (split .Sync.Source "gcr.io/") 1`.
+# The documentation of regsync contains this example: `index (split .Sync.Source "gcr.io/") 1`.
 _PART = re.compile(r"index\s+\(\s*split\s+\.Sync\.(Source|Type)\s+\"([^\"\\]+)\"\s*\)\s+(\d{1,3})")
 _SHELL = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
 
 
 def secret_of_template(text: str) -> dict[str, str] | None:
-    """Return the reference for a text that is one template with a variable or a file, otherwise None."""
+    """Return the value of `password` (`{env: NAME}` or `{file: PATH}`) for a text that is a single template, or
+    None.
+    """
     action = _ACTION.fullmatch(text.strip())
     call = _CALL.fullmatch(action[1]) if action else None
     return {call[1]: call[2] or call[3]} if call else None
@@ -31,7 +33,7 @@ def has_template(text: str) -> bool:
 
 
 def secret_of_variable(text: str) -> dict[str, str] | None:
-    """Return the reference for a text that is one shell variable, such as `$NAME` or `${NAME}`, otherwise None."""
+    """Return the value of `password` (`{env: NAME}`) for a text that is a single shell variable, or None."""
     found = _SHELL.fullmatch(text)
     return {"env": found[1] or found[2]} if found else None
 
@@ -39,12 +41,13 @@ def secret_of_variable(text: str) -> dict[str, str] | None:
 def expand_template(
     peer: PeerMapping, key: str, text: str, environment: Mapping[str, str], fields: Mapping[str, str]
 ) -> str:
-    """Replace the templates in a reference or user name with their current values, and add a note.
+    """Replace the templates in a reference or user name with their current values, and add a note for each variable.
 
-    fields: the values of `.Sync.Source` and `.Sync.Type`, which may also be split. Raises NotConvertible if a template
-    cannot be replaced."""
+    fields: the values of `.Sync.Source` and `.Sync.Type`. Raises NotConvertible if a template cannot be replaced.
+    """
 
     def replacement(found: re.Match[str]) -> str:
+        """Return the value of one template."""
         call, field = _CALL.fullmatch(found[1]), _FIELD.fullmatch(found[1])
         if field is not None and field[1] in fields:
             return fields[field[1]]
@@ -54,14 +57,14 @@ def expand_template(
             if int(part[3]) < len(parts):
                 return parts[int(part[3])]
         if call is None or call[1] != "env":
-            peer.reject(key, "left out: templates are not supported; replace it with its value, and convert again")
+            peer.reject(key, "left out: this template is not supported; replace it with its value, and convert again")
         return _current_value(peer, key, call[2] or call[3], environment)
 
     return _ACTION.sub(replacement, text) if has_template(text) else text
 
 
 def expand_variables(peer: PeerMapping, key: str, text: str, environment: Mapping[str, str]) -> str:
-    """Replace the shell variables in a reference or user name with their current values, and add a note.
+    """Replace the shell variables in a reference or user name with their current values, and add a note for each.
 
     Raises NotConvertible if a variable is not set."""
     return _SHELL.sub(lambda found: _current_value(peer, key, found[1] or found[2], environment), text)
@@ -71,7 +74,7 @@ def _current_value(peer: PeerMapping, key: str, name: str, environment: Mapping[
     """Return the value of an environment variable, and add a note. Raises NotConvertible if it is not set."""
     value = environment.get(name)
     if not value:
-        what = "left out: variables are not expanded in our configuration, and the environment variable"
+        what = "left out: `mirror` does not expand variables, and the environment variable"
         peer.reject(key, f"{what} {name} is not set; set it, and convert again")
-    peer.note(key, f"the current value of {name} was inserted; variables are not expanded in our configuration")
+    peer.note(key, f"the current value of {name} was inserted, because `mirror` does not expand variables")
     return value

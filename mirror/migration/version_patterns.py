@@ -1,4 +1,7 @@
-"""Patterns that match the versions of a set. Our own ranges of versions treat suffixes as npm does, others do not."""
+"""Converts a set of versions to tag patterns.
+
+`semver` cannot express the ranges of other tools, because it treats suffixes as npm does.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import TypeAlias
 from mirror.migration.version_sets import END, START, Cut, Intervals, Numbers, VersionSet
 from mirror.util.structs import Struct
 
-# A bound of the numbers that follow: the numbers, and whether they are inside the interval. None: there is no bound.
+# A bound of an interval: the numbers, and whether they belong to the interval. None: there is no bound.
 Bound: TypeAlias = tuple[Numbers, bool] | None
 
 _NONZERO = r"0*[1-9]\d*"
@@ -16,8 +19,8 @@ _NONZERO = r"0*[1-9]\d*"
 class TagForm(Struct, frozen=True):
     """How a tool writes versions in tags.
 
-    most_numbers: how many numbers a version may have; None for any number. suffix: a pattern for what may follow the
-    first hyphen. short_suffix: whether a version with fewer than three numbers may have a suffix. after_plain: a
+    most_numbers: the maximum number of numbers in a version; None for no limit. suffix: a pattern for the text after
+    the first hyphen. short_suffix: whether a version with fewer than three numbers may have a suffix. after_plain: a
     pattern for what may follow the numbers of a version without a suffix."""
 
     most_numbers: int | None
@@ -27,7 +30,7 @@ class TagForm(Struct, frozen=True):
 
 
 def version_patterns(versions: VersionSet, form: TagForm) -> list[str]:
-    """Return patterns of which exactly the tags in `form` whose versions are in the set match at least one."""
+    """Return patterns that together match exactly those tags in `form` whose versions are in the set."""
     found = [f"v?{numbers}{form.after_plain}" for numbers in _number_patterns(versions.plain, form.most_numbers, 1)]
     least = 1 if form.short_suffix else 3
     numbers_before_suffix = _number_patterns(versions.suffixed, form.most_numbers, least)
@@ -35,7 +38,10 @@ def version_patterns(versions: VersionSet, form: TagForm) -> list[str]:
 
 
 def _number_patterns(intervals: Intervals, most: int | None, least: int) -> list[str]:
-    """Return a pattern for the numbers of the versions in each interval. most, least: how many numbers they have."""
+    """Return a pattern for each interval that matches the numbers of its versions.
+
+    most, least: the maximum and the minimum number of numbers in a version.
+    """
     found = []
     for start, end in intervals:
         alternatives = _first_number(_lower_bound(start), _upper_bound(end), most, least)
@@ -57,14 +63,15 @@ def _upper_bound(cut: Cut) -> Bound:
 def _first_number(low: Bound, high: Bound, most: int | None, least: int) -> list[str]:
     """Return alternatives for all numbers of a version between two bounds."""
     if low is None and high is None:
-        return [rf"\d+{_any_numbers(_less(most), least - 1)}"]
-    return _step(low, high, most, least, "")
+        return [rf"\d+{_any_numbers(_one_less(most), least - 1)}"]
+    return _next_number(low, high, most, least, "")
 
 
-def _rest(low: Bound, high: Bound, most: int | None, least: int) -> list[str]:
-    """Return alternatives for what follows a number that is equal to that of one or both bounds.
+def _remaining_numbers(low: Bound, high: Bound, most: int | None, least: int) -> list[str]:
+    """Return alternatives for the numbers after one that is equal to the number of a bound, or of both bounds.
 
-    low, high: what is left of the bounds. most, least: how many numbers may follow, and how many must."""
+    low, high: the remaining numbers of the bounds. most, least: how many numbers may follow, and how many must.
+    """
     if high == ((), False):
         return []
     if low == ((), True):
@@ -78,25 +85,25 @@ def _rest(low: Bound, high: Bound, most: int | None, least: int) -> list[str]:
     if most is None and low == ((), False) and high is None:
         return [rf"(?:\.\d+)*\.{_NONZERO}(?:\.\d+)*"]
     ends_here = [""] if low is None and least <= 0 else []
-    return [*ends_here, *_step(low, high, most, least, r"\.")]
+    return [*ends_here, *_next_number(low, high, most, least, r"\.")]
 
 
-def _step(low: Bound, high: Bound, most: int | None, least: int, dot: str) -> list[str]:
-    """Return alternatives for the next number and what follows it. dot: the pattern before the number."""
+def _next_number(low: Bound, high: Bound, most: int | None, least: int, dot: str) -> list[str]:
+    """Return alternatives for the next number and the numbers after it. dot: the pattern before the number."""
     lowest, low_rest = _split(low)
     highest, high_rest = _split(high)
-    most, least = _less(most), least - 1
+    most, least = _one_less(most), least - 1
     found: list[str] = []
     if low is not None and high is not None and lowest == highest:
-        return _join(f"{dot}{_integers(lowest, lowest)}", _rest(low_rest, high_rest, most, least))
+        return _join(f"{dot}{_integers(lowest, lowest)}", _remaining_numbers(low_rest, high_rest, most, least))
     if low is not None:
-        found += _join(f"{dot}{_integers(lowest, lowest)}", _rest(low_rest, None, most, least))
+        found += _join(f"{dot}{_integers(lowest, lowest)}", _remaining_numbers(low_rest, None, most, least))
     first = 0 if low is None else lowest + 1
     last = None if high is None else highest - 1
     if last is None or first <= last:
         found.append(f"{dot}{_integers(first, last)}{_any_numbers(most, least)}")
     if high is not None:
-        found += _join(f"{dot}{_integers(highest, highest)}", _rest(None, high_rest, most, least))
+        found += _join(f"{dot}{_integers(highest, highest)}", _remaining_numbers(None, high_rest, most, least))
     return found
 
 
@@ -108,8 +115,8 @@ def _split(bound: Bound) -> tuple[int, Bound]:
     return (numbers[0] if numbers else 0), (numbers[1:], inside)
 
 
-def _less(most: int | None) -> int | None:
-    """Return how many numbers may follow after one more number."""
+def _one_less(most: int | None) -> int | None:
+    """Return the limit for the numbers after the next one: `most - 1`, or None for no limit."""
     return None if most is None else most - 1
 
 
@@ -133,12 +140,12 @@ def _numbers(number: str, most: int | None, least: int) -> str:
 
 
 def _join(before: str, alternatives: list[str]) -> list[str]:
-    """Return `before` followed by the alternatives, or nothing if there are none."""
+    """Return one pattern: `before`, followed by the alternatives. Return an empty list if there are no alternatives."""
     return [before + _group(alternatives)] if alternatives else []
 
 
 def _group(alternatives: list[str]) -> str:
-    """Return one pattern for alternatives."""
+    """Return one pattern that matches each of the alternatives."""
     if len(alternatives) == 1:
         return alternatives[0]
     if alternatives[0] == "":
@@ -159,27 +166,27 @@ def _integers(low: int, high: int | None) -> str:
     for length in range(len(str(low)), longest + 1):
         least = max(low, 10 ** (length - 1) if length > 1 else 0)
         most = 10**length - 1 if high is None else min(high, 10**length - 1)
-        found += _same_length(str(least), str(most))
+        found += _same_length_integers(str(least), str(most))
     if high is None:
         found.append(rf"[1-9]{_digits(longest, open_ended=True)}")
     return f"0*{_group(found)}"
 
 
-def _same_length(low: str, high: str) -> list[str]:
+def _same_length_integers(low: str, high: str) -> list[str]:
     """Return alternatives for the integers from `low` to `high`, which have the same number of digits."""
     if low == high:
         return [low]
     left = len(low) - 1
     if low[0] == high[0]:
-        return [low[0] + rest for rest in _same_length(low[1:], high[1:])]
+        return [low[0] + rest for rest in _same_length_integers(low[1:], high[1:])]
     first, last = int(low[0]), int(high[0])
     before: list[str] = []
     after: list[str] = []
     if low[1:] != "0" * left:
-        before = [low[0] + rest for rest in _same_length(low[1:], "9" * left)]
+        before = [low[0] + rest for rest in _same_length_integers(low[1:], "9" * left)]
         first += 1
     if high[1:] != "9" * left:
-        after = [high[0] + rest for rest in _same_length("0" * left, high[1:])]
+        after = [high[0] + rest for rest in _same_length_integers("0" * left, high[1:])]
         last -= 1
     between = []
     if first <= last:
@@ -189,7 +196,7 @@ def _same_length(low: str, high: str) -> list[str]:
 
 
 def _digits(count: int, *, open_ended: bool = False) -> str:
-    """Return a pattern for `count` digits, or for at least as many."""
+    """Return a pattern for `count` digits. If `open_ended` is set, the pattern also matches more digits."""
     if open_ended:
         return rf"\d{{{count},}}" if count > 1 else r"\d+"
     return {0: "", 1: r"\d"}.get(count, rf"\d{{{count}}}")

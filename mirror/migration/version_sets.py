@@ -15,7 +15,7 @@ from mirror.selection.versions import LONGEST
 from mirror.util.structs import Struct
 
 Numbers: TypeAlias = tuple[int, ...]  # the numbers of a version, without zeros at the end
-# A position in the order of versions: (numbers, 0) is immediately before these numbers, and (numbers, 1) after them.
+# A position between versions: (numbers, 0) is immediately before the version with these numbers, (numbers, 1) after it.
 Cut: TypeAlias = tuple[Numbers, int]
 Intervals: TypeAlias = tuple[tuple[Cut, Cut], ...]  # disjoint, in ascending order
 
@@ -26,7 +26,10 @@ NONE: Intervals = ()
 
 
 class VersionSet(Struct, frozen=True):
-    """A set of versions. plain: the versions without a suffix. suffixed: the numbers of the versions with one."""
+    """A set of versions.
+
+    plain: the versions without a suffix. suffixed: the numbers of the versions that have a suffix.
+    """
 
     plain: Intervals
     suffixed: Intervals
@@ -44,13 +47,13 @@ EVERY_VERSION = VersionSet(ALL, ALL)
 
 
 def check_length(text: str) -> None:
-    """Raise ConfigError if a range is longer than ours may be."""
+    """Raise ConfigError if a version range is longer than `LONGEST`."""
     if len(text) > LONGEST:
         raise ConfigError(f"range too long: {len(text)} characters, at most {LONGEST} are allowed")
 
 
 def trim(numbers: Iterable[int]) -> Numbers:
-    """Return the numbers of a version without zeros at the end, which do not change its place in the order."""
+    """Return the numbers of a version without trailing zeros, which do not affect the order of versions."""
     kept = list(numbers)
     while kept and kept[-1] == 0:
         kept.pop()
@@ -58,10 +61,12 @@ def trim(numbers: Iterable[int]) -> Numbers:
 
 
 def compare(operator: str, numbers: Numbers, *, lowest: bool = False) -> VersionSet:
-    """Return the versions for which a comparison is true. A version with a suffix is lower than its numbers alone.
+    """Return the versions that satisfy a comparison. A version with a suffix is lower than the same one without it.
 
-    operator: `>=`, `>`, `<=`, `<`, `=` or `!=`. lowest: whether the version in the comparison has the suffix `-0`, the
-    lowest of all; then the operator must be `>=` or `<`."""
+    operator: `>=`, `>`, `<=`, `<`, `=` or `!=`. numbers: those of the version to compare with. lowest: whether this
+    version has the suffix `-0`, which is lower than all other suffixes. In that case, the operator must be `>=` or
+    `<`.
+    """
     if operator in ("<", "<=", "!="):
         return compare({"<": ">=", "<=": ">", "!=": "="}[operator], numbers, lowest=lowest).complement()
     before, after = (numbers, 0), (numbers, 1)
@@ -72,7 +77,9 @@ def compare(operator: str, numbers: Numbers, *, lowest: bool = False) -> Version
 
 
 def numbers_below(numbers: Numbers) -> VersionSet:
-    """Return the versions whose numbers are lower, with any suffix. `2.0.0-rc.1` is not below 2 here."""
+    """Return the versions whose numbers are lower than `numbers`, with any suffix. Therefore, `2.0.0-rc.1` is not below
+    2.
+    """
     intervals = ((START, (numbers, 0)),)
     return VersionSet(intervals, intervals)
 

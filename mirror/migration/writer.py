@@ -17,7 +17,7 @@ _COMMENT_WIDTH = 110
 
 
 def write_configuration(conversion: Conversion, heading: Iterable[str], file: str) -> str:
-    """Return the text of the new file. heading: lines of its first comment. file: the name of the old file."""
+    """Return the text of the new file. heading: the lines of the comment at its top. file: the name of the old file."""
     lines = [*_comment(heading, ""), *_notes(sorted(conversion.notes), file, ""), "version: 1"]
     for key, value in conversion.top.items():
         lines += _entry(key, value, "")
@@ -32,7 +32,7 @@ def write_configuration(conversion: Conversion, heading: Iterable[str], file: st
 
 
 def format_note(note: Note, file: str) -> str:
-    """Return a note with its position: `regsync.yml:7: sync[0].backup: not converted: ...`."""
+    """Return a note as one line with its position, such as `regsync.yml:7: sync[0].backup: not converted: ...`."""
     path = f"{note.path}: " if note.path else ""
     return printable(f"{note.file or file}:{note.line}: {path}{note.text}", 1200)
 
@@ -73,7 +73,7 @@ def _flow(value: object) -> str:
 
 
 def _scalar(text: str) -> str:
-    """Return a string, in quotes unless every YAML parser reads it as a string without them."""
+    """Return a string as a YAML scalar. It is quoted unless every YAML parser reads the unquoted text as a string."""
     if _PLAIN.fullmatch(text) and text.lower() not in _WORDS:
         return text
     if printable(text, len(text) + 1) == text:
@@ -83,12 +83,12 @@ def _scalar(text: str) -> str:
 
 
 def _notes(notes: Iterable[Note], file: str, indent: str) -> list[str]:
-    """Return notes as comments, each once."""
+    """Return notes as comment lines, without duplicates."""
     return _comment((format_note(note, file) for note in dict.fromkeys(notes)), indent)
 
 
 def _comment(texts: Iterable[str], indent: str) -> list[str]:
-    """Return texts as comments. Long lines are broken between words."""
+    """Return texts as comment lines. Long lines are broken between words."""
     lines = []
     for text in texts:
         line = f"{indent}#"

@@ -201,9 +201,9 @@ def test_a_file_of_another_tool_is_refused_and_the_command_that_converts_it_is_n
         (
             "regsync",
             "sync: [{source: a, target: 'h.example.com/{{index (split .Sync.Source \"/\") 9}}', type: image}]\n",
-            "templates are not supp",
+            "template is not supp",
         ),
-        ("regsync", "sync: [{source: '{{now}}', target: h.example.com/a, type: image}]\n", "templates are not supp"),
+        ("regsync", "sync: [{source: '{{now}}', target: h.example.com/a, type: image}]\n", "template is not supp"),
         (
             "regsync",
             "sync: [{source: a, target: h.example.com/a, type: repository, tags: {allow: ['(']}}]\n",
@@ -299,7 +299,7 @@ def test_the_latest_versions_that_dregsy_keeps_become_the_newest_versions(tmp_pa
 
 
 def test_a_configuration_of_ours_is_not_converted(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is a configuration of mirror already"):
+    with pytest.raises(ConfigError, match="is already a configuration of mirror"):
         convert("dregsy", "version: 1\nmirrors: [{source: a, targets: [h.example.com/a]}]\n", tmp_path)
 
 
