@@ -42,8 +42,8 @@ _VERBS = {
 def explain(options: Options, reference: str, *, as_json: bool) -> int:
     """Print the explanation of a source or target reference, or of a repository, and return the exit code.
 
-    Contacts the source and the targets of the mirrors that the reference concerns, and writes nothing. Raises
-    ConfigError if it concerns no mirror, LocalError."""
+    Contacts the source and the targets of the mirrors to which the reference belongs, and writes nothing. Raises
+    ConfigError if it belongs to no mirror, and LocalError."""
     location = _parse_reference(reference)
     explanations: list[MirrorExplanation] = []
     with open_for_reading(options) as (context, state):
@@ -53,7 +53,7 @@ def explain(options: Options, reference: str, *, as_json: bool) -> int:
             raise _unknown_reference(context.entries, reference, config)
 
         async def run() -> None:
-            """Plan the mirrors that the reference concerns."""
+            """Plan the mirrors to which the reference belongs."""
             entries = _entries_to_plan(context.entries, subjects)
 
             def make_planner(receiver: PlanReceiver, only: RepositoryFilter) -> Planner:
@@ -74,7 +74,7 @@ def explain(options: Options, reference: str, *, as_json: bool) -> int:
 
 
 def _parse_reference(text: str) -> RegistryLocation | LayoutLocation | BundleLocation:
-    """Parse the reference on the command line. Raises ConfigError if it is not valid, or not one repository."""
+    """Parse the reference on the command line. Raises ConfigError if it is invalid or contains a wildcard."""
     location: Location = parse_source(text)
     if isinstance(location, RegistryLocation | LayoutLocation | BundleLocation) and not location.wildcard:
         return location
@@ -85,7 +85,7 @@ def _parse_reference(text: str) -> RegistryLocation | LayoutLocation | BundleLoc
 def _find_subjects(
     entries: Sequence[MirrorEntry], location: RegistryLocation | LayoutLocation | BundleLocation, config: Config
 ) -> list[Subject]:
-    """Return the source repositories that a reference concerns: as a source, or as the source of a target."""
+    """Return a subject for each mirror that reads from, or writes to, the repository of a reference."""
     named = _repository(location, config)
     identifier = location.tag or location.digest
     subjects = []
@@ -102,7 +102,7 @@ def _find_subjects(
 
 
 def _source_identifier(entry: MirrorEntry, target: TargetEntry, identifier: str | None) -> str | None:
-    """Return the tag or digest at the source for one on the target, or None if the target cannot get it."""
+    """Return the tag or digest at the source that becomes `identifier` on the target, or None if there is none."""
     if identifier is None or not target.tags.is_fixed:
         return identifier if identifier is None or ":" in identifier else target.tags.source_tag(identifier)
     names = entry.rules.literal or (entry.rules.digest,)
@@ -118,7 +118,7 @@ def _make_subject(entry: MirrorEntry, path: str, identifier: str | None) -> Subj
 
 
 def _source_path(entry: MirrorEntry, template: Repository, named: Repository) -> str | None:
-    """Return the source repository that is copied to the repository `named`, or None if it is not this target's."""
+    """Return the source repository that is copied to `named`, or None if `template` does not match `named`."""
     if template.host != named.host or not can_match(named.path, template.path):
         return None
     if not entry.wildcard:
@@ -129,7 +129,7 @@ def _source_path(entry: MirrorEntry, template: Repository, named: Repository) ->
 
 
 def _repository(location: RegistryLocation | LayoutLocation | BundleLocation, config: Config) -> Repository:
-    """Return the repository of a location, with the names that entries have. Paths are relative to this directory."""
+    """Return the host and path of a location as mirror entries name them. A relative path is resolved."""
     if isinstance(location, LayoutLocation):
         return Repository(f"oci:{Path(location.directory).expanduser().resolve()}", location.repository)
     if isinstance(location, BundleLocation):
@@ -140,16 +140,20 @@ def _repository(location: RegistryLocation | LayoutLocation | BundleLocation, co
 
 
 def _unknown_reference(entries: Sequence[MirrorEntry], reference: str, config: Config) -> ConfigError:
-    """Return the error for a reference that no mirror concerns. The hint names the most similar repository."""
+    """Return the error for a reference that belongs to no mirror. The hint names the most similar repository."""
     names = [entry.name for entry in entries]
     names += [str(target.repository) for entry in entries for target in entry.targets]
     close = difflib.get_close_matches(reference, names, n=1, cutoff=0.0)
-    hint = f"the most similar source or target is {printable(close[0], 120)}" if close else "it has no mirrors"
-    return ConfigError(f"no mirror of {config.path} concerns {printable(reference, 120)}", hint=hint)
+    hint = (
+        f"the most similar source or target is {printable(close[0], 120)}"
+        if close
+        else "the configuration contains no mirrors"
+    )
+    return ConfigError(f"no mirror in {config.path} has the source or target {printable(reference, 120)}", hint=hint)
 
 
 def _entries_to_plan(entries: Sequence[MirrorEntry], subjects: Sequence[Subject]) -> list[MirrorEntry]:
-    """Return the entries of the subjects and, because they change the plan, those that may be in conflict with them."""
+    """Return the entries of the subjects, and the entries that may conflict with them, which affect their plan."""
     own = {subject.entry.number for subject in subjects}
     possible = find_possible_conflicts(entries)
     if own & {entry.number for entry in possible}:
@@ -161,7 +165,7 @@ def _entries_to_plan(entries: Sequence[MirrorEntry], subjects: Sequence[Subject]
 
 
 def _text_lines(explanations: Sequence[MirrorExplanation], config: Config) -> list[str]:
-    """Return the lines for people."""
+    """Return the human-readable lines."""
     lines: list[str] = []
     for found in explanations:
         mirror = config.mirrors[found.number]
@@ -169,7 +173,7 @@ def _text_lines(explanations: Sequence[MirrorExplanation], config: Config) -> li
         lines.append(f"{found.source}: {mirror.position.file}:{mirror.position.line} ({mirror.path})")
         chosen = {True: "selected", False: "not selected", None: "could not be determined"}[found.selected]
         lines.append(f"  selection: {chosen}: {found.reason}")
-        lines += [f"    {count} left out by {printable(rule, 80)}" for rule, count in _sorted_rejected(found)]
+        lines += [f"    {count} left out by {printable(rule, 80)}" for rule, count in _list_rejected(found)]
         if found.found is not None:
             lines.append(f"  source:    {_describe_lookup(found.found)}")
         for target in found.targets:
@@ -177,8 +181,8 @@ def _text_lines(explanations: Sequence[MirrorExplanation], config: Config) -> li
     return lines
 
 
-def _sorted_rejected(found: MirrorExplanation) -> list[tuple[str, int]]:
-    """Return how many tags of a repository each rule leaves out. For a single reference, return an empty list."""
+def _list_rejected(found: MirrorExplanation) -> list[tuple[str, int]]:
+    """Return the rules that leave out tags of a repository, and how many. The list is empty for a reference."""
     return sorted(found.rejected.items()) if found.found is None else []
 
 
@@ -207,7 +211,7 @@ def _describe_lookup(found: Version | MirrorError) -> str:
 
 
 def _json_lines(explanations: Sequence[MirrorExplanation], reference: str, config: Config) -> list[str]:
-    """Return the JSON document for programs (docs/operations.md, "Explaining a reference")."""
+    """Return the lines of the JSON document (docs/operations.md, "Explaining a reference")."""
     mirrors: list[dict[str, object]] = []
     for found in explanations:
         mirror = config.mirrors[found.number]

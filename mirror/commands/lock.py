@@ -1,4 +1,4 @@
-"""`mirror lock`: writes the selected tags with their digests to a file, for `sync --locked` and `plan --locked`."""
+"""`mirror lock`: writes the selected tags and their digests to an image lock, which `--locked` uses."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ STDOUT = Path("-")
 def lock(options: Options, output: Path | None) -> int:
     """Write the image lock of a configuration, and return the exit code. Contacts only the sources.
 
-    output: the file; None for the name of the configuration with the suffix `.lock`, and `-` for standard output. If
-    anything cannot be locked, print the problems and write nothing. Raises ConfigError, LocalError."""
+    output: the path of the image lock, or `-` for standard output. None means the name of the configuration with the
+    suffix `.lock`. If anything cannot be locked, print the problems and write nothing. Raises ConfigError,
+    LocalError."""
     found: list[tuple[ImageLock, list[tuple[str, MirrorError]]]] = []
     with open_for_reading(options) as (context, state):
         config = context.config
         path = STDOUT if output == STDOUT else _resolve_output(output or config.path.with_suffix(".lock"), config)
 
         async def collect() -> None:
-            """Read the sources."""
+            """Resolve the selected tags at the sources."""
             reader = context.image_reader(state, all_attachments=True)
             make_planner = partial(context.source_planner, state, reader)
             found.append(await collect_lock(context.entries, config.path.name, make_planner, reader.find_attachments))
@@ -66,9 +67,9 @@ def lock(options: Options, output: Path | None) -> int:
 
 
 def _resolve_output(path: Path, config: Config) -> Path:
-    """Resolve symbolic links in the path of the lock. Raises ConfigError or LocalError if it must not be written there.
+    """Resolve symbolic links in the path of the image lock, before any host is contacted.
 
-    The check takes place before any host is contacted."""
+    Raises ConfigError or LocalError if the image lock must not be written there."""
     real = Path(os.path.realpath(path))
     if real == Path(os.path.realpath(config.path)):
         raise ConfigError(f"{printable(path)} is the configuration", hint="choose another file with `-o FILE`")

@@ -30,7 +30,7 @@ def plan(options: Options) -> int:
         planner = context.planner(state, dry_run, reader, use_hints=not options.deep, reread_dates=options.deep)
 
         async def compare() -> None:
-            """Compare the image lock, if there is one, with the sources."""
+            """Compare the image lock with the sources if `--locked` is set."""
             if options.locked is not None:
                 reader = context.image_reader(state, all_attachments=True)
                 make_planner = partial(context.source_planner, state, reader)

@@ -1,4 +1,4 @@
-"""Services of the providers of registries: they create repositories, and issue passwords."""
+"""Services of registry providers: they create and list repositories, and issue passwords."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Closable(Protocol):
 
 
 class RegistryServices:
-    """The services that a configuration needs, by host. Creating this object opens no connections."""
+    """The provider services that a configuration needs, by registry host. Creating this object opens no connections."""
 
     def __init__(self, settings: Mapping[str, HostSettings], limits: Limits) -> None:
         self._limits = limits
@@ -38,18 +38,18 @@ class RegistryServices:
         }
 
     def catalog(self, host: str) -> Catalog | None:
-        """Return the catalog of a host that a service lists, or None if the registry lists its repositories itself."""
+        """Return the catalog that lists a host's repositories through a service, or None if no service is used."""
         service = self._ecr.get(host)
         return service if service is not None and host in self.logins and service.lists_repositories else None
 
     def missing_repositories(
         self, settings: HostSettings, credentials: CredentialSource, on_created: Callable[[str], None]
     ) -> MissingRepositories:
-        """Return what creates the missing repositories of a host. See `MissingRepositories` for `on_created`."""
+        """Return the creator of missing repositories on a host. `MissingRepositories` describes `on_created`."""
         return MissingRepositories(settings.host, self._creator(settings, credentials), on_created)
 
     def _creator(self, settings: HostSettings, credentials: CredentialSource) -> RepositoryCreator | None:
-        """Return what creates repositories on a host, or None if the configuration does not allow it."""
+        """Return the service that creates repositories on a host, or None if the configuration does not allow this."""
         if isinstance(settings.create, EcrRepositorySettings):
             return self._ecr[settings.host]
         if not isinstance(settings.create, HarborProjectSettings):
@@ -67,5 +67,5 @@ class RegistryServices:
 
 
 def _ecr_settings(settings: HostSettings) -> EcrRepositorySettings:
-    """Return the settings for new repositories on ECR. Without the key `create`, they have their default values."""
+    """Return the settings for new repositories on ECR, or default settings if the key `create` is missing."""
     return settings.create if isinstance(settings.create, EcrRepositorySettings) else EcrRepositorySettings()

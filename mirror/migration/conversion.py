@@ -101,8 +101,7 @@ def _unite(one: ConvertedMirror, other: ConvertedMirror, notes: list[Note]) -> C
 def _separate_wildcards(mirrors: list[ConvertedMirror], notes: list[Note]) -> list[ConvertedMirror]:
     """Make sure that no wildcard copies a repository that another entry copies to the same target.
 
-    The repository is excluded from the wildcard, and the other entry selects the tags of both.
-    """
+    The repository is excluded from the wildcard, and the other entry selects the tags of both."""
     wildcards = [at for at, mirror in enumerate(mirrors) if mirror.source.endswith("/*")]
     for at, mirror in enumerate(mirrors):
         for wildcard_at in wildcards:

@@ -24,8 +24,7 @@ class Converted(Struct, frozen=True):
     """A new configuration, and notes about how it differs from the old one.
 
     text: its text. mirrors: the number of its mirrors. notes: each note, with its position in the old file. has_losses:
-    whether the other tool copies something that a sync with the new configuration does not copy.
-    """
+    whether the other tool copies something that a sync with the new configuration does not copy."""
 
     text: str
     mirrors: int

@@ -46,8 +46,7 @@ def convert(top: PeerMapping) -> Conversion:
 def _convert_relays(top: PeerMapping) -> str | None:
     """Add notes about the settings of the relays and of the lister, which are not converted.
 
-    Return the directory with the certificates of skopeo, or None if docker is the relay.
-    """
+    Return the directory with the certificates of skopeo, or None if docker is the relay."""
     relay = top.text("relay") or "docker"
     if relay == "docker":
         what = (
@@ -78,8 +77,7 @@ def _convert_task(
 ) -> list[ConvertedMirror]:
     """Return the entries for one task. A mapping that cannot be converted is left out, with a note.
 
-    without_platform: a list to which a note is added for each mapping that names no platform. Raises NotConvertible.
-    """
+    without_platform: a list to which a note is added for each mapping that names no platform. Raises NotConvertible."""
     task.text("name")  # it has no equivalent, and no effect on what is copied
     interval = task.number("interval")
     if interval:

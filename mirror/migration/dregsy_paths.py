@@ -22,8 +22,7 @@ _GROUP_REFERENCE = re.compile(r"\$(?:\{(\w+)\}|(\w+)|(\$))")
 class Paths(Struct, frozen=True):
     """The source and the target of a mapping, in the syntax of a `mirror` configuration.
 
-    repositories: the patterns for `repositories.include` and `repositories.exclude`; empty for a single repository.
-    """
+    repositories: the patterns for `repositories.include` and `repositories.exclude`; empty for a single repository."""
 
     source: str
     target: str

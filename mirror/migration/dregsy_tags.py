@@ -22,8 +22,7 @@ def select_tags(peer: PeerMapping) -> tuple[TagSelection | None, list[str]]:
     """Convert the key `tags`, and return the selected tags and the digests, which have the form `[:TAG]@DIGEST`.
 
     If the key is missing or empty, all tags are selected. If it contains only digests, the selection of tags is None.
-    Raises NotConvertible if the rules of `mirror` cannot express the selection.
-    """
+    Raises NotConvertible if the rules of `mirror` cannot express the selection."""
     literal: list[str] = []
     pinned: list[str] = []
     filters: list[TagSelection] = []

@@ -42,8 +42,7 @@ def convert(top: PeerMapping, path: Path, environment: Mapping[str, str]) -> Con
 
     path: the path of the file. If its directory contains `auth.yaml`, `auth.yml` or `auth.json`, the logins are read
     from there. environment: the environment variables that destinations and logins may refer to. Raises NotConvertible,
-    ConfigError, LocalError.
-    """
+    ConfigError, LocalError."""
     conversion, settings = Conversion(notes=top.notes), RegistrySettings()
     conversion.registries = settings.by_host
     conversion.notes.append(Note(1, "", _FLAGS))

@@ -33,8 +33,7 @@ _SAME = {"=>": ">=", "=<": "<=", "~>": "~", "": "="}
 class _Version(Struct, frozen=True):
     """The version in a comparison.
 
-    given: how many numbers it has before the first wildcard. lowest: whether it has the suffix `-0`.
-    """
+    given: how many numbers it has before the first wildcard. lowest: whether it has the suffix `-0`."""
 
     numbers: tuple[int, ...]
     given: int

@@ -40,8 +40,7 @@ class PeerMapping:
     """A YAML mapping in the other tool's file. It records which keys were read; `note_unknown_keys` reports the rest.
 
     node, path: the mapping and its key path. notes: the list to which notes are added. file: the name of the file that
-    contains the mapping, if this is not the old file itself.
-    """
+    contains the mapping, if this is not the old file itself."""
 
     def __init__(self, node: Mapping, path: KeyPath, notes: list[Note], file: str = "") -> None:
         self.file = file
@@ -69,9 +68,7 @@ class PeerMapping:
         return self._value(key) is not None
 
     def text(self, key: str) -> str | None:
-        """Return the scalar under `key` as it is written in the file, or None if the key is missing. Raises
-        NotConvertible.
-        """
+        """Return the scalar under `key` as written in the file, or None if there is none. Raises NotConvertible."""
         node = self._value(key)
         if node is None:
             return None

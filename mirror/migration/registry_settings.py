@@ -23,8 +23,7 @@ class RegistrySettings:
     def set(self, host: str, key: str, value: object, peer: PeerMapping, peer_key: str | None) -> None:
         """Set a key of a registry. If the key already has a different value, keep that value and add a note.
 
-        peer, peer_key: the mapping and the key in the old file.
-        """
+        peer, peer_key: the mapping and the key in the old file."""
         settings = self.by_host.setdefault(host, {})
         if settings.setdefault(key, value) != value:
             peer.note(peer_key, f"not converted: an earlier entry has another value for {host}, which is kept")
@@ -83,8 +82,7 @@ class RegistrySettings:
     ) -> None:
         """Use the TLS files in a directory for a registry: `*.crt`, `*.cert` and `*.key`.
 
-        optional: whether the directory may be missing or contain no such files. If it must not, a note is added.
-        """
+        optional: whether the directory may be missing or contain no such files. If it must not, a note is added."""
         try:
             found = {suffix: sorted(Path(directory).glob(f"*.{suffix}")) for suffix in ("crt", "cert", "key")}
         except OSError:  # for example no permission to read it
@@ -108,8 +106,7 @@ class RegistrySettings:
 def canonical_host(text: str) -> str:
     """Return the host name of a registry in the form that references use. All names of Docker Hub become `docker.io`.
 
-    text: the name in the old file, which may have a scheme and a path. Raises ConfigError if it is invalid.
-    """
+    text: the name in the old file, which may have a scheme and a path. Raises ConfigError if it is invalid."""
     host = re.sub(r"\Ahttps?://", "", text).partition("/")[0]
     if host.lower() in _HUB_HOSTS:
         return DOCKER_HUB

@@ -26,8 +26,7 @@ _OCI_SCHEMES = ("ocidir://", "ocifile://")
 class _Options(Struct, frozen=True):
     """Settings that both an entry and `defaults` may contain. A setting is None if its key is missing.
 
-    types: the artifact types under `referrerFilters`.
-    """
+    types: the artifact types under `referrerFilters`."""
 
     referrers: bool | None = None
     digest_tags: bool | None = None
@@ -165,8 +164,7 @@ def _convert_entry(
 def _expand_reference(entry: PeerMapping, key: str, environment: Mapping[str, str], fields: dict[str, str]) -> str:
     """Return the source or target of an entry with its templates replaced by their values.
 
-    The result is also stored in `fields`, because the template of a target may refer to the source.
-    """
+    The result is also stored in `fields`, because the template of a target may refer to the source."""
     text = entry.text(key)
     if not text:
         entry.reject(key, f"left out: the entry has no `{key}`; correct the file")
@@ -223,9 +221,7 @@ def _parse_repository(entry: PeerMapping, key: str, text: str, names: RegistryNa
 
 
 def _convert_image(entry: PeerMapping, source: str, target: str, names: RegistryNames) -> tuple[str, str, TagSelection]:
-    """Return the source, the target and the tag of a single image for a `mirror` configuration. Raises
-    NotConvertible.
-    """
+    """Return the source, target and tag of a single image, as in a `mirror` configuration. Raises NotConvertible."""
     digest = ""
     layout = _parse_layout(source)
     if layout is not None:

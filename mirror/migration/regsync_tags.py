@@ -20,9 +20,7 @@ _PART = re.compile(r"(\^|~|>=|<=|>|<|=|)v?(\d{1,18}(?:\.\d{1,18})*)(-[^+]*)?(?:\
 
 
 def select_tags(entry: PeerMapping) -> TagSelection:
-    """Convert the keys `tags` and `tagSets` of an entry. Raises NotConvertible if the key `tags` cannot express
-    them.
-    """
+    """Convert the keys `tags` and `tagSets` of an entry. Raises NotConvertible if `mirror` cannot express them."""
     sets = list(entry.mappings("tagSets"))
     tags = entry.mapping("tags")
     if tags is not None:

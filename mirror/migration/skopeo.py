@@ -106,8 +106,7 @@ def _convert_settings(block: PeerMapping, host: str, settings: RegistrySettings)
 def _convert_images(block: PeerMapping, host: str, destination: str, notes: list[Note]) -> Iterator[ConvertedMirror]:
     """Yield an entry for each repository of a registry, and one for each image that is listed by its digest.
 
-    notes: the list to which notes are added.
-    """
+    notes: the list to which notes are added."""
     for name, images in _collect_images(block, notes).items():
         try:
             repository = Repository.parse(f"{host}/{name}")
@@ -128,8 +127,7 @@ def _convert_images(block: PeerMapping, host: str, destination: str, notes: list
 def _collect_images(block: PeerMapping, notes: list[Note]) -> dict[str, _Images]:
     """Read the mappings of a registry, and return what they list for each repository.
 
-    If a repository is in several mappings, the result contains the tags of all of them, as in skopeo.
-    """
+    If a repository is in several mappings, the result contains the tags of all of them, as in skopeo."""
     found: dict[str, _Images] = {}
     for key, read in _READERS.items():
         try:

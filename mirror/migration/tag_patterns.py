@@ -17,8 +17,7 @@ _END = re.compile(r"(?<!\\)(?:\\\\)*\$\Z")
 def pattern_for_search(expression: str) -> str:
     """Return a pattern that matches exactly the texts in which `expression` finds a match.
 
-    Raises ConfigError if the expression is invalid or too long.
-    """
+    Raises ConfigError if the expression is invalid or too long."""
     if expression.rfind(r"\Q") > expression.rfind(r"\E"):
         expression += r"\E"  # the end of the expression also ends a quotation
     compile_pattern(f".*(?:{expression}).*")
@@ -45,8 +44,7 @@ def pattern_for_text(text: str) -> str:
 def _strip_anchors(expression: str) -> str:
     """Return the expression without the anchors at its ends, and with `.*` at each end that has no anchor.
 
-    The expression must not contain a `|` outside of groups.
-    """
+    The expression must not contain a `|` outside of groups."""
     start, rest = ("", expression[1:]) if expression.startswith("^") else (".*", expression)
     end, rest = ("", rest[:-1]) if _END.search(rest) else (".*", rest)
     start = "" if rest.startswith(".*") and not rest.startswith((".*?", ".*+")) else start

@@ -13,8 +13,7 @@ class TagSelection(Struct, frozen=True):
     """A selection of tags, by name or by pattern.
 
     every: select all tags. literal: the names of selected tags. include: patterns of selected tags. exclude: patterns
-    of tags that are left out. newest: the number of tags to copy, the newest first; None for all.
-    """
+    of tags that are left out. newest: the number of tags to copy, the newest first; None for all."""
 
     every: bool = False
     literal: tuple[str, ...] = ()

@@ -19,9 +19,7 @@ _SHELL = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
 
 
 def secret_of_template(text: str) -> dict[str, str] | None:
-    """Return the value of `password` (`{env: NAME}` or `{file: PATH}`) for a text that is a single template, or
-    None.
-    """
+    """Return `{env: NAME}` or `{file: PATH}` for a text that is a single template for one of these, otherwise None."""
     action = _ACTION.fullmatch(text.strip())
     call = _CALL.fullmatch(action[1]) if action else None
     return {call[1]: call[2] or call[3]} if call else None
@@ -33,7 +31,7 @@ def has_template(text: str) -> bool:
 
 
 def secret_of_variable(text: str) -> dict[str, str] | None:
-    """Return the value of `password` (`{env: NAME}`) for a text that is a single shell variable, or None."""
+    """Return `{env: NAME}` for a text that is a single shell variable, such as `$NAME` or `${NAME}`, otherwise None."""
     found = _SHELL.fullmatch(text)
     return {"env": found[1] or found[2]} if found else None
 
@@ -43,8 +41,7 @@ def expand_template(
 ) -> str:
     """Replace the templates in a reference or user name with their current values, and add a note for each variable.
 
-    fields: the values of `.Sync.Source` and `.Sync.Type`. Raises NotConvertible if a template cannot be replaced.
-    """
+    fields: the values of `.Sync.Source` and `.Sync.Type`. Raises NotConvertible if a template cannot be replaced."""
 
     def replacement(found: re.Match[str]) -> str:
         """Return the value of one template."""

@@ -40,8 +40,7 @@ def version_patterns(versions: VersionSet, form: TagForm) -> list[str]:
 def _number_patterns(intervals: Intervals, most: int | None, least: int) -> list[str]:
     """Return a pattern for each interval that matches the numbers of its versions.
 
-    most, least: the maximum and the minimum number of numbers in a version.
-    """
+    most, least: the maximum and the minimum number of numbers in a version."""
     found = []
     for start, end in intervals:
         alternatives = _first_number(_lower_bound(start), _upper_bound(end), most, least)
@@ -70,8 +69,7 @@ def _first_number(low: Bound, high: Bound, most: int | None, least: int) -> list
 def _remaining_numbers(low: Bound, high: Bound, most: int | None, least: int) -> list[str]:
     """Return alternatives for the numbers after one that is equal to the number of a bound, or of both bounds.
 
-    low, high: the remaining numbers of the bounds. most, least: how many numbers may follow, and how many must.
-    """
+    low, high: the remaining numbers of the bounds. most, least: how many numbers may follow, and how many must."""
     if high == ((), False):
         return []
     if low == ((), True):

@@ -28,8 +28,7 @@ NONE: Intervals = ()
 class VersionSet(Struct, frozen=True):
     """A set of versions.
 
-    plain: the versions without a suffix. suffixed: the numbers of the versions that have a suffix.
-    """
+    plain: the versions without a suffix. suffixed: the numbers of the versions that have a suffix."""
 
     plain: Intervals
     suffixed: Intervals
@@ -65,8 +64,7 @@ def compare(operator: str, numbers: Numbers, *, lowest: bool = False) -> Version
 
     operator: `>=`, `>`, `<=`, `<`, `=` or `!=`. numbers: those of the version to compare with. lowest: whether this
     version has the suffix `-0`, which is lower than all other suffixes. In that case, the operator must be `>=` or
-    `<`.
-    """
+    `<`."""
     if operator in ("<", "<=", "!="):
         return compare({"<": ">=", "<=": ">", "!=": "="}[operator], numbers, lowest=lowest).complement()
     before, after = (numbers, 0), (numbers, 1)
@@ -77,9 +75,7 @@ def compare(operator: str, numbers: Numbers, *, lowest: bool = False) -> Version
 
 
 def numbers_below(numbers: Numbers) -> VersionSet:
-    """Return the versions whose numbers are lower than `numbers`, with any suffix. Therefore, `2.0.0-rc.1` is not below
-    2.
-    """
+    """Return the versions with lower numbers than `numbers`, whatever their suffix: `2.0.0-rc.1` is not below 2."""
     intervals = ((START, (numbers, 0)),)
     return VersionSet(intervals, intervals)
 

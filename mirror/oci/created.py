@@ -1,6 +1,6 @@
-"""The date on which an image was created, as its config, its manifest or its schema 1 history states it.
+"""Reads the date on which an image was created from its config, its manifest or its schema 1 history.
 
-The build of an image writes its date, which may be missing or wrong. A date is never a reason to reject an image.
+The date is written by the build, so it may be missing or wrong. A wrong date is not a reason to reject an image.
 Sources: OCI image-spec v1.1, config.md and annotations.md; RFC 3339.
 """
 
@@ -24,7 +24,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def parse_date(value: Value) -> int:
-    """Return a date in microseconds since the epoch, or NO_DATE if `value` is not a date as in RFC 3339."""
+    """Return a date in microseconds since the epoch, or NO_DATE if `value` is not a date in the format of RFC 3339."""
     if not isinstance(value, str) or len(value) > _LONGEST or not _RFC3339.fullmatch(value):
         return NO_DATE
     try:

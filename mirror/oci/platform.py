@@ -1,4 +1,4 @@
-"""Platforms: the form in which a configuration names them, and the comparison with the platform of an image.
+"""Platforms: parses them as a configuration names them, and compares them with the platforms of images.
 
 The form is that of containerd, `OS/ARCHITECTURE[/VARIANT]`, with an optional OS version: `OS(VERSION)/ARCHITECTURE`.
 Sources: github.com/containerd/platforms, "Platform Specifiers" and "Normalization"; OCI image-spec v1.1,
@@ -45,7 +45,7 @@ _EXPECTED = "expected OS/ARCHITECTURE[/VARIANT], such as linux/arm64 or windows(
 
 
 class Platform(Struct, frozen=True):
-    """A platform, as an index, a config or a configuration file names it. Values from an image are not validated."""
+    """A platform from an index, an image config or a configuration file. Values from an image are not validated."""
 
     os: str = ""
     architecture: str = ""
@@ -62,7 +62,7 @@ class Platform(Struct, frozen=True):
         return not {self.os, self.architecture} & {"", "unknown"}
 
     def normalize(self) -> Platform:
-        """Return the platform of an image in the form in which it can be compared: without aliases, with a variant."""
+        """Return the platform of an image in a form that can be compared: without aliases, and with a variant."""
         system, architecture, variant = self.os.lower(), self.architecture.lower(), self.variant.lower()
         architecture, implied = _ALIASES.get(architecture, (architecture, ""))
         variant = implied or variant or _DEFAULT_VARIANTS.get(architecture, "")
@@ -71,10 +71,10 @@ class Platform(Struct, frozen=True):
         return replace(self, os="darwin" if system == "macos" else system, architecture=architecture, variant=variant)
 
     def covers(self, other: Platform) -> bool:
-        """Return whether `other`, the platform of an image, has all parts of this one, which a configuration names.
+        """Return whether this platform, from a configuration, includes `other`, the platform of an image.
 
-        A part that this one lacks may have any value. An OS version also covers the versions below it: 10.0.17763
-        covers 10.0.17763.6293."""
+        If this platform lacks a part, `other` may have any value for it. An OS version also covers the versions below
+        it: 10.0.17763 covers 10.0.17763.6293."""
         actual = other.normalize()
         return (
             (self.os, self.architecture) == (actual.os, actual.architecture)
@@ -84,7 +84,7 @@ class Platform(Struct, frozen=True):
 
 
 def parse_platform(text: str) -> Platform:
-    """Parse a platform in a configuration. Raises ConfigError, which names what to write instead."""
+    """Parse a platform in a configuration. Raises ConfigError, which says what to write instead, if it is invalid."""
     form = _FORM.fullmatch(text)
     if form is None:
         raise ConfigError(f"not a platform: {printable(text, 80)!r}; {_EXPECTED}")

@@ -1,7 +1,7 @@
-"""Selects the entries of an index by platform, and makes the smaller index that has only these.
+"""Selects the entries of an index by platform, and creates a smaller index that contains only these entries.
 
-BuildKit adds attestation manifests to an index, with the platform `unknown/unknown` and an annotation with the digest
-of the manifest that they describe. Source: github.com/moby/buildkit, docs/attestations/attestation-storage.md.
+BuildKit adds attestation manifests to an index. They have the platform `unknown/unknown`, and an annotation with the
+digest of the manifest that they describe. Source: github.com/moby/buildkit, docs/attestations/attestation-storage.md.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _ATTESTATION = "attestation-manifest"
 
 
 class PlatformFilter(Struct, frozen=True):
-    """The platforms that a mirror copies, and what becomes of an index that has more.
+    """The platforms that a mirror copies, and how it treats an index that has other platforms.
 
-    platforms: sorted, without duplicates. sparse: the bytes of the index are kept, and the other manifests are left
-    out; otherwise the index is replaced by a smaller one."""
+    platforms: sorted, without duplicates. sparse: if set, the index is kept unchanged, and only the manifests of other
+    platforms are left out; otherwise the index is replaced with a smaller one."""
 
     platforms: tuple[Platform, ...]
     sparse: bool = False
 
     @classmethod
     def of(cls, platforms: Iterable[Platform], *, sparse: bool = False) -> PlatformFilter:
-        """Return the filter for platforms in any order. Equal sets of platforms give equal filters."""
+        """Return the filter for platforms that are given in any order. Equal sets of platforms give equal filters."""
         return cls(tuple(sorted(set(platforms), key=str)), sparse)
 
     def __str__(self) -> str:
@@ -48,26 +48,27 @@ class PlatformFilter(Struct, frozen=True):
         return any(one.covers(platform) for one in self.platforms)
 
     def keeps_digest(self, media_type: str) -> bool:
-        """Return whether it is known without reading a manifest of this media type that its digest stays the same."""
+        """Return whether the filter never changes the digest of a manifest of this media type."""
         return self.sparse and is_index_type(media_type)
 
     @property
     def key(self) -> str:
-        """A text that is different for each filter, for keys in the state."""
+        """A string that identifies the filter, for use in keys of the state."""
         way = "sparse" if self.sparse else "rewrite"
         return f"platforms {FORMAT} {way} {','.join(map(str, self.platforms))}"
 
     def result_key(self, source: str) -> str:
         """Return the key under which the state stores the result of filtering an image.
 
-        source: the digest of the image, or the identity of the transform that makes it."""
+        source: the digest of the image, or the identity of the transform that creates it."""
         return f"{self.key} {source}"
 
 
 class IndexEntry(Struct, frozen=True):
     """One entry of the `manifests` of an index.
 
-    raw: the entry as it is in the document. described: for an attestation manifest, the manifest that it describes."""
+    raw: the entry as in the document. described: for an attestation manifest, the digest of the manifest that it
+    describes."""
 
     raw: Object
     descriptor: Descriptor
@@ -75,7 +76,7 @@ class IndexEntry(Struct, frozen=True):
 
     @property
     def platform(self) -> Platform | None:
-        """The platform of the entry, or None if it has none: for an artifact, an attestation, or a nested index."""
+        """The platform of the entry. None for an artifact, an attestation, or a nested index without a platform."""
         platform = self.descriptor.platform
         return platform if self.described is None and platform is not None and platform.is_known else None
 
@@ -90,7 +91,7 @@ class FilteredIndex(Struct, frozen=True):
     """An index whose entries were selected by platform.
 
     root: the smaller index, or the original one if it is sparse or has no other platforms.
-    nested: the nested indexes that were made and that the source does not have.
+    nested: smaller nested indexes that were created, so that the source does not have them.
     indexes: the digests of the original index, and of all nested indexes whose entries were selected.
     left_out: the digests of manifests and blobs that these indexes list and that are left out.
     platforms: all platforms that the original index lists, also in nested indexes."""
@@ -108,7 +109,7 @@ def is_index_type(media_type: str) -> bool:
 
 
 def nested_indexes(index: Manifest) -> Iterator[Descriptor]:
-    """Yield the children that `filter_index` must be given, because they may be nested indexes without a platform."""
+    """Yield the children that may be nested indexes without a platform. `filter_index` needs their manifests."""
     yield from (entry.descriptor for entry in _read_entries(index)[1] if entry.may_be_index)
 
 
@@ -117,17 +118,19 @@ def filter_index(
 ) -> FilteredIndex:
     """Select the entries of an index, and of the nested indexes without a platform, by platform.
 
-    An entry without a platform is kept, except for an attestation of a manifest that is left out, and, unless the image
-    is sparse, a nested index of which nothing is left. nested: the manifests that `nested_indexes` named, at all
-    levels. what: the name of the image in messages. Raises RemoteError (not_found) if the index lists platforms, but
-    none of those that are wanted."""
+    An entry without a platform is kept, with two exceptions: an attestation of a manifest that is left out and, unless
+    the image is sparse, a nested index without remaining entries.
+
+    wanted: the platforms to select. nested: the manifests of the children that `nested_indexes` yields, at all levels.
+    what: the name of the image in messages. Raises RemoteError (not_found) if the index lists platforms, but none of
+    the wanted ones."""
     run = _IndexFilter(nested, wanted)
     root = run.filter(index)
     platforms = tuple(sorted(run.platforms, key=str))
     if platforms and not any(wanted.selects(platform) for platform in platforms):
         raise RemoteError(
             f"{what} has none of the platforms {wanted}; it has {', '.join(dict.fromkeys(map(str, platforms)))}",
-            hint="correct `platforms`, or leave the tag out",
+            hint="correct `platforms`, or exclude the tag",
             code="not_found",
         )
     left_out = frozenset(run.removed - run.kept)
@@ -152,7 +155,7 @@ class _IndexFilter:
         return frozenset(self._results)
 
     def filter(self, index: Manifest, *, is_root: bool = True) -> Manifest | None:
-        """Return an index with the selected entries: the same one if all are selected, or None if none is left."""
+        """Return an index with the selected entries. If all are selected, return `index`; if none is, return None."""
         if index.digest in self._results:
             return self._results[index.digest]
         self._results[index.digest] = index  # ends a cycle; only manifests with false digests can form one
@@ -172,7 +175,7 @@ class _IndexFilter:
         return result
 
     def _select(self, entries: Sequence[IndexEntry]) -> list[IndexEntry | None]:
-        """Return each entry, changed if it is a nested index of which a part is left, or None if it is left out."""
+        """Return for each entry: the same entry, an entry for a smaller nested index, or None if it is left out."""
         selected = [entry if entry.described is not None else self._select_entry(entry) for entry in entries]
         listed = {entry.descriptor.digest for entry in entries}
         kept = {
@@ -188,7 +191,7 @@ class _IndexFilter:
         return selected
 
     def _select_entry(self, entry: IndexEntry) -> IndexEntry | None:
-        """Return an entry that is no attestation, changed if it is a nested index, or None if it is left out."""
+        """Return the result for an entry that is not an attestation, in the same way as `_select`."""
         platform = entry.platform
         if platform is not None:
             self.platforms.add(platform)
@@ -231,7 +234,7 @@ def _described_digest(raw: Object) -> Digest | None:
 
 
 def _render(index: Manifest, document: Object) -> Manifest:
-    """Return `index` with the content of `document`. Equal documents give equal bytes, on every machine."""
+    """Return a manifest like `index` that contains `document`. Equal documents give equal bytes on every machine."""
     what = f"the index made from {index.digest}"
     try:
         text = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -245,9 +248,9 @@ def _render(index: Manifest, document: Object) -> Manifest:
 
 
 def config_of(manifest: Manifest) -> Descriptor | None:
-    """Return the config that states the platform of an image, or None if the manifest is not an image for a platform.
+    """Return the descriptor of the config that states an image's platform, or None if there is no such config.
 
-    Artifacts have configs of other media types, or none."""
+    The configs of artifacts have other media types, or do not exist."""
     config = manifest.blobs[0] if manifest.kind is Kind.IMAGE and manifest.blobs else None
     return config if config is not None and config.media_type in CONFIG_TYPES else None
 

@@ -37,7 +37,7 @@ _WORDS = {
 
 
 def referrers_tag(digest: Digest) -> str:
-    """Return the tag of the index that lists the referrers of a manifest if a registry has no referrers API."""
+    """Return the tag of the index that lists a manifest's referrers on a registry without the referrers API."""
     algorithm, encoded = digest.algorithm[: _TAG_PARTS[0]], digest.hex[: _TAG_PARTS[1]]
     return f"{algorithm}-{encoded}"
 
@@ -45,7 +45,7 @@ def referrers_tag(digest: Digest) -> str:
 def signature_tags(digest: Digest) -> dict[str, str]:
     """Return cosign's tags for a manifest, each with the kind of the artifact that it refers to.
 
-    cosign does not shorten a digest, so there are no such tags for sha512: they would be too long."""
+    There are none for sha512: cosign does not shorten digests, so these tags would be too long."""
     tags = {f"{digest.algorithm}-{digest.hex}{suffix}": kind for suffix, kind in _SUFFIXES.items()}
     return {tag: kind for tag, kind in tags.items() if is_tag(tag)}
 
@@ -104,11 +104,11 @@ def merge_referrers(old: Manifest | None, referrers: Iterable[Manifest], what: s
 
 
 def contains_entries(one: Manifest, other: Manifest) -> bool:
-    """Return whether the manifest `one` has everything under a tag of attachments that `other` has.
+    """Return whether `one`, the manifest under a tag of attachments, contains all content of the manifest `other`.
 
-    For a list of referrers, these are the digests of its entries. For another artifact, these are its layers with their
-    annotations, because cosign stores a signature in an annotation: the layers of two signatures may be equal. The
-    subject, the type and the annotations of the artifact must not get lost either."""
+    For a list of referrers, the digests of the entries are compared. For another artifact, the layers and their
+    annotations are compared: cosign stores a signature in an annotation, so the layers of two signatures may be equal.
+    The subject, the type and the annotations of `other` must also be in `one`."""
     if one.kind is not other.kind or one.kind is Kind.SCHEMA1:
         return False
     if one.kind is Kind.INDEX:
@@ -128,7 +128,7 @@ def contains_entries(one: Manifest, other: Manifest) -> bool:
 
 
 def _canonical_items(value: Value) -> Counter[str]:
-    """Return the items of a list or object as canonical JSON, each with its number of occurrences."""
+    """Count the items of a list or object, each converted to canonical JSON."""
     items = [[key, item] for key, item in value.items()] if isinstance(value, dict) else value
     return Counter(json.dumps(item, sort_keys=True) for item in items) if isinstance(items, list) else Counter()
 

@@ -15,7 +15,7 @@ class Catalog(Protocol):
     """Lists the repositories of one registry. Implementations are thread-safe."""
 
     def list_repositories(self, prefix: str, work: Work) -> Iterable[str]:
-        """Yield the names of all repositories that begin with `prefix`, and possibly others.
+        """Yield the names of all repositories that begin with `prefix`. The result may also contain other names.
 
         `prefix` is empty or ends with a slash. The names are not validated. Raises NotFound if the registry has no such
         list, AuthError if access to it is denied, Refused (too_many) if a limit is exceeded."""

@@ -1,4 +1,4 @@
-"""Amazon ECR and ECR Public as services: they create repositories, list them, and issue passwords for their registries.
+"""Amazon ECR and ECR Public as services that create repositories, list them, and issue passwords for a registry.
 
 Source: Amazon ECR API reference, "CreateRepository", "DescribeRepositories" and "GetAuthorizationToken".
 """
@@ -29,10 +29,10 @@ MIN_LIFETIME, MAX_LIFETIME = 60.0, 12 * 3600.0  # seconds; limits for the lifeti
 
 
 class EcrService:
-    """Amazon ECR for one registry host. Thread-safe. The API is opened on first use. It must be closed after use.
+    """The services of Amazon ECR for one registry host. The API is opened on first use. Close the object after use.
 
-    Calls cannot be interrupted, so a stop takes effect between them. All methods raise AuthError, RateLimited,
-    NetworkError, RemoteError, ConfigError, Cancelled."""
+    Thread-safe. Calls cannot be interrupted, so a request to stop takes effect only between calls. All methods raise
+    AuthError, RateLimited, NetworkError, RemoteError, ConfigError, Cancelled."""
 
     origin = "AWS (login: ecr)"
 
@@ -44,7 +44,7 @@ class EcrService:
         self._names_in_registry: LazyValue[tuple[str, ...]] = LazyValue(self._read_repositories)
 
     def _open_api(self) -> EcrApi:
-        """Return the API."""
+        """Return the client for the API, which is opened by the first call."""
         from mirror.registry.aws import EcrApi  # noqa: PLC0415 (boto3 is an extra, and importing it takes 0.2 s)
 
         return EcrApi(self._host, self._names, self._settings.endpoint)
@@ -56,11 +56,11 @@ class EcrService:
             api.close()
 
     def container(self, repository: str) -> str:
-        """Return the repository, since each one is created by itself."""
+        """Return the repository itself, because each repository is created on its own."""
         return repository
 
     def create(self, repository: str, work: Work) -> bool:
-        """Create a repository with the configured settings. Return False if it existed already."""
+        """Create a repository with the configured settings. Return False if it already existed."""
         what = f"creating {self._host}/{repository}"
         name = self._names.repository_name(repository)
         if not name:
@@ -92,13 +92,13 @@ class EcrService:
 
     @property
     def lists_repositories(self) -> bool:
-        """Whether the API lists the repositories of the host: that of ECR Public lists only those of one account."""
+        """Whether the API lists all repositories of the host. For ECR Public, it lists only those of one account."""
         return not self._names.public
 
     def list_repositories(self, prefix: str, work: Work) -> Iterable[str]:
-        """Return the names of the repositories that begin with `prefix`. The list is read once.
+        """Return the repositories whose names begin with `prefix`. The list is read once.
 
-        Also raises Refused (too_many)."""
+        Also raises Refused (too_many) if the list is too long."""
         return [name for name in self._names_in_registry.get(work) if name.startswith(prefix)]
 
     def _read_repositories(self, work: Work) -> tuple[str, ...]:
@@ -125,7 +125,7 @@ class EcrService:
         raise Refused(f"{what}: the list does not end, or has more than {MAX_NAMES} names", code="too_many")
 
     def issue(self, stop: Stop) -> IssuedPassword:
-        """Return a new password for the registry. AWS issues it for 12 hours."""
+        """Return a new password for the registry, with its lifetime, which is 12 hours at AWS."""
         what = f"getting a password for {self._host}"
         stop.raise_if_requested()
         response = self._api.get(Work(stop)).get_authorization_token(what)
@@ -143,9 +143,9 @@ class EcrService:
 
 
 def _lifetime(expires: object, response: Mapping[str, object]) -> float:
-    """Return the lifetime of a password in seconds, within the limits.
+    """Return the lifetime of a password in seconds, within the allowed limits.
 
-    It is counted from the Date of the response, so that a wrong clock of this machine has no effect."""
+    It starts at the Date of the response, so that a wrong clock on this machine has no effect."""
     if not isinstance(expires, datetime):
         return MIN_LIFETIME
     metadata = response.get("ResponseMetadata")

@@ -1,4 +1,4 @@
-"""The host names of Amazon ECR: which account and region they belong to, and what creates a repository there.
+"""Parses the host names of Amazon ECR, which contain the account and the region of a registry.
 
 Source: Amazon ECR user guide, "Amazon ECR private registry" (forms with `dkr.ecr` and `dkr-ecr`) and the Amazon ECR
 Public user guide, "Public registries".
@@ -22,10 +22,10 @@ _PRIVATE = re.compile(
 
 
 class EcrHost(Struct, frozen=True):
-    """What a host name says about a registry of Amazon ECR. Empty texts are not known from the name.
+    """The parts of a registry host name of Amazon ECR. A part that the name does not contain is empty.
 
-    account: the AWS account (12 digits). region: the AWS region. fips, dual_stack: which endpoints of the API match the
-    form of the name. public: whether it is ECR Public."""
+    account: the AWS account (12 digits). region: the AWS region. fips, dual_stack: whether the name is that of a FIPS
+    or dual-stack endpoint, so that the same kind of endpoint is used for the API. public: whether it is ECR Public."""
 
     account: str = ""
     region: str = ""
@@ -34,9 +34,9 @@ class EcrHost(Struct, frozen=True):
     public: bool = False
 
     def repository_name(self, repository: str) -> str:
-        """Return the name of a repository in the API. On ECR Public, the first part of a path is the registry's alias.
+        """Return the name of a repository as the API expects it. On ECR Public, this leaves out the registry's alias.
 
-        Return an empty string if the path has no repository after the alias."""
+        If the path contains nothing after the alias, return an empty string."""
         return repository.partition("/")[2] if self.public else repository
 
     def creation_command(self, repository: str) -> str:
@@ -48,7 +48,7 @@ class EcrHost(Struct, frozen=True):
 
 
 def parse_ecr_host(host: str) -> EcrHost | None:
-    """Return what the name of a registry host says, or None if it is not a name of Amazon ECR."""
+    """Parse the host name of a registry. Return None if it is not a name of Amazon ECR."""
     if host in _PUBLIC:
         return EcrHost(region=PUBLIC_REGION, dual_stack=host != "public.ecr.aws", public=True)
     found = _PRIVATE.fullmatch(host)

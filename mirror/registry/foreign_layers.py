@@ -1,7 +1,7 @@
 """Reads foreign layers from the URLs in their descriptors. Source: OCI image-spec v1.1, descriptor.md, `urls`.
 
-The URLs come from the author of the image, so they are treated as URLs that a server named (docs/trust.md): only https,
-no credentials, and no internal addresses. The caller verifies size and digest.
+The author of the image chooses the URLs, so they are not trusted (docs/trust.md): only https is used, no credentials
+are sent, and internal addresses are refused. The caller verifies size and digest.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ MAX_URLS = 10  # URLs of one layer that are tried
 def open_foreign_layer(
     session: Session, repository: str, layer: Descriptor, missing: NotFound, work: Work, *, offset: int
 ) -> BlobStream:
-    """Open a foreign layer that the registry does not have, at the first of its URLs that provides it.
+    """Open a foreign layer that the registry does not have, from the first of its URLs that provides it.
 
-    missing: the registry's response. If no URL provides the layer, raises the error of one of them: one that a retry
-    may resolve if there is any, otherwise Refused if a URL is unsafe or provides other content."""
+    missing: the registry's error response. If no URL provides the layer, raises the error of one URL. A temporary error
+    is preferred, then Refused for a URL that is unsafe or provides different content."""
     errors: list[MirrorError] = []
     for text in layer.urls[:MAX_URLS]:
         try:

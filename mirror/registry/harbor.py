@@ -26,9 +26,10 @@ _PERMISSION_HINT = (
 
 
 class HarborApiAuthorizer(Anonymous):
-    """An Authorizer for the API of Harbor, which takes Basic credentials, but no tokens of the registry.
+    """An Authorizer for the API of Harbor, which accepts Basic credentials, but not the tokens of the registry.
 
-    They are sent with the first request, because the API reports a missing login in several ways. Thread-safe."""
+    The credentials are sent with the first request, because the API reports a missing login in several ways.
+    Thread-safe."""
 
     def __init__(self, host: str, credentials: CredentialSource) -> None:
         self._host = host
@@ -62,9 +63,9 @@ class HarborApiAuthorizer(Anonymous):
 
 
 class HarborService:
-    """The API of Harbor on one registry host. Thread-safe. It uses the settings of the registry, also for TLS.
+    """Creates projects on one Harbor host, with the registry's settings for TLS, proxy and timeouts. Thread-safe.
 
-    It must be closed after use."""
+    Close the object after use."""
 
     def __init__(
         self,
@@ -88,7 +89,7 @@ class HarborService:
         return repository.partition("/")[0]
 
     def create(self, repository: str, work: Work) -> bool:
-        """Create the project of a repository with the configured settings. Return False if it existed already.
+        """Create the project of a repository with the configured settings. Return False if it already existed.
 
         Raises AuthError, NetworkError, RemoteError, ConfigError, Refused."""
         project, _, name = repository.partition("/")
@@ -113,7 +114,7 @@ class HarborService:
         return response.status == 201
 
     def _document(self, project: str) -> dict[str, object]:
-        """Return the body of the request. Values of metadata are texts."""
+        """Return the body of the request that creates a project. In Harbor's metadata, all values are strings."""
         settings = self._project
         metadata = {"public": _flag_text(settings.public)}
         if settings.scan_on_push is not None:

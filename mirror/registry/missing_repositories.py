@@ -1,4 +1,4 @@
-"""Creates a repository after the registry has reported that it does not exist, or says how to create it.
+"""Creates a repository that the registry reports as missing, or adds a hint that says how to create it.
 
 Many registries create a repository with the first push. Amazon ECR does not, and Harbor requires that the project (the
 first part of the path) exists.
@@ -26,25 +26,25 @@ class RepositoryCreator(Protocol):
     """Creates repositories on one registry. Implementations are thread-safe."""
 
     def container(self, repository: str) -> str:
-        """Return the name of what has to be created for a repository: the repository itself, or its project."""
+        """Return the name of the object that must exist for a push: the repository itself, or its project."""
         ...
 
     def create(self, repository: str, work: Work) -> bool:
-        """Create what the repository needs. Return False if it existed already. Raises MirrorError."""
+        """Create the repository or its project. Return False if it already existed. Raises MirrorError."""
         ...
 
 
 def is_missing_repository(error: NotFound) -> bool:
-    """Return whether an error says that the repository does not exist, rather than something in it."""
+    """Return whether an error says that the repository itself does not exist, not only a blob or manifest in it."""
     return error.registry_code == "NAME_UNKNOWN" or reports_missing_project(error.what)
 
 
 class MissingRepositories:
     """The repositories of one registry that may have to be created. Thread-safe.
 
-    creator: None if the configuration does not allow their creation. on_created: called once with the name of each
-    created repository or project, before any request is repeated. No call of `creator` is made unless the registry
-    reported a missing repository, and at most one for each name succeeds or fails permanently in a run."""
+    creator: creates repositories; None if the configuration does not allow this. It is called only after the registry
+    has reported a missing repository, and not again for the same name after a success or a permanent failure.
+    on_created: called once with the name of each created repository or project, before any request is repeated."""
 
     def __init__(
         self,
@@ -66,8 +66,9 @@ class MissingRepositories:
     def send(self, repository: str, work: Work, request: Callable[[], T], *, names_another: bool = False) -> T:
         """Call `request`, which writes to the repository. If the repository is missing, create it and call it again.
 
-        names_another: whether the request also names another repository, which may be the missing one; nothing is
-        created then if this repository is known to exist. Raises the errors of `request` and of the creation."""
+        names_another: whether the request also names a second repository, such as the source of a mount. That
+        repository may be the missing one, so nothing is created if `repository` is known to exist. Raises the errors of
+        `request` and of the creation."""
         try:
             result = request()
         except NotFound as error:
@@ -118,7 +119,7 @@ class MissingRepositories:
             raise copy_error(error)
 
     def _creation_hint(self, repository: str, error: NotFound) -> str:
-        """Return how to create a repository, as far as the registry is recognized."""
+        """Return a hint that says how to create a repository. The hint is specific if the registry is ECR or Harbor."""
         key = registry_key(self._host, "create")
         ecr = parse_ecr_host(self._host)
         if ecr is not None:
@@ -126,4 +127,4 @@ class MissingRepositories:
         if reports_missing_project(error.what):
             project = repository.partition("/")[0]
             return f"create the project {project} in Harbor (Projects > New Project), or set {key} to harbor"
-        return "the registry does not create repositories with the first push: create it there"
+        return "this registry does not create repositories with the first push: create the repository there"

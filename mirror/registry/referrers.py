@@ -1,10 +1,10 @@
 """Lists the referrers of a manifest with the referrers API of a registry.
 
 Source: distribution-spec v1.1.1, "Listing Referrers". A registry with this API responds with 200 even if there are no
-referrers. A registry that rejects the path does not have the API, and is not asked again about the same repository in
-this run, unless its response says that the repository or the manifest does not exist. One host may serve other
-repositories with the API: for example, a cache of another registry may lack it. A repository that has listed referrers
-has the API, so another response is an error.
+referrers. A registry that rejects the path does not have the API, so no further list is requested for the same
+repository in this run. This does not apply if the response says that the repository or the manifest does not exist.
+Each repository is treated separately, because some repositories on a host may be caches of another registry, which may
+lack the API. If a repository has listed referrers before, it has the API, so a later rejection is an error.
 
 The list is never filtered by the registry (`artifactType`), because some registries ignore the filter without saying
 so, and because one request then serves all types.
@@ -31,14 +31,14 @@ MAX_REFERRERS = 10_000  # of one manifest
 MAX_PAGES = 1_000
 _LONGEST_EMPTY_LIST = 1024  # bytes
 _HINT = "to copy the image without its signatures and other artifacts, set `referrers: false` for this mirror"
-# A registry without the API rejects the path: the statuses of registries that were tested or reported.
+# The statuses with which registries without the API reject the path, as tested or reported.
 _NO_API = frozenset({400, 404, 405, 501})
 # With these codes, the response concerns one repository or manifest, so it says nothing about the registry.
 _ABOUT_CONTENT = frozenset({"NAME_UNKNOWN", "MANIFEST_UNKNOWN"})
 
 
 class ReferrersApi:
-    """The referrers API of one registry, and which of its repositories have it. Thread-safe."""
+    """Lists referrers with the API of one registry, and remembers which repositories support it. Thread-safe."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -47,22 +47,22 @@ class ReferrersApi:
         self._listed: set[str] = set()  # the repositories that have listed referrers
 
     def note_subject(self, repository: str) -> None:
-        """Record that a repository has the API: the registry sent the header OCI-Subject in its response to a push."""
+        """Record that a repository supports the API: the response to a push contained the header OCI-Subject."""
         self._exists[repository] = True
 
     def read_list(
         self, repository: str, digest: Digest, scopes: tuple[Scope, ...], work: Work
     ) -> list[Descriptor] | None:
-        """Return the referrers of a manifest, or None if the repository does not have the API.
+        """Return the referrers of a manifest, or None if the repository does not support the API.
 
-        While that is unknown, only one request is sent at a time, and other callers wait for its response. Raises
+        Until this is known for the repository, only one request is sent at a time, and other callers wait. Raises
         Refused (too_many, unsafe_link, manifest_invalid) for an invalid list, and the errors of the registry."""
         while repository not in self._exists:
             results: list[list[Descriptor] | None] = []
             errors: list[MirrorError] = []
 
             def ask(results: list[list[Descriptor] | None], errors: list[MirrorError]) -> None:
-                """Request the list for this caller, and keep the result or the error."""
+                """Request the list for this caller, and add it to `results`, or its error to `errors`."""
                 try:
                     results.append(self._request(repository, digest, scopes, work))
                 except MirrorError as error:
@@ -108,10 +108,12 @@ class ReferrersApi:
                 return list(found.values())
             destination = self._session.url_policy.check_next_link(link, response.destination)
             if destination.target.partition("?")[0] != path:
-                raise Refused(f"{what}: the link to the next page leads to another list", code="unsafe_link")
+                raise Refused(f"{what}: the link to the next page points to a different list", code="unsafe_link")
             empty_pages = 0 if page else empty_pages + 1
             if destination.target in requested or len(requested) >= MAX_PAGES or empty_pages > MAX_EMPTY_PAGES:
-                raise Refused(f"{what}: the links to next pages do not end", hint=_HINT, code="too_many")
+                raise Refused(
+                    f"{what}: the list has too many pages, or its links form a loop", hint=_HINT, code="too_many"
+                )
 
     def _get(
         self, destination: Destination, what: str, scopes: tuple[Scope, ...], work: Work, *, may_lack_api: bool
@@ -153,7 +155,7 @@ def _parse_page(response: Response, what: str) -> tuple[Descriptor, ...]:
 
 
 def _is_empty(body: bytes, what: str) -> bool:
-    """Return whether a list has no entries, written as null. Some registries write an empty list of Go in this way."""
+    """Return whether `manifests` is null, which some registries, written in Go, send instead of an empty list."""
     try:
         document = strictjson.parse(body, what=what)
     except Refused:

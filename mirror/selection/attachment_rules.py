@@ -1,4 +1,4 @@
-"""Rules that select the attachments of images: which are copied, which must exist, and how often they are requested."""
+"""The rules for attachments of images: which ones are copied, which must exist, and how often they are requested."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ DEFAULT_RECHECK = 24 * 3600.0  # seconds
 class AttachmentRules(Struct, frozen=True):
     """The rules for the attachments of a mirror's images.
 
-    include, exclude: copy the attachments with a name in `include`, except those with a name in `exclude`. If `include`
-    is empty, it contains every name. A name is an artifact type, or the short name of a kind (`oci.referrers.KINDS`).
+    include, exclude: copy the attachments with a name in `include`, except those with a name in `exclude`. An empty
+    `include` selects every attachment. A name is an artifact type, or the short name of a kind (`oci.referrers.KINDS`).
     require: an image must have an attachment with each of these names.
     recheck: seconds after which the attachments of an image that has not changed are requested again."""
 
@@ -29,7 +29,7 @@ class AttachmentRules(Struct, frozen=True):
 
     @property
     def key(self) -> str:
-        """A text that changes if the rules select or require other attachments."""
+        """A string that is different for rules that select or require different attachments."""
         lists = (self.include, self.exclude, self.require)
         return "" if not any(lists) else " ".join(",".join(sorted(names)) or "-" for names in lists)
 
@@ -42,8 +42,9 @@ class AttachmentRules(Struct, frozen=True):
     def missing(self, on_root: Iterable[Collection[str]], on_children: Collection[Collection[Collection[str]]]) -> str:
         """Return the first required name that an image lacks, or an empty string if it lacks none.
 
-        on_root: the names of each attachment of the root. on_children: for each platform of an index, the names of each
-        attachment of its manifest. An index may have the attachment itself, or each of its platforms may have one."""
+        on_root: the names of each attachment of the root manifest. on_children: for each platform of an index, the
+        names of each attachment of its manifest. A required attachment may belong to the index, or there may be one for
+        each platform."""
         root = list(on_root)
         for name in self.require:
             on_all = bool(on_children) and all(any(name in names for names in child) for child in on_children)

@@ -47,7 +47,8 @@ class RegistryLocation(Struct, frozen=True):
     """A repository of a registry or, with a wildcard, several repositories.
 
     repository: for a wildcard source, the prefix, which may be empty; for a wildcard target, it contains
-    `{repository}`. tag_template: for a target, the tags of the images on it, or None if it does not say."""
+    `{repository}`. tag_template: for a target, the template for the tags of images; None if the target contains no
+    tag."""
 
     repository: Repository
     tag: str | None = None

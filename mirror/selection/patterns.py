@@ -49,7 +49,7 @@ class Pattern:
         return self._fullmatch(name) is not None
 
     def may_match_prefix(self, prefix: str) -> bool:
-        """Return whether the pattern may match a name that begins with `prefix`. If False, it certainly does not."""
+        """Return whether the pattern may match a name that begins with `prefix`. False is certain, True is not."""
         wanted = prefix.encode()
         try:
             least, greatest = self._regexp.possiblematchrange(_RANGE_BYTES)
@@ -92,9 +92,10 @@ def rejecting_rule(name: str, include: Sequence[str], exclude: Sequence[str]) ->
 
 
 def replace_all(pattern: str, replacement: Callable[[dict[str, str]], str], text: str) -> str:
-    """Replace all texts that a pattern finds in `text`. Raises re2.error if the pattern is invalid.
+    """Replace all matches of a pattern in `text`. Raises re2.error if the pattern is invalid.
 
-    replacement: gets the texts of the groups, by number and by name, and returns the new text."""
+    replacement: a function that is called with the texts of the groups, by number and by name, and returns the new
+    text."""
 
     def replace_match(match: re.Match[str]) -> str:
         groups = [match.group(0), *match.groups()]

@@ -46,18 +46,18 @@ class RepositoryRules(Struct, frozen=True):
         return selected, rejected
 
     def rejecting_rule(self, matched: str) -> str | None:
-        """Return the rule that leaves out the repository for which the `*` matched `matched`, as `TagRules` does."""
+        """Return the rule that leaves out the repository for which `*` matched `matched`, or None if it is selected."""
         return rejecting_rule(matched, self.include, self.exclude)
 
     def selects(self, matched: str) -> bool:
-        """Return whether the repository is selected for which the `*` matched `matched`."""
+        """Return whether the rules select the repository for which `*` matched `matched`."""
         return self.rejecting_rule(matched) is None
 
     def may_select(self, before: str, after: str) -> bool:
-        """Return whether any text may be selected that begins with `before`, ends with `after`, and is longer.
+        """Return whether the rules may select a text that consists of `before`, one or more characters, and `after`.
 
-        False is certain: no such text is selected. True may be wrong, because it is not computed which texts a pattern
-        matches. Only patterns like `copy/.*`, `(old|new)/.*` and `.*-copy` under `exclude` are recognized."""
+        If False, no such text is selected. True may be wrong, because only simple patterns under `exclude` are
+        analyzed, such as `copy/.*`, `(old|new)/.*` and `.*-copy`."""
         if self.include and not any(compile_pattern(text).may_match_prefix(before) for text in self.include):
             return False
         return not any(_matches_all(text, before, after) for text in self.exclude)
@@ -90,10 +90,10 @@ def _matches_all(pattern: str, before: str, after: str) -> bool:
 
 
 def _matches_any(part: str, texts: Iterable[str]) -> bool:
-    """Return whether a part of a pattern is a pattern by itself that matches one of the texts.
+    """Return whether a part of a pattern is itself a valid pattern and matches one of the texts.
 
-    If it is not, the pattern cannot be split there: the part ends with a backslash, or inside of a class or a group, or
-    it begins with a repetition."""
+    A part is not valid if it ends with a backslash or within a class or group, or begins with a repetition. The pattern
+    must not be split there."""
     try:
         pattern = compile_pattern(part)
     except ConfigError:

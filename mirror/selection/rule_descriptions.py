@@ -1,4 +1,4 @@
-"""Describes in a sentence which rule of a mirror selects a tag or leaves it out. `mirror explain` prints it."""
+"""Describes which rule of a mirror selects a tag or leaves it out. `mirror explain` prints the description."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from mirror.util.structs import Struct
 
 
 class RuleDescription(Struct, frozen=True):
-    """The rule that decides about a tag by its name.
+    """The rule that selects a tag or leaves it out because of its name.
 
-    rule: as in the configuration, such as `exclude PATTERN`; empty if there is no rule. selects: whether the tag is
-    selected, unless a rule leaves it out that needs more than its name. text: the reason, as a clause."""
+    rule: as in the configuration, such as `exclude PATTERN`; empty if there is none. selects: whether the tag is
+    selected. A rule that depends on more than the name may still leave it out. text: the reason, as a clause."""
 
     rule: str
     selects: bool
@@ -20,7 +20,7 @@ class RuleDescription(Struct, frozen=True):
 
 
 def describe_rule(rules: TagRules, name: str) -> RuleDescription:
-    """Return the rule that decides about a tag or, if `name` is a digest, about an image without a tag."""
+    """Describe the rule that selects or leaves out a tag or, if `name` is a digest, an image without a tag."""
     if rules.digest is not None:
         names = rules.literal or (rules.digest,)
         return RuleDescription("source", name in names, f"the source of the mirror is the digest {rules.digest}")
@@ -33,7 +33,7 @@ def describe_rule(rules: TagRules, name: str) -> RuleDescription:
 
 
 def _describe_selecting(rules: TagRules, tag: str) -> RuleDescription:
-    """Return the rule that selects a tag."""
+    """Describe the rule that selects a tag."""
     if rules.is_literal:
         return RuleDescription("tags", True, "it is in the list of tags")
     matching = next((text for text in rules.include if compile_pattern(text).matches(tag)), None)
@@ -51,12 +51,12 @@ _REASONS = {
     "semver (no version)": "it is not a version, so `semver` leaves it out",
     "semver (pre-release)": "it is a pre-release, which the ranges of `semver` do not select",
     "newest (no version)": "it is not a version, so `newest` leaves it out",
-    "newest (attachment)": "it is the tag of an attachment, which is copied with its image, so `newest` leaves it out",
+    "newest (attachment)": "it is the tag of an attachment, so it is copied with its image, and `newest` leaves it out",
 }
 
 
 def _describe_rejecting(rules: TagRules, rejecting: str) -> str:
-    """Return why a rule leaves out a tag, as a clause. rejecting: the result of `TagRules.rejecting_rule`."""
+    """Return the reason why a tag is left out, as a clause. rejecting: the result of `TagRules.rejecting_rule`."""
     rule, _, pattern = rejecting.partition(" ")
     if rule == "tags":
         return "it is not in the list of tags"

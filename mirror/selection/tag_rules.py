@@ -23,8 +23,8 @@ class TagRules(Struct, frozen=True):
     also a literal tag, the manifest gets this tag on the targets.
     include, exclude: select the tags that match a pattern of `include` and no pattern of `exclude`. If `include` is
     empty, it matches every tag. semver: ranges of versions; select the tags whose version is in one of them.
-    min_age: seconds for which a tag must have had its digest. newest: the number of tags to select, the newest first.
-    by_created: order them by the date of the image instead of the version.
+    min_age: the time in seconds for which a tag must have had its digest. newest: the number of tags to select, the
+    newest first. by_created: order tags by the date of the image instead of the version.
     min_tags, max_tags: how many tags may be selected.
     immutable: patterns of tags that are never overwritten. allow_empty: whether a selection without tags is allowed.
     Patterns are regular expressions that match whole tags. Patterns and ranges are valid."""
@@ -64,15 +64,15 @@ class TagRules(Struct, frozen=True):
     def rejecting_rule(self, tag: str) -> str | None:
         """Return the rule that excludes `tag` because of its name, or None if there is none.
 
-        The rule is named as in the configuration. `newest` excludes only tags that are not versions or, if the dates of
-        images decide, tags of attachments: how many other tags are newer is not known here."""
+        The rule is named as in the configuration. `newest` is returned only for a tag that is not a version or, if tags
+        are ordered by date, for a tag of an attachment: this method does not know how many other tags are newer."""
         if self.is_literal:
             return None if tag in (self.literal or ()) else "tags"
         return _NameRules(self).rejecting_rule(tag)
 
 
 class FirstSeen(Struct, frozen=True):
-    """Since when a tag at a source refers to an image.
+    """The time at which a run first saw a tag of a source with its current image.
 
     identity: the digest of the image, or its image id in a v1 registry.
     time: when a run first saw the tag with this image, in seconds since the epoch."""
@@ -93,8 +93,8 @@ class Selection(Struct, frozen=True):
 class SelectionSummary(Struct, frozen=True):
     """A summary of the selection of a mirror.
 
-    count: the number of selected references. rejected: the number of tags that each rule rejects. wait_ends: when the
-    first of the tags that `min-age` rejects is selected, in seconds since the epoch; None if none of them waits.
+    count: the number of selected references. rejected: the number of tags that each rule rejects. wait_ends: when
+    `min-age` selects the first of the tags that it rejects now, in seconds since the epoch; None if no tag waits.
     dates_read: the number of images that were read for their dates, because these were not recorded. waiting: the tags
     that `min-age` rejects."""
 
@@ -138,7 +138,7 @@ class _NameRules:
         self._exclude = [(f"exclude {text}", compile_pattern(text).matches) for text in rules.exclude]
         self._ranges = VersionRanges(rules.semver) if rules.semver else None
         self._needs_versions = rules.needs_versions
-        # Attachments are copied with their images. They are newer than these, and would take their places.
+        # Attachments are copied with their images. They are newer than the images, and would take their places.
         self._needs_images = rules.newest is not None and rules.by_created
         self.exclude_nothing = not (self._include or self._exclude or self._needs_versions or self._needs_images)
 
@@ -154,7 +154,9 @@ class _NameRules:
         return self._rejecting_version_rule(tag) if self._needs_versions else None
 
     def _rejecting_version_rule(self, tag: str) -> str | None:
-        """Return `semver` or `newest` if this rule excludes `tag`, and in parentheses why, if it is not the range."""
+        """Return `semver` or `newest` if this rule excludes `tag`, or None.
+
+        If the tag is excluded for another reason than its range, the result contains the reason in parentheses."""
         version = parse_version(tag)
         if self._ranges is None:
             return "newest (no version)" if version is None else None

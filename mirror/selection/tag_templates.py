@@ -19,7 +19,7 @@ class TagTemplate(Struct, frozen=True):
 
     @property
     def is_fixed(self) -> bool:
-        """Whether the template is one tag for all images, so that it suits only a single image."""
+        """Whether the template is a fixed tag, so that only a single image can use it."""
         return self.after is None
 
     def apply(self, tag: str) -> str:
@@ -62,10 +62,10 @@ def parse_tag_template(tag: str) -> TagTemplate:
 def common_tag(
     one: TagRules, other: TagRules, template: TagTemplate = KEEP_TAG, other_template: TagTemplate = KEEP_TAG
 ) -> str | None:
-    """Return a tag that the images selected by both sets of rules may get, or None if there cannot be one.
+    """Return a tag that images selected by each of two sets of rules may get, or None if there cannot be one.
 
-    template, other_template: the tags that the images selected by `one` and `other` get. For a mirror that reads the
-    images, this is KEEP_TAG. Return `*` if the tag depends on which tags exist."""
+    template, other_template: the templates for the tags of the images that `one` and `other` select. For a mirror that
+    reads the images, this is KEEP_TAG. Return `*` if the tag depends on the tags that the source has."""
     known, other_known = known_tags(one, template), known_tags(other, other_template)
     if known is not None and other_known is not None:
         return next((tag for tag in known if tag in other_known), None)

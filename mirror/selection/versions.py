@@ -87,7 +87,7 @@ def find_newest_versions(tags: Iterable[str], count: int) -> set[str]:
 
 
 def version_order(tag: str) -> tuple[object, ...]:
-    """Return a key that sorts tags by version, the newest last. Tags that are not versions come first.
+    """Return a sort key that orders tags by version, the newest last. Tags that are not versions come first.
 
     Of tags with the same version, the one with the most numbers is the newest (`1.2.0` is newer than `1.2`), then the
     one that is last in alphabetical order (`v1.2.0` is newer than `1.2.0`)."""
@@ -116,7 +116,7 @@ class VersionRanges:
 
 @lru_cache(maxsize=10_000)
 def compile_range(text: str) -> NpmSpec:
-    """Compile a range of versions. Raises ConfigError if it is invalid. It shows what to write, if that is known."""
+    """Compile a range of versions. Raises ConfigError, with the correct form if known, if it is invalid."""
     from semantic_version import NpmSpec  # noqa: PLC0415 (see the top of the module)
 
     if len(text) > LONGEST:
@@ -134,14 +134,14 @@ def compile_range(text: str) -> NpmSpec:
 
 
 class _RangeError(ValueError):
-    """A range is invalid. Its text is the end of a sentence that says why."""
+    """Raised for an invalid range. Its text is the end of a sentence that gives the reason."""
 
 
 def _normalize_range(text: str) -> str:
     """Return a range in the form that the library reads. Raises _RangeError if the syntax is invalid.
 
-    The library does not read what npm also allows: spaces after an operator, several spaces, and a `v` after an
-    operator. Tags such as `22.04` have leading zeros, so ranges may have them, too."""
+    The library does not accept some syntax that npm allows: spaces after an operator, several spaces, and a `v` after
+    an operator. Ranges may contain leading zeros, because tags such as `22.04` do."""
     alternatives = []
     for alternative in text.split("||"):
         joined = re.sub(rf"(^|\s)({_OPERATOR})\s+", r"\1\2", alternative.strip())
@@ -164,7 +164,7 @@ def _normalize_comparator(token: str) -> str:
     Raises _RangeError."""
     found = _COMPARATOR.fullmatch(token)
     if found is None:
-        raise _RangeError(f"; {printable(token, 40)} cannot be read")
+        raise _RangeError(f"; {printable(token, 40)} is not a valid comparator")
     operator, numbers, suffix = found.groups()
     parts = [str(int(part)) if part.isdigit() else part for part in numbers.split(".")]
     return f"{operator}{'.'.join(parts)}{suffix}"

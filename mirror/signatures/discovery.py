@@ -1,4 +1,4 @@
-"""Where the signatures of an image are stored: cosign's tag, the referrers, and the layers of signature manifests.
+"""Finds the places where signatures of an image may be stored: cosign's tag, referrers, and layers of their manifests.
 
 Sources: cosign's specifications of signatures ("Tag-based Discovery") and of bundles ("Storage").
 """
@@ -19,8 +19,8 @@ _SIMPLE_SIGNING = "application/vnd.dev.cosign.simplesigning.v1+json"
 _BUNDLE = "application/vnd.dev.sigstore.bundle"  # the beginning of the media types of all versions
 _ANNOTATION = "dev.cosignproject.cosign/signature"
 _SIGNATURE_ARTIFACT = "application/vnd.dev.cosign.artifact.sig.v1+json"
-# Types of referrers that say nothing about their content: the media types of configs, which lists give if a manifest
-# has no type of its own.
+# Types of referrers that do not show their content. A list contains the media type of the config if a manifest has no
+# artifact type.
 _UNSPECIFIC_TYPES = ("", "application/vnd.oci.empty.v1+json", "application/vnd.oci.image.config.v1+json")
 _IMAGE_LAYERS = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.")
 
@@ -28,8 +28,8 @@ _IMAGE_LAYERS = ("application/vnd.oci.image.layer.", "application/vnd.docker.ima
 class SignatureLayer(Struct, frozen=True):
     """A layer of a manifest that contains a signature.
 
-    blob: the bundle, or the signed payload. signature: the signature of a payload in base64; empty if it is missing.
-    is_bundle: whether the blob is a bundle, which contains its signature."""
+    blob: the signed payload, or a bundle. signature: the base64 signature of a payload; empty if it is missing.
+    is_bundle: whether the blob is a bundle, which contains its own signature."""
 
     blob: Descriptor
     signature: str
@@ -37,14 +37,14 @@ class SignatureLayer(Struct, frozen=True):
 
 
 def signature_tag(image: Digest) -> str | None:
-    """Return the tag under which cosign stores the signatures of an image.
+    """Return the tag under which cosign stores the signatures of an image. image: its digest.
 
-    Return None if the tag would be too long, as with sha512."""
+    Return None if the tag would be too long, as it is for sha512."""
     return next((tag for tag, kind in signature_tags(image).items() if kind == SIGNATURE), None)
 
 
 def has_image_layers(manifests: Iterable[Manifest]) -> bool:
-    """Return whether one of the manifests is an image that can be run, and not only a signature or another document."""
+    """Return whether one of the manifests is a runnable image rather than a signature or another document."""
     return any(
         manifest.kind is Kind.SCHEMA1 or any(blob.media_type.startswith(_IMAGE_LAYERS) for blob in manifest.blobs)
         for manifest in manifests
@@ -58,9 +58,9 @@ def may_be_signature(referrer: Descriptor) -> bool:
 
 
 def signature_layers(manifest: Manifest) -> list[SignatureLayer]:
-    """Return the signatures in a manifest, the newest first: cosign appends a new signature to the existing ones.
+    """Return the layers of an image manifest that contain signatures, the newest first: cosign appends new ones.
 
-    Return none if it is not an image manifest."""
+    Return an empty list if it is another kind of manifest."""
     document = strictjson.parse(manifest.body, what=f"manifest {manifest.digest}")
     layers = document.get("layers") if isinstance(document, dict) and manifest.kind is Kind.IMAGE else None
     found = []
@@ -73,7 +73,7 @@ def signature_layers(manifest: Manifest) -> list[SignatureLayer]:
 
 
 def _annotation(layer: Value) -> str:
-    """Return the annotation of a layer with the signature of its payload, or an empty string if there is none."""
+    """Return the annotation that contains the signature of a layer's payload, or an empty string if there is none."""
     annotations = layer.get("annotations") if isinstance(layer, dict) else None
     text = annotations.get(_ANNOTATION) if isinstance(annotations, dict) else None
     return text if isinstance(text, str) else ""

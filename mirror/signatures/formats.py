@@ -1,7 +1,7 @@
-"""The formats of signatures: cosign's simple signing, and Sigstore bundles. Each function checks one signature.
+"""Checks signatures in the two formats of cosign: simple signing, and Sigstore bundles.
 
-A signature is accepted only if it was made with one of the keys, and if the signed text names the digest of the image.
-Nothing in a text is used before its signature has been verified. Sources: cosign's specification of signatures
+A signature is accepted only if it was made with one of the keys, and if the signed text contains the digest of the
+image. The text is not parsed before its signature has been verified. Sources: cosign's specification of signatures
 ("Payloads"), the Sigstore bundle format, DSSE ("Protocol"), and in-toto's Statement v1.
 """
 
@@ -32,8 +32,8 @@ def check_simple_signing(payload: bytes, signature: str, image: Digest, policy: 
     """Check a signature in cosign's format, and return the key that made it.
 
     payload: the signed text. signature: in base64, from the annotation of the layer. image: the digest of the image.
-    The repository that the payload names (`docker-reference`) may be any, because images are signed before they are
-    mirrored. Raises Refused (not_signed)."""
+    The repository in the payload (`docker-reference`) is ignored, because images are signed before they are mirrored.
+    Raises Refused (not_signed)."""
     signer = policy.find_signer(_decode(signature, "the signature"), payload)
     if signer is None:
         raise _other_key_error()
@@ -54,7 +54,7 @@ def check_bundle(data: bytes, image: Digest, policy: SignaturePolicy) -> Verific
     envelope = _member(_parse_object(data, "the bundle"), "dsseEnvelope", "the bundle")
     kind = envelope.get("payloadType")
     if kind != _IN_TOTO:
-        raise _refused(f"the envelope in the bundle is of the type {printable(kind, 80)!r}, expected {_IN_TOTO}")
+        raise _refused(f"the envelope in the bundle is of the type {printable(kind, 80)!r}, not {_IN_TOTO}")
     payload = _decode(envelope.get("payload"), "the payload of the bundle", limit=len(data))
     signer = _find_envelope_signer(envelope.get("signatures"), pre_authentication_encoding(kind, payload), policy)
     if signer is None:
@@ -72,13 +72,13 @@ def check_bundle(data: bytes, image: Digest, policy: SignaturePolicy) -> Verific
 
 
 def pre_authentication_encoding(kind: str, payload: bytes) -> bytes:
-    """Return the bytes that a DSSE envelope signs. kind: the type of the payload. Source: DSSE, "Protocol"."""
+    """Return the bytes that are signed in a DSSE envelope. kind: the type of the payload. Source: DSSE, "Protocol"."""
     encoded = kind.encode()
     return b"DSSEv1 %d %s %d %s" % (len(encoded), encoded, len(payload), payload)
 
 
 def _find_envelope_signer(signatures: Value, message: bytes, policy: SignaturePolicy) -> VerificationKey | None:
-    """Return the key that made one of the signatures in an envelope, or None if none of the keys made any of them."""
+    """Return a key of the policy that made one of the signatures in an envelope, or None if no key did."""
     if not isinstance(signatures, list) or not 1 <= len(signatures) <= _MAX_ENVELOPE_SIGNATURES:
         raise _refused(f"the bundle must contain 1 to {_MAX_ENVELOPE_SIGNATURES} signatures")
     for one in signatures:
@@ -96,7 +96,7 @@ def _names_digest(subject: Value, image: Digest) -> bool:
 
 
 def _parse_object(data: bytes, what: str) -> Object:
-    """Parse a JSON object strictly. what: its name in messages. Raises Refused (not_signed)."""
+    """Parse a JSON object strictly. what: its name in messages. Raises Refused (not_signed) if it is invalid."""
     value = strictjson.parse(data, what=what, code=NOT_SIGNED, nodes=_MAX_JSON_VALUES)
     if not isinstance(value, dict):
         raise _refused(f"{what} is not a JSON object")
@@ -122,8 +122,8 @@ def _decode(text: Value, what: str, *, limit: int = MAX_SIGNATURE) -> bytes:
 
 
 def _other_key_error() -> Refused:
-    """Return the error for a signature by another key, or for a text that was changed after it was signed."""
-    return _refused("the signature was made with another key, or for other content")
+    """Return the error for a signature by a key that is not listed, or of a text that was changed after signing."""
+    return _refused("the signature was made with a key that is not listed, or for different content")
 
 
 def _refused(what: str) -> Refused:

@@ -1,7 +1,7 @@
-"""Public keys: reads them from PEM files, and verifies signatures with them.
+"""Reads public keys from PEM files, and verifies signatures with them.
 
-Only this module uses `cryptography` and PyNaCl. The kinds of keys are those of cosign's specification of signatures,
-"Signature Schemes".
+Only this module uses `cryptography` and PyNaCl. The supported kinds of keys are those in cosign's specification of
+signatures, "Signature Schemes".
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _PUBLIC = ("PUBLIC KEY", "RSA PUBLIC KEY")
 class PublicKey:
     """A public key. Thread-safe.
 
-    name: the name of its file, for messages. fingerprint: the SHA-256 of the key in the form SubjectPublicKeyInfo, in
+    name: the name of its file, for messages. fingerprint: the SHA-256 hash of the key's SubjectPublicKeyInfo, in
     hex."""
 
     def __init__(self, name: str, fingerprint: str, check: Callable[[bytes, bytes], None]) -> None:
-        """check: raises InvalidSignature unless its first argument is a signature of its second."""
+        """check: called with a signature and a message. Raises InvalidSignature unless the signature is valid."""
         self.name = name
         self.fingerprint = fingerprint
         self._check = check
@@ -51,13 +51,13 @@ class PublicKey:
 
 
 def parse_public_key(data: bytes, name: str) -> PublicKey:
-    """Return the public key in a PEM file. data: its content. Raises ConfigError if there is not exactly one valid key.
+    """Return the public key in the PEM file `name`. data: its content. Raises ConfigError unless it has one valid key.
 
     ECDSA and RSA signatures (PKCS #1 v1.5) may use SHA-256, SHA-384 or SHA-512. Ed25519 signatures may be made for the
     message (Ed25519) or for its hash (Ed25519ph)."""
     labels = [label.decode("ascii") for label in _BLOCK.findall(data)]
     if len(labels) > 1:
-        raise ConfigError(f"{name} contains {len(labels)} keys or certificates; each key needs a file of its own")
+        raise ConfigError(f"{name} contains {len(labels)} keys or certificates; put each key into its own file")
     if labels and labels[0] not in _PUBLIC:
         raise _wrong_block_error(labels[0], name)
     try:
@@ -87,7 +87,7 @@ def parse_public_key(data: bytes, name: str) -> PublicKey:
 
 
 def _wrong_block_error(label: str, name: str) -> ConfigError:
-    """Return the error for a file with another kind of PEM block. label: its label. name: the file."""
+    """Return the error for a file with a different kind of PEM block. label: that of the block. name: the file."""
     if label.endswith("PRIVATE KEY"):
         what = "a private key, expected a public key: name cosign.pub, and keep the private key off this machine"
     elif label == "CERTIFICATE":

@@ -1,4 +1,4 @@
-"""The signature policy of a mirror: which keys may have signed its images."""
+"""The signature policy of a mirror: the keys with which its images must be signed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class VerificationKey(Protocol):
 
 
 class SignaturePolicy:
-    """The keys of a mirror. An image is copied only if one of them has signed it.
+    """The signing requirement of a mirror: an image is copied only if it was signed with one of these keys.
 
     fingerprint: identifies the set of keys. Policies with equal sets have equal fingerprints."""
 

@@ -1,7 +1,7 @@
-"""The rows of the state about tags of attachments on targets: which manifest each of them had, and from which source.
+"""The rows of the state that record which manifest, from which source, a tag of attachments on a target had.
 
-They are more than hints: a tag of an attachment is overwritten if it still has the recorded manifest. Without a row,
-the contents of the manifests decide.
+They are more than hints: a tag of attachments may be overwritten if it still has the recorded manifest. If there is no
+row, this depends on the contents of the manifests.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mirror.state.schema import digest_from_bytes, digest_to_bytes
 
 _FIND = """SELECT a.digest, a.source FROM repository r JOIN attachment_tag a ON a.repository = r.id
            WHERE r.name = ? AND a.tag = ?"""
-# If several sources have the same manifest, the first of them stays recorded.
+# If several sources have the same manifest, the first recorded source is kept.
 _RECORD = """INSERT INTO attachment_tag VALUES (?, ?, ?, ?)
              ON CONFLICT(repository, tag) DO UPDATE SET digest = excluded.digest, source = excluded.source
              WHERE digest <> excluded.digest"""
@@ -31,9 +31,9 @@ class ReadState(Protocol):
 
 
 class AttachmentTagRecords:
-    """Reads and writes these rows. Thread-safe.
+    """Reads and writes the records of attachment tags. Thread-safe.
 
-    read: runs a query. submit: queues a change of the state file."""
+    read: runs a query on the state file. submit: queues a change to it."""
 
     def __init__(self, read: ReadState, submit: Callable[[Callable[[Database], None]], None]) -> None:
         self._read = read
@@ -44,9 +44,9 @@ class AttachmentTagRecords:
         return self._read("", lambda database: _find(database, repository, tag), None)
 
     def record(self, repository: str, tag: str, digest: Digest, source: str) -> None:
-        """Record the manifest that a tag in a target repository has now. source: the source repository with its host.
+        """Record the manifest to which a tag in a target repository refers now.
 
-        Does not block, because the record is written later."""
+        source: the source repository with its host. Does not block, because the record is written later."""
         self._submit(lambda database: _record(database, repository, tag, digest, source))
 
 

@@ -6,8 +6,8 @@ The following records are more than hints (docs/operations.md, "State and lock")
 * whether the registry has responded to a v2 request for a source repository,
 * the tags of targets that the operator declared `exclusive` or `immutable`,
 * when a tag of a source was first seen with its digest,
-* which platforms a sparse image on a target has, and what syncs wrote to targets (`state/ownership.py`),
-* which manifest a tag of an attachment had on a target, and its source.
+* which platforms a sparse image on a target contains, and what syncs wrote to targets (`state/ownership.py`),
+* which manifest, from which source, a tag of attachments on a target had.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class State(AbstractContextManager["State"]):
         return self.read(identity, lambda database: database.transform_digest(identity), None)
 
     def sparse_images(self, repository: str) -> dict[str, dict[Digest, str]]:
-        """Return the platforms that sparse images in a target repository have, by tag and digest."""
+        """Return the platforms that sparse images in a target repository contain, by tag and digest."""
         none: dict[str, dict[Digest, str]] = {}
         return self.read("", lambda database: platform_records.read_sparse_images(database, repository), none)
 
@@ -147,7 +147,7 @@ class State(AbstractContextManager["State"]):
         return repository in self._sparse_repositories
 
     def other_platform(self, key: str) -> str | None:
-        """Return why an image is skipped because it is for a platform that is not wanted, or None if it is unknown."""
+        """Return the reason for skipping an image whose platform is not selected, or None if none is recorded."""
         return self.read(key, lambda database: platform_records.read_other_platform(database, key), None)
 
     def had_blob(self, repository: str, digest: Digest) -> bool:
@@ -177,7 +177,7 @@ class State(AbstractContextManager["State"]):
         return self._usable and self.read("", lambda database: database.has_responded_over_v2(repository), True)
 
     def first_seen(self, repository: str, tag: str) -> FirstSeen | None:
-        """Return the image that a tag at a source was last recorded with, and since when, or None if unknown."""
+        """Return the image last recorded for a tag at a source, and when it was first seen, or None if unknown."""
         return self.read("", lambda database: selection_records.read_first_seen(database, repository, tag), None)
 
     def image_date(self, repository: str, identity: str) -> int | None:
@@ -187,9 +187,9 @@ class State(AbstractContextManager["State"]):
     def checked_attachments(
         self, source: str, repository: str, digests: Collection[Digest], after: float, until: float
     ) -> set[Digest]:
-        """Return those of the images `digests` on a target whose attachments were found complete in a period of time.
+        """Return the images among `digests` whose attachments on a target were found complete in a period of time.
 
-        source: the source, with the rules for its attachments. after, until: seconds since the epoch."""
+        source: the key for the source and the rules for its attachments. after, until: seconds since the epoch."""
         none: set[Digest] = set()
         return self.read(
             repository,
@@ -253,11 +253,11 @@ class State(AbstractContextManager["State"]):
     def record_attachments(self, source: str, repository: str, digest: Digest, time: float) -> None:
         """Record when the attachments of an image were found complete in a target repository.
 
-        source: the source, with the rules for its attachments. time: seconds since the epoch."""
-        self.submit(lambda database: database.record_attachments(source, repository, digest, time))
+        source: the key for the source and the rules for its attachments. time: seconds since the epoch."""
+        self._submit(lambda database: database.record_attachments(source, repository, digest, time))
 
     def record_sparse_image(self, repository: str, tag: str, digest: Digest, platforms: Collection[str]) -> None:
-        """Record that the index `digest` will have only these platforms in a target repository, before a tag is set.
+        """Record, before a tag is written, that a target repository has the index `digest` with only these platforms.
 
         The record is on disk when this returns. Raises LocalError."""
         text = ",".join(platforms)
@@ -268,7 +268,7 @@ class State(AbstractContextManager["State"]):
             self._sparse_repositories.add(repository)
 
     def keep_sparse_image(self, repository: str, tag: str, digest: Digest, platforms: Collection[str]) -> None:
-        """Record that a tag refers to the index `digest`, which has only these platforms, or all if there are none."""
+        """Record that a tag refers to the index `digest` with only these platforms, or with all if none are given."""
         if not platforms and repository not in self._sparse_repositories:
             return
         text = ",".join(platforms)
@@ -277,16 +277,16 @@ class State(AbstractContextManager["State"]):
             self.submit(lambda database: platform_records.record_sparse_image(database, repository, tag, digest, text))
 
     def record_other_platform(self, key: str, reason: str) -> None:
-        """Record that an image is for a platform that is not wanted. key: `PlatformFilter.result_key`."""
-        self.submit(lambda database: platform_records.record_other_platform(database, key, reason))
+        """Record why an image is skipped because of its platform. key: the result of `PlatformFilter.result_key`."""
+        self._submit(lambda database: platform_records.record_other_platform(database, key, reason))
 
     def record_v2_response(self, repository: str) -> None:
         """Record that the registry responded to a v2 request for this source repository."""
         self.submit(lambda database: database.record_v2_response(repository))
 
     def record_first_seen(self, repository: str, tag: str, seen: FirstSeen) -> None:
-        """Record since when a tag at a source refers to an image. An earlier time for the same image is kept."""
-        self.submit(lambda database: selection_records.record_first_seen(database, repository, tag, seen))
+        """Record when a tag at a source was first seen with an image. An earlier time for the same image is kept."""
+        self._submit(lambda database: selection_records.record_first_seen(database, repository, tag, seen))
 
     def record_image_dates(self, repository: str, dates: Mapping[str, int]) -> None:
         """Record the dates of images at a source."""

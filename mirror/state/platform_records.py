@@ -1,6 +1,6 @@
-"""The rows of the state about platforms: images that are skipped, and images that a target has only in part.
+"""The rows of the state about images that are skipped because of their platform, and about sparse images on targets.
 
-The functions are called with a `Database`, on the thread that uses it.
+Call the functions on the thread that uses the `Database`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def read_other_platform(database: Database, key: str) -> str | None:
 
 
 def record_other_platform(database: Database, key: str, reason: str) -> None:
-    """Store why an image is skipped because of its platform. key: identifies the image and the wanted platforms."""
+    """Store why an image is skipped because of its platform. key: identifies the image and the selected platforms."""
     database.execute("INSERT OR REPLACE INTO other_platform VALUES (?, ?)", [(key, reason)])
 
 
@@ -45,7 +45,7 @@ def read_sparse_images(database: Database, repository: str) -> dict[str, dict[Di
 
 
 def record_sparse_image(database: Database, repository: str, tag: str, digest: Digest, platforms: str) -> None:
-    """Store that the index `digest` has only some platforms in a target repository, if the tag refers to it."""
+    """Store that the index `digest`, if `tag` refers to it, has only some of its platforms in a target repository."""
     values = (repository, tag, digest_to_bytes(digest), platforms)
     database.execute("INSERT OR REPLACE INTO sparse VALUES (?, ?, ?, ?)", [values])
 
@@ -56,9 +56,9 @@ def delete_sparse_images(database: Database, repository: str, tag: str) -> None:
 
 
 def prune_platform_results(database: Database) -> None:
-    """If there are many results of selecting platforms, delete those that no tag has.
+    """If there are many results of platform selection, delete the results that no recorded tag refers to.
 
-    Every new digest of a tag adds one, so that there would be more of them every day."""
+    Without this, the state would grow with every new digest of a tag."""
     ((tags, results, others),) = database.query(_COUNTS, ())
     if int(results) > 2 * int(tags) + _FEW_RESULTS:
         database.execute(_DELETE_UNUSED_RESULTS, [()])

@@ -1,6 +1,6 @@
-"""The rows of the state that the selection of tags depends on: when tags were first seen, and the dates of images.
+"""The rows of the state that affect the selection of tags: when tags were first seen, and the dates of images.
 
-The functions are called with a `Database`, on the thread that uses it.
+Call the functions on the thread that uses the `Database`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from mirror.state.database import Database
 
 
 def read_first_seen(database: Database, repository: str, tag: str) -> FirstSeen | None:
-    """Return the image that a tag at a source was last stored with, and since when, or None if there is none."""
+    """Return the image that was last stored for a tag at a source, and when it was first seen, or None."""
     if database.lacks("first_seen"):
         return None
     statement = """SELECT f.identity, f.time FROM repository r JOIN first_seen f ON f.repository = r.id
@@ -23,7 +23,7 @@ def read_first_seen(database: Database, repository: str, tag: str) -> FirstSeen 
 
 
 def record_first_seen(database: Database, repository: str, tag: str, seen: FirstSeen) -> None:
-    """Store since when a tag refers to an image. If a row for this image exists, the earlier time is kept."""
+    """Store when a tag was first seen with an image. If the row is for the same image, the earlier time is kept."""
     statement = """INSERT INTO first_seen VALUES (?, ?, ?, ?)
                    ON CONFLICT(repository, tag) DO UPDATE SET identity = excluded.identity, time = excluded.time
                    WHERE identity <> excluded.identity OR time > excluded.time"""

@@ -90,13 +90,13 @@ class DigestRules:
     async def _find_waiting(self, entry: MirrorEntry, batch: Batch) -> list[tuple[SourceReference, float]]:
         """Resolve the references of a batch. Return those that `min-age` leaves out, each with the end of its wait."""
         if self._use_hints and entry.rules.immutable:
-            await self._calls.call(partial(self._believe_equal_tags, entry, batch.references), policy=ONCE)
+            await self._calls.call(partial(self._reuse_equal_tags, entry, batch.references), policy=ONCE)
         await self._resolver.resolve(batch, batch.references, raise_common_error=True)
         if not entry.rules.min_age:
             return []
         return await self._calls.call(partial(self._compare_ages, entry, batch.references), policy=ONCE)
 
-    def _believe_equal_tags(self, entry: MirrorEntry, references: Sequence[SourceReference], work: Work) -> None:
+    def _reuse_equal_tags(self, entry: MirrorEntry, references: Sequence[SourceReference], work: Work) -> None:
         """Set the versions of immutable tags that an earlier run found equal at the source and on all targets.
 
         They are not requested again, if the state also has what the rules need to know about their digests."""

@@ -90,7 +90,7 @@ async def collect_lock(
     for number, repository in collector.references:
         images[number][repository] = {}
     references = [one for tags in collector.references.values() for one in tags.values()]
-    for part in _parts(references):
+    for part in _batches(references):
         results = await gather_results(_lock_reference(one, find_attachments) for one in part)
         for one, image in zip(part, results, strict=True):
             if isinstance(image, MirrorError):
@@ -101,7 +101,7 @@ async def collect_lock(
     return ImageLock(config, mirrors), collector.failures
 
 
-def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
+def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
     """Yield the items in parts, each of which is processed at once: a task for each of 100,000 images is too much."""
     for start in range(0, len(items), _BATCH):
         yield items[start : start + _BATCH]
@@ -281,11 +281,11 @@ async def compare_lock(
             for tag, reference in after.items()
             if not _compare(found, before.get(tag), reference)
         ]
-        for part in _parts(unmoved):
+        for part in _batches(unmoved):
             await run_group(_compare_attachments(found, *pair, find_attachments) for pair in part)
         if key not in current.unread and (key[0], None) not in current.unread:
             gone = [reference for tag, reference in before.items() if tag not in after]
-            lost += _parts(gone)
+            lost += _batches(gone)
     for tags, versions in zip(lost, await run_group(_resolve_tags(calls, part) for part in lost), strict=True):
         for reference, version in zip(tags, versions, strict=True):
             _add_drift(found, DriftKind.DROPPED, reference, version)

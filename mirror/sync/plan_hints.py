@@ -10,7 +10,7 @@ from mirror.selection.tag_rules import FirstSeen
 
 
 class PlanHints(Protocol):
-    """Reads what earlier runs recorded in the state. The methods that return a record read a file, so they block."""
+    """Reads and writes the records of the state that planning needs. Methods that return a record block."""
 
     def target_tag(self, repository: str, tag: str) -> Digest | None:
         """Return the digest that was last recorded for a tag on a target, or None if none is recorded."""
@@ -25,15 +25,15 @@ class PlanHints(Protocol):
         ...
 
     def other_platform(self, key: str) -> str | None:
-        """Return why an image is skipped that is for a platform that is not wanted, or None if none is recorded."""
+        """Return the reason for skipping an image whose platform is not selected, or None if none is recorded."""
         ...
 
     def has_sparse_images(self, repository: str) -> bool:
-        """Return whether `sparse_images` has anything to return. This does not block."""
+        """Return whether a target repository may have sparse images. Does not block, unlike `sparse_images`."""
         ...
 
     def sparse_images(self, repository: str) -> Mapping[str, Mapping[Digest, str]]:
-        """Return the platforms that sparse images in a target repository have, by tag and digest."""
+        """Return the platforms that sparse images in a target repository contain, by tag and digest."""
         ...
 
     def is_unfinished(self, repository: str) -> bool:
@@ -41,11 +41,11 @@ class PlanHints(Protocol):
         ...
 
     def first_seen(self, repository: str, tag: str) -> FirstSeen | None:
-        """Return the image that a tag at a source was last recorded with, and since when, or None if unknown."""
+        """Return the image last recorded for a tag at a source, and when it was first seen, or None if unknown."""
         ...
 
     def record_first_seen(self, repository: str, tag: str, seen: FirstSeen) -> None:
-        """Record since when a tag at a source refers to an image. Commands that only read record nothing."""
+        """Record when a tag at a source was first seen with an image. Does nothing in read-only commands."""
         ...
 
     def image_date(self, repository: str, identity: str) -> int | None:
@@ -53,7 +53,7 @@ class PlanHints(Protocol):
         ...
 
     def record_image_dates(self, repository: str, dates: Mapping[str, int]) -> None:
-        """Record the dates of images at a source. Commands that only read record nothing."""
+        """Record the dates of images at a source. Does nothing in read-only commands."""
         ...
 
     def delete_other_image_dates(self, repository: str, identities: Collection[str]) -> None:
@@ -63,7 +63,7 @@ class PlanHints(Protocol):
     def checked_attachments(
         self, source: str, repository: str, digests: Collection[Digest], after: float, until: float
     ) -> set[Digest]:
-        """Return those of the images `digests` on a target whose attachments were found complete in a period of time.
+        """Return the images among `digests` whose attachments on a target were found complete in a period of time.
 
-        source: the source, with the rules for its attachments. after, until: seconds since the epoch."""
+        source: the key for the source and the rules for its attachments. after, until: seconds since the epoch."""
         ...

@@ -140,7 +140,7 @@ def test_without_the_key_the_message_says_what_to_do(
     target = scripted("target", needs_creation=True)
     configure(mirror_run, stocked, target, "hub")
     ran = mirror_run.sync(expect=1)
-    assert "the registry does not create repositories with the first push: create it there" in ran.out
+    assert "this registry does not create repositories with the first push: create the repository there" in ran.out
 
 
 @pytest.mark.parametrize("exists", [False, True], ids=["missing project", "existing project"])

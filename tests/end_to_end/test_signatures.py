@@ -239,7 +239,10 @@ def _child_only(graph: Graph, image: Made) -> None:
 
 REFUSED: dict[str, tuple[Sign, str]] = {
     "unsigned": (_unsigned, "no signature was found"),
-    "other-key": (_other_key, "2 signatures were found, but none is accepted: the signature was made with another key"),
+    "other-key": (
+        _other_key,
+        "2 signatures were found, but none is accepted: the signature was made with a key that is not listed",
+    ),
     "other-image": (_other_image, "the signed payload is for another image"),
     "huge": (_huge, "bytes; the limit is 1048576"),
     "attestation": (_attestation, "the signed statement is an attestation"),

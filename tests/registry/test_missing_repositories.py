@@ -187,7 +187,7 @@ def test_a_404_for_something_else_creates_nothing(registry: ScriptedRegistry) ->
         (
             "registry.example.com",
             "repository name not known to registry",
-            "the registry does not create repositories with the first push: create it there",
+            "this registry does not create repositories with the first push: create the repository there",
         ),
     ],
 )

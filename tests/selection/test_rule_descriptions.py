@@ -46,7 +46,7 @@ DIGEST, OTHER = Digest.of(b"one"), Digest.of(b"other")
             f"sha256-{'ab' * 32}.sig",
             "newest (attachment)",
             False,
-            "it is the tag of an attachment, which is copied with its image, so `newest` leaves it out",
+            "it is the tag of an attachment, so it is copied with its image, and `newest` leaves it out",
         ),
         (TagRules(digest=DIGEST), DIGEST, "source", True, f"the source of the mirror is the digest {DIGEST}"),
         (TagRules(digest=DIGEST), OTHER, "source", False, f"the source of the mirror is the digest {DIGEST}"),

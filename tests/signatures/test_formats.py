@@ -20,7 +20,7 @@ IMAGE = Digest.of(b"the image")
 OTHER_IMAGE = Digest.of(b"another image")
 OURS, SECOND, FOREIGN = signing_key("ours"), signing_key("second", "ed25519"), signing_key("foreign")
 POLICY = SignaturePolicy([parse_public_key(OURS.pem, "ours.pub"), parse_public_key(SECOND.pem, "second.pub")])
-OTHER_KEY = "the signature was made with another key, or for other content"
+OTHER_KEY = "the signature was made with a key that is not listed, or for different content"
 
 
 def _simple(payload: bytes, key: SigningKey = OURS) -> str:

@@ -66,7 +66,7 @@ def _private_pem() -> bytes:
     [
         (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "has no valid public key"),
         (b"no PEM", "has no valid public key"),
-        (SigningKey().pem * 2, "contains 2 keys or certificates; each key needs a file of its own"),
+        (SigningKey().pem * 2, "contains 2 keys or certificates; put each key into its own file"),
         (_private_pem(), "contains a private key, expected a public key: name cosign.pub"),
         (
             b"-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED SIGSTORE PRIVATE KEY-----\n",

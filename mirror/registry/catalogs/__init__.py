@@ -1,1 +1,1 @@
-"""Catalogs of registries that do not list their repositories over the v2 API: one module for each product."""
+"""Catalogs for registries that do not list their repositories over the v2 API. Each product has its own module."""

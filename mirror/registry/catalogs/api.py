@@ -1,7 +1,7 @@
-"""Requests to the REST API of a product: authorization, JSON, and lists in pages.
+"""A client for the REST API of a registry product: authorization, JSON, and paginated lists.
 
-A request is sent with the settings of the registry (TLS, proxy, timeouts). Only the API gets credentials: the session
-sends them to no host that the API names (docs/trust.md, "Catalogs").
+Requests use the settings of the registry (TLS, proxy, timeouts). Only the API receives credentials, not the hosts that
+its responses name (docs/trust.md, "Catalogs").
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _JSON = ("Accept", "application/json")
 
 
 class RegistryAccess(Struct, frozen=True):
-    """What the API of a product needs to know of its registry.
+    """The registry for which a product's API is called: its session and its credentials.
 
-    session: the session with the registry. credentials: where the registry's credentials are found."""
+    session: the session with the registry. credentials: looks up the credentials for the registry."""
 
     session: Session
     credentials: CredentialSource
@@ -47,16 +47,16 @@ class RegistryAccess(Struct, frozen=True):
         return self.credentials.find(self.host, prefix.removesuffix("/"), stop=work.stop)
 
     def open_api(self, credential: Credential | None, hint: str, *, api: Destination | None = None) -> ApiClient:
-        """Return a client for the API on the origin of `api`, or of the registry. Use it in a `with` block.
+        """Return a client for the API at the origin of `api`, by default the registry. Use it in a `with` block.
 
-        hint: what to do if the API denies access. Without a call of `ApiClient.authorize`, access is anonymous."""
+        hint: what to do if the API denies access. Requests are anonymous until `ApiClient.authorize` is called."""
         policy = self.session.url_policy
         authorizer = ApiAuthorizer(policy.name if api is None else api.origin.netloc, credential, hint)
         return ApiClient(self.session.open_api(policy if api is None else policy.with_api(api), authorizer), authorizer)
 
 
 class ApiAuthorizer(Anonymous):
-    """Sends the same `Authorization` value with each request to an API. A 401 is final."""
+    """An Authorizer that sends the same `Authorization` value with each request to an API. A 401 is not retried."""
 
     def __init__(self, host: str, credential: Credential | None, hint: str) -> None:
         self.credential = credential
@@ -118,12 +118,12 @@ class PageResponse(Struct, frozen=True):
         return names
 
     def next_page(self) -> dict[str, str]:
-        """Return the query of the next page, if pages are numbered by `page`, from 1."""
+        """Return the query of the next page in a list whose pages are numbered by the parameter `page`, from 1."""
         return {**self.query, "page": str(int(self.query["page"]) + 1)}
 
     @property
     def has_next_link(self) -> bool:
-        """Whether the headers have a Link to a next page."""
+        """Whether the headers contain a Link to the next page."""
         return next_link(self.headers.get_all("link")) is not None
 
 
@@ -202,7 +202,7 @@ class ApiClient:
             if len(seen) > MAX_NAMES:
                 raise Refused(f"{self.name}{path} lists more than {MAX_NAMES} names", code="too_many")
             if without_names > MAX_EMPTY_PAGES:
-                raise Refused(f"{self.name}{path}: the pages of the list do not end", code="too_many")
+                raise Refused(f"{self.name}{path}: too many pages in a row contain no new names", code="too_many")
             following = page.next_query
 
     def _get_page(
@@ -237,7 +237,7 @@ class ApiClient:
 
     @contextmanager
     def _add_hint(self) -> Iterator[None]:
-        """Add what to do to an AuthError that is raised in the `with` block, if it has no hint."""
+        """Add the hint of this client to an AuthError that is raised in the `with` block and has no hint."""
         try:
             yield
         except AuthError as error:

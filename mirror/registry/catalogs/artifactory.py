@@ -1,4 +1,4 @@
-"""The Docker repositories in a repository of Artifactory, on a host that serves several of them by path.
+"""Lists the Docker repositories in a repository of Artifactory, on a host that serves several of these by path.
 
 Source: JFrog's REST API documentation, "List Docker Repositories" (`GET /api/docker/{repo-key}/v2/_catalog`, with `n`
 and `last`). The first part of the name of a repository is the key of the repository in Artifactory.
@@ -24,16 +24,18 @@ class ArtifactoryCatalog:
         self._access = access
 
     def list_repositories(self, prefix: str, work: Work) -> Iterator[str]:
-        """Yield the Docker repositories in the repository of Artifactory whose key `prefix` begins with.
+        """Yield the Docker repositories in the Artifactory repository whose key is the first part of `prefix`.
 
         Raises NotFound if there is no such repository."""
         key = prefix.partition("/")[0]
         if not key:
             hint = f"write {self._access.host}/repository-key/*"
-            raise NotFound(f"{self._access.host} lists repositories only by the key of a repository", hint=hint)
+            raise NotFound(
+                f"{self._access.host} lists repositories only below the key of an Artifactory repository", hint=hint
+            )
 
         def read_page(response: PageResponse) -> Page:
-            """Read a page. The list has ended if no name follows the last one, because pages may be short."""
+            """Read a page. Only a page without new names is the end of the list, because any page may be short."""
             names = response.strings("repositories")
             is_last = not names or names[-1] == response.query.get("last")
             return Page([f"{key}/{name}" for name in names], None if is_last else {**response.query, "last": names[-1]})

@@ -1,4 +1,6 @@
-"""The repositories of a namespace on Docker Hub.
+"""Lists the repositories in a namespace on Docker Hub.
+
+
 
 Source: Docker Hub API reference, https://docs.docker.com/reference/api/hub/latest/: "List repositories in a namespace"
 and "Create access token". Anonymous requests get the public repositories.
@@ -15,7 +17,7 @@ from mirror.registry.catalogs.api import ONE_BY_ONE, PAGE_SIZE, ApiClient, Page,
 from mirror.registry.http.url_policy import Destination, Origin
 from mirror.util.cancellation import Work
 
-# A host that is built in: it belongs to Docker Hub, and gets the credentials for docker.io (docs/trust.md).
+# A fixed host: it belongs to Docker Hub, and receives the credentials for docker.io (docs/trust.md).
 API = Destination(Origin("https", "hub.docker.com", 443), "/", credentials=True)
 _HINT = "use the password of the account, or a personal access token, for docker.io"
 

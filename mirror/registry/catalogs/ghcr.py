@@ -1,4 +1,4 @@
-"""The container images of an organization or user on GitHub's registry, ghcr.io.
+"""Lists the container images of an organization or user on GitHub's registry, ghcr.io.
 
 Source: GitHub REST API, "REST API endpoints for packages", https://docs.github.com/en/rest/packages/packages: "List
 packages for an organization" and "List packages for a user". They need a personal access token (classic) with the scope
@@ -14,7 +14,7 @@ from mirror.registry.catalogs.api import ONE_BY_ONE, PAGE_SIZE, Page, PageRespon
 from mirror.registry.http.url_policy import Destination, Origin
 from mirror.util.cancellation import Work
 
-# A host that is built in: it belongs to GitHub, and gets the credentials for ghcr.io (docs/trust.md).
+# A fixed host: it belongs to GitHub, and receives the credentials for ghcr.io (docs/trust.md).
 API = Destination(Origin("https", "api.github.com", 443), "/", credentials=True)
 _HEADERS = (("Accept", "application/vnd.github+json"), ("X-GitHub-Api-Version", "2022-11-28"))
 _HINT = (
@@ -29,7 +29,7 @@ class GhcrCatalog:
         self._access = access
 
     def list_repositories(self, prefix: str, work: Work) -> Iterator[str]:
-        """Yield the container images of the organization or user that `prefix` begins with.
+        """Yield the container images of the organization or user that is the first part of `prefix`.
 
         Raises AuthError without credentials, NotFound if there is no such organization or user."""
         owner = prefix.partition("/")[0]
@@ -37,8 +37,8 @@ class GhcrCatalog:
             raise NotFound("ghcr.io lists repositories only by owner", hint="write ghcr.io/owner/*")
 
         def read_page(response: PageResponse) -> Page:
-            """Read a page: a list of packages. If there is a next page, there is a Link to it."""
-            # The URL in the Link has the number of the owner instead of the name, so pages are counted instead.
+            """Read a page, which is a list of packages. If another page follows, the headers contain a Link."""
+            # The URL in the Link contains the owner's number instead of its name, so it is not used: pages are counted.
             names = [f"{owner}/{name}" for name in response.texts("name")]
             return Page(names, response.next_page() if response.has_next_link else None)
 

@@ -1,4 +1,4 @@
-"""The registry repositories of a group or project on GitLab.
+"""Lists the registry repositories of a group or project on GitLab.
 
 Source: GitLab's "Container registry API", https://docs.gitlab.com/api/container_registry/: "List registry repositories"
 within a group (which includes its subgroups) and within a project; "REST API", "Pagination" and "Namespaced paths". The
@@ -24,7 +24,9 @@ _HINT = (
 
 
 class GitlabCatalog:
-    """The catalog of GitLab's registry. Thread-safe. service: the token service, which `check_realm` has accepted."""
+    """The catalog of GitLab's registry. Thread-safe.
+
+    service: the URL of the token service, which `check_realm` has accepted."""
 
     def __init__(self, access: RegistryAccess, service: Destination) -> None:
         self._access = access
@@ -54,10 +56,12 @@ class GitlabCatalog:
                     return
                 except NotFound:
                     continue
-            raise NotFound(f"{api.name} has no group or project {path}, or does not show it", hint=_HINT, status=404)
+            raise NotFound(
+                f"{api.name} has no group or project {path} that this account can see", hint=_HINT, status=404
+            )
 
 
 def _read_page(response: PageResponse) -> Page:
-    """Read a page: a list of repositories. The last page has neither X-Next-Page nor a Link to a next page."""
+    """Read a page of repositories. The last page has neither an X-Next-Page header nor a Link to the next page."""
     is_last = not response.headers.get("x-next-page") and not response.has_next_link
     return Page(response.texts("path"), None if is_last else response.next_page())

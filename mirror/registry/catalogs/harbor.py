@@ -1,4 +1,6 @@
-"""The repositories of a project on Harbor.
+"""Lists the repositories of a project on Harbor.
+
+
 
 Source: Harbor's API definition (api/v2.0/swagger.yaml): "List repositories of the specified project" and "List all
 authorized repositories", with Basic authentication, `page` and `page_size`, and a Link to the next page. `GET
@@ -26,7 +28,7 @@ class HarborCatalog:
         self._api = api
 
     def list_repositories(self, prefix: str, work: Work) -> Iterator[str]:
-        """Yield the repositories in the project that `prefix` begins with; without a prefix, those of all projects.
+        """Yield the repositories in the project that is the first part of `prefix`, or in all projects if it is empty.
 
         Raises AuthError or NotFound if the account has no access to the project."""
         project = prefix.partition("/")[0]
@@ -37,5 +39,5 @@ class HarborCatalog:
 
 
 def _read_page(response: PageResponse) -> Page:
-    """Read a page: a list of repositories, whose names include the project."""
+    """Read a page, which is a list of repositories. Their names include the project."""
     return Page(response.texts("name"), response.next_page() if response.has_next_link else None)

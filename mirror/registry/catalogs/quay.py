@@ -1,4 +1,4 @@
-"""The repositories of a namespace on Quay: quay.io, or an installation of Red Hat Quay.
+"""Lists the repositories in a namespace on Quay: on quay.io, or on an installation of Red Hat Quay.
 
 Source: Red Hat Quay API reference, "listRepos" (`GET /api/v1/repository`) and "OAuth 2 access tokens". The API accepts
 tokens of an OAuth application, but not the passwords of robot accounts. Docker clients send such a token as the
@@ -33,10 +33,10 @@ class QuayCatalog:
         self._api = api
 
     def list_repositories(self, prefix: str, work: Work) -> Iterator[str]:
-        """Yield the repositories in the namespace that `prefix` names; without a prefix, all public repositories.
+        """Yield the repositories in the namespace that `prefix` names, or all public repositories if it is empty.
 
-        With an OAuth token, these are the repositories that its user may see, otherwise the public ones. If there are
-        other credentials, a warning is logged."""
+        With an OAuth token, the list contains the repositories that the user may see, otherwise only public ones. If
+        the configured credentials are not an OAuth token, a warning is logged."""
         namespace = prefix.partition("/")[0]
         credential = self._access.find_credential(prefix, work)
         if credential is not None and credential.username != OAUTH_USER:
@@ -52,7 +52,7 @@ class QuayCatalog:
 
 
 def _read_page(response: PageResponse) -> Page:
-    """Read a page: `repositories`, and in `next_page` a token for the next page, if there is one."""
+    """Read a page: the list `repositories` and, if another page follows, the token `next_page` for it."""
     namespaces, names = (response.texts(key, list_key="repositories") for key in ("namespace", "name"))
     token = response.field("next_page")
     following = {**response.query, "next_page": token} if isinstance(token, str) and token else None

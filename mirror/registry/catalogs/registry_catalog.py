@@ -1,8 +1,8 @@
-"""Lists the repositories of a registry over the v2 API or, where that does not list them, by the API of its product.
+"""Lists the repositories of a registry over the v2 API or, if that does not list them, with the API of the product.
 
-Docker Hub, quay.io and ghcr.io are known by their names. Other registries are asked for `/v2/_catalog` first. Only if
-that is refused, or lists nothing below the prefix, the product is recognized: Harbor, GitLab and Quay by the path of
-their token service, Artifactory by its realm, or by a header of its ping.
+Docker Hub, quay.io and ghcr.io are recognized by their host names. For other registries, `/v2/_catalog` is requested
+first. Only if this is refused, or lists nothing below the prefix, the product is determined: Harbor, GitLab and Quay by
+the path of their token service, Artifactory by the realm of a challenge, or by a header in the response to a ping.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _KNOWN: Mapping[str, Callable[[RegistryAccess], Catalog]] = {
     "quay.io": QuayCatalog,
     "ghcr.io": GhcrCatalog,
 }
-# Statuses with which registries, or their token services, refuse to list all repositories.
+# The statuses with which registries and their token services refuse to list all repositories.
 _REFUSALS = frozenset({400, 401, 403, 404, 405, 501})
 _ARTIFACTORY_HEADERS = ("x-artifactory-id", "x-jfrog-version")
 
 
 class RegistryCatalog:
-    """The catalog of any registry. Thread-safe. A list is read once in a run; it is kept until the run ends."""
+    """The catalog of a registry whose product may be unknown. Each list is read once in a run and kept. Thread-safe."""
 
     def __init__(self, session: Session, credentials: CredentialSource) -> None:
         self._session = session
@@ -49,10 +49,10 @@ class RegistryCatalog:
         self._reads: SingleFlight[str, Sequence[str]] = SingleFlight(f"the catalog of {self._access.host}", None)
 
     def list_repositories(self, prefix: str, work: Work) -> Iterable[str]:
-        """Return the names that begin with `prefix`, and names that are not valid.
+        """Return the repositories that begin with `prefix`, and all names in the list that are invalid.
 
-        Raises the error of the v2 API if it refuses the list and the product is not known, otherwise the error of the
-        product's API."""
+        If no list can be read, raises the error from the product's API or, if the product is unknown, from the v2
+        API."""
         found = self._lists.get(prefix)
         if found is None:
             found = self._reads.share(prefix, lambda: self._read_list(prefix, work), work.stop)
@@ -85,7 +85,7 @@ class RegistryCatalog:
         return names
 
     def _recognize_product(self, work: Work) -> Catalog | None:
-        """Return the catalog of the product that the registry is, or None if the product is not known."""
+        """Return the catalog that uses the API of the registry's product, or None if the product is unknown."""
         challenge, _ = self._probe("/v2/", work)
         service = self._trusted_service(challenge)
         if challenge is not None and service is not None:
@@ -103,7 +103,7 @@ class RegistryCatalog:
         return None
 
     def _trusted_service(self, challenge: Challenge | None) -> Destination | None:
-        """Return the token service in a challenge, or None if there is none, or it must not get the credentials."""
+        """Return the token service in a challenge, or None if it is missing or must not receive the credentials."""
         if challenge is None or challenge.scheme != "bearer":
             return None
         try:
@@ -112,7 +112,7 @@ class RegistryCatalog:
             return None
 
     def _probe(self, path: str, work: Work) -> tuple[Challenge | None, Headers]:
-        """Send a GET request without credentials. Return the challenge of a 401, and the headers of another response.
+        """Send a GET request without credentials. Return the challenge in a 401, or else the headers of the response.
 
         Raises NetworkError, Refused, Cancelled, RemoteError (tls_error)."""
         recorder = _ChallengeRecorder()
@@ -123,7 +123,7 @@ class RegistryCatalog:
 
 
 class _ChallengeRecorder(Anonymous):
-    """Sends no credentials, and records the challenges of a 401."""
+    """An Authorizer that sends no credentials, and records the challenges in a 401."""
 
     challenges: Sequence[Challenge] = ()
 
@@ -134,10 +134,10 @@ class _ChallengeRecorder(Anonymous):
 
 
 def _names_artifactory(challenge: Challenge | None) -> bool:
-    """Return whether the realm of a challenge names Artifactory, like `Artifactory Realm` or a URL of its API."""
+    """Return whether a challenge comes from Artifactory: its realm is `Artifactory Realm`, or a URL of its API."""
     return challenge is not None and "artifactory" in challenge.params.get("realm", "").lower()
 
 
 def _select(names: Iterable[str], prefix: str) -> Sequence[str]:
-    """Return the names that begin with `prefix`, and the invalid ones, which are reported as errors."""
+    """Return the names that begin with `prefix`, and all invalid names, because the caller reports these as errors."""
     return tuple(name for name in names if name.startswith(prefix) or not is_path(name))
