@@ -254,7 +254,7 @@ class State(AbstractContextManager["State"]):
         """Record when the attachments of an image were found complete in a target repository.
 
         source: the key for the source and the rules for its attachments. time: seconds since the epoch."""
-        self._submit(lambda database: database.record_attachments(source, repository, digest, time))
+        self.submit(lambda database: database.record_attachments(source, repository, digest, time))
 
     def record_sparse_image(self, repository: str, tag: str, digest: Digest, platforms: Collection[str]) -> None:
         """Record, before a tag is written, that a target repository has the index `digest` with only these platforms.
@@ -278,7 +278,7 @@ class State(AbstractContextManager["State"]):
 
     def record_other_platform(self, key: str, reason: str) -> None:
         """Record why an image is skipped because of its platform. key: the result of `PlatformFilter.result_key`."""
-        self._submit(lambda database: platform_records.record_other_platform(database, key, reason))
+        self.submit(lambda database: platform_records.record_other_platform(database, key, reason))
 
     def record_v2_response(self, repository: str) -> None:
         """Record that the registry responded to a v2 request for this source repository."""
@@ -286,7 +286,7 @@ class State(AbstractContextManager["State"]):
 
     def record_first_seen(self, repository: str, tag: str, seen: FirstSeen) -> None:
         """Record when a tag at a source was first seen with an image. An earlier time for the same image is kept."""
-        self._submit(lambda database: selection_records.record_first_seen(database, repository, tag, seen))
+        self.submit(lambda database: selection_records.record_first_seen(database, repository, tag, seen))
 
     def record_image_dates(self, repository: str, dates: Mapping[str, int]) -> None:
         """Record the dates of images at a source."""

@@ -1,5 +1,6 @@
-"""Copies the attachments of an image to a target. `image_copier` decides when: after the child manifests of the image,
-and before its root."""
+"""Copies the attachments of an image to a target.
+
+`image_copier` determines the order: attachments are written after the child manifests of the image, before its root."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ from mirror.util.structs import Struct
 
 
 class DeleteTagRecord(Protocol):
-    """Removes the recorded digest of a tag on a target. When the call returns, the change has been written to disk."""
+    """A function that removes the recorded digest of a tag on a target. When it returns, the change is on disk."""
 
     def __call__(self, repository: str, tag: str, *, noted: bool) -> None:
         """noted: whether this run has recorded a digest for the tag. Raises LocalError if the write fails."""
@@ -41,9 +42,9 @@ class DeleteTagRecord(Protocol):
 class ImagePush:
     """One attempt to write an image with its attachments to a target.
 
-    root: the root manifest, if the target does not have it yet. source: the repository that it is read from.
-    left_out: what the image leaves out of its root, if it is sparse.
-    check_all: look up every object on the target, even if it is known to exist."""
+    root: the root manifest, if the target does not have it yet. source: the repository from which it is read. left_out:
+    for a sparse image, what its root lists but the image leaves out. check_all: look up every object on the target,
+    even if it is known to exist."""
 
     def __init__(
         self,
@@ -69,7 +70,7 @@ class ImagePush:
     def request_for(
         self, content: Descriptor, source: BlobSource | None = None, *, is_root: bool = False
     ) -> BlobRequest:
-        """Return a request to copy one blob or manifest. source: where it is read from; by default, as the root."""
+        """Return a request to copy one blob or manifest. source: where it is read from, by default like the root."""
         return BlobRequest(
             content,
             self.store,
@@ -89,17 +90,17 @@ class ImagePush:
 
 
 class _TagOnTarget(Struct, frozen=True):
-    """What the tag of an attachment refers to on a target.
+    """The result of looking up the tag of an attachment on a target.
 
-    digest: None if it does not exist, or if the attachment has no tag. written: what this run had written under the tag
-    when it was looked up, or None."""
+    digest: what the tag refers to; None if it does not exist, or if the attachment has no tag. written: what this run
+    had written under the tag before it was looked up, or None."""
 
     digest: Digest | None = None
     written: Digest | None = None
 
 
 class AttachmentCopier:
-    """Writes attachments: their blobs, their manifests, and where needed the list that names them.
+    """Writes attachments to targets: their blobs, their manifests, and the list of referrers if the target needs one.
 
     protection: decides whether a tag may be overwritten. copy_blobs: copies blobs and counts them. delete_tag_record:
     called on a thread before a tag is written. ownership: records what is written."""
@@ -125,8 +126,8 @@ class AttachmentCopier:
     async def copy(self, push: ImagePush, attachments: Sequence[Attachment]) -> bool:
         """Write the attachments that the target lacks. Return whether it lacked any of them.
 
-        With `push.check_all`, the target's own list must name each referrer. Raises Refused (target_conflict) if a tag
-        must not be overwritten, and the errors that the stores raise."""
+        With `push.check_all`, also ensure that the target lists each referrer. Raises Refused (target_conflict) if a
+        tag must not be overwritten, and the errors that the stores raise."""
         changed = False
         for _, group in groupby(attachments, key=lambda one: one.ref.level):
             wanted = await self._look_up_tags(push, list(group))
@@ -147,8 +148,8 @@ class AttachmentCopier:
     ) -> list[tuple[Attachment, _TagOnTarget]]:
         """Return what the tag of each attachment refers to on the target.
 
-        Leave out the attachments that the target has as a part of a larger one, under the same tag: other tools add
-        their own signatures to those that were copied."""
+        Attachments whose content is part of a larger manifest under the same tag on the target are left out: the target
+        has them, because other tools add their own signatures to those that were copied."""
         tags = await run_group(self._look_up_tag(push, one) for one in attachments)
         pairs = list(zip(attachments, tags, strict=True))
         wanted = await run_group(self._needs_write(push, one, found.digest) for one, found in pairs)
@@ -213,8 +214,8 @@ class AttachmentCopier:
         """Return what the tag of an attachment refers to on the target.
 
         No request is sent if this run has written the tag, or if the repository had no tags at the start of the run.
-        Raises Refused (tag_immutable) if the rules do not allow the tag to be overwritten, and it has another digest.
-        """
+        Raises Refused (tag_immutable) if the tag has a different digest, and the rules do not allow it to be
+        overwritten."""
         tag, root = attachment.ref.tag, attachment.graph.root
         if not tag:
             return _TagOnTarget()
@@ -239,8 +240,10 @@ class AttachmentCopier:
         return await self._protection.needs_write(entry, target, attachment.ref.tag, old, attachment.graph.root)
 
     async def _put(self, push: ImagePush, request: BlobRequest, reference: str, manifest: Manifest) -> None:
-        """Write the manifest of an attachment. If the target rejects it because its subject is missing, write the root
-        of the image by its digest first."""
+        """Write the manifest of an attachment.
+
+        If the target rejects it because its subject is missing, write the root of the image by its digest, then try
+        again."""
 
         def before() -> None:
             """Delete the record of a tag before it is written. Runs on a worker thread."""
@@ -277,7 +280,7 @@ class AttachmentCopier:
         by_subject: dict[Digest, list[Attachment]] = {}
         for one in attachments:
             subject = one.graph.root.subject
-            # What cosign's tags refer to may name any subject, also one of another image.
+            # A manifest under one of cosign's tags may have any subject, even one that belongs to a different image.
             if subject is None or subject.digest != one.ref.subject or one.ref.in_ordinary_list:
                 continue
             if not one.ref.list_is_ordinary:
@@ -297,11 +300,11 @@ class AttachmentCopier:
         return referrer not in await self._calls.call_host(push.repository.host, run)
 
     async def _list_on_target(self, push: ImagePush, subject: Digest, attachments: Sequence[Attachment]) -> set[Digest]:
-        """Ensure that the target lists the referrers of one subject. Return those that were written again for it."""
+        """Ensure that the target lists the referrers of one subject. Return those that it did not list before."""
         manifests = [one.graph.root for one in attachments]
         unlisted = [one for one in manifests if self._writer.is_unlisted(push.repository, one.digest)]
         written_again: set[Digest] = set()
-        # A store that needs all images, such as a bundle, has its new content only at the end.
+        # A store that needs all images, such as a bundle, has its new content only when it is finished.
         if push.check_all and not push.store.needs_all_images and len(unlisted) < len(manifests):
             listed = await self._read_list(push, subject)
             if listed is None:
@@ -338,7 +341,7 @@ class AttachmentCopier:
 
 
 def _old_list_error(push: ImagePush, subject: Digest, referrer: Digest) -> Refused:
-    """Return the error for a referrer that no list on the target would name."""
+    """Return the error for a referrer that would not be in any list on the target."""
     entry, tag = push.plan_entry.reference.entry, referrers_tag(subject)
     return Refused(
         f"{entry.name}:{tag} does not list {referrer}, but the source lists it as a referrer of {subject}. The target "

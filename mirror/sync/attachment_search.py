@@ -92,7 +92,8 @@ class AttachmentTags:
 class AttachmentSearch:
     """One search for the attachments of an image.
 
-    read: cosign's tags are read, because they will be copied; otherwise only their digests are requested.
+    read: whether to read the manifests under cosign's tags, because they will be copied; otherwise only their digests
+    are requested.
     is_selected: returns whether the run mirrors a source reference, according to `--only`.
     found: the attachments that the rules select, those of the image first; complete after `run`."""
 
@@ -128,10 +129,12 @@ class AttachmentSearch:
         return [ref.names for ref in self._found.values() if ref.subject == subject]
 
     async def run(self, root: Digest | None, read_subjects: SubjectReader) -> Subjects:
-        """Search level by level: for attachments of the image, then for attachments of these. Return the subjects.
+        """Search level by level: for attachments of the image, then for attachments of the attachments, and so on.
 
-        root: None if the source does not have the root manifest. read_subjects: called only if the manifests below the
-        root can have attachments. Raises Refused (too_many, too_deep), and the errors of the source."""
+        Return the manifests below the root.
+
+        root: None if the source does not have the root manifest. read_subjects: reads the manifests below the root;
+        called only if these can have attachments. Raises Refused (too_many, too_deep), and the errors of the source."""
         new: list[AttachmentRef] = []
         if root is not None:
             self._tags = await self._tag_reader.read(self._entry)
@@ -215,13 +218,13 @@ class AttachmentSearch:
         return refs + await self._find_signatures(subject, level)
 
     def _is_ordinary(self, tag: str) -> bool:
-        """Return whether this run mirrors a tag that exists like that of any other image, and no target renames it."""
+        """Return whether this run mirrors an existing tag of attachments like other tags, and no target renames it."""
         return self._entry.mirrors_attachment_tag(tag) and self._is_selected(self._entry.name + reference_suffix(tag))
 
     async def _find_signatures(self, subject: Digest, level: int) -> list[AttachmentRef]:
         """Return what cosign's tags for one manifest refer to.
 
-        A tag that is not listed is used, too, if `verify-signatures` has found it."""
+        A tag that is missing from the tag list is also used if `verify-signatures` has found it."""
         entry = self._entry
         wanted = {
             tag: kind
@@ -249,7 +252,7 @@ class AttachmentSearch:
         ]
 
     async def _read_names(self, descriptor: Descriptor) -> frozenset[str]:
-        """Return the names of a referrer. If its list has no type and the rules need it, read the manifest."""
+        """Return the names of a referrer. If the rules need its type, but the list lacks it, read the manifest."""
         kind = descriptor.artifact_type
         if not kind and (self._rules.has_filter or self._rules.require):
             source, repository = self._entry.source, self._entry.repository
@@ -296,7 +299,7 @@ def _resolve_tags(
     """Return the descriptor of the manifest that each tag refers to, or None if there is none.
 
     read: read the manifests, and keep them in `manifests`. listed: the source listed the tags. Raises NotFound if a
-    listed tag does not exist: it was deleted just now, which the next run finds out, or the source has lost it."""
+    listed tag does not exist, because it has just been deleted or the source has lost it."""
     found: list[Descriptor | None] = []
     for tag in tags:
         known = manifests.find_tag(entry.source, entry.repository, tag)
@@ -305,7 +308,7 @@ def _resolve_tags(
         else:
             version = _resolve_tag(entry, tag, read, work)
         if version is None and listed:
-            raise NotFound(f"{entry.name}:{tag} is in the list of tags, but does not exist")
+            raise NotFound(f"{entry.name}:{tag} is in the tag list of the source, but does not exist")
         manifest = version.manifest if version is not None else None
         if manifest is not None and manifest is not known:
             manifests.add(entry.source, entry.repository, manifest)

@@ -1,4 +1,4 @@
-"""The manifests of an image that may have attachments: its root, and the manifests below it."""
+"""Determines the manifests of an image that may have attachments: its root, and the manifests below it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from mirror.util.structs import Struct
 
 
 class Subjects(Struct, frozen=True):
-    """The manifests below the root of an image, whose attachments are copied with the image.
+    """The manifests below the root of an image. Their attachments are copied with the image.
 
-    platforms: those of them that are the images of a platform."""
+    platforms: those manifests that are the image for a platform."""
 
     children: tuple[Digest, ...] = ()
     platforms: tuple[Digest, ...] = ()
@@ -56,7 +56,7 @@ async def read_subjects(
 
 
 def _platforms(root: Manifest, below: Iterable[Digest]) -> tuple[Digest, ...]:
-    """Return the children of an index that are images of a platform. BuildKit's attestations are of none."""
+    """Return the children of an index that are images for a platform, which excludes BuildKit's attestations."""
     known = set(below)
     children = (child for child in root.children if child.platform is None or child.platform.os != "unknown")
     return tuple(child.digest for child in children if child.digest in known)

@@ -1,4 +1,4 @@
-"""Checks that a target has the attachments of an image that its source has, and lists them."""
+"""Checks that a target has all attachments of an image that the source has, and lists them as referrers."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ class AttachmentVerifier:
         return [self._describe(ref, error) for ref, error in problems.items()]
 
     async def _check(self, plan_entry: PlanEntry, ref: AttachmentRef) -> None:
-        """Read one attachment on the target, and check its manifests and blobs. Raises an error if it is not whole.
+        """Read one attachment from the target, and check its manifests and blobs. Raises an error if it is incomplete.
 
-        A tag may have a larger manifest that contains the attachment. Raises Refused (target_conflict) if it has one
-        that does not contain it, and must not be overwritten."""
+        A tag may refer to a larger manifest that contains the attachment. Raises Refused (target_conflict) if it refers
+        to a manifest that does not contain the attachment, and that must not be overwritten."""
         target = plan_entry.target
         graph = await self._manifests.read_graph(target.store, target.repository.path, ref.reference)
         entry, old = plan_entry.reference.entry, graph.root.digest
@@ -97,5 +97,5 @@ class AttachmentVerifier:
             return RemoteError(
                 f"{kind} {ref.descriptor.digest} is missing: {error.what}", hint=remedied.hint, code=error.code
             )
-        what = error.what if error.what.startswith("is ") else f"is not whole: {error.what}"
+        what = error.what if error.what.startswith("is ") else f"is incomplete: {error.what}"
         return remedied.with_text(f"{kind} {ref.descriptor.digest} {what}")

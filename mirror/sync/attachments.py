@@ -1,4 +1,4 @@
-"""Finds and reads the attachments of each image once for all targets, and checks which of them a target lacks."""
+"""Finds and reads the attachments of each image once for all targets, and finds those that a target lacks."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from mirror.util.structs import Struct
 
 MAX_KEPT_SEARCHES = 10_000
 
-# What a search depends on: the repository and the rules for attachments, the number of the rules for tags, whether
-# images keep their tags, the platforms, and the root manifest.
+# What the result of a search depends on: the repository and the rules for attachments, the number of the rules for
+# tags, whether images keep their tags, the platforms, and the root manifest.
 _SearchKey: TypeAlias = tuple[str, int, bool, PlatformFilter | None, Digest | None, Digest]
 
 
 class _SearchResult(Struct, frozen=True):
-    """refs: the attachments that are not copied like other images. missing: a required name that none has, or empty."""
+    """refs: the attachments, without those copied like other images. missing: the required name that none has."""
 
     refs: tuple[AttachmentRef, ...]
     missing: str
@@ -60,7 +60,7 @@ class Attachment(Struct, frozen=True):
 class AttachmentReader:
     """Finds and reads the attachments of images at their sources.
 
-    platforms: finds out what sparse images leave out.
+    platforms: determines what sparse images leave out.
     protection: compares tags of attachments on targets.
     is_selected: returns whether the run mirrors a source reference, according to `--only`.
     tags: the tag lists of the sources, to which the planner adds those that it reads."""
@@ -79,7 +79,7 @@ class AttachmentReader:
         self._calls = calls
         self._manifests = manifests
         self._platforms = platforms
-        # Mirrors with equal rules for tags have the same number, so that they share searches.
+        # Mirrors with equal rules for tags have the same number, so that they share the results of searches.
         self._rules: dict[int, int] = {}  # the numbers of the rules, by the number of the mirror
         self._rules_numbers: dict[tuple[TagRules, int | None], int] = {}
         # The results of the most recent searches, because several tags often refer to the same image.
@@ -89,14 +89,14 @@ class AttachmentReader:
         self._reads: SharedTasks[tuple[SourceReference, AttachmentRef], Attachment] = SharedTasks(calls.tasks)
 
     def release(self, reference: SourceReference) -> None:
-        """Drop the attachments of an image that no target needs any more."""
+        """Drop the attachments of an image, because no target needs them any more."""
         self._kept.pop(reference, None)
 
     async def read_all(self, reference: SourceReference, graph: ManifestGraph) -> tuple[Attachment, ...]:
         """Read the attachments of an image that is copied. Return none if the mirror does not copy attachments.
 
         graph: the image. Raises Refused if a required attachment is missing, if there are too many (too_many,
-        too_deep), or if one is not what the source said that it is; and the errors of the source."""
+        too_deep), or if an attachment differs from what the source listed. Also raises the errors of the source."""
         if reference.entry.attachments is None:
             return ()
 
@@ -108,8 +108,8 @@ class AttachmentReader:
     ) -> tuple[AttachmentRef, ...]:
         """Find the attachments of an image that a target has, without reading the image at the source.
 
-        graph: the image, if it has been read from the target; otherwise its indexes are read from there, because they
-        are the same as those at the source. Raises as `read_all` does."""
+        graph: the image, if it has been read from the target. Otherwise its indexes are read from the target, where
+        they are the same as at the source. Raises the same errors as `read_all`."""
         reference = plan_entry.reference
         if reference.entry.attachments is None:
             return ()
@@ -123,15 +123,15 @@ class AttachmentReader:
     ) -> tuple[AttachmentRef, ...]:
         """Find the attachments of an image, without reading them.
 
-        root: the root manifest that targets get. graph: the image, if it has been read; otherwise it is complete, and
-        its indexes are read. Raises as `read_all` does."""
+        root: the root manifest that targets get. graph: the image, if it has been read. Otherwise its indexes are read,
+        and the image must not be sparse. Raises the same errors as `read_all`."""
         find: SubjectReader = partial(self._read_subjects_at_source, reference.entry, root)
         if graph is not None:
             find = partial(subjects_of_graph, graph)
         return await self._find(reference, root, find, read=False)
 
     async def find_missing(self, plan_entry: PlanEntry, refs: Sequence[AttachmentRef]) -> list[AttachmentRef]:
-        """Return the attachments that a target lacks or does not list.
+        """Return the attachments that a target lacks, or does not list as referrers.
 
         Raises Refused (target_conflict) if a tag of an attachment must not be overwritten, and the errors of the
         stores."""
@@ -148,7 +148,7 @@ class AttachmentReader:
         pairs = list(zip(refs, versions, strict=True))
         results = await run_group(self._has(plan_entry, ref, version) for ref, version in pairs)
         found = {ref for (ref, _), has in zip(pairs, results, strict=True) if has}
-        # A run may have ended after it wrote a referrer and before it wrote the list that names it.
+        # An earlier run may have ended after it wrote a referrer, and before it wrote the list of referrers.
         subjects = list({ref.subject: None for ref in refs if ref in found and ref.is_listed_by_target})
         lists = await run_group(
             self._calls.call_host(
@@ -164,7 +164,7 @@ class AttachmentReader:
         ]
 
     async def _has(self, plan_entry: PlanEntry, ref: AttachmentRef, version: Version | MirrorError) -> bool:
-        """Return whether a target has an attachment. version: what its tag or digest refers to on the target."""
+        """Return whether a target has an attachment. version: what the attachment's tag or digest refers to there."""
         if not isinstance(version, Version) or version.digest is None:
             return False
         entry, target = plan_entry.reference.entry, plan_entry.target
@@ -175,7 +175,7 @@ class AttachmentReader:
         return not await self.protection.needs_write(entry, target, ref.reference, version.digest, ref.descriptor)
 
     async def read(self, reference: SourceReference, refs: Iterable[AttachmentRef]) -> list[Attachment]:
-        """Read attachments that were found. Raises as `read_all` does."""
+        """Read attachments that were found. Raises the same errors as `read_all`."""
         kept = self._kept.setdefault(reference, {})
 
         async def read_one(ref: AttachmentRef) -> Attachment:
@@ -190,9 +190,9 @@ class AttachmentReader:
     async def _find(
         self, reference: SourceReference, digest: Digest, read_subjects: SubjectReader, *, read: bool
     ) -> tuple[AttachmentRef, ...]:
-        """Find the attachments of an image once. Raises Refused if one is missing that the rules require.
+        """Find the attachments of an image once. Raises Refused if an attachment that the rules require is missing.
 
-        The attachments in an image lock are not searched for. digest: the root manifest that targets get."""
+        With an image lock, the locked attachments are used without a search. digest: the root that targets get."""
         entry = reference.entry
         image = (entry.locked or {}).get(entry.repository, {}).get(reference.tag)
         if image is not None and image.attachments is not None:
@@ -223,14 +223,14 @@ class AttachmentReader:
     async def _is_attachment(self, reference: SourceReference, digest: Digest) -> bool:
         """Return whether a reference that the rules for tags select is a signature or another document, not an image.
 
-        A name like that of cosign's tags is not enough: `referrers.require` must also hold for an image under it."""
+        The form of the tag is not sufficient, because `referrers.require` also applies to an image under such a tag."""
         if not is_attachment_tag(reference.tag):
             return False
         graph = await self._manifests.read_graph(reference.entry.source, reference.entry.repository, digest)
         return not await self._calls.call(lambda work: has_image_layers(graph.manifests()), policy=ONCE)
 
     def _rules_number(self, entry: MirrorEntry) -> int:
-        """Return a number that two mirrors share only if the same tags are mirrored like those of any other image."""
+        """Return a number that two mirrors share only if they mirror the same tags of attachments like other tags."""
         number = self._rules.get(entry.number)
         if number is None:
             rules = (entry.rules, entry.number if entry.locked is not None else None)
@@ -238,10 +238,10 @@ class AttachmentReader:
         return number
 
     async def _find_root(self, reference: SourceReference, digest: Digest) -> Digest | None:
-        """Return the root of an image, or None if the source has another one: its attachments are then left out.
+        """Return the root of an image, or None if the root at the source is different.
 
-        They would belong to a manifest that the target does not have. digest: the root manifest that targets get, which
-        a transform or the selection of platforms may have changed."""
+        Its attachments are then left out, because the target does not have their subject. digest: the root manifest
+        that targets get, which a transform or the selection of platforms may have changed."""
         version, entry = reference.version, reference.entry
         if isinstance(version, Version) and (version.source_id or version.transform is not None):
             return digest if version.source_digest == digest else None
@@ -250,7 +250,7 @@ class AttachmentReader:
             return digest
 
         def resolve(work: Work) -> Version | MirrorError:
-            """Look the manifest up at the source: an immutable tag has not been resolved. Runs on a worker thread."""
+            """Look up the manifest, because an immutable tag may not have been resolved. Runs on a worker thread."""
             (found,) = entry.source.resolve(entry.repository, [digest], work)
             return found
 
@@ -307,7 +307,7 @@ class AttachmentReader:
             return await find(entry.source, entry.repository, root)
 
     async def _read_index(self, plan_entry: PlanEntry, digest: Digest) -> Manifest:
-        """Read one manifest of an image, from the target if possible: this does not count against a source's quota."""
+        """Read one manifest of an image, if possible from the target, which does not use up the source's quota."""
         target, entry = plan_entry.target, plan_entry.reference.entry
         try:
             return await self._manifests.read(target.store, target.repository.path, digest)
@@ -317,7 +317,7 @@ class AttachmentReader:
             return await self._manifests.read(entry.source, entry.repository, digest)
 
     async def _read_one(self, reference: SourceReference, ref: AttachmentRef) -> Attachment:
-        """Read one attachment, and check that it is what the source said that it is."""
+        """Read one attachment, and check that it is what the source listed."""
         try:
             graph = await self._manifests.read_graph(
                 reference.entry.source, reference.entry.repository, ref.descriptor.digest
@@ -329,7 +329,7 @@ class AttachmentReader:
 
 
 def _check_attachment(entry: MirrorEntry, ref: AttachmentRef, graph: ManifestGraph) -> None:
-    """Raise Refused if an attachment does not belong to the manifest for which it is listed, or is no artifact."""
+    """Raise Refused if an attachment is not an artifact, or its subject is not the manifest for which it is listed."""
     name = f"{entry.name}@{ref.descriptor.digest}"
     check_descriptor(graph.root, ref.descriptor, entry.name)
     subject = graph.root.subject.digest if graph.root.subject is not None else None

@@ -100,7 +100,7 @@ class BundleBases:
         return False
 
     async def has_blob(self, repository: Repository, blob: Descriptor) -> bool:
-        """Return whether a target repository has a blob. Callers that ask at the same time share one request.
+        """Return whether a target repository has a blob. Concurrent calls for the same blob share one request.
 
         Raises the same errors as `Target.has_blob`."""
 

@@ -1,7 +1,7 @@
 """Applies the rules that need the digests of tags: `min-age`, and `newest` with `by: created`. Only reads the source.
 
-The digests are requested with the same requests that the plan needs anyway: they become the versions of the
-references, which are not resolved again.
+This adds no HEAD requests: the digests become the versions of the references, which the planner would otherwise
+request.
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ class DigestSelection(Struct, frozen=True):
 
 
 class DigestRules:
-    """Applies the rules of mirrors to the candidates that the other rules leave.
+    """Applies `min-age` and `newest` to the candidates that are left by the rules that need only names.
 
-    use_hints: believe what the state says about immutable tags. now: returns the time in seconds since the epoch."""
+    use_hints: whether to trust what the state has recorded about immutable tags. now: returns the time in seconds since
+    the epoch."""
 
     def __init__(
         self,
@@ -68,9 +69,9 @@ class DigestRules:
     ) -> DigestSelection:
         """Select references from the candidates of an entry.
 
-        parallel: the number of parallel requests to the source. Candidates that cannot be resolved stay selected, so
-        that each of them is reported as a failure; this also holds for those whose date cannot be read. Raises errors
-        that concern all candidates, such as one of a host that is down."""
+        parallel: the number of parallel requests to the source. Candidates that cannot be resolved, or whose date
+        cannot be read, stay selected, so that each of them is reported as a failure. Raises errors that concern all
+        candidates, for example if the host is down."""
         batches = make_batches(list(candidates), parallel)
         waits = dict(
             wait for part in await run_group(self._find_waiting(entry, batch) for batch in batches) for wait in part
@@ -99,7 +100,7 @@ class DigestRules:
     def _reuse_equal_tags(self, entry: MirrorEntry, references: Sequence[SourceReference], work: Work) -> None:
         """Set the versions of immutable tags that an earlier run found equal at the source and on all targets.
 
-        They are not requested again, if the state also has what the rules need to know about their digests."""
+        Such a tag is not requested again if the state also has the age and the date that the rules need."""
         equal = [(target, read_equal_tags(self._hints, entry, target, references)) for target in entry.targets]
         for reference in references:
             digest, *others = {digests.get(target.tag_of(reference)) for target, digests in equal}
@@ -107,7 +108,7 @@ class DigestRules:
                 reference.version = reference.version or Version(digest)
 
     def _is_recorded(self, entry: MirrorEntry, tag: str, digest: Digest) -> bool:
-        """Return whether the state has the age of a tag with this digest, and the date of its image, if needed."""
+        """Return whether the state contains the age of a tag with this digest and, if required, the image's date."""
         rules = entry.rules
         seen = self._hints.first_seen(entry.name, tag) if rules.min_age else None
         if rules.min_age and (seen is None or seen.identity != digest):
@@ -119,7 +120,7 @@ class DigestRules:
     ) -> list[tuple[SourceReference, float]]:
         """Return the references that have had their digests for less than `min-age`, each with the end of its wait.
 
-        Record when each digest was first seen. A time in the future, from a clock that was wrong, is replaced."""
+        Record when each digest was first seen. A recorded time in the future, caused by a wrong clock, is replaced."""
         now = self._now()
         waits = []
         for reference in references:
@@ -140,11 +141,11 @@ class DigestRules:
     ) -> tuple[list[SourceReference], int]:
         """Return the `count` references whose images were created last, and how many images were read for this.
 
-        References whose date cannot be read are returned, too, with this error as their version: they fail, instead of
-        being copied without need."""
+        References whose date cannot be read are also returned, with the error as their version, so that they are
+        reported as failed instead of being copied."""
         found = await self._dates.read_all(entry, references)
         dated = [(date, reference) for reference, date in found.dates.items() if not isinstance(date, MirrorError)]
-        # Builds that can be reproduced have the same date, so the version decides.
+        # Reproducible builds may have the same date. The version then determines the order.
         first = heapq.nlargest(count, dated, key=lambda one: (one[0], version_order(one[1].tag)))
         kept = {reference for _, reference in first}
         for reference, date in found.dates.items():

@@ -73,8 +73,8 @@ class PlanSummary(Struct):
     selections: what the rules of each mirror select, by its name.
     rejected_repositories: for each wildcard, the number of repositories that each rule rejects.
     bytes_to_read: the number of bytes to read from sources.
-    bytes_to_send: the maximum number of bytes to send. A sync may send less, because targets are not asked which blobs
-    they have.
+    bytes_to_send: the maximum number of bytes to send. A sync may send less, because a dry run does not check which
+    blobs the targets have.
     manifests: the number of manifests to read from registries with GET."""
 
     changes: list[PlannedCopy] = field(default_factory=list)
@@ -311,8 +311,7 @@ class DryRun:
     ) -> None:
         """Add an image to the summary.
 
-        digest: the digest of the image. graphs: what a sync would copy. attachments: how many of them are attachments.
-        """
+        digest: the digest of the image. graphs: what a sync would copy. attachments: how many are attachments."""
         summary = self.summary
         source, target = plan_entry.reference.entry.source.host, plan_entry.target.repository.host
         blobs = unique_descriptors((blob for graph in graphs for blob in graph.blobs), plan_entry.name)

@@ -1,7 +1,7 @@
 """Explains what a sync would do with one repository or reference, and why. Read-only.
 
-The explanation is the result of the planner, limited to this reference, together with what the reference refers to at
-the source and on each target now. `mirror explain` prints it.
+The explanation combines the planner's result for this reference with the digests to which the reference refers now at
+the source and on each target. `mirror explain` prints it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class TargetExplanation(Struct):
     """What a sync would do on one target, and why.
 
     name: the reference or repository on the target.
-    found: what the reference refers to there now, or the error if that is not known; None for a repository.
+    found: what the reference refers to on the target now, or the error if that is unknown; None for a repository.
     action: `copy`, `skip`, `conflict`, `fail` or, if the reference is not selected, `none`. For a repository, it is
     empty, and `counts` has the number of references with each action."""
 
@@ -53,14 +53,14 @@ class TargetExplanation(Struct):
 
 
 class MirrorExplanation(Struct):
-    """What a sync would do with a reference or repository because of one mirror.
+    """What a sync would do with a reference or repository for one mirror of the configuration.
 
     number: the position of the mirror in the configuration. source: the reference or repository at the source.
     selected: whether the mirror selects the reference or repository; None if that could not be determined.
-    rule, reason: the rule that decided, as it is named in the configuration, and why, as a clause.
+    rule, reason: the rule that selects it or leaves it out, as named in the configuration, and the reason, as a clause.
     found: what the reference refers to at the source now, or the error; None for a repository.
-    rejected: for a repository, the number of tags that each rule leaves out. failures: what kept the mirror from being
-    planned."""
+    rejected: for a repository, the number of tags that each rule leaves out. failures: the errors that prevented the
+    mirror from being planned."""
 
     number: int
     source: str
@@ -74,17 +74,18 @@ class MirrorExplanation(Struct):
 
     @property
     def is_complete(self) -> bool:
-        """Whether everything could be determined. That a tag is in conflict, or does not exist, is a result."""
+        """Whether everything could be determined, including that a tag does not exist or is in conflict."""
         lookups = [self.found, *(target.found for target in self.targets)]
         errors = [*self.failures, *(found for found in lookups if isinstance(found, MirrorError))]
         return all(error.code in _DETERMINED for error in errors)
 
 
 class Subject(Struct, frozen=True):
-    """What to explain: a source repository of one mirror, and a tag or digest in it, or None for the whole repository.
+    """What to explain: a source repository of one mirror, or a tag or digest in it.
 
-    entry: without a wildcard, and only with the targets that are of interest.
-    repository_rule: the rule of `repositories` that leaves out the repository, or None if none does."""
+    entry: the mirror for this repository, only with the targets to explain. identifier: the tag or digest, or None for
+    the whole repository. repository_rule: the rule of `repositories` that leaves out the repository, or None if none
+    does."""
 
     entry: MirrorEntry
     identifier: str | None
@@ -92,7 +93,7 @@ class Subject(Struct, frozen=True):
 
     @property
     def source(self) -> str:
-        """The name at the source."""
+        """The name of the subject at the source."""
         return self.entry.name + (reference_suffix(self.identifier) if self.identifier else "")
 
 
@@ -105,7 +106,7 @@ class SubjectFilter:
         self._all = any(subject.identifier is None for subject in subjects)
 
     def is_selected(self, reference: str) -> bool:
-        """Return whether a source reference is one of the subjects, or in the repository of one."""
+        """Return whether a source reference is one of the subjects, or in a repository that is a subject."""
         return self._all or reference in self._references
 
     def may_select(self, repository: str) -> bool:
@@ -152,14 +153,14 @@ async def explain_subjects(
     subjects: Sequence[Subject],
     make_planner: Callable[[PlanReceiver, RepositoryFilter], Planner],
 ) -> list[MirrorExplanation]:
-    """Return one explanation for each subject. entries: the mirrors to plan, with wildcards."""
+    """Return one explanation for each subject. entries: the mirrors to plan, with wildcards not expanded."""
     collector = PlanCollector()
     await make_planner(collector, SubjectFilter(subjects)).plan_all(entries)
     return await run_group(_explain(calls, collector, subject) for subject in subjects)
 
 
 async def _explain(calls: Calls, collector: PlanCollector, subject: Subject) -> MirrorExplanation:
-    """Explain one subject. collector: has the plan."""
+    """Return the explanation of one subject. collector: contains the plan."""
     entry, identifier = subject.entry, subject.identifier
     found = MirrorExplanation(entry.number, subject.source)
     found.failures = [
@@ -199,7 +200,7 @@ async def _explain(calls: Calls, collector: PlanCollector, subject: Subject) -> 
 async def _look_up(
     calls: Calls, store: Source, repository: str, identifier: str, plans: Sequence[PlanEntry] = ()
 ) -> Version | MirrorError:
-    """Return what a tag or digest refers to in a store now, or the error. plans: may contain the version already."""
+    """Return what a tag or digest refers to in a store now, or the error. `plans` may already contain the result."""
     for plan in plans:
         if plan.reference.identifier == identifier and plan.reference.version is not None:
             return plan.reference.version
@@ -211,9 +212,10 @@ async def _look_up(
 
 
 def _explain_selection(found: MirrorExplanation, by_name: RuleDescription, *, is_planned: bool) -> None:
-    """Set whether the rules select a tag or digest, and why.
+    """Fill in whether the rules select a tag or digest, and why.
 
-    by_name: the rule that decides by the name alone. is_planned: whether the planner has selected the reference."""
+    by_name: the result of the rules that need only the name. is_planned: whether the planner has selected the
+    reference."""
     found.selected, found.rule, found.reason = is_planned, by_name.rule, by_name.text
     if is_planned or not by_name.selects:
         return
@@ -230,7 +232,7 @@ def _explain_selection(found: MirrorExplanation, by_name: RuleDescription, *, is
 
 
 def _explain_unlisted(found: MirrorExplanation, subject: Subject) -> None:
-    """Set why a wildcard does not select the repository of a subject."""
+    """Fill in why a wildcard does not select the repository of a subject."""
     found.selected = False
     if subject.repository_rule is not None:
         found.rule = f"repositories: {subject.repository_rule}"
@@ -244,7 +246,7 @@ def _explain_unlisted(found: MirrorExplanation, subject: Subject) -> None:
 def _explain_repository(
     found: MirrorExplanation, subject: Subject, plans: Sequence[PlanEntry], count: int, *, is_listed: bool
 ) -> None:
-    """Set how many references of a repository are selected, and what a sync would do with them."""
+    """Fill in how many references of a repository are selected, and what a sync would do with them."""
     if is_listed:
         found.selected, found.reason = True, f"{count} {'tag' if count == 1 else 'tags'}"
     else:
@@ -260,7 +262,7 @@ def _explain_repository(
 
 
 def _failure(plan: PlanEntry) -> MirrorError | None:
-    """Return the error of a plan entry, or None. An image for a platform that is not wanted is no failure."""
+    """Return the error of a plan entry, or None. An image that is skipped because of its platform has not failed."""
     return None if isinstance(plan.error, OtherPlatform) else plan.error
 
 
@@ -280,7 +282,7 @@ def _explain_target(
     copy: Version | MirrorError,
     plan: PlanEntry | None,
 ) -> TargetExplanation:
-    """Return what a sync would do with a tag on one target. copy: what the tag refers to there now, or the error."""
+    """Return what a sync would do with a tag on one target. copy: what the tag refers to there, or the error."""
     name = str(target.repository) + reference_suffix(target.tags.apply(identifier))
     if plan is not None:
         failure = _failure(plan)

@@ -43,7 +43,7 @@ class ImageCopier:
     ownership: records what is written.
     targets: the targets by host.
     recorder: records the result for each manifest, and for each blob that failed.
-    protection: decides whether a tag of an attachment may be overwritten.
+    protection: decides whether a tag of attachments may be overwritten.
     check_all: whether to look up every object on the target, even if it is known to exist.
     repair: whether to read every manifest on the target, including the root.
     before_write: called on a thread before each manifest is written."""
@@ -126,9 +126,9 @@ class ImageCopier:
     async def _push_twice(
         self, plan_entry: PlanEntry, counts: BlobCounts, push: Callable[[bool], Awaitable[bool]]
     ) -> bool:
-        """Call `push` and return its result. If the target lacks a blob that it was known to have, call it again.
+        """Call `push` and return its result. If the target lacks a blob that was expected on it, call `push` again.
 
-        push: its argument says whether every object is looked up."""
+        push: called with True if it must look up every object on the target."""
         try:
             return await push(self._check_all)
         except RemoteError as error:
@@ -226,8 +226,9 @@ class ImageCopier:
     def _withdraw_tag(self, plan_entry: PlanEntry, graph: ManifestGraph) -> None:
         """Remove the recorded digest of a tag from the state on disk, before the tag is written.
 
-        The record would be unreliable if the response to the PUT got lost. Also record which platforms a sparse image
-        has: otherwise a later run could take it for complete, because its digest is that of the complete image."""
+        The record would be unreliable if the response to the PUT were lost. For a sparse image, also record its
+        platforms. Otherwise, a later run could treat it as complete, because it has the digest of the complete
+        image."""
         repository, tag = str(plan_entry.target.repository), plan_entry.tag
         self._notes.delete_tag_record(repository, tag, noted=plan_entry.old_digest is not None)
         if graph.left_out is not None and not self._targets[plan_entry.target.repository.host].on_disk:

@@ -36,16 +36,16 @@ def image_identity(version: Version) -> str:
 
 
 class ReadDates(Struct, frozen=True):
-    """The dates of references, or the errors for those that cannot be read. new: how many were not recorded before."""
+    """The date of each reference, or the error from reading it. new: the number of dates that were not recorded."""
 
     dates: dict[SourceReference, int | MirrorError]
     new: int
 
 
 class ImageDates:
-    """Reads and remembers the dates of images, in microseconds since the epoch.
+    """Reads and records the dates of images, in microseconds since the epoch.
 
-    reread: read the dates that the state has recorded again."""
+    reread: whether to ignore the dates that the state has recorded, and read them again."""
 
     def __init__(self, calls: Calls, hints: PlanHints, manifests: ManifestCache, *, reread: bool) -> None:
         self._calls = calls
@@ -62,8 +62,8 @@ class ImageDates:
     async def read_all(self, entry: MirrorEntry, references: Sequence[SourceReference]) -> ReadDates:
         """Return the date of each reference, or the error if it cannot be read.
 
-        Raises errors that concern all references, such as one of a host that is down. The dates that were read before
-        are recorded nevertheless, so that the next run continues from there."""
+        Raises errors that concern all references, for example if the host is down. Dates that were read before such an
+        error are recorded, so that the next run does not read them again."""
         dates: dict[SourceReference, int | MirrorError] = {}
         count = 0
         for start in range(0, len(references), _READ_AT_ONCE):
@@ -85,7 +85,7 @@ class ImageDates:
     def _find_all_recorded(
         self, entry: MirrorEntry, references: Sequence[SourceReference], work: Work
     ) -> dict[SourceReference, int | MirrorError]:
-        """Return the recorded dates of references. Those that could not be resolved have an error instead."""
+        """Return the recorded dates of references, and the errors of references that could not be resolved."""
         found: dict[SourceReference, int | MirrorError] = {}
         for reference in references:
             if isinstance(reference.version, MirrorError):
@@ -139,12 +139,12 @@ def _by_identity(dates: Mapping[SourceReference, int | MirrorError]) -> dict[str
 
 
 def _parse_permits(size: int | None) -> tuple[str, ...]:
-    """Return the permits for parsing a document, because parsing a large one takes several times its size in memory."""
+    """Return the permits for parsing a document of `size` bytes, which may need several times this size in memory."""
     return (LARGE,) if (size or 0) > LARGE_SIZE else ()
 
 
 def _dated_child(entry: MirrorEntry, index: Manifest) -> Descriptor | None:
-    """Return the child of an index whose date counts, or None if it has none: the first one that the mirror copies."""
+    """Return the child whose date is that of the index: the first one that the mirror copies, or None."""
     wanted = entry.platforms
     images = [one for one in index.children if not _is_attestation(one)]
     copied = (one for one in images if wanted is None or one.platform is None or wanted.selects(one.platform))
@@ -161,7 +161,7 @@ def _read_config_date(config: Descriptor, source: BlobSource, work: Work) -> int
     data = bytearray(config.size or 0)
     free = memoryview(data)
     with BlobDownload(config, [source]).open(0, work) as reader:
-        # After the last byte, read once more: the end of the blob has to be verified.
+        # Read once more after the last byte, because the blob is verified at its end.
         while count := reader.readinto(free or memoryview(bytearray(1))):
             free = free[count:]
     return date_in_config(bytes(data))

@@ -1,7 +1,8 @@
 """The image lock: a file that contains the digest of each tag that a configuration selects.
 
-`mirror lock` writes it. The format is JSON (docs/operations.md, "Locking images"). It is sorted, with one line for each
-image, so that a tag that moves changes one line. All errors in a file are ConfigErrors, because the operator names it.
+`mirror lock` writes the file. Its format is JSON (docs/operations.md, "Locking images"), sorted and with one line for
+each image, so that a moved tag changes only one line. The operator passes the file to the program, so all errors in it
+are ConfigErrors.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ _CREATE = "create the file again with `mirror lock CONFIG`"
 class LockedAttachment(Struct, frozen=True):
     """An attachment that an image had when it was locked.
 
-    subject: the manifest that it belongs to. media_type, artifact_type: empty if they are not known. size: in bytes, or
-    None if it is not known. tag: the tag under which cosign stores it; empty for a referrer. level: 1 for an attachment
-    of the image, 2 for an attachment of such an attachment, and so on."""
+    subject: the manifest to which it belongs. media_type, artifact_type: empty if unknown. size: the size of the
+    manifest in bytes, or None if unknown. tag: the tag under which cosign stores it; empty for a referrer. level: 1 for
+    an attachment of the image, 2 for an attachment of such an attachment, and so on."""
 
     subject: Digest
     digest: Digest
@@ -46,9 +47,9 @@ class LockedAttachment(Struct, frozen=True):
 
 
 class LockedImage(Struct, frozen=True):
-    """The image that a tag referred to when it was locked. media_type: empty if it is not known.
+    """The image to which a tag referred when it was locked.
 
-    attachments: None if they were not locked, because the mirror did not copy them."""
+    media_type: empty if unknown. attachments: None if they were not locked, because the mirror did not copy them."""
 
     digest: Digest
     media_type: str = ""
@@ -194,7 +195,7 @@ class _Reader:
         self._require(not repository or is_path(repository), where, f"not a repository: {printable(repository, 80)!r}")
         where = f"{where}.{repository}"
         if not isinstance(value, dict):
-            self._fail(where, "expected an object with tags")
+            self._fail(where, "expected an object that maps tags to images")
         return {tag: self._image(tag, image, where) for tag, image in value.items()}
 
     def _image(self, tag: str, value: Value, where: str) -> LockedImage:
@@ -244,7 +245,7 @@ class _Reader:
         return value
 
     def _object(self, value: Value, where: str, keys: Set[str], optional: Set[str] = frozenset()) -> Object:
-        """Return `value` if it is an object that has all `keys`, and otherwise only keys from `optional`."""
+        """Return `value` if it is an object that has all `keys` and, apart from these, only keys from `optional`."""
         if not isinstance(value, dict):
             self._fail(where, "expected an object")
         missing, unknown = sorted(keys - value.keys()), sorted(value.keys() - keys - optional)
@@ -253,7 +254,7 @@ class _Reader:
         return value
 
     def _text(self, value: Value, where: str) -> str:
-        """Return `value` if it is a string that can be shown."""
+        """Return `value` if it is a string without control characters."""
         if not isinstance(value, str) or len(value) > _LONGEST_TEXT or printable(value, _LONGEST_TEXT) != value:
             self._fail(where, "expected a string without control characters")
         return value

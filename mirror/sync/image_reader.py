@@ -1,6 +1,6 @@
 """Reads the manifest graph of each image once for all targets.
 
-Images that targets do not accept as they are first pass through a transform. Then the platforms of the mirror are
+An image that must be changed for its targets first passes through a transform. Then the platforms of the mirror are
 selected.
 """
 
@@ -39,7 +39,7 @@ class TransformHintWriter(Protocol):
         ...
 
     def record_other_platform(self, key: str, reason: str) -> None:
-        """Record that an image is for a platform that is not wanted. Does not block, like `record_transform_digest`."""
+        """Record why an image is skipped because of its platform. Does not block: the record is written later."""
         ...
 
 
@@ -52,7 +52,7 @@ async def read_version(calls: Calls, reference: SourceReference) -> Version:
 
 
 class Image(Struct, frozen=True):
-    """An image that was read: its manifests and blobs, and its attachments, those of the image itself first."""
+    """An image that was read, with its attachments. Attachments of the image precede attachments of attachments."""
 
     graph: ManifestGraph
     attachments: tuple[Attachment, ...] = ()
@@ -125,7 +125,7 @@ class ImageReader:
     async def resolve(self, reference: SourceReference) -> Version:
         """Return what a reference refers to at the source. Only the first call for a reference asks the source.
 
-        Raises OtherPlatform if an earlier run found that the image is for a platform that is not wanted."""
+        Raises OtherPlatform if an earlier run found that the image is for a platform that is not selected."""
         if reference.version is None:
             version = await self._resolutions.run(reference, lambda: read_version(self._calls, reference))
             reference.version = reference.version or hide_digest(version, reference.entry.platforms)
@@ -136,10 +136,10 @@ class ImageReader:
         return reference.version
 
     async def find_attachments(self, reference: SourceReference) -> tuple[AttachmentRef, ...]:
-        """Find the attachments of an image at its source. Read neither these nor the image, except for its indexes.
+        """Find the attachments of an image at its source, without reading them. Only the indexes of the image are read.
 
-        If the mirror selects platforms, read the manifests of these. Raises OtherPlatform, and the errors of the
-        source."""
+        If the mirror selects platforms, the manifests of these platforms are also read. Raises OtherPlatform, and the
+        errors of the source."""
         version = await self.resolve(reference)
         digest = source_digest(version)
         if digest is None or reference.entry.attachments is None:

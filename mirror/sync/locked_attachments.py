@@ -38,8 +38,8 @@ async def restore_attachments(
 ) -> tuple[AttachmentRef, ...]:
     """Return the locked attachments of an image, except those that are copied like any other locked image.
 
-    is_selected: returns whether the run mirrors a source reference. If a locked tag is the list of the referrers of a
-    manifest, it is read from the source, whose errors are raised."""
+    is_selected: returns whether the run mirrors a source reference. If a locked tag refers to a list of referrers, the
+    list is read from the source, and errors of the source are raised."""
     lists: dict[Digest, set[Digest] | None] = {}
     refs = []
     for one in attachments:

@@ -1,4 +1,4 @@
-"""Image locks and mirrors: collects the content of a lock, applies a lock to mirrors, and compares the two."""
+"""Creates an image lock from mirrors, applies a lock to mirrors, and compares a lock with the sources."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ MakePlanner = Callable[["ReferenceCollector"], Planner]
 class ReferenceCollector:
     """Collects the references that mirrors select, with their versions. Implements PlanReceiver.
 
-    references: by number of the mirror and source repository, and then by tag.
-    failures: the name of each mirror and reference that could not be read, with its error.
-    unread: what could not be listed, as number of the mirror and repository, or None for the whole wildcard."""
+    references: the references by tag, for each pair of a mirror's number and a source repository. failures: the name of
+    each mirror and reference that could not be read, with its error. unread: the number of the mirror and the
+    repository for each list that could not be read. The repository is None if the repositories of a wildcard could not
+    be listed."""
 
     def __init__(self) -> None:
         self.references: defaultdict[tuple[int, str], dict[str, SourceReference]] = defaultdict(dict)
@@ -82,8 +83,8 @@ async def collect_lock(
 ) -> tuple[ImageLock, list[tuple[str, MirrorError]]]:
     """Resolve all selected references at their sources, and find their attachments.
 
-    Return the image lock, and what could not be locked. If anything could not be locked, the lock is incomplete and
-    must not be used. config: the name of the file."""
+    Return the image lock, and the name of everything that could not be locked, with the error. If there is any, the
+    lock is incomplete and must not be used. config: the name of the configuration file."""
     collector = ReferenceCollector()
     await make_planner(collector).plan_all(entries)
     images: defaultdict[int, dict[str, dict[str, LockedImage]]] = defaultdict(dict)
@@ -102,7 +103,7 @@ async def collect_lock(
 
 
 def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Yield the items in parts, each of which is processed at once: a task for each of 100,000 images is too much."""
+    """Divide the items into batches, because processing all items concurrently would need too many tasks."""
     for start in range(0, len(items), _BATCH):
         yield items[start : start + _BATCH]
 
@@ -142,10 +143,10 @@ async def _find_attachments(
 def lock_entries(entries: Sequence[MirrorEntry], lock: ImageLock, file: str) -> list[MirrorEntry]:
     """Return the entries with the images of a lock. file: the name of the lock, for messages.
 
-    A mirror is identified by its source and, if several mirrors have this source, by its targets. So targets can be
-    added, and mirrors can be reordered, without a new lock. Raises ConfigError if the lock lacks a mirror, contains
-    another one, contains a repository that the source of its mirror does not, or if two mirrors would write one tag of
-    one target repository."""
+    A mirror is identified by its source and, if several mirrors have this source, by its targets. Therefore, targets
+    can be added and mirrors can be reordered without a new lock. Raises ConfigError if the lock and the configuration
+    have different mirrors, if the lock contains a repository that its mirror cannot select, or if two mirrors would
+    write the same tag of a target repository."""
     locked: defaultdict[str, list[LockedMirror]] = defaultdict(list)
     wanted: defaultdict[str, list[MirrorEntry]] = defaultdict(list)
     for mirror in lock.mirrors:
@@ -202,9 +203,9 @@ def _check_repositories(entry: MirrorEntry, mirror: LockedMirror, file: str) -> 
 
 
 def _check_targets(entries: Sequence[MirrorEntry], file: str) -> None:
-    """Raise ConfigError if two mirrors would write one tag of one target repository.
+    """Raise ConfigError if two mirrors would write the same tag of a target repository.
 
-    The rules of the configuration exclude this only for the tags that they select."""
+    The check of the configuration covers only the tags that its rules select, not those in the lock."""
     writers: defaultdict[Repository, list[tuple[str, Counter[str]]]] = defaultdict(list)
     for entry in entries:
         for repository, tags in (entry.locked or {}).items():
@@ -221,7 +222,7 @@ def _check_targets(entries: Sequence[MirrorEntry], file: str) -> None:
 
 
 def _refuse_shared_tags(file: str, one: str, other: str, written: Repository, tags: Counter[str]) -> None:
-    """Raise ConfigError if there are tags in a target repository that images of both sources would get."""
+    """Raise ConfigError if there are `tags` in the repository `written` that images of both sources would get."""
     for tag in sorted(tags)[:1]:
         what = f"{file}: images of {one} and {other} would both be copied to {written}:{printable(tag)}"
         raise ConfigError(what, hint=_LOCK_AGAIN)
@@ -231,7 +232,7 @@ def _refuse_shared_tags(file: str, one: str, other: str, written: Repository, ta
 
 
 class DriftKind(Enum):
-    """How the source of a mirror differs from the image lock."""
+    """A way in which the source of a mirror may differ from the image lock."""
 
     MOVED = "moved"  # the tag refers to another digest now
     DELETED = "deleted"  # the source has no such tag any more
@@ -242,9 +243,10 @@ class DriftKind(Enum):
 
 
 class Drift(Struct, frozen=True):
-    """One difference between an image lock and a source. name: the tag at the source, also for an attachment of it.
+    """One difference between an image lock and a source.
 
-    locked, current: the digests in the lock and at the source, or None if there is none."""
+    name: the tag at the source; for an attachment, the tag of its image. locked, current: the digests in the lock and
+    at the source, or None if there is none."""
 
     kind: DriftKind
     name: str
@@ -253,7 +255,7 @@ class Drift(Struct, frozen=True):
 
 
 class LockComparison(Struct):
-    """The differences between an image lock and the sources, and the name of what could not be compared with errors."""
+    """The differences between an image lock and the sources, and the errors for what could not be compared, by name."""
 
     drifts: list[Drift] = field(default_factory=list)
     failures: list[tuple[str, MirrorError]] = field(default_factory=list)
@@ -293,9 +295,9 @@ async def compare_lock(
 
 
 def _compare(found: LockComparison, before: SourceReference | None, after: SourceReference) -> bool:
-    """Compare a locked tag with the same tag as it is selected now. Return whether they differ.
+    """Compare a locked tag with the same tag in the current selection. Return whether they differ.
 
-    before: None if the tag is not locked."""
+    before: the locked reference; None if the tag is not locked. after: the reference that is selected now."""
     if before is None:
         _add_drift(found, DriftKind.UNLOCKED, after, after.version)
     elif isinstance(after.version, MirrorError) or source_digest(after.version) != source_digest(before.version):
@@ -308,7 +310,7 @@ def _compare(found: LockComparison, before: SourceReference | None, after: Sourc
 async def _compare_attachments(
     found: LockComparison, before: SourceReference, after: SourceReference, find_attachments: FindAttachments
 ) -> None:
-    """Compare the locked attachments of an image with those that it has now."""
+    """Compare the locked attachments of an image with the attachments that it has now at the source."""
     locked = (before.entry.locked or {}).get(before.entry.repository, {}).get(before.tag)
     if locked is None or locked.attachments is None:
         return

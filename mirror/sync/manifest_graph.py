@@ -110,9 +110,10 @@ class ManifestCache:
         )
 
     async def read_tag(self, source: Source, repository: str, tag: str) -> Manifest:
-        """Return the manifest of a tag of attachments. In a run, the tag is read only once from its source.
+        """Return the manifest of a tag of attachments. The tag is read from its source only once in a run.
 
-        So the signatures that are copied are those that were checked. Raises the same errors as `Source.manifest`."""
+        This ensures that the signatures that are copied are those that were checked. Raises the same errors as
+        `Source.manifest`."""
         known = self.find_tag(source, repository, tag)
         if known is not None:
             return known
@@ -122,7 +123,7 @@ class ManifestCache:
         return manifest
 
     def find_tag(self, source: Source, repository: str, tag: str) -> Manifest | None:
-        """Return the manifest that `read_tag` returned for a tag, or None if it was not called or is not cached."""
+        """Return the manifest that `read_tag` has returned for a tag, or None if it is not cached."""
         with self._lock:
             digest = self._tags.get((source.host, repository, tag))
         return self._find_cached(self._cache_scope(source, repository), digest) if digest is not None else None
@@ -132,7 +133,8 @@ class ManifestCache:
     ) -> Sequence[Descriptor] | None:
         """Return the referrers that a source lists for a manifest, or None if it has no such lists.
 
-        keep: keep the list for the next call, which then sends no request. Raises the errors of the source."""
+        keep: whether to keep the list, so that the next call returns it without a request. Raises the errors of the
+        source."""
         key = (source.host, repository, subject)
         with self._lock:
             kept = self._referrers.pop(key, None)
@@ -174,9 +176,9 @@ class ManifestCache:
         """Read the graph of the image that `reference` refers to.
 
         known: the root manifest, if it has already been read. foreign_layers: whether foreign layers are copied. made:
-        child manifests that this program made, so that the source does not have them. left_out: what a sparse image
-        leaves out, so that it is not read. Raises Refused (too_deep, too_many, type_mismatch, size_mismatch,
-        manifest_too_big), and the same errors as `read`."""
+        child manifests that this program created, which the source does not have. left_out: what a sparse image leaves
+        out, which is not read. Raises Refused (too_deep, too_many, type_mismatch, size_mismatch, manifest_too_big), and
+        the same errors as `read`."""
         root = await self.read_root(source, repository, reference, known)
         manifests: dict[Digest, Manifest] = {root.digest: root}
         own = {child.digest: child for child in made}
@@ -267,9 +269,7 @@ def too_deep_error(repository: str, reference: str) -> Refused:
 def check_descriptor(child: Manifest, descriptor: Descriptor, what: str) -> None:
     """Raise WrongDescriptorError if the size or media type of a manifest differs from its descriptor in an index.
 
-    what: the repository.
-
-    Otherwise two clients could interpret the manifest differently."""
+    Two clients could interpret such a manifest differently. what: the repository, for messages."""
     if descriptor.size is not None and child.size != descriptor.size:
         raise WrongDescriptorError(
             f"{what}@{child.digest} has {child.size} bytes, but its index says {descriptor.size}",

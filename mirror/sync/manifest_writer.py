@@ -50,7 +50,7 @@ class ManifestWriter:
         self._puts: SharedTasks[tuple[Repository, str, Digest, bool], None] = SharedTasks(calls.tasks)
         self._sparse_targets = SparseTargets()
         self._sparse: set[tuple[Repository, Digest]] = set()  # indexes that this run wrote, with a part left out
-        # Manifests with a subject that this run wrote, and that the target does not list as referrers by itself.
+        # Manifests with a subject that this run wrote, and that the target did not list as referrers itself.
         self._unlisted: set[tuple[Repository, Digest]] = set()
         self._attachment_tags: dict[tuple[Repository, str], Digest] = {}  # that this run wrote
 
@@ -59,11 +59,11 @@ class ManifestWriter:
         self._sparse_targets.check(plan_entry.target.repository.host, plan_entry.name)
 
     def is_unlisted(self, repository: Repository, digest: Digest) -> bool:
-        """Return whether this run wrote a manifest that the target does not list as a referrer by itself."""
+        """Return whether this run wrote a manifest that the target did not add to its list of referrers by itself."""
         return (repository, digest) in self._unlisted
 
     def has_written(self, repository: Repository, reference: str, digest: Digest) -> bool:
-        """Return whether this run wrote a manifest under a digest, or under a tag of an attachment."""
+        """Return whether this run wrote a manifest under its digest, or under a tag of attachments."""
         if ":" in reference:
             return self._locations.has_manifest(repository, digest)
         return self._attachment_tags.get((repository, reference)) == digest
@@ -145,7 +145,7 @@ class ManifestWriter:
             raise
 
     async def is_tag_current(self, store: Target, repository: Repository, tag: str, root: Manifest) -> bool:
-        """Ask the target whether the tag refers to the root manifest, and return the answer."""
+        """Return whether the tag refers to the root manifest on the target. Sends a request."""
 
         def resolve(work: Work) -> bool:
             """Resolve the tag and compare its digest. Runs on a worker thread."""

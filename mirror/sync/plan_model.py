@@ -25,10 +25,10 @@ from mirror.util.structs import Struct, replace
 class TargetEntry(Struct, frozen=True):
     """A target repository of a mirror, and the store that contains it.
 
-    exclusive: whether no other tool writes to the repository. The digests that the state has recorded for its tags are
-    then used without asking the target.
-    tags: the template for the tags that images get in the repository. It does not apply to tags that contain the digest
-    of an image, such as those of signatures."""
+    exclusive: whether no other tool writes to the repository. If so, the digests that the state has recorded for its
+    tags are used without a request to the target.
+    tags: the template for the tags that images get in the repository. It does not apply to tags of attachments, which
+    contain the digest of an image."""
 
     store: Source
     repository: Repository
@@ -57,9 +57,9 @@ class MirrorEntry(Struct, frozen=True):
     repository_rules: which of the repositories below the prefix of a wildcard are mirrored.
     number: the position in the configuration, counted from 0.
     lock_key: identifies the content of the image lock; empty without one.
-    locked: the images to copy, by repository and tag, instead of those that the rules select. None without an image
-    lock.
-    wildcard_name: the name of the wildcard of which this is one repository; empty if there is none."""
+    locked: the images from the image lock, by repository and tag, which are copied instead of those that the rules
+    select. None without an image lock.
+    wildcard_name: the name of the wildcard from which this entry was expanded; empty if there is none."""
 
     source: Source
     repository: str
@@ -108,10 +108,10 @@ class MirrorEntry(Struct, frozen=True):
         return f"{self.repository}/" if self.repository else ""
 
     def mirrors_attachment_tag(self, tag: str) -> bool:
-        """Return whether an existing tag of attachments is mirrored like that of any other image, and keeps its name.
+        """Return whether the rules for tags select a tag of attachments, if it exists, and it keeps its name.
 
-        Return False if more than the name of the tag decides: `newest` and `min-age` may leave the tag out although
-        they select the image."""
+        Return False if the selection depends on more than the name, because `newest` and `min-age` may leave the tag
+        out although they select its image."""
         if self.locked is not None:
             is_mirrored = tag in self.locked.get(self.repository, {})
         else:
@@ -120,7 +120,7 @@ class MirrorEntry(Struct, frozen=True):
         return is_mirrored and self.keeps_tags
 
     def has_repository(self, repository: str) -> bool:
-        """Return whether the mirror can copy this source repository: its only one or, for a wildcard, one below it."""
+        """Return whether the mirror can copy a source repository: its own or, for a wildcard, one below its prefix."""
         if not self.wildcard:
             return repository == self.repository
         return bool(repository) and repository.startswith(self.prefix)
@@ -183,7 +183,7 @@ class PlanEntry(Struct, frozen=True, eq=False):
     may_have_blobs: whether the target repository may already contain blobs.
     recheck: whether the target has the image already, but its attachments are due to be requested from the source.
     incomplete: whether the tag has the digest of the source's index, but the target lacks manifests that the mirror
-    copies, because they were left out by an earlier run.
+    copies, because an earlier run left them out.
     damaged: whether the target has the tag but cannot return its manifest, probably because the stored manifest is
     damaged. A push might fail to replace a damaged manifest.
     error: set if the action is FAIL."""
@@ -280,22 +280,22 @@ def hide_digest(version: Version, wanted: PlatformFilter | None) -> Version:
 
 
 def selected_platforms(entry: MirrorEntry, version: Version | MirrorError | None) -> PlatformFilter | None:
-    """Return the platforms to copy, or None for all: those of the mirror, or those that a sparse source has."""
+    """Return the platforms to copy, or None for all: those of the mirror, or those of a sparse image at the source."""
     if entry.platforms is None and isinstance(version, Version) and version.platforms:
         return PlatformFilter.of(map(parse_platform, version.platforms), sparse=True)
     return entry.platforms
 
 
 def wanted_platforms(entry: MirrorEntry, version: Version | None = None) -> str:
-    """Return the platforms that a mirror copies of a sparse image, separated by commas, or "" if it copies all."""
+    """Return the platforms of a sparse copy, separated by commas, or an empty string if the copy is not sparse."""
     selected = selected_platforms(entry, version)
     return ",".join(map(str, selected.platforms)) if selected is not None and selected.sparse else ""
 
 
 def source_digest(version: Version | MirrorError | None) -> Digest | None:
-    """Return the digest that a version has at the source, which targets may get changed.
+    """Return the digest of a version at the source. The digest on targets may be different.
 
-    Return None for an error, and for an image that a transform converts."""
+    Return None for an error, and for an image that is converted by a transform."""
     if not isinstance(version, Version) or version.transform is not None:
         return None
     return Digest(version.source_id) if ":" in version.source_id else version.digest

@@ -144,7 +144,7 @@ def resolve_references(
 ) -> list[Version | MirrorError]:
     """Resolve references at the source of their entry, as `resolve_all` does.
 
-    The versions of locked images are in the image lock, so the source is not asked."""
+    The versions of locked images come from the image lock, without a request to the source."""
     if entry.locked is not None:
         images = entry.locked[entry.repository]
         found = [images[reference.tag] for reference in references]
@@ -202,9 +202,10 @@ def read_equal_tags(
 def equality_key(reference: SourceReference, repository: Repository) -> str:
     """Return the key under which the state stores the digests that a source and one of its targets had in common.
 
-    Each target has its own key, because one target may be equal to the source while another target differs. So has each
-    digest that the configuration or an image lock sets: the target may differ from the next one that is set, or from
-    the tag at the source. Different platforms also have different keys, because they may give different digests."""
+    Each target has its own key, because one target may be equal to the source while another target differs. Each digest
+    that the configuration or an image lock sets has its own key, because the target may differ from the next digest
+    that is set, or from the tag at the source. Different platforms also have different keys, because they may result in
+    different digests."""
     entry = reference.entry
     pin = f"@{reference.identifier}" if reference.is_pinned else ""
     platforms = f" {entry.platforms.key}" if entry.platforms is not None else ""
@@ -214,10 +215,10 @@ def equality_key(reference: SourceReference, repository: Repository) -> str:
 def add_earlier_result(
     hints: PlanHints, version: Version | MirrorError, wanted: PlatformFilter | None, *, use_hints: bool
 ) -> Version | MirrorError:
-    """Return a version with the digest of its earlier result, if a transform or the selection of platforms changes it.
+    """Return a version with its recorded digest, if a transform or the selection of platforms changes the digest.
 
-    wanted: the platforms of the mirror. Errors, and versions of other images, are returned unchanged. Set
-    `other_platform` only if `use_hints` is set, because nothing would correct it."""
+    wanted: the platforms of the mirror. Errors, and versions of unchanged images, are returned as they are.
+    `other_platform` is set only if `use_hints` is set, because a wrong record would not be noticed later."""
     if isinstance(version, MirrorError):
         return version
     version = hide_digest(version, wanted)

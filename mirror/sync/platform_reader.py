@@ -1,7 +1,8 @@
-"""Applies the platforms of a mirror to an image, before anything that belongs to other platforms is read.
+"""Applies the platforms of a mirror to an image, before any content of other platforms is read.
 
-An index is filtered by its own entries (`oci/platform_filter.py`). An image without an index states its platform only
-in its config, so the config is read. Both happen once for each digest in a run, and the state remembers the result.
+The entries of an index state their platforms (`oci/platform_filter.py`). An image without an index states its platform
+only in its config, so the config is read. This is done once for each digest in a run, and the result is recorded in the
+state.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ _KNOWN_PLATFORMS = 20_000  # configs whose platform is kept in memory
 
 
 def left_out_of(filtered: FilteredIndex, wanted: PlatformFilter | None) -> LeftOut | None:
-    """Return what is left out of a sparse image, or None if nothing is, or if its index was replaced."""
+    """Return what is left out of a sparse image. Return None if nothing is left out, or if the index was replaced."""
     if wanted is None or not wanted.sparse or not filtered.left_out:
         return None
     return LeftOut(tuple(map(str, wanted.platforms)), filtered.indexes, filtered.left_out)
@@ -66,8 +67,8 @@ class PlatformReader:
     async def filter(self, source: Source, repository: str, root: Manifest, wanted: PlatformFilter) -> FilteredIndex:
         """Return the part of an image that belongs to the wanted platforms.
 
-        Raises OtherPlatform if the image is for one platform, which is not wanted, RemoteError (not_found) if an index
-        has none of the platforms, and the errors of reading nested indexes or the config."""
+        Raises OtherPlatform if the image has no index and is for a platform that is not wanted, RemoteError (not_found)
+        if an index has none of the wanted platforms, and the errors from reading nested indexes or the config."""
         if root.kind is Kind.INDEX:
             nested = await self._read_nested(source, repository, root)
             what = f"{source.host}/{repository}@{root.digest}"
@@ -119,7 +120,7 @@ class PlatformReader:
         raise too_deep_error(f"{source.host}/{repository}", root.digest)
 
     async def _list_nested(self, manifests: Sequence[Manifest]) -> dict[Digest, Descriptor]:
-        """Return the children of indexes that may be nested indexes without a platform, by digest."""
+        """Return those children of the given indexes that may be nested indexes without a platform, by digest."""
         indexes = [manifest for manifest in manifests if manifest.kind is Kind.INDEX]
 
         def parse(work: Work) -> dict[Digest, Descriptor]:

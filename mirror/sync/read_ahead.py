@@ -1,4 +1,4 @@
-"""Reads images that wait to be copied, so that the workers of the copy queue need not wait for their manifests."""
+"""Reads images before they are copied, so that the workers of the copy queue do not wait for manifests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mirror.transfer.calls import Calls
 
 
 class ReadAhead:
-    """The images that are being read, or have been read, before a worker copies them."""
+    """Reads images ahead of the workers that copy them."""
 
     def __init__(self, calls: Calls, reader: ImageReader) -> None:
         self._calls = calls
@@ -19,14 +19,14 @@ class ReadAhead:
         self._tasks: dict[PlanEntry, asyncio.Task[Image]] = {}
 
     def start(self, plan_entries: Iterable[PlanEntry]) -> None:
-        """Start reading images, except those that are being read and those of which only attachments are checked."""
+        """Start reading images that are not being read yet, unless only their attachments are to be checked."""
         for plan_entry in plan_entries:
             if plan_entry not in self._tasks and not plan_entry.recheck:
                 task = self._calls.tasks.start(self._reader.read_image(plan_entry.reference))
                 self._tasks[plan_entry] = task
 
     async def read(self, plan_entry: PlanEntry) -> Image:
-        """Return an image. If reading it was started, wait until it has been read. Raises as `read_image` does."""
+        """Return an image. If it is being read, wait for the result. Raises the same errors as `read_image`."""
         task = self._tasks.pop(plan_entry, None)
         return await (self._reader.read_image(plan_entry.reference) if task is None else task)
 

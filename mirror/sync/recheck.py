@@ -1,4 +1,4 @@
-"""Requests the attachments of images that did not change, and copies those that a target lacks."""
+"""Requests the attachments of images that have not changed, and copies the attachments that a target lacks."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ class Recheck:
         return await self._copier.copy_attachments(plan_entry, attachments, counts)
 
     async def are_complete(self, plan_entries: Sequence[PlanEntry]) -> bool:
-        """Return whether a bundle has all attachments of those images that are due to be checked.
+        """Return whether a bundle has all attachments of the images whose attachments are due to be checked.
 
-        Return False, too, if this could not be found out: the error is then found again and reported when the images
+        Also return False if this could not be determined. The error then occurs again, and is reported, when the images
         are read. Raises Cancelled."""
         due = [plan_entry for plan_entry in plan_entries if plan_entry.recheck]
         results = await gather_results(self._is_complete(plan_entry) for plan_entry in due)

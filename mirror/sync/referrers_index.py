@@ -1,8 +1,9 @@
-"""Lists referrers on a target that has no referrers API: in an index under a tag for each subject.
+"""Writes lists of referrers to targets without the referrers API: an index under a tag for each subject.
 
-The index is read, the new referrers are added, and it is written again (distribution-spec v1.1.1, "Pushing Manifests
-with Subject"). Other entries are kept. The specification has no lock for this: if another tool writes the index at the
-same time, the last one wins. Therefore the tag is resolved after each write, and a difference is merged again.
+The index is read, the new referrers are added, and the index is written again (distribution-spec v1.1.1, "Pushing
+Manifests with Subject"). Existing entries are kept. The specification defines no lock: if two tools write the index at
+the same time, the last write wins. Therefore, the tag is resolved after each write, and if it has changed, the
+referrers are merged into the new index.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class ReferrersIndexes:
 
         request_for: returns the request that describes the index in the log. before_write: called with the tag, on a
         thread, before each write. after_write: called with the tag and the digest of the index after each write. Raises
-        Refused if the tag does not refer to an index, RemoteError (tag_moved) if another tool changes the index all the
-        time, and the errors of the target."""
+        Refused if the tag does not refer to an index, RemoteError (tag_moved) if another tool keeps changing the index,
+        and the errors of the target."""
         tag, added = referrers_tag(subject), set[Digest]()
         async with self._lock(repository, tag):
             for _ in range(MAX_MERGES):
@@ -76,7 +77,7 @@ class ReferrersIndexes:
 
 
 def read_listed_referrers(store: Source, repository: str, subject: Digest, work: Work) -> set[Digest]:
-    """Return the referrers of a manifest that a target lists, itself or in the index under a tag. Blocks."""
+    """Return the referrers that a target lists for a manifest, with its API or in the index under a tag. Blocks."""
     listed = store.referrers(repository, subject, work)
     if listed is None:
         try:

@@ -1,6 +1,6 @@
-"""Checks, before an image is copied, that it is signed as the key `verify-signatures` of its mirror requires.
+"""Checks before an image is copied that it has a signature that `verify-signatures` of its mirror accepts.
 
-The signatures are read from the source. If they cannot be read, the image is not copied either.
+The signatures are read from the source. If they cannot be read, the image is not copied.
 """
 
 from __future__ import annotations
@@ -39,32 +39,32 @@ _MAX_KEPT = 4 << 10  # bytes of a payload that is kept in memory for further sig
 MAX_SIGNATURES = 200  # signatures that are checked for one image
 MAX_REFERRERS = 100  # referrers that are read for one image
 _MAX_REASONS = 3  # in a message
-# Codes of errors for content that is not a valid signature. After other errors, such as a certificate that is not
-# trusted, it is not known whether the image is signed.
+# Error codes for content that is not a valid signature. After any other error, such as an untrusted certificate of the
+# registry, it is unknown whether the image is signed.
 _INVALID = DAMAGED | {NOT_SIGNED, "ref_invalid", "too_many"}
 
 _log = logging.getLogger("mirror.sync")
 
 
 class SignatureChecker:
-    """Checks the signatures of images. Remembers the results for the duration of a run, and never stores them.
+    """Checks the signatures of images. The results are kept in memory during a run, and never stored.
 
     manifests: reads manifests. Must be used on the event loop."""
 
     def __init__(self, calls: Calls, manifests: ManifestCache) -> None:
         self._calls = calls
         self._manifests = manifests
-        # A digest that one of the keys has signed is accepted in every repository. If no signature was found, other
-        # repositories may still have one.
+        # A digest with an accepted signature is accepted in every repository. A missing signature is recorded for one
+        # repository only, because another one may contain a signature.
         self._signed: set[tuple[frozenset[str], Digest]] = set()
         self._refused: dict[tuple[frozenset[str], str, str, Digest], Refused] = {}
         self._checks: SharedTasks[tuple[frozenset[str], str, str, Digest], None] = SharedTasks(calls.tasks)
 
     async def check(self, reference: SourceReference, version: Version) -> None:
-        """Raise Refused (not_signed) unless the policy of the mirror accepts what a reference refers to.
+        """Raise Refused (not_signed) unless the image of a reference has a signature that its mirror accepts.
 
         version: what the reference refers to. The digest that the tag has at the source must be signed, even if the
-        image is changed on the way to the target. Raises the errors of the source if signatures cannot be read."""
+        image is changed before it is copied. Raises the errors of the source if signatures cannot be read."""
         entry = reference.entry
         policy = entry.signature_policy
         if policy is None:
@@ -88,7 +88,7 @@ class SignatureChecker:
             raise error.with_text(error.what)
 
     async def _search(self, source: Source, repository: str, digest: Digest, policy: SignaturePolicy) -> None:
-        """Check the signatures of an image one after another until one is accepted, and remember the result."""
+        """Check the signatures of an image one after another until one is accepted, and keep the result."""
         search = _SignatureSearch(self._calls, self._manifests, source, repository, digest, policy)
         signer = await search.run()
         name = f"{source.host}/{repository}@{digest}"
@@ -210,8 +210,9 @@ class _SignatureSearch:
         )
 
     async def _read_document(self, blob: Descriptor) -> bytes:
-        """Read a payload or bundle, and verify its size and digest. Raises Refused if it is too large, or one of too
-        many."""
+        """Read a payload or bundle, and verify its size and digest.
+
+        Raises Refused if it is too large, or if too many of them have been read."""
         size = blob.size or 0
         if size > MAX_DOCUMENT:
             raise Refused(f"{blob.digest} has {size} bytes; the limit is {MAX_DOCUMENT}", code=NOT_SIGNED)
@@ -230,7 +231,7 @@ class _SignatureSearch:
         return document
 
     def _note_invalid(self, error: Refused) -> None:
-        """Note why a signature is not accepted. Raise the error if it says nothing about the content at the source."""
+        """Record why a signature is not accepted. Raise the error if it was not caused by the content at the source."""
         if error.code not in _INVALID:
             raise error
         self._reasons[error.what] = None

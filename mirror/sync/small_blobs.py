@@ -1,6 +1,6 @@
-"""A Source that reads small blobs once.
+"""A Source that reads each small blob only once.
 
-For mirrors that select tags by date, or platforms: they read configs before they copy them."""
+It is used for mirrors that select tags by date, or platforms, because these read configs before they copy them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ MAX_KEPT = 8 << 20  # bytes; the blobs that were not used for the longest time a
 
 
 class SmallBlobSource:
-    """A Source that wraps another one, and keeps small blobs that were read from it in memory. Thread-safe.
+    """A Source that wraps another one, and keeps the small blobs that were read in memory. Thread-safe.
 
-    Only blobs with the right digest are kept. Two reads of one blob at the same time are both sent."""
+    Only blobs with the right digest are kept. If one blob is read twice at the same time, both requests are sent."""
 
     def __init__(self, source: Source) -> None:
         self.host = source.host
@@ -73,7 +73,7 @@ class SmallBlobSource:
         return self._source.referrers(repository, digest, work)
 
     def _read(self, repository: str, blob: Descriptor, size: int, work: Work) -> bytearray:
-        """Read a blob, or one byte more than its size if it is too long, which the caller notices."""
+        """Read a blob. If it is too long, return one byte more than its size, so that the caller detects this."""
         data = bytearray(size + 1)
         length = 0
         with self._source.open_blob(repository, blob, work) as reader:
@@ -90,7 +90,7 @@ class SmallBlobSource:
             return self._kept.get(digest)
 
     def _keep(self, digest: Digest, data: bytearray) -> None:
-        """Keep a blob in memory, and drop others if they take too much room."""
+        """Keep a blob in memory. If the total size exceeds the limit, drop other blobs."""
         with self._lock:
             if digest not in self._kept:
                 self._kept[digest] = data

@@ -33,7 +33,7 @@ def make_batches(references: list[SourceReference], parallel: int) -> list[Batch
 
 
 class SourceResolver:
-    """Finds out what references at their sources refer to. The parameters are described in `Planner`."""
+    """Resolves references to versions at their sources. The parameters are described in `Planner`."""
 
     def __init__(
         self,
@@ -53,10 +53,10 @@ class SourceResolver:
     async def resolve(
         self, batch: Batch, references: Sequence[SourceReference], *, raise_common_error: bool = False
     ) -> None:
-        """Set the version of those references of a batch that have none yet.
+        """Set the version of each reference in a batch that has none yet.
 
-        raise_common_error: raise an error that concerns all references, such as one of a host that is down. Otherwise,
-        such an error becomes the version of each reference that could not be resolved."""
+        raise_common_error: whether to raise an error that concerns all references, for example if the host is down.
+        Otherwise, such an error becomes the version of each reference that could not be resolved."""
         async with batch.lock:
             unresolved = [reference for reference in references if reference.version is None]
             if not unresolved:

@@ -83,7 +83,7 @@ class SourceSelector:
         return references
 
     def _make_references(self, entry: MirrorEntry, tags: Iterable[str]) -> list[SourceReference]:
-        """Return a reference for each tag. If the tag list contained its digest, the reference is resolved."""
+        """Return a reference for each tag. If the tag list contained the digest, the reference is already resolved."""
         users = len(entry.targets)
         # The selection of platforms depends on the media type, which a list does not contain.
         trust_list = self._use_hints and entry.platforms is None
@@ -92,7 +92,7 @@ class SourceSelector:
         ]
 
     async def _list_and_select(self, entry: MirrorEntry) -> Selection:
-        """List the tags of a source and apply the rules to them that need only names."""
+        """List the tags of a source, and apply the rules that need only names."""
 
         def run(work: Work) -> tuple[Selection, list[MirrorError]]:
             """List and select the tags on a worker thread. Also return an error for each invalid tag."""
@@ -110,14 +110,14 @@ class SourceSelector:
 def _check_count(entry: MirrorEntry, found: DigestSelection) -> None:
     """Raise RemoteError (tag_count) if too few or too many tags are selected.
 
-    Tags that wait for `min-age` count for `min-tags`: they are not missing at the source."""
+    Tags that wait for `min-age` are counted for `min-tags`, because they are not missing at the source."""
     rules, selected, waiting = entry.rules, len(found.references), len(found.waiting)
     if selected + waiting < rules.min_tags:
         more = f", and {waiting} more {'waits' if waiting == 1 else 'wait'} for min-age"
         what = f"{_selected_text(entry, selected)}{more if waiting else ''}, but `min-tags` is {rules.min_tags}"
         hint = "the source may have lost tags, or its list may be incomplete: check it, or lower `min-tags`"
         raise RemoteError(what, hint=hint, code="tag_count")
-    # Images that fail anyway, for example because their date cannot be read, do not count for `max-tags`.
+    # Images that have already failed, for example because their date cannot be read, are not counted for `max-tags`.
     selected -= sum(isinstance(reference.version, MirrorError) for reference in found.references)
     if rules.max_tags is not None and selected > rules.max_tags:
         what = f"{_selected_text(entry, selected)}, but `max-tags` is {rules.max_tags}"

@@ -1,4 +1,4 @@
-"""Remembers which target hosts accept sparse images, so that each host is asked only once in a run."""
+"""Remembers which target hosts accept sparse images, so that only one attempt per host is made in a run."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from mirror.transfer.tasks import Coro
 
 
 class SparseTargets:
-    """Knows which hosts accept an index without all the manifests that it lists. Must be used on the event loop.
+    """Records which hosts accept an index without all the manifests that it lists. Must be used on the event loop.
 
-    The first such index is pushed to a host alone, and the others wait for the response."""
+    The first such index for a host is pushed alone, and other pushes wait for the response."""
 
     def __init__(self) -> None:
         self._refusals: dict[str, SparseRefused] = {}
@@ -24,7 +24,7 @@ class SparseTargets:
         """Raise SparseRefused if the host has refused a sparse image. name: the image on the target."""
         refusal = self._refusals.get(host)
         if refusal is not None:
-            what = f"{name}: {host} does not accept an index that lists manifests which it does not have"
+            what = f"{name}: {host} does not accept an index that lists manifests that the repository does not have"
             raise SparseRefused(what, hint=refusal.hint, status=refusal.status, registry_code=refusal.registry_code)
 
     async def push(self, host: str, name: str, push: Callable[[], Coro[None]]) -> None:

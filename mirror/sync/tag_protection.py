@@ -28,7 +28,7 @@ from mirror.util.structs import Struct
 
 
 class AttachmentTagStore(Protocol):
-    """Stores which manifest each tag of an attachment had on a target, and from which source."""
+    """Stores which manifest, from which source, each tag of attachments on a target had."""
 
     def find(self, repository: str, tag: str) -> tuple[Digest, str] | None:
         """Return the manifest that was last recorded for a tag, and its source, or None. This reads a file."""
@@ -47,7 +47,7 @@ class _Written(Struct, frozen=True):
 
 
 class TagProtection:
-    """Compares the tags of attachments on targets with their sources, and finds those that must not be overwritten.
+    """Decides whether a tag of attachments on a target may be overwritten, by comparing it with the source.
 
     A tag may be overwritten if it does not exist, if it still has the manifest that was last written from the same
     source, or if the new manifest contains all entries of the old one. Otherwise, there is a conflict.
@@ -70,7 +70,7 @@ class TagProtection:
         return self._locks[repository, tag]
 
     def record(self, entry: MirrorEntry, repository: Repository, tag: str, digest: Digest) -> None:
-        """Record that a tag has a manifest of the source of `entry` now: it was written, or it was equal already."""
+        """Record that a tag refers to a manifest from the source of `entry`: it was written or was already equal."""
         self._records.record(str(repository), tag, digest, entry.name)
 
     def record_written(self, entry: MirrorEntry, repository: Repository, tag: str, digest: Digest) -> None:
@@ -84,10 +84,10 @@ class TagProtection:
         return written.digest if written is not None else None
 
     async def read_digest(self, store: Source, repository: Repository, tag: str) -> Digest | None:
-        """Return the digest of a tag on a target, or None if there is no such tag, or its manifest is damaged.
+        """Return the digest of a tag on a target, or None if the tag does not exist or its manifest is damaged.
 
-        Raises the errors of the target. An error that a damaged manifest may cause is not raised if this tool wrote the
-        tag, so that the tag can be repaired."""
+        Raises the errors of the target. An error that may be caused by a damaged manifest is not raised if `mirror`
+        wrote the tag, so that the tag can be repaired."""
         (version,) = await self._calls.call_host(
             repository.host, lambda work: resolve_all(store, repository.path, [tag], work)
         )
@@ -130,10 +130,10 @@ class TagProtection:
     async def check_overwrite(
         self, entry: MirrorEntry, target: TargetEntry, tag: str, old: Digest, new: Manifest
     ) -> None:
-        """Raise Refused (target_conflict) if a tag that is mirrored like any other must not be overwritten.
+        """Raise Refused (target_conflict) if a tag of attachments, copied like other tags, must not be overwritten.
 
-        The parameters are those of `needs_write`. The tag must be equal to that of the source, so a tag that contains
-        more is a conflict, too. The hint says how to copy it as an attachment."""
+        The parameters are those of `needs_write`. Because such a tag must be equal to that of the source, a tag on the
+        target that contains more is a conflict as well. The hint says how to copy the tag as an attachment instead."""
         try:
             if await self.needs_write(entry, target, tag, old, new) or old == new.digest:
                 return
@@ -156,10 +156,10 @@ class TagProtection:
         return await self._calls.call(lambda work: self._records.find(str(repository), tag), policy=ONCE)
 
     async def _read_old(self, target: TargetEntry, old: Digest, written: _Written | None) -> Manifest | None:
-        """Return the manifest that a tag has on a target, or None if it does not exist any more, or is damaged.
+        """Return the manifest of a tag on a target, or None if it no longer exists or is damaged.
 
-        written: what this run wrote under the tag. For a bundle, which cannot be read yet, it is read from its source.
-        """
+        written: what this run wrote under the tag. In a bundle, which cannot be read before it is finished, the
+        manifest is read from its source instead."""
         if written is not None and is_bundle(target.repository.host):
             return await self._manifests.read(written.entry.source, written.entry.repository, old)
         try:
@@ -172,7 +172,7 @@ class TagProtection:
             return None
 
     async def _contains(self, one: Manifest, other: Manifest) -> bool:
-        """Return whether a manifest contains all entries of another one. May read their bodies from files."""
+        """Return whether the manifest `one` contains all entries of `other`. May read their bodies from files."""
         return await self._calls.call(lambda work: contains_entries(one, other), policy=ONCE)
 
 

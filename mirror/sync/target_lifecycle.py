@@ -60,8 +60,8 @@ class TargetLifecycle:
     def add_missing(self, host: str, name: str, error: MirrorError) -> None:
         """Remember why a bundle will lack an image or repository that it should contain. Ignore targets of other kinds.
 
-        It should not contain images for platforms that are not wanted. name: the name that the image or repository has
-        in the bundle."""
+        Images that are skipped because of their platform are not missing. name: the name that the image or repository
+        has in the bundle."""
         if self._targets[host].needs_all_images and not isinstance(error, OtherPlatform):
             self._missing[host].setdefault(name, error)
 

@@ -46,7 +46,8 @@ def find_possible_conflicts(entries: Sequence[MirrorEntry]) -> list[MirrorEntry]
 def _may_be_equal(template: str, path: str, rules: RepositoryRules) -> bool:
     """Return whether `template` can expand to `path` or, if `path` is a template too, to the same repository.
 
-    rules: select what `template` can expand to. If `path` is a template, it is not known yet what they select."""
+    rules: restrict the text that replaces the wildcard in `template`. If `path` is also a template, they are not
+    applied."""
     if MATCHED not in path:
         return can_match(path, template, rules)
     before, _, after = template.partition(MATCHED)

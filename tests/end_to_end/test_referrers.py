@@ -504,7 +504,7 @@ def test_a_signature_tag_that_is_listed_but_not_found_fails_its_image(
     mirror = {"source": f"{source.host}/app", "targets": [f"{target.host}/copy"], "tags": ["3.20"]}
     mirror_run.config([mirror], source, target)
     ran = mirror_run.sync(expect=1)
-    assert f"app:{signed.tag} is in the list of tags, but does not exist" in ran.text
+    assert f"app:{signed.tag} is in the tag list of the source, but does not exist" in ran.text
     assert [] == target.tags("copy")
     mirror_run.sync()
     assert {"3.20", signed.tag} == set(target.tags("copy"))

@@ -110,7 +110,7 @@ def test_a_target_that_does_not_accept_sparse_images_is_asked_once(
     push(source, "app", graph)
     configure(mirror_run, source, target, index="sparse")
     ran = mirror_run.sync(expect=1)
-    assert "does not accept an index that lists manifests which it does not have" in ran.text
+    assert "does not accept an index that lists manifests that the repository does not have" in ran.text
     assert "set `index: rewrite`" in ran.text
     assert ["whole"] == target.tags("app"), "nothing was left out of it"
     refused = [seen for seen in target.requests() if "PUT manifest" == seen.kind and 400 <= seen.status]

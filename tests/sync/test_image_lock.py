@@ -121,7 +121,7 @@ def locked_with(attachments: object) -> bytes:
         (document(targets=[1]), "mirrors[0].targets: expected a string"),
         (document(images=[]), "mirrors[0]: expected a list `targets` and an object `images`"),
         (document(images={"../etc": {}}), "not a repository: '../etc'"),
-        (document(images={"app": []}), "mirrors[0].images.app: expected an object with tags"),
+        (document(images={"app": []}), "mirrors[0].images.app: expected an object that maps tags to images"),
         (document(images={"app": {"v1": FIRST}}), "mirrors[0].images.app:v1: expected an object"),
         (document(images={"app": {"a/b": {"digest": FIRST}}}), "neither a tag nor the digest of the image"),
         (document(images={"app": {SECOND: {"digest": FIRST}}}), "neither a tag nor the digest of the image"),
