@@ -43,8 +43,7 @@ class ImagePush:
     """One attempt to write an image with its attachments to a target.
 
     root: the root manifest, if the target does not have it yet. source: the repository from which it is read. left_out:
-    for a sparse image, what its root lists but the image leaves out. check_all: look up every object on the target,
-    even if it is known to exist."""
+    for a sparse image, what it leaves out. check_all: look up all objects, even those known to exist."""
 
     def __init__(
         self,
