@@ -73,10 +73,10 @@ class _Client(Protocol):
 
 
 class EcrApi:
-    """The API of Amazon ECR for one registry host. Thread-safe. It must be closed after use.
+    """A client for the API of Amazon ECR for one registry host. Thread-safe. Close it after use.
 
-    names: what the name of the host says; boto3's settings give the region if the name does not. endpoint: the URL of
-    the API, or an empty string for the one that boto3 chooses. Raises AuthError, ConfigError. All methods raise
+    names: the parts of the host name. If it contains no region, boto3's settings determine the region. endpoint: the
+    URL of the API, or an empty string for the one that boto3 chooses. Raises AuthError, ConfigError. All methods raise
     AuthError, RateLimited, NetworkError, RemoteError; the `registry_code` of a RemoteError is the code of AWS."""
 
     def __init__(self, host: str, names: EcrHost, endpoint: str) -> None:
@@ -89,19 +89,19 @@ class EcrApi:
         self._client.close()
 
     def create_repository(self, what: str, parameters: Mapping[str, object]) -> None:
-        """Call CreateRepository. `what` is the subject of errors."""
+        """Call CreateRepository. Messages of errors begin with `what`."""
         self._call(what, "CreateRepository", lambda: self._client.create_repository(**parameters))
 
     def describe_repositories(self, what: str, parameters: Mapping[str, object]) -> Response:
-        """Call DescribeRepositories, and return its response. `what` is the subject of errors."""
+        """Call DescribeRepositories, and return its response. Messages of errors begin with `what`."""
         return self._call(what, "DescribeRepositories", lambda: self._client.describe_repositories(**parameters))
 
     def get_authorization_token(self, what: str) -> Response:
-        """Call GetAuthorizationToken, and return its response. `what` is the subject of errors."""
+        """Call GetAuthorizationToken, and return its response. Messages of errors begin with `what`."""
         return self._call(what, "GetAuthorizationToken", self._client.get_authorization_token)
 
     def _call(self, what: str, operation: str, call: Callable[[], Response]) -> Response:
-        """Make a call, and return its response."""
+        """Run `call`, which calls the operation, and return its response. Convert its exceptions."""
         try:
             return call()
         except botocore.exceptions.ClientError as error:
@@ -148,7 +148,7 @@ class EcrApi:
             return AuthError(
                 f"{what}: AWS does not accept the credentials ({code})", hint=_CREDENTIALS_HINT, status=status
             )
-        text = f"{what}: AWS answers {code}: {message}" if message else f"{what}: AWS answers {code}"
+        text = f"{what}: AWS responded with {code}" + (f": {message}" if message else "")
         if code in _DENIED or status == 403:
             named = _ACTION.search(message)
             action = named[1] if named else f"{self._prefix}:{operation}"
@@ -156,21 +156,21 @@ class EcrApi:
             return AuthError(text, hint=hint, code="auth_denied", status=status)
         if code in _THROTTLED or status == 429:
             return RateLimited(text, status=status, retryable=True)
-        hint = "ask AWS for a higher quota of repositories" if code == "LimitExceededException" else ""
+        hint = "request a higher quota for repositories from AWS" if code == "LimitExceededException" else ""
         found = RemoteError(text, hint=hint, status=status, retryable=status is not None and status >= 500)
         found.registry_code = code
         return found
 
 
 def _local_error(what: str, error: botocore.exceptions.BotoCoreError) -> MirrorError:
-    """Return the error for a call that got no response."""
+    """Return the error for a call that received no response."""
     if isinstance(error, _NO_CREDENTIALS):
         return AuthError(f"{what}: boto3 has no AWS credentials: {error}", hint=_CREDENTIALS_HINT)
     if isinstance(error, _BAD_SETTINGS):
         return ConfigError(f"{what}: {error}", hint=_SETTINGS_HINT)
     found: MirrorError
     if isinstance(error, botocore.exceptions.SSLError):
-        hint = "if a proxy replaces the certificate, set AWS_CA_BUNDLE"
+        hint = "if a proxy replaces the certificate, set AWS_CA_BUNDLE to a PEM file with its authority"
         found = RemoteError(f"{what}: {error}", code="tls_error", hint=hint)
     elif isinstance(error, botocore.exceptions.ReadTimeoutError):
         found = NetworkError(f"{what}: {error}", code="timeout")
@@ -180,7 +180,7 @@ def _local_error(what: str, error: botocore.exceptions.BotoCoreError) -> MirrorE
         found = NetworkError(f"{what}: {error}")
     else:
         return RemoteError(f"{what}: {error}")
-    # Otherwise the registry itself would count as unavailable.
+    # Name the API's host in the error. Otherwise, the registry itself would be treated as unavailable.
     url = str(getattr(error, "kwargs", {}).get("endpoint_url", ""))
     found.host = urlsplit(url).netloc.rpartition("@")[2] or "the API of Amazon ECR"
     return found

@@ -21,7 +21,7 @@ from mirror.util.retry_policy import Policy
 
 _PERMISSION_HINT = (
     "the user must be allowed to create projects (Configuration > System Settings > Project Creation); "
-    "of robot accounts, only those of the system can"
+    "among robot accounts, only system robot accounts can do this"
 )
 
 

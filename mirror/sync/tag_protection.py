@@ -182,14 +182,14 @@ def _conflict(entry: MirrorEntry, repository: Repository, tag: str, old: Digest,
     skip = f"`referrers: {{exclude: [{kind}]}}`" if kind else "`referrers: false`"
     if source:
         what = (
-            f"{repository}:{tag} was copied from {source} and has {old}. {entry.name} has {new}, which does not "
-            "contain all of it"
+            f"{repository}:{tag} was copied from {source} and has {old}. {entry.name} has {new}, which lacks a part "
+            "of it"
         )
         hint = f"nothing was overwritten: copy the two sources to different repositories, or set {skip} for one of them"
     else:
         what = (
             f"{repository}:{tag} has {old}, and there is no record that mirror copied it. {entry.name} has {new}, "
-            "which does not contain all of it"
+            "which lacks a part of it"
         )
         hint = (
             f"nothing was overwritten: delete {repository}:{tag} on the target to replace it, or set {skip} for this "

@@ -44,7 +44,7 @@ class GhcrCatalog:
 
         credential = self._access.find_credential(prefix, work)
         if credential is None:
-            raise AuthError("ghcr.io lists repositories only for an account", hint=_HINT, code="auth_failed")
+            raise AuthError("ghcr.io lists repositories only with credentials", hint=_HINT, code="auth_failed")
         query = {"package_type": "container", "per_page": PAGE_SIZE, "page": "1"}
         with self._access.open_api(credential, _HINT, api=API) as api:
             api.authorize(scheme="Bearer")

@@ -41,7 +41,7 @@ class QuayCatalog:
         credential = self._access.find_credential(prefix, work)
         if credential is not None and credential.username != OAUTH_USER:
             source = f"{self._access.host}/{prefix}*"
-            text = f"{source} contains only public repositories: {self._access.host} does not list others for "
+            text = f"{source} contains only public repositories: {self._access.host} does not list private ones for "
             text += f"{credential.description}; {_HINT}"
             log.warning("only_public_repositories", extra={"source": source, "text": text})
             credential = None

@@ -217,7 +217,7 @@ def test_github_lists_the_containers_of_an_organization_or_user(internet: Any, o
 
 def test_without_an_account_nothing_is_requested_from_github(internet: Any, open_registry: Open) -> None:
     server, settings = internet
-    with pytest.raises(AuthError, match="only for an account") as caught:
+    with pytest.raises(AuthError, match="only with credentials") as caught:
         names(open_registry("ghcr.io", **settings), "acme/")
     assert "read:packages" in caught.value.hint
     assert [] == server.log
