@@ -109,6 +109,7 @@ def _expand_groups(replacement: str, groups: dict[str, str]) -> str:
     """Replace the group references (`$1`) in a Go replacement. A group that does not exist is empty."""
 
     def value(found: re.Match[str]) -> str:
+        """Return the text for one group reference, or `$` for an escaped dollar sign."""
         return "$" if found[3] else groups.get(found[1] or found[2], "")
 
     return _GROUP_REFERENCE.sub(value, replacement)
