@@ -68,7 +68,7 @@ def _convert_relays(top: PeerMapping) -> str | None:
         lister.note_if_present("maxItems", "not needed: the list of repositories is always read completely")
         lister.note_if_present("cacheDuration", "not needed: each list of repositories is read once in a run")
         lister.note_unknown_keys(_TOOL)
-    top.note_if_present("watch", "not needed: each `mirror sync` reads the file")
+    top.note_if_present("watch", "not needed: each `mirror sync` reads the configuration file")
     return (directory or _DEFAULT_CERTIFICATES) if relay == "skopeo" else None
 
 
@@ -119,7 +119,7 @@ def _convert_registry(
     if peer.has("auth-refresh") and is_ecr:
         settings.set(host, "login", "ecr", peer, "auth-refresh")
     elif peer.has("auth-refresh"):
-        peer.note("auth-refresh", "not converted: dregsy supports it only for Amazon ECR", lost=True)
+        peer.note("auth-refresh", "not converted: dregsy supports this key only for Amazon ECR", lost=True)
     elif auth == "none":
         peer.note("auth", "not converted: access is anonymous only if docker's configuration has no login, either")
     elif auth:

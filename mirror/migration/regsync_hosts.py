@@ -95,7 +95,7 @@ def _convert_login(peer: PeerMapping, host: str, settings: RegistrySettings, env
             settings.set_login(host, user, password if reference is None else reference, peer, "pass")
     elif user or password:
         peer.note("user" if user else "pass", "not converted: a login needs `user` and `pass`", lost=True)
-    what = "not converted: tokens are obtained with a user name and a password; set them for this registry"
+    what = "not converted: set `username` and `password` for this registry, with which tokens are requested"
     peer.note_if_present("token", what, lost=True)
     helper = peer.text("credHelper")
     if helper:
@@ -135,7 +135,7 @@ def _convert_limits(peer: PeerMapping, host: str, settings: RegistrySettings) ->
     if rate is not None and rate > 0:
         text = rate_per_second(rate)
         if text is None:
-            peer.note("reqPerSec", "not converted: the lowest rate is one request per hour: `rate: 1/h`")
+            peer.note("reqPerSec", "not converted: the rate is below the lowest possible value, `rate: 1/h`")
         else:
             settings.set(host, "rate", text, peer, "reqPerSec")
     if parallel is not None and parallel > 0:

@@ -31,7 +31,7 @@ def pattern_for_search(expression: str) -> str:
 
 
 def complete_anchors(expression: str) -> str:
-    """Return the expression as dregsy anchors it: with `^` and `$`, unless its text begins and ends with them."""
+    """Add `^` and `$` to an expression where they are missing at its ends, as dregsy does."""
     start = "" if expression.startswith("^") else "^"
     return f"{start}{expression}" if expression.endswith("$") else f"{start}{expression}$"
 

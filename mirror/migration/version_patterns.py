@@ -171,7 +171,7 @@ def _integers(low: int, high: int | None) -> str:
 
 
 def _same_length_integers(low: str, high: str) -> list[str]:
-    """Return alternatives for the integers from `low` to `high`, which have the same number of digits."""
+    """Return alternative patterns for the integers from `low` to `high`, which must have the same number of digits."""
     if low == high:
         return [low]
     left = len(low) - 1

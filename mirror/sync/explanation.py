@@ -330,4 +330,4 @@ def _describe_skip(plan: PlanEntry, source: Digest | None, copy: Digest | None) 
         why = "the tag is immutable, and the state says that it was equal at the source and on the target"
     else:
         why = "the target is exclusive, and the state says that it has the image"
-    return f"{why}, although the digests differ now: run `mirror sync --deep CONFIG` to compare them again"
+    return f"{why}, although the digests differ now. Run `mirror sync --deep CONFIG` to compare them again"
