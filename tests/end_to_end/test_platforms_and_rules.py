@@ -144,3 +144,31 @@ def test_the_selection_by_date_is_the_same_before_and_after_the_platforms_are_kn
         results = {tag: entry["result"] for tag, entry in image_entries(mirror_run).items()}
         assert ({"index", "new"}, "skipped") == (set(results), results["new"])
     assert (0, 0) == (source.counts()["GET manifest"], source.counts()["GET blob"])
+
+
+def test_a_required_signature_of_an_index_that_is_replaced_does_not_count_and_the_message_says_what_helps(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source", referrers=True), scripted("target", referrers=True, sparse_indexes=True)
+    graph = Graph("signed")
+    children = [graph.image(platform=platform) for platform in ("linux/amd64", "linux/arm64")]
+    graph.signature(graph.index("v1", children=children))
+    source.load("app", graph)
+    mirror = {
+        "source": f"{source.host}/app",
+        "targets": [f"{target.host}/app"],
+        "tags": ["v1"],
+        "platforms": ["linux/amd64"],
+        "referrers": {"require": ["signature"]},
+    }
+    mirror_run.config([mirror], source, target)
+    ran = mirror_run.sync(expect=3)
+    assert "app:v1 has no signature for the platforms that are copied" in ran.text
+    assert "attach it to the image of each platform" in ran.text
+    assert "set `index: sparse`" in ran.text
+    assert [] == target.writes()
+    mirror_run.config([{**mirror, "index": "sparse"}], source, target)
+    mirror_run.sync()
+    refer(source, children[0], "of the platform")
+    mirror_run.config([mirror], source, target)
+    mirror_run.sync()
