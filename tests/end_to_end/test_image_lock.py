@@ -166,6 +166,18 @@ def test_a_locked_image_without_a_required_attachment_is_refused(
     assert [] == source.requests()
 
 
+def test_a_lock_says_how_many_tags_it_lacks_because_they_wait(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    source.load("app", versions("young", "v1", "v2"))
+    configure(mirror_run, source, target, tags={"min-age": "1 h"})
+    ran = mirror_run("lock", mirror_run.config_file)
+    assert 0 == ran.code
+    assert "0 images of 1 mirror locked" in ran.out
+    assert "2 tags wait for min-age, so the image lock does not contain them" in ran.err
+
+
 def test_plan_with_a_lock_shows_how_attachments_differ(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     source, target = scripted("source", referrers=True), scripted("target")
     signed = signed_lock(mirror_run, source, target, tags=["3.20"])
