@@ -21,7 +21,7 @@ from mirror.sync.attachment_search import (
     AttachmentTags,
 )
 from mirror.sync.attachment_subjects import SubjectReader, Subjects, read_subjects, subjects_of_graph
-from mirror.sync.locked_attachments import restore_attachments
+from mirror.sync.locked_attachments import keep_attachments_below, restore_attachments
 from mirror.sync.manifest_graph import ManifestCache, ManifestGraph, check_descriptor
 from mirror.sync.plan_model import MirrorEntry, PlanEntry, SourceReference, selected_platforms
 from mirror.sync.platform_reader import PlatformReader
@@ -195,8 +195,11 @@ class AttachmentReader:
         image = (entry.locked or {}).get(entry.repository, {}).get(reference.tag)
         try:
             if image is not None and image.attachments is not None:
-                refs = await restore_attachments(self._manifests, entry, image.attachments, self._is_selected)
-                missing = await find_missing_locked(self._manifests, entry, image.attachments, digest, read_subjects)
+                locked = image.attachments
+                if selected_platforms(entry, reference.version) is not None:
+                    locked = keep_attachments_below(locked, (digest, *(await read_subjects()).children))
+                refs = await restore_attachments(self._manifests, entry, locked, self._is_selected)
+                missing = await find_missing_locked(self._manifests, entry, locked, digest, read_subjects)
                 found = _SearchResult(refs, missing)
             else:
                 found = await self._search_once(reference, digest, read_subjects, read=read)

@@ -30,6 +30,24 @@ def lock_attachments(refs: Iterable[AttachmentRef]) -> tuple[LockedAttachment, .
     return tuple(sorted(locked, key=lambda one: (one.level, one.subject, one.tag, one.digest)))
 
 
+def keep_attachments_below(
+    attachments: Iterable[LockedAttachment], manifests: Iterable[Digest]
+) -> tuple[LockedAttachment, ...]:
+    """Return the locked attachments of the given manifests of an image, with the attachments of these attachments.
+
+    If platforms have been selected since the lock was written, targets do not get the subjects of the others."""
+    below, left_out = set(manifests), set[Digest]()
+    kept = []
+    for one in sorted(attachments, key=lambda one: one.level):
+        # The children of an attached index are in neither set.
+        if one.subject in below or (one.level > 1 and one.subject not in left_out):
+            below.add(one.digest)
+            kept.append(one)
+        else:
+            left_out.add(one.digest)
+    return tuple(kept)
+
+
 async def restore_attachments(
     manifests: ManifestCache,
     entry: MirrorEntry,
