@@ -310,7 +310,8 @@ class Verifier:
 
         if self._deep and not target.store.omits_blob(blob):
             run = partial(_hash_blob, blob, BlobSource(target.store, repository.path), self._progress)
-            self.result.bytes += await self._calls.call(run, needs=(host_permit(repository.host), DOWNLOADS))
+            size = await self._calls.call(run, needs=(host_permit(repository.host), DOWNLOADS))
+            self.result.bytes += size  # after the wait, during which other blobs are counted
         else:
             await self._calls.call_host(repository.host, look_up)
 
