@@ -55,12 +55,13 @@ def explain(options: Options, reference: str, *, as_json: bool) -> int:
         async def run() -> None:
             """Plan the mirrors to which the reference belongs."""
             entries = _entries_to_plan(context.entries, subjects)
+            reader = context.image_reader(state)
 
             def make_planner(receiver: PlanReceiver, only: RepositoryFilter) -> Planner:
                 """Create a planner for the subjects."""
-                return context.planner(state, receiver, only=only)
+                return context.planner(state, receiver, reader, only=only)
 
-            explanations.extend(await explain_subjects(context.calls, entries, subjects, make_planner))
+            explanations.extend(await explain_subjects(context.calls, entries, subjects, make_planner, reader))
 
         stopped = context.run_until_signal(run())
     if stopped is not None:

@@ -10,12 +10,12 @@ from mirror.commands.options import Options
 from mirror.commands.read_only import open_for_reading
 from mirror.commands.summaries import group_by_cause
 from mirror.config import Config, state_directory
-from mirror.errors import ConfigError, MirrorError, printable, worst_exit_code
+from mirror.errors import ConfigError, printable, worst_exit_code
 from mirror.output.console import Console, print_lines
 from mirror.output.report import cause_lines
 from mirror.output.report.units import format_count
 from mirror.sync.image_lock import MAX_BYTES, ImageLock
-from mirror.sync.locked_selection import collect_lock
+from mirror.sync.locked_selection import ReferenceCollector, collect_lock
 from mirror.sync.report_entries import run_failure
 from mirror.util.files import atomic_write, local_error
 from mirror.util.wrapping import line_width
@@ -29,7 +29,7 @@ def lock(options: Options, output: Path | None) -> int:
     output: the path of the image lock, or `-` for standard output. None means the name of the configuration with the
     suffix `.lock`. If anything cannot be locked, print the problems and write nothing. Raises ConfigError,
     LocalError."""
-    found: list[tuple[ImageLock, list[tuple[str, MirrorError]]]] = []
+    found: list[tuple[ImageLock, ReferenceCollector]] = []
     with open_for_reading(options) as (context, state):
         config = context.config
         path = STDOUT if output == STDOUT else _resolve_output(output or config.path.with_suffix(".lock"), config)
@@ -38,14 +38,18 @@ def lock(options: Options, output: Path | None) -> int:
             """Resolve the selected tags at the sources."""
             reader = context.image_reader(state, all_attachments=True)
             make_planner = partial(context.source_planner, state, reader)
-            found.append(await collect_lock(context.entries, config.path.name, make_planner, reader.find_attachments))
+            found.append(
+                await collect_lock(
+                    context.entries, config.path.name, make_planner, reader.find_attachments, reader.check_signature
+                )
+            )
 
         stopped = context.run_until_signal(collect())
         problems = context.run_problems() if stopped is None else []
     if stopped is not None:
         return context.signals.exit_if_hung(stopped)
-    ((image_lock, failures),) = found
-    failures = [*failures, *problems]
+    ((image_lock, collector),) = found
+    failures = [*collector.failures, *problems]
     if failures:
         console = Console()
         causes = group_by_cause(run_failure(*one) for one in failures)
@@ -57,6 +61,8 @@ def lock(options: Options, output: Path | None) -> int:
     if size > MAX_BYTES:
         what = f"the image lock would have {size} bytes; at most {MAX_BYTES} can be read"
         raise ConfigError(what, hint="divide the configuration into several files, or set `referrers: false`")
+    if collector.waiting:
+        Console().write_line(f"mirror: {_waiting_text(collector.waiting)}")
     if path == STDOUT:
         return print_lines(image_lock.lines())
     with atomic_write(path, mode=0o644) as out:
@@ -64,6 +70,12 @@ def lock(options: Options, output: Path | None) -> int:
             out.write(f"{line}\n".encode())
     images, mirrors = format_count(image_lock.count, "image"), format_count(len(image_lock.mirrors), "mirror")
     return print_lines([f"{path}: {images} of {mirrors} locked"])
+
+
+def _waiting_text(count: int) -> str:
+    """Return a message about the tags that are not locked because they wait for `min-age`."""
+    subject = "1 tag waits" if count == 1 else f"{count} tags wait"
+    return f"{subject} for min-age, so the image lock does not contain {'it' if count == 1 else 'them'}"
 
 
 def _resolve_output(path: Path, config: Config) -> Path:

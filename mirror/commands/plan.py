@@ -26,7 +26,7 @@ def plan(options: Options) -> int:
         context.check_no_partial_bundle(options)
         reader = context.image_reader(state)
         platforms, bases = PlatformReader(context.calls, context.manifests), context.bases(state, reader)
-        dry_run = DryRun(platforms, bases, reader, context.signatures, context.progress, deep=options.deep)
+        dry_run = DryRun(platforms, bases, reader, context.progress, deep=options.deep)
         planner = context.planner(state, dry_run, reader, use_hints=not options.deep, reread_dates=options.deep)
 
         async def compare() -> None:

@@ -23,7 +23,8 @@ from mirror.state.hints import State
 from mirror.sync.bundle_bases import BundleBases
 from mirror.sync.image_lock import read_image_lock
 from mirror.sync.image_reader import ImageReader
-from mirror.sync.locked_selection import ReferenceCollector, lock_entries
+from mirror.sync.locked_mirrors import lock_entries
+from mirror.sync.locked_selection import ReferenceCollector
 from mirror.sync.manifest_bodies import ManifestBodies
 from mirror.sync.manifest_graph import ManifestCache
 from mirror.sync.plan_model import MirrorEntry, PlanReceiver, RepositoryFilter, SourceReference

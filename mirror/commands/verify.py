@@ -39,7 +39,6 @@ def verify(options: Options) -> int:
             context.calls,
             registries,
             reader,
-            context.signatures,
             context.progress,
             deep=options.deep,
             receive_entry=receive_entry,

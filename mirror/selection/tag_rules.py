@@ -6,6 +6,7 @@ and `newest` with `by: created`.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -60,6 +61,25 @@ class TagRules(Struct, frozen=True):
     def needs_versions(self) -> bool:
         """Whether only tags that are versions can be selected."""
         return bool(self.semver) or (self.newest is not None and not self.by_created)
+
+    @property
+    def attachments_key(self) -> str:
+        """A text that changes if the names of other tags of attachments are selected; empty if none can be selected."""
+        if self.is_literal:
+            names = [tag for tag in self.literal or () if is_attachment_tag(tag)]
+        elif self.needs_digests or self.newest is not None or self.semver or not self._may_include_attachments:
+            return ""
+        else:
+            names = [*self.include, "", *self.exclude]
+        return hashlib.sha256(repr(names).encode()).hexdigest()[:16] if names else ""
+
+    @property
+    def _may_include_attachments(self) -> bool:
+        """Whether `include` may match a tag of attachments."""
+        patterns = map(compile_pattern, self.include)
+        return not self.include or any(
+            pattern.may_match_prefix(prefix) for pattern in patterns for prefix in ("sha256-", "sha512-")
+        )
 
     def rejecting_rule(self, tag: str) -> str | None:
         """Return the rule that excludes `tag` because of its name, or None if there is none.

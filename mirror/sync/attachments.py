@@ -11,10 +11,8 @@ from mirror.errors import Cancelled, MirrorError, NotFound, Refused
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import INDEX_TYPES, Kind, Manifest, is_manifest_type
 from mirror.oci.platform_filter import PlatformFilter
-from mirror.oci.referrers import is_attachment_tag
 from mirror.selection.attachment_rules import AttachmentRules
 from mirror.selection.tag_rules import TagRules
-from mirror.signatures.discovery import has_image_layers
 from mirror.store import LeftOut, Version
 from mirror.sync.attachment_search import (
     NO_ATTACHMENTS_HINT,
@@ -23,17 +21,17 @@ from mirror.sync.attachment_search import (
     AttachmentTags,
 )
 from mirror.sync.attachment_subjects import SubjectReader, Subjects, read_subjects, subjects_of_graph
-from mirror.sync.locked_attachments import restore_attachments
+from mirror.sync.locked_attachments import keep_attachments_below, restore_attachments
 from mirror.sync.manifest_graph import ManifestCache, ManifestGraph, check_descriptor
 from mirror.sync.plan_model import MirrorEntry, PlanEntry, SourceReference, selected_platforms
 from mirror.sync.platform_reader import PlatformReader
 from mirror.sync.referrers_index import read_listed_referrers
+from mirror.sync.required_attachments import check_required, find_missing_locked
 from mirror.sync.tag_protection import TagProtection
 from mirror.transfer.calls import Calls
 from mirror.transfer.shared_tasks import SharedTasks
 from mirror.transfer.tasks import run_group
 from mirror.util.cancellation import Work
-from mirror.util.retry_policy import ONCE
 from mirror.util.structs import Struct
 
 MAX_KEPT_SEARCHES = 10_000
@@ -195,39 +193,36 @@ class AttachmentReader:
         With an image lock, the locked attachments are used without a search. digest: the root that targets get."""
         entry = reference.entry
         image = (entry.locked or {}).get(entry.repository, {}).get(reference.tag)
-        if image is not None and image.attachments is not None:
-            try:
-                return await restore_attachments(self._manifests, entry, image.attachments, self._is_selected)
-            except MirrorError as error:
-                raise _explain_error(error, reference.name) from error
+        try:
+            if image is not None and image.attachments is not None:
+                locked = image.attachments
+                if selected_platforms(entry, reference.version) is not None:
+                    locked = keep_attachments_below(locked, (digest, *(await read_subjects()).children))
+                refs = await restore_attachments(self._manifests, entry, locked, self._is_selected)
+                missing = await find_missing_locked(self._manifests, entry, locked, digest, read_subjects)
+                found = _SearchResult(refs, missing)
+            else:
+                found = await self._search_once(reference, digest, read_subjects, read=read)
+        except MirrorError as error:
+            raise _explain_error(error, reference.name) from error
+        await check_required(self._calls, self._manifests, reference, digest, found.missing)
+        return found.refs
+
+    async def _search_once(
+        self, reference: SourceReference, digest: Digest, read_subjects: SubjectReader, *, read: bool
+    ) -> _SearchResult:
+        """Search for the attachments of an image, or return the result of an earlier search for the same ones."""
+        entry = reference.entry
         root = await self._find_root(reference, digest)
         platforms = selected_platforms(entry, reference.version)
         key = (entry.attachments_key, self._rules_number(entry), entry.keeps_tags, platforms, root, digest)
         found = self._found.get(key)
         if found is None:
             run = partial(self._search, reference, root, read_subjects, read=read)
-            try:
-                found = self._found[key] = await self._searches.run(key, run)
-            except MirrorError as error:
-                raise _explain_error(error, reference.name) from error
+            found = self._found[key] = await self._searches.run(key, run)
             if len(self._found) > MAX_KEPT_SEARCHES:
                 self._found.popitem(last=False)
-        if found.missing and not await self._is_attachment(reference, digest):
-            raise Refused(
-                f"{reference.name} has no {found.missing} at the source, but the configuration requires one",
-                hint="attach it to the image, or to the image of each platform, or change `referrers.require`",
-                code="not_found",
-            )
-        return found.refs
-
-    async def _is_attachment(self, reference: SourceReference, digest: Digest) -> bool:
-        """Return whether a reference that the rules for tags select is a signature or another document, not an image.
-
-        The form of the tag is not sufficient, because `referrers.require` also applies to an image under such a tag."""
-        if not is_attachment_tag(reference.tag):
-            return False
-        graph = await self._manifests.read_graph(reference.entry.source, reference.entry.repository, digest)
-        return not await self._calls.call(lambda work: has_image_layers(graph.manifests()), policy=ONCE)
+        return found
 
     def _rules_number(self, entry: MirrorEntry) -> int:
         """Return a number that two mirrors share only if they mirror the same tags of attachments like other tags."""
@@ -256,7 +251,7 @@ class AttachmentReader:
 
         found = await self._calls.call_host(entry.source.host, resolve)
         if isinstance(found, MirrorError) and not isinstance(found, NotFound):
-            raise _explain_error(found, reference.name)
+            raise found
         return digest if isinstance(found, Version) else None
 
     async def _search(

@@ -17,12 +17,12 @@ from mirror.selection.locations import is_bundle, is_registry
 from mirror.selection.tag_rules import SelectionSummary
 from mirror.store import Target
 from mirror.sync.bundle_bases import BundleBases
+from mirror.sync.copy_preview import preview_copy
 from mirror.sync.image_reader import ImageReader
 from mirror.sync.manifest_graph import ManifestGraph
 from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry
 from mirror.sync.platform_reader import PlatformReader
 from mirror.sync.report_entries import image_failure, mirror_failure, run_failure
-from mirror.sync.signature_checker import SignatureChecker
 from mirror.transfer.tasks import Coro, run_group, task_group
 from mirror.util.structs import Struct, field
 
@@ -101,7 +101,6 @@ class DryRun:
         platforms: PlatformReader,
         bases: BundleBases,
         reader: ImageReader,
-        signatures: SignatureChecker,
         progress: Progress,
         *,
         deep: bool,
@@ -111,7 +110,6 @@ class DryRun:
         self.summary = PlanSummary()
         self._platforms = platforms
         self._bases = bases
-        self._signatures = signatures
         self._deep = deep
         self._from_partial: defaultdict[str, list[PlanEntry]] = defaultdict(list)  # by source host
         self._tasks: asyncio.TaskGroup
@@ -249,7 +247,7 @@ class DryRun:
         """Check the signature of an image that is up to date, and add the image to the summary."""
         reference = plan_entry.reference
         try:
-            await self._signatures.check(reference, await self._reader.resolve(reference))
+            await self._reader.check_signature(reference)
         except MirrorError as error:
             self._record_failure(plan_entry, error)
         else:
@@ -261,8 +259,8 @@ class DryRun:
         """Read the manifests of an image that a sync would copy, and add the image to the summary."""
         reference = plan_entry.reference
         try:
+            image = await preview_copy(self._reader, plan_entry)
             version = await self._reader.resolve(reference)
-            await self._signatures.check(reference, version)
             if version.transform is not None:
                 change = PlannedCopy(
                     reference.name,
@@ -276,16 +274,15 @@ class DryRun:
                 )
                 self.summary.changes.append(change)
                 return
-            graph = await self._reader.read_graph(reference)
-            if graph.root.digest == plan_entry.old_digest and not plan_entry.incomplete:
-                self.summary.up_to_date += 1
-                return
-            attachments = await self._reader.attachments.read_all(reference, graph)
         except MirrorError as error:
             self._record_failure(plan_entry, error)
             return
         finally:
             self._reader.release(reference)
+        if image is None:
+            self.summary.up_to_date += 1
+            return
+        graph, attachments = image.graph, image.attachments
         self._add_copy(plan_entry, graph.root.digest, [graph, *(one.graph for one in attachments)], len(attachments))
 
     async def _measure_attachments(self, plan_entry: PlanEntry, digest: Digest) -> None:

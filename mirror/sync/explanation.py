@@ -13,9 +13,12 @@ from functools import partial
 from mirror.errors import MirrorError, NotFound, OtherPlatform, printable
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
+from mirror.oci.referrers import is_attachment_tag
 from mirror.selection.rule_descriptions import RuleDescription, describe_rule
 from mirror.selection.tag_rules import SelectionSummary
 from mirror.store import Source, Version
+from mirror.sync.copy_preview import refine_plan_entry
+from mirror.sync.image_reader import ImageReader
 from mirror.sync.plan_model import (
     Action,
     MirrorEntry,
@@ -32,7 +35,8 @@ from mirror.transfer.tasks import run_group
 from mirror.util.structs import Struct, field
 
 _CONFLICTS = ("tag_immutable", "target_conflict")  # codes of errors that are reported as conflicts
-_DETERMINED = (*_CONFLICTS, "not_found", "nothing_selected", "tag_count")  # codes of errors that are results
+# Codes of errors that are results.
+_DETERMINED = (*_CONFLICTS, "not_found", "not_signed", "manifest_invalid", "nothing_selected", "tag_count")
 # The rules that `describe_rule` describes.
 _RULES_FOR_NAMES = ("include", "exclude", "semver", "newest (no version)", "newest (attachment)")
 
@@ -152,14 +156,17 @@ async def explain_subjects(
     entries: Sequence[MirrorEntry],
     subjects: Sequence[Subject],
     make_planner: Callable[[PlanReceiver, RepositoryFilter], Planner],
+    reader: ImageReader,
 ) -> list[MirrorExplanation]:
-    """Return one explanation for each subject. entries: the mirrors to plan, with wildcards not expanded."""
+    """Return one explanation for each subject.
+
+    entries: the mirrors to plan, with wildcards not expanded. reader: reads the images that a sync would copy."""
     collector = PlanCollector()
     await make_planner(collector, SubjectFilter(subjects)).plan_all(entries)
-    return await run_group(_explain(calls, collector, subject) for subject in subjects)
+    return await run_group(_explain(calls, collector, reader, subject) for subject in subjects)
 
 
-async def _explain(calls: Calls, collector: PlanCollector, subject: Subject) -> MirrorExplanation:
+async def _explain(calls: Calls, collector: PlanCollector, reader: ImageReader, subject: Subject) -> MirrorExplanation:
     """Return the explanation of one subject. collector: contains the plan."""
     entry, identifier = subject.entry, subject.identifier
     found = MirrorExplanation(entry.number, subject.source)
@@ -178,6 +185,7 @@ async def _explain(calls: Calls, collector: PlanCollector, subject: Subject) -> 
     if identifier is None:
         _explain_repository(found, subject, plans, count, is_listed=selection is not None)
         return found
+    plans = await run_group(refine_plan_entry(reader, one) for one in plans if one.reference.name == subject.source)
     found.found, *copies = await run_group(
         [
             _look_up(calls, entry.source, entry.repository, identifier, plans),
@@ -191,9 +199,10 @@ async def _explain(calls: Calls, collector: PlanCollector, subject: Subject) -> 
         _explain_unlisted(found, subject)
     else:
         _explain_selection(found, describe_rule(entry.rules, identifier), is_planned=bool(plans))
+    is_attached = entry.attachments is not None and is_attachment_tag(identifier)
     for target, copy in zip(entry.targets, copies, strict=True):
         plan = next((one for one in plans if one.target == target), None)
-        found.targets.append(_explain_target(found, target, identifier, copy, plan))
+        found.targets.append(_explain_target(found, target, identifier, copy, plan, is_attached=is_attached))
     return found
 
 
@@ -281,8 +290,12 @@ def _explain_target(
     identifier: str,
     copy: Version | MirrorError,
     plan: PlanEntry | None,
+    *,
+    is_attached: bool,
 ) -> TargetExplanation:
-    """Return what a sync would do with a tag on one target. copy: what the tag refers to there, or the error."""
+    """Return what a sync would do with a tag on one target. copy: what the tag refers to there, or the error.
+
+    is_attached: whether the tag is that of an attachment, and the mirror copies attachments with their images."""
     name = str(target.repository) + reference_suffix(target.tags.apply(identifier))
     if plan is not None:
         failure = _failure(plan)
@@ -293,7 +306,10 @@ def _explain_target(
     if error is not None and found.selected is not False:
         action = "conflict" if error.code in _CONFLICTS else "fail"
         return TargetExplanation(name, copy, action, str(error))
-    return TargetExplanation(name, copy, "none", "it is not selected; a sync never deletes or changes other tags")
+    reason = "it is not selected; a sync never deletes or changes other tags"
+    if is_attached:
+        reason = "it is not selected; a sync copies an attachment only with the image to which it belongs"
+    return TargetExplanation(name, copy, "none", reason)
 
 
 def _describe_action(plan: PlanEntry, at_source: Version | MirrorError | None, on_target: Version | MirrorError) -> str:

@@ -135,6 +135,12 @@ class ImageReader:
             raise OtherPlatform(reference.version.other_platform)
         return reference.version
 
+    async def check_signature(self, reference: SourceReference) -> None:
+        """Check the signature of an image as `read_graph` does, without reading the image.
+
+        Raises Refused (not_signed), OtherPlatform, and the errors of the source."""
+        await self._signatures.check(reference, await self.resolve(reference))
+
     async def find_attachments(self, reference: SourceReference) -> tuple[AttachmentRef, ...]:
         """Find the attachments of an image at its source, without reading them. Only the indexes of the image are read.
 

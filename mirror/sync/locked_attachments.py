@@ -30,6 +30,24 @@ def lock_attachments(refs: Iterable[AttachmentRef]) -> tuple[LockedAttachment, .
     return tuple(sorted(locked, key=lambda one: (one.level, one.subject, one.tag, one.digest)))
 
 
+def keep_attachments_below(
+    attachments: Iterable[LockedAttachment], manifests: Iterable[Digest]
+) -> tuple[LockedAttachment, ...]:
+    """Return the locked attachments of the given manifests of an image, with the attachments of these attachments.
+
+    If platforms have been selected since the lock was written, targets do not get the subjects of the others."""
+    below, left_out = set(manifests), set[Digest]()
+    kept = []
+    for one in sorted(attachments, key=lambda one: one.level):
+        # The children of an attached index are in neither set.
+        if one.subject in below or (one.level > 1 and one.subject not in left_out):
+            below.add(one.digest)
+            kept.append(one)
+        else:
+            left_out.add(one.digest)
+    return tuple(kept)
+
+
 async def restore_attachments(
     manifests: ManifestCache,
     entry: MirrorEntry,
@@ -48,19 +66,35 @@ async def restore_attachments(
         if not one.tag and one.subject not in lists:
             lists[one.subject] = await _read_list(manifests, entry, referrers_tag(one.subject), is_selected)
         listed = lists.get(one.subject) if not one.tag else None
-        kind = signature_tags(one.subject).get(one.tag, "")
         refs.append(
             AttachmentRef(
                 one.subject,
                 Descriptor(one.digest, one.size, one.media_type, artifact_type=one.artifact_type),
                 one.tag,
-                names=frozenset({kind}) if one.tag else kinds_of_type(one.artifact_type) | {one.artifact_type},
+                names=_names(one, one.artifact_type),
                 list_is_ordinary=listed is not None,
                 in_ordinary_list=listed is not None and one.digest in listed,
                 level=one.level,
             )
         )
     return tuple(refs)
+
+
+async def read_locked_names(manifests: ManifestCache, entry: MirrorEntry, locked: LockedAttachment) -> frozenset[str]:
+    """Return the names of a locked attachment, for the rules of the mirror.
+
+    If the lock has no type of a referrer, its manifest is read from the source, whose errors are raised."""
+    kind = locked.artifact_type
+    if not kind and not locked.tag:
+        kind = (await manifests.read(entry.source, entry.repository, locked.digest, locked.size)).artifact_type
+    return _names(locked, kind)
+
+
+def _names(locked: LockedAttachment, kind: str) -> frozenset[str]:
+    """Return the names of a locked attachment. kind: its artifact type, unless it has a tag of cosign."""
+    if locked.tag:
+        return frozenset({signature_tags(locked.subject).get(locked.tag, "")})
+    return kinds_of_type(kind) | {kind}
 
 
 def _is_ordinary(entry: MirrorEntry, tag: str, is_selected: Callable[[str], bool]) -> bool:

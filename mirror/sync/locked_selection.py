@@ -1,14 +1,15 @@
-"""Creates an image lock from mirrors, applies a lock to mirrors, and compares a lock with the sources."""
+"""Creates an image lock from mirrors, and compares an image lock with the sources."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from enum import Enum
 from functools import partial
 from typing import TypeVar
 
-from mirror.errors import Cancelled, ConfigError, MirrorError, NotFound, OtherPlatform, RemoteError, printable
+from mirror.errors import Cancelled, MirrorError, NotFound, OtherPlatform, RemoteError
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
 from mirror.selection.tag_rules import SelectionSummary
@@ -16,6 +17,7 @@ from mirror.store import Version
 from mirror.sync.attachment_search import AttachmentRef
 from mirror.sync.image_lock import ImageLock, LockedAttachment, LockedImage, LockedMirror
 from mirror.sync.locked_attachments import lock_attachments
+from mirror.sync.locked_mirrors import target_names
 from mirror.sync.plan_model import MirrorEntry, PlanEntry, SourceReference, source_digest
 from mirror.sync.planner import Planner
 from mirror.sync.planner_queries import resolve_all
@@ -24,11 +26,13 @@ from mirror.transfer.tasks import gather_results, run_group
 from mirror.util.structs import Struct, field, replace
 
 _BATCH = 64  # maximum number of tags that one call resolves, and of images that are processed at once
-_LOCK_AGAIN = "run `mirror lock CONFIG` to lock the images of this configuration"
 
 T = TypeVar("T")
 FindAttachments = Callable[[SourceReference], Awaitable[Iterable[AttachmentRef]]]
 """Finds the attachments that an image has at its source now, including those whose tags the mirror selects."""
+
+CheckSignature = Callable[[SourceReference], Awaitable[None]]
+"""Checks the signature of an image, if its mirror requires one. Raises Refused (not_signed)."""
 
 MakePlanner = Callable[["ReferenceCollector"], Planner]
 """Creates a planner that plans no targets. Argument: its receiver, whose method `receive` gets the references."""
@@ -40,12 +44,13 @@ class ReferenceCollector:
     references: the references by tag, for each pair of a mirror's number and a source repository. failures: the name of
     each mirror and reference that could not be read, with its error. unread: the number of the mirror and the
     repository for each list that could not be read. The repository is None if the repositories of a wildcard could not
-    be listed."""
+    be listed. waiting: the number of tags that `min-age` leaves out."""
 
     def __init__(self) -> None:
         self.references: defaultdict[tuple[int, str], dict[str, SourceReference]] = defaultdict(dict)
         self.failures: list[tuple[str, MirrorError]] = []
         self.unread: set[tuple[int, str | None]] = set()
+        self.waiting = 0
 
     def receive(self, references: Sequence[SourceReference]) -> None:
         """Add the references of one source repository."""
@@ -72,19 +77,24 @@ class ReferenceCollector:
         """Do nothing: targets are not planned."""
 
     def record_selection(self, entry: MirrorEntry, selection: SelectionSummary) -> None:
-        """Do nothing: the number of tags that each rule rejects is not needed."""
+        """Add the number of tags that wait for `min-age`."""
+        self.waiting += selection.rejected.get("min-age", 0)
 
 
 # ---- locking
 
 
 async def collect_lock(
-    entries: Sequence[MirrorEntry], config: str, make_planner: MakePlanner, find_attachments: FindAttachments
-) -> tuple[ImageLock, list[tuple[str, MirrorError]]]:
-    """Resolve all selected references at their sources, and find their attachments.
+    entries: Sequence[MirrorEntry],
+    config: str,
+    make_planner: MakePlanner,
+    find_attachments: FindAttachments,
+    check_signature: CheckSignature,
+) -> tuple[ImageLock, ReferenceCollector]:
+    """Resolve all selected references at their sources, check their signatures, and find their attachments.
 
-    Return the image lock, and the name of everything that could not be locked, with the error. If there is any, the
-    lock is incomplete and must not be used. config: the name of the configuration file."""
+    Return the image lock, and the collector with what could not be locked. If anything could not be locked, the lock is
+    incomplete and must not be used. config: the name of the configuration file."""
     collector = ReferenceCollector()
     await make_planner(collector).plan_all(entries)
     images: defaultdict[int, dict[str, dict[str, LockedImage]]] = defaultdict(dict)
@@ -92,14 +102,14 @@ async def collect_lock(
         images[number][repository] = {}
     references = [one for tags in collector.references.values() for one in tags.values()]
     for part in _batches(references):
-        results = await gather_results(_lock_reference(one, find_attachments) for one in part)
+        results = await gather_results(_lock_reference(one, find_attachments, check_signature) for one in part)
         for one, image in zip(part, results, strict=True):
             if isinstance(image, MirrorError):
                 collector.failures.append((one.name, image))
             else:
                 images[one.entry.number][one.entry.repository][one.tag] = image
-    mirrors = tuple(LockedMirror(entry.name, _target_names(entry), images[entry.number]) for entry in entries)
-    return ImageLock(config, mirrors), collector.failures
+    mirrors = tuple(LockedMirror(entry.name, target_names(entry), images[entry.number]) for entry in entries)
+    return ImageLock(config, mirrors), collector
 
 
 def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -108,7 +118,9 @@ def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
         yield items[start : start + _BATCH]
 
 
-async def _lock_reference(reference: SourceReference, find_attachments: FindAttachments) -> LockedImage:
+async def _lock_reference(
+    reference: SourceReference, find_attachments: FindAttachments, check_signature: CheckSignature
+) -> LockedImage:
     """Return the image that a resolved reference refers to. Raises an error if it cannot be locked."""
     version = reference.version
     if isinstance(version, MirrorError):
@@ -120,6 +132,8 @@ async def _lock_reference(reference: SourceReference, find_attachments: FindAtta
             hint="put mirrors that convert images (v1, `schema1: convert`) into another configuration",
             code="manifest_invalid",
         )
+    with suppress(OtherPlatform):  # the image is not copied
+        await check_signature(reference)
     return LockedImage(digest, version.media_type, await _find_attachments(reference, find_attachments))
 
 
@@ -135,97 +149,6 @@ async def _find_attachments(
         return ()  # the image is not copied
     except MirrorError as error:
         raise error.with_text(error.what.removeprefix(f"{reference.name}: ")) from error
-
-
-# ---- applying
-
-
-def lock_entries(entries: Sequence[MirrorEntry], lock: ImageLock, file: str) -> list[MirrorEntry]:
-    """Return the entries with the images of a lock. file: the name of the lock, for messages.
-
-    A mirror is identified by its source and, if several mirrors have this source, by its targets. Therefore, targets
-    can be added and mirrors can be reordered without a new lock. Raises ConfigError if the lock and the configuration
-    have different mirrors, if the lock contains a repository that its mirror cannot select, or if two mirrors would
-    write the same tag of a target repository."""
-    locked: defaultdict[str, list[LockedMirror]] = defaultdict(list)
-    wanted: defaultdict[str, list[MirrorEntry]] = defaultdict(list)
-    for mirror in lock.mirrors:
-        locked[mirror.source].append(mirror)
-    for entry in entries:
-        wanted[entry.name].append(entry)
-    for source in (*wanted, *locked):
-        if not locked[source]:
-            raise ConfigError(f"{file} does not contain the mirror of {printable(source)}", hint=_LOCK_AGAIN)
-        if not wanted[source]:
-            what = f"{file} contains a mirror of {printable(source)}, but the configuration does not"
-            raise ConfigError(what, hint=_LOCK_AGAIN)
-    found = {
-        entry.number: mirror
-        for source in wanted
-        for entry, mirror in _match_mirrors(wanted[source], locked[source], file)
-    }
-    for entry in entries:
-        _check_repositories(entry, found[entry.number], file)
-    locked_entries = [
-        replace(entry, locked=found[entry.number].images, lock_key=found[entry.number].key()) for entry in entries
-    ]
-    _check_targets(locked_entries, file)
-    return locked_entries
-
-
-def _match_mirrors(
-    entries: list[MirrorEntry], mirrors: list[LockedMirror], file: str
-) -> list[tuple[MirrorEntry, LockedMirror]]:
-    """Pair the entries for one source with the locked mirrors of this source. Raises ConfigError if they differ.
-
-    Entries that also have the same targets are paired in their order."""
-    if len(entries) == len(mirrors) == 1:
-        return [(entries[0], mirrors[0])]
-    ordered = sorted(entries, key=_target_names)
-    others = sorted(mirrors, key=lambda mirror: mirror.targets)
-    if [_target_names(entry) for entry in ordered] != [mirror.targets for mirror in others]:
-        what = f"{file} and the configuration have different mirrors of {printable(entries[0].name)}"
-        raise ConfigError(what, hint=_LOCK_AGAIN)
-    return list(zip(ordered, others, strict=True))
-
-
-def _target_names(entry: MirrorEntry) -> tuple[str, ...]:
-    """Return the names of the target repositories, sorted."""
-    return tuple(sorted(str(target.repository) for target in entry.targets))
-
-
-def _check_repositories(entry: MirrorEntry, mirror: LockedMirror, file: str) -> None:
-    """Raise ConfigError if the locked mirror contains a repository that `entry` cannot select."""
-    for repository in mirror.images:
-        if not entry.has_repository(repository):
-            name = printable(repository, 80)
-            raise ConfigError(f"{file}: {entry.name} does not contain the repository {name}", hint=_LOCK_AGAIN)
-
-
-def _check_targets(entries: Sequence[MirrorEntry], file: str) -> None:
-    """Raise ConfigError if two mirrors would write the same tag of a target repository.
-
-    The check of the configuration covers only the tags that its rules select, not those in the lock."""
-    writers: defaultdict[Repository, list[tuple[str, Counter[str]]]] = defaultdict(list)
-    for entry in entries:
-        for repository, tags in (entry.locked or {}).items():
-            expanded = entry.expand_wildcard(repository) if entry.wildcard else entry
-            for target in expanded.targets:
-                written_tags = Counter(target.tags.apply(tag) for tag in tags)
-                writers[target.repository].append((expanded.name, written_tags))
-    for written, sources in writers.items():
-        for number, (source, written_tags) in enumerate(sources):
-            for other_source, other_tags in sources[:number]:
-                _refuse_shared_tags(file, other_source, source, written, written_tags & other_tags)
-            twice = Counter({tag: count for tag, count in written_tags.items() if count > 1})  # with a fixed tag
-            _refuse_shared_tags(file, source, source, written, twice)
-
-
-def _refuse_shared_tags(file: str, one: str, other: str, written: Repository, tags: Counter[str]) -> None:
-    """Raise ConfigError if there are `tags` in the repository `written` that images of both sources would get."""
-    for tag in sorted(tags)[:1]:
-        what = f"{file}: images of {one} and {other} would both be copied to {written}:{printable(tag)}"
-        raise ConfigError(what, hint=_LOCK_AGAIN)
 
 
 # ---- comparing

@@ -86,9 +86,13 @@ class MirrorEntry(Struct, frozen=True):
 
     @property
     def attachments_key(self) -> str:
-        """The key under which the state records when the attachments of its images were checked."""
+        """The key under which the state records when the attachments of its images were checked.
+
+        It changes with the tags of attachments that are mirrored like those of any other image: they do not count as
+        attachments, so a check did not cover them."""
         rules = self.attachments.key if self.attachments is not None else ""
-        return " ".join(part for part in (self.name, rules, self.lock_key) if part)
+        tags = self.lock_key or (self.rules.attachments_key if self.keeps_tags else "")
+        return " ".join(part for part in (self.name, rules, tags) if part)
 
     @property
     def keeps_tags(self) -> bool:

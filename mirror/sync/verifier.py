@@ -34,7 +34,6 @@ from mirror.sync.manifest_graph import ManifestCache, WrongDescriptorError
 from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, SourceReference, TargetEntry
 from mirror.sync.platform_reader import PlatformReader
 from mirror.sync.report_entries import image_entry, image_failure, mirror_entry, mirror_failure
-from mirror.sync.signature_checker import SignatureChecker
 from mirror.transfer.blob_request import BlobSource
 from mirror.transfer.calls import Calls
 from mirror.transfer.downloads import BlobDownload
@@ -71,8 +70,7 @@ class VerifyResult(Struct):
 class Verifier:
     """Checks each image that a target should have. Implements PlanReceiver.
 
-    reader: runs the transforms if `deep` is set, and finds the attachments of images. signatures: checks the signatures
-    of images that a sync would copy.
+    reader: runs the transforms if `deep` is set, checks signatures, and finds the attachments of images.
     progress: the progress of the run, in which images are counted.
     deep: whether to hash every blob, to run transforms in order to compare their results with the targets, and to check
     the signatures of all images.
@@ -84,7 +82,6 @@ class Verifier:
         calls: Calls,
         targets: Mapping[str, Target],
         reader: ImageReader,
-        signatures: SignatureChecker,
         progress: Progress,
         *,
         deep: bool,
@@ -95,7 +92,6 @@ class Verifier:
         self._receive_entry = receive_entry
         self._calls = calls
         self._reader = reader
-        self._signatures = signatures
         self._manifests = ManifestCache(calls, by_repository=True)
         self._attachments = AttachmentVerifier(
             calls, reader.attachments, self._manifests, self._check_blobs, _add_remedy
@@ -233,10 +229,10 @@ class Verifier:
         if reference.entry.signature_policy is None:
             return
         try:
-            version = await self._reader.resolve(reference)
+            await self._reader.resolve(reference)
         except NotFound:
             return
-        await self._signatures.check(reference, version)
+        await self._reader.check_signature(reference)
 
     async def _read_unlisted(self, plan_entry: PlanEntry) -> Digest:
         """Read a tag from the target, because the plan entry does not contain its digest, and return the digest.
@@ -314,7 +310,8 @@ class Verifier:
 
         if self._deep and not target.store.omits_blob(blob):
             run = partial(_hash_blob, blob, BlobSource(target.store, repository.path), self._progress)
-            self.result.bytes += await self._calls.call(run, needs=(host_permit(repository.host), DOWNLOADS))
+            size = await self._calls.call(run, needs=(host_permit(repository.host), DOWNLOADS))
+            self.result.bytes += size  # after the wait, during which other blobs are counted
         else:
             await self._calls.call_host(repository.host, look_up)
 

@@ -139,7 +139,7 @@ def test_a_signature_that_another_tool_wrote_on_the_target_is_kept(
     for command in ("plan", "verify"):
         ran = mirror_run(command, mirror_run.config_file)
         assert 3 == ran.code, ran
-        assert f"{target.host}/copy:{signer.tag} has {theirs}, and there is no record that mirror copied it" in ran.text
+        assert f"copy:{signer.tag} has {theirs}, and there is no record that mirror copied it" in ran.text
     delete_state(mirror_run)
     assert [3] == codes(mirror_run, ())
     assert ([], theirs) == (target.writes(), signatures(target, signer))

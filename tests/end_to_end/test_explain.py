@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import Any
 
 from tests.conftest import ScriptedFactory
 from tests.registries.faults import FOREVER
 from tests.registries.scripted import ScriptedRegistry
-from tests.support.images import Graph
+from tests.support.images import Graph, tag_of
+from tests.support.signing import signing_key
 from tests.support.tool import MirrorTool, Ran
 
 
@@ -183,3 +185,58 @@ def test_a_target_with_other_tags_is_explained_by_the_tag_of_its_source(
     assert ("skip", found["digest"]) == (copy["action"], copy["digest"])
     assert "newest" == explained(mirror_run, f"{target.host}/app:1.0-x")["rule"]
     assert 2 == mirror_run("explain", mirror_run.config_file, f"{target.host}/app:1.1").code
+
+
+def test_an_image_that_a_sync_would_reject_is_explained_with_the_reason(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    graph = images("rejected", "v1")
+    graph.schema1("old")
+    source.load("app", graph)
+    (mirror_run.folder / "cosign.pub").write_bytes(signing_key().pem)
+    mirror = {"source": f"{source.host}/app", "targets": [f"{target.host}/app"], "schema1": "fail"}
+    rejected: dict[str, dict[str, Any]] = {
+        "v1 is not signed": {"verify-signatures": {"keys": ["cosign.pub"]}, "referrers": False},
+        "v1 has no signature": {"referrers": {"require": ["signature"]}},
+        "old is a schema 1 image": {},
+    }
+    for reason, keys in rejected.items():
+        mirror_run.config([{**mirror, **keys}], source, target)
+        found = explained(mirror_run, f"{source.host}/app:{reason.partition(' ')[0]}")
+        (on_target,) = found["targets"]
+        assert (True, "fail") == (found["selected"], on_target["action"])
+        assert reason.partition(" ")[2] in on_target["reason"]
+    unwritten(mirror_run, source, target)
+
+
+def test_without_a_state_a_smaller_index_on_the_target_is_explained_as_up_to_date(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    graph = Graph("index")
+    graph.platforms("v1")
+    source.load("app", graph)
+    mirror = {"source": f"{source.host}/app", "targets": [f"{target.host}/app"], "platforms": ["linux/amd64"]}
+    mirror_run.config([mirror], source, target)
+    mirror_run.sync()
+    shutil.rmtree(mirror_run.state)
+    (on_target,) = explained(mirror_run, f"{source.host}/app:v1")["targets"]
+    assert ("skip", "the target has the image already") == (on_target["action"], on_target["reason"])
+
+
+def test_a_tag_of_a_signature_that_the_rules_do_not_select_is_explained_as_an_attachment(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    graph = Graph("signed")
+    tag = f"{tag_of(image := graph.image('v1'))}.sig"
+    graph.signature(image)
+    source.load("app", graph)
+    mirror = {"source": f"{source.host}/app", "targets": [f"{target.host}/app"], "tags": ["v1"]}
+    for copied in (True, False):
+        mirror_run.config([{**mirror, "referrers": copied}], source, target)
+        found = explained(mirror_run, f"{target.host}/app:{tag}")
+        (on_target,) = found["targets"]
+        assert (False, "none") == (found["selected"], on_target["action"])
+        assert copied == ("only with the image to which it belongs" in on_target["reason"])

@@ -139,6 +139,45 @@ def test_locked_images_get_exactly_the_attachments_that_they_had(
     assert signed.graph.tags[signed.tag] == walk_tag(target, "app", signed.tag).digest
 
 
+def test_a_locked_image_without_a_required_attachment_is_refused(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source", referrers=True), scripted("target", referrers=True)
+    graph = versions("required", "unsigned", "by-tag")
+    graph.signature(graph.image("by-tag"))
+    children = [graph.image(platform=platform, label="child") for platform in ("linux/amd64", "linux/arm64")]
+    graph.index("by-platform", children=children)
+    for child in children:
+        graph.artifact(kind=SIGNATURE, texts=[child.digest.encode()], subject=child)
+    source.load("app", graph)
+    tags = ["by-tag", "by-platform", "unsigned"]
+    configure(mirror_run, source, target, tags=tags)
+    assert 0 == mirror_run("lock", mirror_run.config_file).code
+    configure(mirror_run, source, target, tags=tags, referrers={"require": ["signature"]})
+    ran = mirror_run.sync("--locked", lock_file(mirror_run), expect=3)
+    assert "has no signature at the source" in ran.text
+    assert "unsigned" not in target.tags("app")
+    assert 3 == mirror_run("plan", mirror_run.config_file, "--locked", lock_file(mirror_run)).code
+    target.load("app", versions("required", "unsigned"))
+    source.mark()
+    mirror_run.sync("--locked", lock_file(mirror_run), expect=3)
+    wanted = {"by-tag": "up-to-date", "by-platform": "up-to-date", "unsigned": "failed"}
+    assert {f"{target.host}/app:{tag}": result for tag, result in wanted.items()} == mirror_run.results()
+    assert [] == source.requests()
+
+
+def test_a_lock_says_how_many_tags_it_lacks_because_they_wait(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    source.load("app", versions("young", "v1", "v2"))
+    configure(mirror_run, source, target, tags={"min-age": "1 h"})
+    ran = mirror_run("lock", mirror_run.config_file)
+    assert 0 == ran.code
+    assert "0 images of 1 mirror locked" in ran.out
+    assert "2 tags wait for min-age, so the image lock does not contain them" in ran.err
+
+
 def test_plan_with_a_lock_shows_how_attachments_differ(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     source, target = scripted("source", referrers=True), scripted("target")
     signed = signed_lock(mirror_run, source, target, tags=["3.20"])

@@ -209,6 +209,7 @@ def test_an_immutable_tag_is_compared_after_its_platforms_have_been_selected(
     mirror_run.sync()
     assert ["up-to-date"] == list(mirror_run.results().values())
     configure(mirror_run, source, target, tags={"immutable": ["v.*"]}, platforms=["linux/amd64"])
+    assert 3 == mirror_run("plan", mirror_run.config_file).code
     mirror_run.sync(expect=3)
     assert ["conflict"] == list(mirror_run.results().values())
 

@@ -106,6 +106,34 @@ def test_a_locked_image_is_filtered_and_compared_by_its_digest_at_the_source(
     assert f"v1: locked {graph.tags['v1']}, the source has {moved.tags['v1']}" in mirror_run(*plan).out
 
 
+@pytest.mark.parametrize("index", ["rewrite", "sparse"])
+def test_locked_attachments_of_platforms_that_the_target_does_not_get_are_left_out(
+    scripted: ScriptedFactory, mirror_run: MirrorTool, index: str
+) -> None:
+    source = scripted("source", referrers=True)
+    target = scripted("target", referrers=True, needs_subject=True, sparse_indexes=index == "sparse")
+    graph = Graph("locked")
+    children = [graph.image(platform=platform) for platform in ("linux/amd64", "linux/arm64")]
+    root = graph.index("v1", children=children)
+    cosign = graph.signature(root)
+    source.load("app", graph)
+    of_root, of_kept, of_other = (refer(source, one, one.digest) for one in (root, *children))
+    mirror = {"source": f"{source.host}/app", "targets": [f"{target.host}/app"], "tags": ["v1"]}
+    mirror_run.config([mirror], source, target)
+    lock = mirror_run.config_file.with_suffix(".lock")
+    assert 0 == mirror_run("lock", mirror_run.config_file).code
+    source.mark()
+    mirror_run.config([{**mirror, "platforms": ["linux/amd64"], "index": index, "recheck": "0 s"}], source, target)
+    with_root = {of_root, cosign.digest} if index == "sparse" else set()
+    for result in ("copied", "up-to-date"):
+        mirror_run.sync("--locked", lock)
+        image = image_entries(mirror_run)["v1"]
+        assert (result, 1 + len(with_root)) == (image["result"], sum(image["referrers"].values()))
+        held = set(target.storage.repositories["app"].manifests)
+        assert {image["digest"], children[0].digest, of_kept} | with_root == held
+    assert of_other not in {seen.reference for seen in source.requests()}
+
+
 def test_explain_says_why_an_image_of_another_platform_is_skipped(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
@@ -144,3 +172,31 @@ def test_the_selection_by_date_is_the_same_before_and_after_the_platforms_are_kn
         results = {tag: entry["result"] for tag, entry in image_entries(mirror_run).items()}
         assert ({"index", "new"}, "skipped") == (set(results), results["new"])
     assert (0, 0) == (source.counts()["GET manifest"], source.counts()["GET blob"])
+
+
+def test_a_required_signature_of_an_index_that_is_replaced_does_not_count_and_the_message_says_what_helps(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source", referrers=True), scripted("target", referrers=True, sparse_indexes=True)
+    graph = Graph("signed")
+    children = [graph.image(platform=platform) for platform in ("linux/amd64", "linux/arm64")]
+    graph.signature(graph.index("v1", children=children))
+    source.load("app", graph)
+    mirror = {
+        "source": f"{source.host}/app",
+        "targets": [f"{target.host}/app"],
+        "tags": ["v1"],
+        "platforms": ["linux/amd64"],
+        "referrers": {"require": ["signature"]},
+    }
+    mirror_run.config([mirror], source, target)
+    ran = mirror_run.sync(expect=3)
+    assert "app:v1 has no signature for the platforms that are copied" in ran.text
+    assert "attach it to the image of each platform" in ran.text
+    assert "set `index: sparse`" in ran.text
+    assert [] == target.writes()
+    mirror_run.config([{**mirror, "index": "sparse"}], source, target)
+    mirror_run.sync()
+    refer(source, children[0], "of the platform")
+    mirror_run.config([mirror], source, target)
+    mirror_run.sync()

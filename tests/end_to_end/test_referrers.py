@@ -132,6 +132,29 @@ def test_a_source_without_attachments_and_without_the_api_costs_one_request_in_a
     assert {"GET tags": 1, "HEAD manifest": 5} == target.counts()
 
 
+@pytest.mark.parametrize("rules", [["3.20"], {"exclude": ["sha256-.*"]}, {"newest": 1}])
+def test_a_signature_that_is_no_longer_mirrored_like_any_other_tag_is_copied_with_its_image_at_once(
+    scripted: ScriptedFactory, mirror_run: MirrorTool, rules: Any
+) -> None:
+    source, target, signed = signed_pair(scripted)
+    mirror = {"source": f"{source.host}/app", "targets": [f"{target.host}/copy"]}
+    signature = json.loads(signed.graph.manifests[signed.graph.tags[signed.tag]].data)["layers"][0]["digest"]
+    source.storage.repositories["app"].blobs.remove(signature)
+    mirror_run.config([mirror], source, target)
+    mirror_run.sync(expect=1)
+    assert ("copied", "failed") == tuple(
+        mirror_run.results()[f"{target.host}/copy:{tag}"] for tag in ("3.20", signed.tag)
+    )
+    mirror_run.config([{**mirror, "tags": rules}], source, target)
+    mirror_run.sync(expect=1)
+    source.storage.repositories["app"].blobs.add(signature)
+    mirror_run.sync()
+    assert signed.graph.tags[signed.tag] == walk_tag(target, "copy", signed.tag).digest
+    source.mark()
+    mirror_run.sync()
+    assert 0 == source.counts()["GET referrers"]
+
+
 # ---- what was lost on the target
 
 

@@ -69,7 +69,7 @@ def test_rules_that_select_no_repository_of_a_catalog_are_a_failure(
     for command in ("plan", "verify", "sync"):
         ran = mirror_run(command, mirror_run.config_file)
         assert 1 == ran.code, ran
-        for text in (f"no repository of {source.host}/team/* is selected", *says):
+        for text in ("no repository of team/* is selected", *says):
             assert text in ran.text, ran
     [entry] = mirror_run.report()["images"]
     assert (f"{source.host}/team/*", "nothing_selected") == (entry["source"], entry["error"]["code"])

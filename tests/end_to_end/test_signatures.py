@@ -419,3 +419,15 @@ def test_a_bundle_lists_the_images_that_were_rejected_as_missing(
     mirror_run.sync(expect=3)
     ran = mirror_run("bundle", "verify", mirror_run.folder / "export.tar")
     assert (3, True, False) == (ran.code, "app:unsigned is missing" in ran.out, "app:signed" in ran.out)
+
+
+def test_an_image_that_is_not_signed_cannot_be_locked(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+    source, target = scripted("source"), scripted("target")
+    _load(source, {"good": sign, "bad": _unsigned})
+    _configure(mirror_run, source, target, referrers=False, tags=["good", "bad"])
+    ran = mirror_run("lock", mirror_run.config_file)
+    assert (3, "") == (ran.code, ran.out)
+    assert "is not signed with a key in `verify-signatures`" in ran.err
+    assert not mirror_run.config_file.with_suffix(".lock").exists()
+    _configure(mirror_run, source, target, referrers=False, tags=["good"])
+    assert 0 == mirror_run("lock", mirror_run.config_file).code

@@ -283,7 +283,9 @@ def test_a_wildcard_that_matches_nothing_fails(scripted: ScriptedFactory, mirror
         [{"source": f"{source.host}/nothing/*", "targets": [f"{target.host}/{{repository}}"]}], source, target
     )
     ran = mirror_run.sync(expect=1)
-    assert f"{source.host}/nothing/* matches no repository" in ran.text
+    assert "nothing/* matches no repository" in ran.text
+    [entry] = mirror_run.report()["images"]
+    assert f"{source.host}/nothing/*" == entry["source"]
 
 
 @pytest.mark.parametrize("status", [416, 400, 501])

@@ -92,3 +92,18 @@ def test_a_tag_missing_from_the_listing_of_the_target_is_read_and_compared(
         assert (1, ["app:moved", "app:new"]) == (ran.code, broken(problems))
         assert problems[0][1].startswith("the digests differ")
         assert problems[1][1].startswith("the image is not on the target")
+
+
+def test_verify_deep_prints_the_size_of_all_blobs_that_it_has_hashed(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    graph = Graph("sizes")
+    graph.image("v1", layers=[graph.layer(f"layer-{number}") for number in range(8)])
+    source.load("app", graph)
+    target.load("copy", graph)
+    mirror = {"source": f"{source.host}/app", "targets": [f"{target.host}/copy"]}
+    mirror_run.config([mirror], source, target)
+    ran = mirror_run("verify", mirror_run.config_file, "--deep")
+    size = sum(map(len, graph.blobs.values())) / 1024
+    assert f"verified: 1 image, 9 blobs, {size:.1f} KiB hashed; all complete\n" == ran.out

@@ -478,6 +478,8 @@ def test_each_tag_of_an_exclusive_target_is_noted_once(world: World) -> None:
 
 # ---- attachments
 
+CHECKED = f"source/app {TagRules().attachments_key}"  # the key under which a check of attachments is recorded
+
 
 def same_everywhere(world: World, *tags: str) -> list[Digest]:
     for tag in tags:
@@ -494,7 +496,7 @@ def test_the_attachments_of_an_unchanged_image_are_due_after_a_period(world: Wor
     world.tag(world.source, "new")
     for digest, time in zip(digests, (world.now - 3600, world.now - 3599, None, world.now + 1), strict=True):
         if time is not None:
-            world.hints.checked["source/app", "target/copy", digest] = time
+            world.hints.checked[CHECKED, "target/copy", digest] = time
     recorded = world.plan(attachments=AttachmentRules(recheck=3600.0))
     assert {"old", "never", "future"} == due(recorded)  # also if the clock was set back
     assert {"old": "skip", "fresh": "skip", "never": "skip", "future": "skip", "new": "copy"} == recorded.actions()
@@ -503,15 +505,18 @@ def test_the_attachments_of_an_unchanged_image_are_due_after_a_period(world: Wor
 
 def test_with_a_period_of_zero_attachments_are_always_due(world: World) -> None:
     (digest,) = same_everywhere(world, "v1")
-    world.hints.checked["source/app", "target/copy", digest] = world.now
+    world.hints.checked[CHECKED, "target/copy", digest] = world.now
     assert {"v1"} == due(world.plan(attachments=AttachmentRules(recheck=0.0)))
 
 
 def test_attachments_are_due_if_the_rules_have_changed(world: World) -> None:
     (digest,) = same_everywhere(world, "v1")
-    world.hints.checked["source/app", "target/copy", digest] = world.now
+    world.hints.checked[CHECKED, "target/copy", digest] = world.now
     assert set() == due(world.plan(attachments=AttachmentRules()))
     assert {"v1"} == due(world.plan(attachments=AttachmentRules(require=("sbom",))))
+    # Another rule decides which tags of attachments are copied like any other tag.
+    for rules in (TagRules(literal=("v1",)), TagRules(include=("v.*",)), TagRules(exclude=("sha256-.*",))):
+        assert {"v1"} == due(world.plan(rules, attachments=AttachmentRules()))
 
 
 def test_nothing_is_due_without_attachments_or_without_hints(world: World) -> None:

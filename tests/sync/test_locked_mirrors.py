@@ -10,7 +10,7 @@ from mirror.oci.reference import Repository
 from mirror.selection.tag_rules import TagRules
 from mirror.selection.tag_templates import TagTemplate
 from mirror.sync.image_lock import ImageLock, LockedImage, LockedMirror
-from mirror.sync.locked_selection import lock_entries
+from mirror.sync.locked_mirrors import lock_entries
 from mirror.sync.plan_model import MirrorEntry, TargetEntry
 from tests.support.stores import MemoryStore
 

@@ -1,0 +1,44 @@
+"""Finds out what a copy of an image would do, without copying it: for `plan` and `explain`."""
+
+from __future__ import annotations
+
+from mirror.errors import Cancelled, MirrorError
+from mirror.sync.image_reader import Image, ImageReader
+from mirror.sync.plan_decisions import check_immutable
+from mirror.sync.plan_model import Action, PlanEntry
+from mirror.util.structs import replace
+
+
+async def preview_copy(reader: ImageReader, plan_entry: PlanEntry) -> Image | None:
+    """Read the manifests of an image that a sync would copy, and return the image with its attachments.
+
+    Return None if the target has the image already, or if the image must be converted, which takes its layers. Raises
+    the errors with which a sync would reject the image (not_signed, not_found, tag_immutable), OtherPlatform, and the
+    errors of the source."""
+    reference = plan_entry.reference
+    version = await reader.resolve(reference)
+    await reader.check_signature(reference)
+    if version.transform is not None:
+        return None
+    graph = await reader.read_graph(reference)
+    check_immutable(plan_entry, graph.root.digest)
+    if graph.root.digest == plan_entry.old_digest and not plan_entry.incomplete:
+        return None
+    return await reader.read_image(reference)
+
+
+async def refine_plan_entry(reader: ImageReader, plan_entry: PlanEntry) -> PlanEntry:
+    """Return a plan entry with the action that results when the image is read.
+
+    The action COPY may become FAIL, if a sync would reject the image or cannot read it, or SKIP, if the target has the
+    image already."""
+    if plan_entry.action is not Action.COPY:
+        return plan_entry
+    try:
+        image = await preview_copy(reader, plan_entry)
+    except Cancelled:
+        raise
+    except MirrorError as error:
+        return replace(plan_entry, action=Action.FAIL, error=error)
+    version = await reader.resolve(plan_entry.reference)
+    return plan_entry if image is not None or version.transform is not None else replace(plan_entry, action=Action.SKIP)
