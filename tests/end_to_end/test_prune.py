@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shlex
 import subprocess
 import threading
 from collections.abc import Sequence
@@ -211,7 +212,9 @@ def test_a_plan_that_deletes_too_much_is_refused_before_anything_is_deleted(
         assert "2 of 10 tags of" in flat(ran)
         assert ([], set(world.tags)) == (world.target.writes(), world.left())
         assert {"copy:t8": "kept", "copy:t9": "kept"} == report(mirror_run)
-    apply(mirror_run, "--max-delete", "20%")
+    assert 0 == mirror_run("prune", mirror_run.config_file, "--plan=-plan.json").code
+    command = shlex.split(mirror_run.runs[-1].out.splitlines()[-1].partition(": mirror ")[2])
+    assert 0 == mirror_run(*command).code
     assert set(world.tags[:8]) == world.left()
 
 
@@ -370,6 +373,22 @@ def test_a_manifest_that_a_registry_deleted_is_restored_after_a_signal(world: Wo
     ran = tool.finish(processes[0])
     assert 143 == ran.code, ran
     careless.check({"t2"})
+
+
+def test_each_deletion_of_a_shared_tag_is_checked(world: World) -> None:
+    """A host may store its repositories in different ways."""
+    world.removed = ["t1", "t2"]
+    careless = Careless(world, "theirs")
+    careless.home.tags["theirs-too"] = careless.home.tags["t1"]
+    careless.before = snapshot(world.target)
+
+    def delete_all(request: Request) -> Reply:
+        careless.delete(request)
+        return Reply(202)
+
+    world.target.fault("DELETE manifest", nth=2, hook=delete_all)
+    assert "it was restored" in flat(apply(world.tool, "--max-delete", "100", expect=3))
+    careless.check({"t1", "t2"})
 
 
 def test_all_tags_are_restored_that_can_be_restored(world: World) -> None:
