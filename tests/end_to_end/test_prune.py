@@ -375,6 +375,24 @@ def test_a_manifest_that_a_registry_deleted_is_restored_after_a_signal(world: Wo
     careless.check({"t2"})
 
 
+def test_nothing_is_deleted_if_an_index_on_the_target_cannot_be_read(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    world = World(mirror_run, source, target)
+    world.sync_and_remove()
+    foreign = Graph("foreign")
+    digest = world.graph.tags["t2"]
+    child = target.create("copy").manifests[digest]
+    made = foreign.index("theirs", children=[foreign.raw(child.data, child.media_type)])
+    target.load("copy", foreign)
+    make_plan(mirror_run)
+    target.fault("GET manifest", reference=made.digest, times=99, status=404)
+    ran = apply(mirror_run, "--max-delete", "100", expect=1)
+    assert "copy:theirs exists, but its manifest" in flat(ran)
+    assert digest in target.create("copy").manifests
+
+
 def test_each_deletion_of_a_shared_tag_is_checked(world: World) -> None:
     """A host may store its repositories in different ways."""
     world.removed = ["t1", "t2"]
