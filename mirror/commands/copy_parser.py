@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from mirror.util.structs import replace
 
 if TYPE_CHECKING:
     from mirror.config.copy_arguments import CopyArguments, Value
+
+_NUMBER = re.compile("[0-9]{1,18}")
 
 # Options that may be repeated: name, metavar, key path, help.
 _LISTS = (
@@ -87,7 +90,7 @@ def _copy_arguments(parsed: argparse.Namespace) -> CopyArguments:
     for name, _, path, _ in (*_LISTS, *_VALUES):
         value = given[name.removeprefix("--").replace("-", "_")]
         if value is not None:
-            is_number = path == ("tags", "newest") and value.isdecimal()
+            is_number = path == ("tags", "newest") and _NUMBER.fullmatch(value) is not None
             keys[path] = (int(value) if is_number else value, name)
     if parsed.no_referrers:
         keys["referrers",] = (False, "--no-referrers")

@@ -60,7 +60,8 @@ def _apply_hint(plan: PrunePlan, file: Path, limit: float) -> list[str]:
     also = f" and {format_count(attachments, 'attachment')}" if attachments else ""
     where = format_count(len(plan.repositories), "repository", "repositories")
     lines = [f"to delete: {format_count(tags, 'tag')}{also} in {where}"]
-    command = ["mirror", "prune", str(plan.config), "--apply", str(file)]
+    name = f"./{file}" if str(file).startswith("-") else str(file)  # it must not look like an option
+    command = ["mirror", "prune", str(plan.config), "--apply", name]
     highest = max(repository.percent for repository in plan.repositories)
     if highest > limit:
         lines.append(f"this is more than {limit:g} % of the tags of a repository, so a higher limit is needed")

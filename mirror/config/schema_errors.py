@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import Any
 
 from mirror.config.problems import SECRET_KEYS, KeyPath, quote_key, quote_value
@@ -14,6 +15,7 @@ from mirror.selection.locations import MATCHED
 MATCHED_NAME = MATCHED.strip("{}")
 
 _LATER = "not in this version"
+_NUMBER = re.compile("[0-9]{1,18}")
 _REQUIRED = ("version", "mirrors", "source", "targets")
 # Keys of other tools, and the keys that have the same meaning here.
 _SYNONYMS = {
@@ -171,7 +173,7 @@ def _hint(path: KeyPath, part: dict[str, Any], value: object) -> str:
         instead = f"[{quote_value(value)}]"
     elif "boolean" in kinds and value.lower() in YAML_BOOLEANS:
         instead = f"{value.lower()}, without quotes"
-    elif value.isdecimal() and conforms(int(value), part):
+    elif _NUMBER.fullmatch(value) and conforms(int(value), part):
         instead = f"{int(value)}, without quotes"
     elif "string" in kinds:
         meant = suggest_text(path, part, value)

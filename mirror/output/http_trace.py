@@ -81,7 +81,7 @@ class _TraceHandler(logging.Handler):
 def _open_private(path: Path) -> int:
     """Create the file, or empty it, so that only its owner may read it. Pipes and devices are opened as they are.
 
-    Raises LocalError if it cannot be opened, or if it is a symbolic link to a regular file."""
+    Raises LocalError if it cannot be opened, belongs to another user, or is a symbolic link to a regular file."""
     try:
         with suppress(FileExistsError):
             return os.open(path, _NEW, 0o600)
@@ -92,8 +92,11 @@ def _open_private(path: Path) -> int:
             if error.errno != errno.ELOOP or path.is_file():
                 raise
             return os.open(path, _EXISTING)
-        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        found = os.fstat(descriptor)
+        if stat.S_ISREG(found.st_mode):
             try:
+                if found.st_uid != os.geteuid():  # root could change the mode, but the owner could change it back
+                    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
                 os.fchmod(descriptor, 0o600)
                 os.ftruncate(descriptor, 0)
             except OSError:

@@ -32,7 +32,8 @@ class ServerConnection(BaseHTTPRequestHandler):
     """A connection from a client to a server. `run` answers the requests that arrive on it.
 
     headers: sent with every response.
-    idle_since: when the connection began to wait for a request (monotonic clock, seconds); None during a request."""
+    idle_since: when the connection began to wait for a request (monotonic clock, seconds); None from the end of the
+    headers of a request until its response has been sent."""
 
     protocol_version = "HTTP/1.1"
     server_version = f"mirror/{__version__}"
@@ -85,6 +86,7 @@ class ServerConnection(BaseHTTPRequestHandler):
             self._send(body.to_response())
             return
         self._send(self._handle(body))
+        self.idle_since = time.monotonic()  # also if the client delays the rest of a body that nobody needs
         if not body.drain(_MAX_DRAINED):
             self._linger(body)
 

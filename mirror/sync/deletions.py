@@ -20,6 +20,7 @@ from mirror.sync.prune_plan import PruneRefused
 from mirror.util.cancellation import Work
 
 _NOT_SUPPORTED = frozenset({400, 405, 501})  # statuses with which registries reject a deletion that they do not support
+_RESTORE_TIMEOUT = 2.0  # seconds after a signal
 _ENABLE = (
     "allow deletions in the configuration of the registry (docker-registry: REGISTRY_STORAGE_DELETE_ENABLED=true), or "
     "delete the tags with a tool of the registry"
@@ -53,7 +54,20 @@ class Deletions:
         Raises PruneRefused if the tag refers to something else, TagDeletionRejected, and Refused (target_lied)."""
         if not self._check_tag(tag, digest, work):
             return False
-        manifest = self._store.manifest(self._path, digest, work) if others is not None else None
+        if others is None:
+            self._send_tag_deletion(tag, digest, work)
+            return True
+        manifest = self._store.manifest(self._path, digest, work)
+        # After a signal or an error, the registry may have deleted the manifest, too.
+        with work.with_grace_period(_RESTORE_TIMEOUT) as restoring:
+            try:
+                self._send_tag_deletion(tag, digest, restoring)
+            finally:
+                self._check_manifest(manifest, others, restoring)
+        return True
+
+    def _send_tag_deletion(self, tag: str, digest: Digest, work: Work) -> None:
+        """Delete a tag by its name, and check that it is gone. Raises TagDeletionRejected."""
         self._records.delete_hint(self._name, tag)
         try:
             self._store.delete(self._path, tag, work)
@@ -64,9 +78,6 @@ class Deletions:
         (version,) = self._resolve([tag], work)
         if isinstance(version, Version) and version.digest == digest:
             raise TagDeletionRejected(f"{self._name}:{tag} still exists after the registry accepted its deletion")
-        if manifest is not None:
-            self._check_manifest(manifest, others or (), work)
-        return True
 
     def _check_tag(self, tag: str, digest: Digest, work: Work) -> bool:
         """Return whether a tag exists. Raises PruneRefused if it does not refer to `digest`."""
@@ -82,19 +93,24 @@ class Deletions:
     def _check_manifest(self, manifest: Manifest, tags: Collection[str], work: Work) -> None:
         """Check that a manifest was not deleted with one of its tags. If it was, restore it with its other tags.
 
-        Raises Refused (target_lied)."""
+        Raises Refused (target_lied), and the error of the request if it is not known whether the manifest exists."""
         (version,) = self._resolve([manifest.digest], work)
-        if not isinstance(version, NotFound):
+        if isinstance(version, Version):
             return
-        what = f"{self._name} deleted the manifest {manifest.digest} together with one of its tags"
-        hint = "delete the tags of this registry with a tool of the registry"
+        if not isinstance(version, NotFound):
+            raise version
+        errors: dict[str, MirrorError] = {}
         for reference in tags or (manifest.digest,):
             try:
                 self._store.put_manifest(self._path, reference, manifest, work)
             except MirrorError as error:
-                name = f"{self._name}{reference_suffix(reference)}"
-                lost = f"{what}, and {name} could not be restored: {error.what}"
-                raise Refused(lost, hint=f"push {name} again; {hint}", code="target_lied") from error
+                errors[f"{self._name}{reference_suffix(reference)}"] = error
+        what = f"{self._name} deleted the manifest {manifest.digest} together with one of its tags"
+        hint = "delete the tags of this registry with a tool of the registry"
+        if errors:
+            names, first = " and ".join(errors), next(iter(errors.values()))
+            lost = f"{what}, and {names} could not be restored: {first.what}"
+            raise Refused(lost, hint=f"push {names} again; {hint}", code="target_lied") from first
         raise Refused(f"{what}, although it is still in use; it was restored", hint=hint, code="target_lied")
 
     def delete_manifest(self, digest: Digest, tags: Sequence[str], work: Work) -> bool:

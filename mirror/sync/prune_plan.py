@@ -178,9 +178,11 @@ def _parse_document(document: Value, what: str) -> tuple[AllowedDeletions, str]:
     config = _object(top.get("config"), what)
     try:
         created = datetime.fromisoformat(_text(top.get("created"), what))
-    except ValueError:
+        is_local = created.tzinfo is None
+        created = created.astimezone(UTC)
+    except (ValueError, OverflowError):  # a time zone can move a time beyond the years that a datetime can have
         raise _invalid(what) from None
-    if created.tzinfo is None:
+    if is_local:
         raise _invalid(what)
     repositories = {
         _text(repository.get("repository"), what): {
@@ -190,7 +192,7 @@ def _parse_document(document: Value, what: str) -> tuple[AllowedDeletions, str]:
         }
         for repository in _objects(top.get("repositories"), what)
     }
-    return AllowedDeletions(created.astimezone(UTC), repositories), _text(config.get("sha256"), what)
+    return AllowedDeletions(created, repositories), _text(config.get("sha256"), what)
 
 
 def _object(value: Value, what: str) -> Object:

@@ -114,6 +114,7 @@ class PrunePlanner:
         tags: defaultdict[str, list[WrittenReference]] = defaultdict(list)
         attachments: list[WrittenReference] = []
         roots = {Digest(reference) for reference in selected.references if ":" in reference}
+        roots |= {digest for reference, digest in others if ":" in reference}
         for one in written:
             if is_attachment_tag(one.reference) or one.subject is not None:
                 attachments.append(one)

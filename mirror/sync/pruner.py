@@ -68,7 +68,6 @@ class Pruner:
         self._errors: dict[str, MirrorError] = {}  # by the host or repository that rejects all deletions
         self._cannot_untag: set[str] = set()  # hosts that reject the deletion of a tag by its name
         self._accepting: set[str] = set()  # hosts that have accepted a deletion
-        self._keeps_manifests: set[str] = set()  # hosts that kept the manifest of a tag that was deleted by its name
         self._open: set[str] = set()  # hosts that have to be finished
 
     async def prune_host(self, host: str, tasks: Sequence[RepositoryTask]) -> None:
@@ -217,15 +216,12 @@ class Pruner:
         host = found.content.store.host
         if host in self._cannot_untag:
             return None
-        others = None if host in self._keeps_manifests else others
         run = partial(self._deletions(found).delete_tag, tag, item.digest, others=others)
         try:
             outcome = await self._run(found, [item], run)
         except TagDeletionRejected:
             self._cannot_untag.add(host)
             return None
-        if outcome == "deleted" and others is not None:
-            self._keeps_manifests.add(host)
         return outcome in ("deleted", "gone")
 
     async def _delete_manifest(

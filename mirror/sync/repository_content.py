@@ -75,7 +75,9 @@ class RepositoryContent:
         return await self._calls.call_host(self.store.host, run)
 
     async def read_manifest(self, digest: Digest) -> Manifest | None:
-        """Return a manifest, or None if the repository does not have it. Raises the errors of the store."""
+        """Return a manifest, or None if the repository does not have it.
+
+        Raises PruneRefused if it is missing although a tag refers to it, and the errors of the store."""
 
         def read(work: Work) -> Manifest | None:
             """Read the manifest on a worker thread."""
@@ -85,6 +87,10 @@ class RepositoryContent:
                 return None
 
         manifest = await self._calls.call_host(self.store.host, read)
+        if manifest is None and digest in self.tags.values():
+            tag = next(tag for tag, other in self.tags.items() if other == digest)
+            what = f"{Repository(self.store.host, self.path)}:{tag} exists, but its manifest {digest} was not found"
+            raise PruneRefused(what, hint="run `mirror verify CONFIG`, and check the registry")
         children = manifest.children if manifest is not None else ()
         for child in children:
             self._media_types.setdefault(child.digest, child.media_type)

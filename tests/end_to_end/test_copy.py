@@ -98,6 +98,8 @@ def test_failures_have_the_exit_codes_of_a_sync(
     assert (
         "--tag and --include cannot be" in copy(mirror_run, "a.example.com/a", "b.example.com/b", *both, expect=2).err
     )
+    long = ["--newest", "9" * 5000]
+    assert "expected a number" in copy(mirror_run, "a.example.com/a", "b.example.com/b", *long, expect=2).err
     assert "SOURCE, TARGET" in copy(mirror_run, expect=2).err
 
 

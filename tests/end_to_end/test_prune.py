@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shlex
+import subprocess
 import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -180,6 +182,8 @@ def test_a_plan_must_be_valid_recent_and_made_for_the_same_configuration(world: 
         (json.dumps({**plan, "created": early}), "made in the future"),
         (json.dumps({**plan, "config": {"sha256": "0" * 64}}), "made for another configuration"),
         (json.dumps({**plan, "schema": 2}), "has format 2"),
+        (json.dumps({**plan, "created": "9999-12-31T23:59:59-14:00"}), "is not a valid plan"),
+        (json.dumps({**plan, "created": "0001-01-01T00:00:00+14:00"}), "is not a valid plan"),
         ("[]", "is not a valid plan"),
     ):
         file.write_text(text)
@@ -208,7 +212,9 @@ def test_a_plan_that_deletes_too_much_is_refused_before_anything_is_deleted(
         assert "2 of 10 tags of" in flat(ran)
         assert ([], set(world.tags)) == (world.target.writes(), world.left())
         assert {"copy:t8": "kept", "copy:t9": "kept"} == report(mirror_run)
-    apply(mirror_run, "--max-delete", "20%")
+    assert 0 == mirror_run("prune", mirror_run.config_file, "--plan=-plan.json").code
+    command = shlex.split(mirror_run.runs[-1].out.splitlines()[-1].partition(": mirror ")[2])
+    assert 0 == mirror_run(*command).code
     assert set(world.tags[:8]) == world.left()
 
 
@@ -231,6 +237,21 @@ def test_only_tags_that_the_state_records_for_this_configuration_are_deleted(wor
     aside.replace(state)
     apply(tool, "--max-delete", "100")
     assert {"t0", "t0-other", "t1-other"} == world.left()
+
+
+def test_an_image_without_a_tag_that_another_configuration_copied_is_not_deleted(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    world = World(mirror_run, source, target)
+    digest = world.graph.tags["t2"]
+    pinned = [{**world.mirror, "source": f"{source.host}/app@{digest}"}]
+    other = mirror_run.config(pinned, source, target, file=mirror_run.folder / "other.yaml")
+    assert 0 == mirror_run("sync", other).code
+    world.sync_and_remove()
+    make_plan(mirror_run)
+    assert "the manifest is also used by" in flat(apply(mirror_run, "--max-delete", "100", expect=1))
+    assert digest in target.create("copy").manifests
 
 
 def test_wrong_options_contact_no_host(world: World) -> None:
@@ -300,25 +321,121 @@ def test_after_a_signal_the_plan_can_be_applied_again(world: World) -> None:
     assert {"t0"} == world.left()
 
 
-def test_a_registry_that_deletes_the_manifest_with_one_of_its_tags_gets_it_back(world: World) -> None:
-    world.sync_and_remove()
-    home = world.target.create("copy")
-    home.tags["theirs"] = home.tags["t2"]
-    before = snapshot(world.target)
-    make_plan(world.tool)
+class Careless:
+    """A target that deletes the manifest with one of its tags, and with it the tags of someone else."""
+
+    def __init__(self, world: World, *others: str) -> None:
+        world.sync_and_remove()
+        self.world, self.home = world, world.target.create("copy")
+        for tag in others:
+            self.home.tags[tag] = self.home.tags["t2"]
+        self.before = snapshot(world.target)
+        make_plan(world.tool)
+
+    def delete(self, request: Request) -> None:
+        """Carry out the deletion of a tag. Later requests find nothing to delete."""
+        digest = self.home.tags.get(request.reference)
+        self.home.manifests.pop(digest or "", None)
+        self.home.tags = {tag: other for tag, other in self.home.tags.items() if other != digest}
+
+    def check(self, lost: set[str]) -> None:
+        """Check that only the tags `lost` are lost."""
+        after = snapshot(self.world.target)
+        assert ({("copy", tag) for tag in lost}, []) == (self.before.tags.keys() - after.tags.keys(), after.problems)
+        assert after.tags.items() <= self.before.tags.items()
+
+
+@pytest.mark.parametrize("status", [202, 500])
+def test_a_registry_that_deletes_the_manifest_with_one_of_its_tags_gets_it_back(world: World, status: int) -> None:
+    careless = Careless(world, "theirs", "theirs-too")
 
     def delete_all(request: Request) -> Reply:
-        digest = home.tags[request.reference]
-        del home.manifests[digest]
-        home.tags = {tag: other for tag, other in home.tags.items() if other != digest}
-        return Reply(202)
+        careless.delete(request)
+        return Reply(status)
 
-    world.target.fault("DELETE manifest", hook=delete_all)
+    world.target.fault("DELETE manifest", times=99, hook=delete_all)
     ran = apply(world.tool, "--max-delete", "100", expect=3)
     assert "it was restored" in flat(ran)
-    after = snapshot(world.target)
-    assert ({("copy", "t2")}, []) == (before.tags.keys() - after.tags.keys(), after.problems)
-    assert before.tags["copy", "theirs"] == after.tags["copy", "theirs"]
+    careless.check({"t2"})
+
+
+def test_a_manifest_that_a_registry_deleted_is_restored_after_a_signal(world: World) -> None:
+    tool, careless = world.tool, Careless(world, "theirs")
+    processes: list[subprocess.Popen[str]] = []
+
+    def delete_and_terminate(request: Request) -> Reply:
+        careless.delete(request)
+        processes[0].terminate()
+        return Reply(202)
+
+    world.target.fault("DELETE manifest", hook=delete_and_terminate)
+    processes.append(tool.start("prune", tool.config_file, "--apply", tool.folder / "plan.json", "--max-delete", "100"))
+    ran = tool.finish(processes[0])
+    assert 143 == ran.code, ran
+    careless.check({"t2"})
+
+
+def test_nothing_is_deleted_if_an_index_on_the_target_cannot_be_read(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    world = World(mirror_run, source, target)
+    world.sync_and_remove()
+    foreign = Graph("foreign")
+    digest = world.graph.tags["t2"]
+    child = target.create("copy").manifests[digest]
+    made = foreign.index("theirs", children=[foreign.raw(child.data, child.media_type)])
+    target.load("copy", foreign)
+    make_plan(mirror_run)
+    target.fault("GET manifest", reference=made.digest, times=99, status=404)
+    ran = apply(mirror_run, "--max-delete", "100", expect=1)
+    assert "copy:theirs exists, but its manifest" in flat(ran)
+    assert digest in target.create("copy").manifests
+
+
+def test_each_deletion_of_a_shared_tag_is_checked(world: World) -> None:
+    """A host may store its repositories in different ways."""
+    world.removed = ["t1", "t2"]
+    careless = Careless(world, "theirs")
+    careless.home.tags["theirs-too"] = careless.home.tags["t1"]
+    careless.before = snapshot(world.target)
+
+    def delete_all(request: Request) -> Reply:
+        careless.delete(request)
+        return Reply(202)
+
+    world.target.fault("DELETE manifest", nth=2, hook=delete_all)
+    assert "it was restored" in flat(apply(world.tool, "--max-delete", "100", expect=3))
+    careless.check({"t1", "t2"})
+
+
+def test_all_tags_are_restored_that_can_be_restored(world: World) -> None:
+    careless = Careless(world, "theirs", "theirs-too")
+
+    def delete_all(request: Request) -> Reply:
+        careless.delete(request)
+        return Reply(202)
+
+    world.target.fault("DELETE manifest", times=99, hook=delete_all)
+    world.target.fault("PUT manifest", reference="theirs", times=99, status=403)
+    ran = apply(world.tool, "--max-delete", "100", expect=3)
+    assert "copy:theirs could not be restored" in flat(ran)
+    careless.check({"t2", "theirs"})
+
+
+def test_a_deletion_is_not_confirmed_if_it_is_unknown_whether_the_manifest_still_exists(world: World) -> None:
+    careless = Careless(world, "theirs")
+    digest = careless.home.tags["t2"]
+
+    def reject_later_requests(request: Request) -> Reply:
+        del careless.home.tags["t2"]
+        world.target.fault("HEAD manifest", reference=digest, times=99, status=403)
+        world.target.fault("GET manifest", reference=digest, times=99, status=403)
+        return Reply(202)
+
+    world.target.fault("DELETE manifest", hook=reject_later_requests)
+    apply(world.tool, "--max-delete", "100", expect=1)
+    assert {"copy:t2": "failed"} == report(world.tool)
 
 
 # ---- states and stores of other kinds

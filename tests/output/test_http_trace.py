@@ -75,6 +75,15 @@ def test_a_link_to_a_file_is_not_followed(tmp_path: Path) -> None:
     assert "precious" == victim.read_text()
 
 
+def test_a_file_of_another_user_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "trace"
+    file.write_text("theirs")
+    monkeypatch.setattr(os, "geteuid", lambda: file.stat().st_uid + 1)
+    with pytest.raises(LocalError, match="not permitted"), open_trace(file, run="r", redact=Redactor()):
+        pass
+    assert "theirs" == file.read_text()
+
+
 def test_a_directory_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
     with (
         pytest.raises(LocalError, match="create the directory first"),

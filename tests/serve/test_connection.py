@@ -251,6 +251,18 @@ def test_a_new_connection_replaces_one_with_an_unfinished_head() -> None:
         assert read_responses(newcomer, 1)
 
 
+def test_a_new_connection_replaces_one_that_delays_a_body_after_the_response() -> None:
+    with RegistryServer(nothing, "127.0.0.1", 0, stop=Stop(), max_connections=3) as server, ExitStack() as stack:
+        for _ in range(3):
+            slow = stack.enter_context(connect(server.address))
+            slow.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n")
+            assert read_responses(slow, 1)
+        newcomer = stack.enter_context(connect(server.address))
+        newcomer.settimeout(10)
+        newcomer.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert read_responses(newcomer, 1)
+
+
 def test_shutdown_does_not_wait_for_silent_clients(served: Served) -> None:
     with connect(served.host) as silent, connect(served.host) as amid:
         silent.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -982,6 +982,7 @@ TAGS = (
     Case("range-long", _mirror(f"tags: {{semver: '{'1' * 2000}'}}"), "5:18", ("range too long", "at most 1000")),
     Case("newest-zero", _mirror("tags: {newest: 0}"), "5:18", ("expected a number from 1, or a mapping", "got 0")),
     Case("newest-text", _mirror('tags: {newest: "5"}'), "5:18", ('got "5"; write 5, without quotes',)),
+    Case("newest-long-text", _mirror(f'tags: {{newest: "{"9" * 5000}"}}'), "5:18", ("expected a number from 1",)),
     Case("newest-without-count", _mirror("tags: {newest: {by: created}}"), "5:18", ('missing key "count"',)),
     Case("newest-count", _mirror("tags: {newest: {count: 0}}"), "5:26", ("expected a number from 1, got 0",)),
     Case("newest-by", _mirror("tags: {newest: {count: 5, by: date}}"), "5:33", ("expected one of version, created",)),
