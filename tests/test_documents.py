@@ -14,6 +14,7 @@ from mirror.layout.bundle import tar_reader
 from mirror.oci import manifest, strictjson
 from mirror.output import html_view, notification
 from mirror.output.report import document, failure_ages, history
+from mirror.output.report.remedies import REMEDIES
 from mirror.registry import listings
 from mirror.registry.convert import layers
 from mirror.registry.http import dialer, pool, protocol, webhook
@@ -107,3 +108,8 @@ def test_every_row_of_the_fallback_tables_that_is_tested_is_documented() -> None
 )
 def test_the_page_of_limits_has_the_limits_of_the_code(label: str, value: float) -> None:
     assert value == limit(label)
+
+
+def test_troubleshooting_has_the_remedy_of_each_error_code() -> None:
+    documented = {row[0].strip("`"): row[1] for row in cells("troubleshooting.md") if row[0].startswith("`")}
+    assert documented == REMEDIES
