@@ -15,7 +15,7 @@ def add_prune(commands: argparse._SubParsersAction[Parser]) -> None:
     text = "delete tags from the targets that a sync copied and that are no longer selected"
     prune = add_command(commands, "prune", _prune, text)
     action = prune.add_mutually_exclusive_group(required=True)
-    action.add_argument("--plan", metavar="FILE", type=Path, help="write the tags to delete to a file, delete nothing")
+    action.add_argument("--plan", metavar="FILE", type=Path, help="only write the list of tags to delete to FILE")
     action.add_argument("--apply", metavar="FILE", type=Path, help="delete the tags in this file")
     prune.add_argument(
         "--max-delete",

@@ -36,7 +36,7 @@ def build(section: Section, host: str) -> EcrRepositorySettings | HarborProjectS
             below.add_problem("ECR Public has no such setting; remove it", below=key)
     if kind == "harbor":
         if ecr_host is not None:
-            section.add_problem(f"{host} is a registry of Amazon ECR; the type is ecr", below="create")
+            section.add_problem(f"{host} is an Amazon ECR registry, so the type must be `ecr`", below="create")
         return HarborProjectSettings(
             public=below.flag("public", False),
             scan_on_push=_flag_or_none(below, "scan-on-push"),

@@ -271,7 +271,7 @@ class LayoutStore:
             self._referrers.invalidate()
 
     def delete_unused(self, manifests: Collection[Digest], work: Work) -> int:
-        """Delete those of `manifests` that no entry of the index needs any more, with all that only they need.
+        """Delete the `manifests` that no index entry references any more, and the content that only they reference.
 
         Return the number of bytes that were freed. Nothing is deleted if it is not known what an entry of the index
         needs. Must not be called while another thread writes. Raises LocalError, Cancelled."""

@@ -292,7 +292,7 @@ def _translate_error(doing: str, path: Path, error: OSError) -> Exception:
     doing: the operation that failed, such as `read`, for the message."""
     if error.errno in _NOT_PLAIN_ERRNOS:
         return _unsafe_path_error(
-            path, "its path contains a symbolic link, a special file, or a file in the place of a directory"
+            path, "its path contains a symbolic link, a special file, or a regular file where a directory is expected"
         )
     return local_error(doing, path, error)
 

@@ -211,7 +211,7 @@ def _path_hint(path: str) -> str:
     if not path or path == "library/":
         return "the repository is missing"
     if _PATH.fullmatch(path.lower()):
-        return f"a repository must be in lower case: {path.lower()!r}"
+        return f"the name of a repository must be lowercase: {path.lower()!r}"
     return "a repository consists of lower-case letters and digits, joined by '/', '.', '_', '__' or '-'"
 
 

@@ -40,8 +40,8 @@ class LogLocked(LocalError):
     def __init__(self, path: Path, lock: str) -> None:
         super().__init__(
             f"cannot write the log file {path}: another process holds its lock",
-            hint="another run that uses this file, or a program that rotates it, is stopped or hangs: find it with "
-            f"`fuser -v {lock}` and resume or kill it, or set a different `log.file` for this run",
+            hint="another run that uses this file, or a program that rotates it, is suspended or hangs: find the "
+            f"process with `fuser -v {lock}` and resume or kill it, or set a different `log.file` for this run",
         )
 
 

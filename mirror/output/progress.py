@@ -183,7 +183,7 @@ class Progress:
             self._active.add(name)
 
     def end_image(self, name: str) -> None:
-        """Count an image as done that was written to a bundle. Its result is known when the bundle is complete."""
+        """Count an image that was written to a bundle as done. Its result is known only when the bundle is complete."""
         with self._lock:
             self._done += 1
             self._active.discard(name)

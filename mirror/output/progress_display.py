@@ -159,7 +159,7 @@ class _LiveView:
         self._console.write_raw("\x1b[2K\x1b[1A" * rows)
 
     def render(self) -> Text:
-        """Return the lines as a value of `rich`."""
+        """Return the lines as a renderable of `rich`."""
         from rich.text import Text  # noqa: PLC0415 (see `_show_live`)
 
         text = Text(no_wrap=True, overflow="crop")

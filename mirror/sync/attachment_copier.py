@@ -345,6 +345,6 @@ def _old_list_error(push: ImagePush, subject: Digest, referrer: Digest) -> Refus
     return Refused(
         f"{entry.name}:{tag} does not list {referrer}, but the source lists it as a referrer of {subject}. The target "
         "has no referrers API, and gets this tag like any other tag",
-        hint=f"exclude the tag `{tag}` from this mirror, so that the target gets a complete list under this tag",
+        hint=f"exclude the tag `{tag}` from this mirror: then the complete list of referrers is written under this tag",
         code="target_conflict",
     )

@@ -68,7 +68,7 @@ class RepositoryPlan(Struct, frozen=True):
 class PrunePlan(Struct, frozen=True):
     """The plan of a prune.
 
-    config: the file of the configuration. config_hash: the SHA-256 of its text.
+    config: the path of the configuration file. config_hash: the SHA-256 of its text.
     kept: tags that are not selected but are not deleted, each with the reason.
     refused: target repositories that could not be examined completely, each with the error. Nothing is deleted from
     them."""

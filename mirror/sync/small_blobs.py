@@ -21,7 +21,7 @@ MAX_KEPT = 8 << 20  # bytes; the blobs that were not used for the longest time a
 
 
 class SmallBlobSource:
-    """A Source that wraps another one, and keeps the small blobs that were read in memory. Thread-safe.
+    """A Source that wraps another one and caches the small blobs that are read from it in memory. Thread-safe.
 
     Only blobs with the right digest are kept. If one blob is read twice at the same time, both requests are sent."""
 

@@ -141,7 +141,9 @@ class Permits:
             for name, units in Counter(needs).items():
                 if units > self._permits[name].capacity:
                     capacity = self._permits[name].capacity
-                    raise TooFewPermits(f"a call needs {units} units of permit {name!r}, but only {capacity} exist")
+                    raise TooFewPermits(
+                        f"a call needs {units} units of the permit {name!r}, but it has only {capacity}"
+                    )
             self._groups[needs] = group
         return group
 

@@ -213,7 +213,7 @@ def test_a_file_of_another_tool_is_refused_and_the_command_that_converts_it_is_n
         ("skopeo", "docker.io:\n  images: {a: ['no tag']}\n", "not a tag"),
         ("skopeo", "docker.io:\n  images-by-tag-regex: {a: '['}\n", "left out"),
         ("skopeo", "docker.io:\n  images-by-semver: {a: latest}\n", "does not accept the range"),
-        ("skopeo", "docker.io:\n  images: {UPPER: ['1']}\n", "lower case"),
+        ("skopeo", "docker.io:\n  images: {UPPER: ['1']}\n", "lowercase"),
         ("image-syncer", "docker.io/a/b: h.example.com/a:1,2\n", "as many tags as the source"),
         ("image-syncer", "docker.io/a/b:1: ${NO}/a\n", "NO is not set"),
         ("dregsy", "tasks: [{name: a, source: {registry: a.example.com}}]\n", "needs `source` and `target`"),

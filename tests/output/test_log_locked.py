@@ -112,5 +112,5 @@ def test_the_error_for_a_lock_that_is_held_at_the_start_names_the_lock_and_a_rem
         log.error("never")
     assert LOCAL == caught.value.exit_code
     assert str(tmp_path / "mirror.log") in caught.value.what
-    for words in ("stopped", f"fuser -v {tmp_path / '.__mirror.lock'}", "`log.file`"):
+    for words in ("suspended", f"fuser -v {tmp_path / '.__mirror.lock'}", "`log.file`"):
         assert words in caught.value.hint

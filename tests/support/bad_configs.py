@@ -519,7 +519,7 @@ REGISTRIES = (
         "create-harbor-on-ecr",
         _registry("create: harbor", "public.ecr.aws"),
         "3:28",
-        ("public.ecr.aws is a registry of Amazon ECR; the type is ecr",),
+        ("public.ecr.aws is an Amazon ECR registry, so the type must be `ecr`",),
     ),
     Case(
         "create-immutable-on-ecr-public",
@@ -596,7 +596,7 @@ LOCATIONS = (
         "3:11",
         ('leave out the `docker://`; write "a.example.com/app"',),
     ),
-    Case("source-case", _source("a.example.com/App"), "3:11", ("in lower case: 'app'",), fixed=("App", "app")),
+    Case("source-case", _source("a.example.com/App"), "3:11", ("lowercase: 'app'",), fixed=("App", "app")),
     Case("source-dots", _source("a.example.com/x/../y"), "3:11", ("not a valid reference",)),
     Case("source-tag", _source("a.example.com/app:v1+2"), "3:11", ("use 'v1_2'",), fixed=("v1+2", "v1_2")),
     Case("source-digest", _source("a.example.com/app@sha256:12"), "3:11", ("expected sha256: and 64 hex digits",)),

@@ -108,7 +108,7 @@ async def test_the_number_of_concurrent_calls_without_a_host_is_limited(env: Cal
 
 @run_on_loop
 async def test_a_call_that_needs_more_permits_than_exist_is_an_error(env: CallEnvironment) -> None:
-    with pytest.raises(TooFewPermits, match="needs 9 units of permit 'host a'"):
+    with pytest.raises(TooFewPermits, match="needs 9 units of the permit 'host a'"):
         await env.calls.call(BlockedCall(), needs=(HOST,) * 9)
 
 

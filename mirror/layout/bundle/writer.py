@@ -300,7 +300,7 @@ class BundleWriter:
         """Rename the complete file to its final name.
 
         Raises Refused (bundle_incomplete) if a blob is missing, and LocalError."""
-        self._require_complete()
+        self._sync_if_complete()
         rename_into_place(self.partial_path, self._path)
         self._sibling_path("journal").unlink(missing_ok=True)
 
@@ -308,7 +308,7 @@ class BundleWriter:
         """Write the complete file to a pipe, then remove the file. The file is kept if an error is raised.
 
         Raises Refused (bundle_incomplete) if a blob is missing, LocalError, Cancelled."""
-        self._require_complete()
+        self._sync_if_complete()
         try:
             for chunk in read_chunks(self._descriptor, 0, self.tar_map.total, work.stop):
                 write_to_pipe(descriptor, chunk, work.stop)
@@ -317,8 +317,8 @@ class BundleWriter:
         self.partial_path.unlink()
         self._sibling_path("journal").unlink(missing_ok=True)
 
-    def _require_complete(self) -> None:
-        """Raise Refused (bundle_incomplete) if a blob is missing. Otherwise, sync the file to disk."""
+    def _sync_if_complete(self) -> None:
+        """Sync the file to disk. Raises Refused (bundle_incomplete) if a blob is missing."""
         missing_blobs = self.missing_blobs()
         if missing_blobs:
             raise bundle_incomplete(

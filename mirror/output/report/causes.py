@@ -23,7 +23,7 @@ _Key = tuple[str, str, str, int | None, str, str]
 
 
 class Cause(Struct):
-    """The failures that have one cause.
+    """A cause of failures, with the failures that it led to.
 
     result: `failed` or `conflict`. host, account, status: see `Failure`; empty or None if they are unknown.
     retryable: whether a later run may succeed without any change, for all of these failures.
@@ -73,7 +73,7 @@ class Cause(Struct):
 
 
 class Causes:
-    """The causes of the failures that were added. The memory that it needs does not grow with the number of failures.
+    """Collects the causes of failures. The memory that this takes does not grow with the number of failures.
 
     The result does not depend on the order in which failures are added, unless there are more than MAX_CAUSES causes.
     Not thread-safe."""
