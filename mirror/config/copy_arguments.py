@@ -1,4 +1,4 @@
-"""Makes the configuration of `mirror copy` from its arguments. It passes the same checks as a configuration file."""
+"""Builds a configuration from the arguments of `mirror copy`. It passes the same checks as a configuration file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mirror.util.structs import Struct, replace
 
 COMMAND_LINE = "the command line"
 
-# Keys that describe the syncs of a configuration. A copy must not replace their metrics or send their notifications.
+# Keys that apply only to syncs. A copy must not replace the metrics of a sync, or send notifications.
 _OF_SYNC = ("metrics", "notify")
 _MIRROR: KeyPath = ("mirrors", 0)
 
@@ -37,7 +37,7 @@ class CopyArguments(Struct, frozen=True):
 
     @property
     def folder(self) -> str:
-        """The name of the folder for these arguments in the state directory."""
+        """The name of the folder in the state directory that is used for these arguments."""
         values = sorted((path, value) for path, (value, _) in self.keys.items())
         text = json.dumps(values)
         if "oci:" in text or ".tar" in text:
@@ -46,10 +46,9 @@ class CopyArguments(Struct, frozen=True):
 
 
 def load_copy(arguments: CopyArguments) -> Config:
-    """Return a configuration with one mirror. Messages about its keys name the arguments.
+    """Return a configuration with the mirror that the arguments describe. Messages about its keys name the arguments.
 
-    Raises ConfigErrors with all problems, ConfigError if the
-    file does not exist, LocalError."""
+    Raises ConfigErrors with all problems, ConfigError if the configuration file does not exist, and LocalError."""
     if arguments.config is None:
         document, path, warnings = Document(COMMAND_LINE, Mapping(0, 0), ""), arguments.directory / COMMAND_LINE, []
     else:
@@ -73,7 +72,7 @@ def load_copy(arguments: CopyArguments) -> Config:
 
 
 def _add_plain_http(document: Document, hosts: tuple[str, ...]) -> None:
-    """Set `plain-http` for hosts. If the file has settings for a host, the other settings are kept."""
+    """Set `plain-http` for each host. Other settings that the configuration file has for the host are kept."""
     for text in hosts:
         registries = document.root.items.get("registries")
         names = registries.items if isinstance(registries, Mapping) else {}
@@ -94,7 +93,7 @@ def _is_same_host(name: str, other: str) -> bool:
 def _set(mapping: Mapping, path: tuple[str, ...], node: Node) -> None:
     """Set the value at `path`, and create the mappings that contain it if they are missing.
 
-    If one of them has a value of another type, do nothing: the check of the schema reports it."""
+    If the path leads through a value that is not a mapping, do nothing: the check of the schema reports it."""
     for key in path[:-1]:
         if key not in mapping.items:
             _set(mapping, (key,), Mapping(0, 0))
@@ -107,7 +106,7 @@ def _set(mapping: Mapping, path: tuple[str, ...], node: Node) -> None:
 
 
 def _node(value: Value) -> Node:
-    """Return the node for a value."""
+    """Return the value of an argument as a node of a configuration tree."""
     if isinstance(value, list):
         return Sequence(0, 0, [_node(item) for item in value])
     return Scalar(0, 0, str(value), value)

@@ -83,7 +83,7 @@ def load(path: Path, *, secrets: bool = True) -> Config:
 
 
 def read_document(path: Path) -> Document:
-    """Read a configuration file. Raises the same errors as `load`, except for the checks of keys and values."""
+    """Read a configuration file. Raises the same errors as `load`, except those about keys and values."""
     document = yaml_reader.read(path)
     tool = recognize_tool(document.root)
     if tool is not None:
@@ -198,7 +198,7 @@ def _or_default(number: int | None, default: int) -> int:
 
 
 def file_warnings(path: Path) -> list[str]:
-    """Return a warning if this process runs as root and other users can write to the configuration file."""
+    """Return a list with a warning if this process runs as root and other users can write to the configuration file."""
     if os.geteuid() == 0 and path.stat().st_mode & _WRITABLE_BY_OTHERS:
         name = printable(path)
         return [f"{name}: users other than root can write to it, but mirror runs as root; run: chmod 644 {name}"]

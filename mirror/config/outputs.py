@@ -17,11 +17,11 @@ from mirror.util.structs import Struct
 Event = Literal["failure", "change", "recovery"]
 EVENTS: Mapping[str, Event] = {"failure": "failure", "change": "change", "recovery": "recovery"}
 _DEFAULT_EVENTS = ("failure", "recovery")
-_URL_WANTED = "expected a URL like https://alerts.example.com/mirror"
+_EXPECTED_URL = "expected a URL like https://alerts.example.com/mirror"
 
 
 class Webhook(Struct, frozen=True):
-    """An item of `notify`. url: may contain a secret. events: the events that cause a message."""
+    """A webhook to notify: an item of `notify`. url: may contain a secret. events: the events that cause a message."""
 
     url: Secret
     events: frozenset[Event]
@@ -68,7 +68,7 @@ def _webhook(section: Section, *, secrets: bool) -> Webhook | None:
 
 
 def _check_url(section: Section, secret: Secret) -> None:
-    """Report a problem if the secret is not the URL of a host, and a warning if it uses http. Show no part of it."""
+    """Report a problem if the secret is not a valid URL, and a warning if it uses http. Neither shows the URL."""
     try:
         origin = parse_webhook_url(secret.reveal())[0]
     except (AuthError, ConfigError) as error:
@@ -79,8 +79,10 @@ def _check_url(section: Section, secret: Secret) -> None:
 
 
 def parse_webhook_url(text: str) -> tuple[url.Origin, str]:
-    """Return the origin and the target of a webhook's URL. Raises ConfigError, which shows no part of the URL."""
+    """Split the URL of a webhook into its origin, and its path with the query.
+
+    Raises ConfigError, whose message contains no part of the URL."""
     try:
         return url.split(text)
     except url.BadUrl as error:
-        raise ConfigError(f"{_URL_WANTED}, but {error}") from None
+        raise ConfigError(f"{_EXPECTED_URL}, but {error}") from None

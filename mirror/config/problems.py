@@ -24,7 +24,7 @@ MOST_SHOWN = 50  # the maximum number of problems, and of warnings, that a messa
 
 # Keys whose values are not shown in messages.
 SECRET_KEYS = frozenset({"password", "proxy", "env", "url"})
-# The same in the configurations of other tools, which `mirror convert` reads.
+# Such keys in the configurations of other tools, which `mirror convert` reads.
 SECRET_KEYS |= {"pass", "token", "clientKey", "auth", "identitytoken", "identityToken"}
 
 

@@ -169,7 +169,7 @@ class Index:
 
     @property
     def has_unusable_entries(self) -> bool:
-        """Whether there are entries that cannot be used, so that it is not known what they need."""
+        """Whether the index has entries that `mirror` cannot interpret, so that it is not known what they need."""
         return bool(self._opaque_entries)
 
     def roots(self) -> Iterator[Root]:

@@ -101,13 +101,13 @@ class EcrApi:
         return self._call(what, "GetAuthorizationToken", self._client.get_authorization_token)
 
     def _call(self, what: str, operation: str, call: Callable[[], Response]) -> Response:
-        """Run `call`, which calls the operation, and return its response. Convert its exceptions."""
+        """Call an operation of the API with `call`, and return its response. Convert the exceptions of boto3."""
         try:
             return call()
         except botocore.exceptions.ClientError as error:
             raise self._response_error(what, operation, error) from error
         except botocore.exceptions.BotoCoreError as error:
-            raise _local_error(what, error) from error
+            raise _no_response_error(what, error) from error
         except (OSError, ValueError, botocore.parsers.ResponseParserError) as error:
             # Not converted by botocore: a file with a token or password is missing, or a service for them is broken.
             text = f"{what}: boto3 cannot get AWS credentials: {error}"
@@ -133,7 +133,7 @@ class EcrApi:
             hint = "set AWS_DEFAULT_REGION, since the name of the host contains no region"
             raise ConfigError(f"{self._host}: no AWS region is known", hint=hint) from error
         except botocore.exceptions.BotoCoreError as error:
-            raise _local_error(self._host, error) from error
+            raise _no_response_error(self._host, error) from error
         except (OSError, ValueError) as error:  # an unreadable file, or a URL that is none
             raise ConfigError(f"{self._host}: {error}", hint=_SETTINGS_HINT) from error
         return client
@@ -162,7 +162,7 @@ class EcrApi:
         return found
 
 
-def _local_error(what: str, error: botocore.exceptions.BotoCoreError) -> MirrorError:
+def _no_response_error(what: str, error: botocore.exceptions.BotoCoreError) -> MirrorError:
     """Return the error for a call that received no response."""
     if isinstance(error, _NO_CREDENTIALS):
         return AuthError(f"{what}: boto3 has no AWS credentials: {error}", hint=_CREDENTIALS_HINT)
@@ -170,7 +170,7 @@ def _local_error(what: str, error: botocore.exceptions.BotoCoreError) -> MirrorE
         return ConfigError(f"{what}: {error}", hint=_SETTINGS_HINT)
     found: MirrorError
     if isinstance(error, botocore.exceptions.SSLError):
-        hint = "if a proxy replaces the certificate, set AWS_CA_BUNDLE to a PEM file with its authority"
+        hint = "if a proxy replaces the certificate, set AWS_CA_BUNDLE to a PEM file with the certificate of its CA"
         found = RemoteError(f"{what}: {error}", code="tls_error", hint=hint)
     elif isinstance(error, botocore.exceptions.ReadTimeoutError):
         found = NetworkError(f"{what}: {error}", code="timeout")

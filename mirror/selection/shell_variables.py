@@ -1,4 +1,4 @@
-"""Recognizes shell variables in paths and locations, which are not expanded: a file means the same everywhere."""
+"""Recognizes shell variables in paths and locations. They are errors, because `mirror` does not expand them."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class TagRules(Struct, frozen=True):
 
     @property
     def attachments_key(self) -> str:
-        """A text that changes if the names of other tags of attachments are selected; empty if none can be selected."""
+        """A string that identifies the rules that select tags of attachments by name; empty if they can select none."""
         if self.is_literal:
             names = [tag for tag in self.literal or () if is_attachment_tag(tag)]
         elif self.needs_digests or self.newest is not None or self.semver or not self._may_include_attachments:

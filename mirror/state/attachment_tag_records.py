@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 
 
 class ReadState(Protocol):
-    """Runs a query on the state file."""
+    """A function that runs a query on the state file."""
 
     def __call__(self, repository: str, query: Callable[[Database], _T], default: _T) -> _T:
         """Return the result of `query`, or `default` if the file cannot be read."""

@@ -85,13 +85,13 @@ class OwnershipRecords:
     def delete_hint(self, repository: str, tag: str) -> None:
         """Delete the hint about the digest of a tag in all state files, before the tag is deleted on the target.
 
-        Otherwise, a sync could take the tag of an `exclusive` target for present. The deletion is on disk when this
-        returns. Raises LocalError."""
+        Otherwise, a sync could assume that the tag still exists on an `exclusive` target. The deletion is on disk when
+        this returns. Raises LocalError."""
         for state in self._states:
             state.delete_tag_record(repository, tag, noted=True)
 
     def forget(self, repository: str, reference: str) -> None:
-        """Delete the rows of this configuration for a tag or manifest, which the target does not have any more."""
+        """Delete the rows of this configuration for a tag or manifest that the target does not have any more."""
         for state in self._states:
             state.submit(partial(_delete, owner=self._owner, repository=repository, reference=reference))
 

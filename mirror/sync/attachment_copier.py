@@ -69,7 +69,7 @@ class ImagePush:
     def request_for(
         self, content: Descriptor, source: BlobSource | None = None, *, is_root: bool = False
     ) -> BlobRequest:
-        """Return a request to copy one blob or manifest. source: where it is read from, by default like the root."""
+        """Return a request to copy one blob or manifest. source: where it is read from, by default `self.source`."""
         return BlobRequest(
             content,
             self.store,

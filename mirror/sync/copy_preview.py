@@ -1,4 +1,4 @@
-"""Finds out what a copy of an image would do, without copying it: for `plan` and `explain`."""
+"""Determines what a sync would do with an image, without copying it. `plan` and `explain` use this."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from mirror.util.structs import replace
 async def preview_copy(reader: ImageReader, plan_entry: PlanEntry) -> Image | None:
     """Read the manifests of an image that a sync would copy, and return the image with its attachments.
 
-    Return None if the target has the image already, or if the image must be converted, which takes its layers. Raises
-    the errors with which a sync would reject the image (not_signed, not_found, tag_immutable), OtherPlatform, and the
-    errors of the source."""
+    Return None if the target has the image already, or if the image must be converted, which requires its layers.
+    Raises the errors with which a sync would reject the image (not_signed, not_found, tag_immutable), OtherPlatform,
+    and the errors of the source."""
     reference = plan_entry.reference
     version = await reader.resolve(reference)
     await reader.check_signature(reference)
@@ -28,10 +28,10 @@ async def preview_copy(reader: ImageReader, plan_entry: PlanEntry) -> Image | No
 
 
 async def refine_plan_entry(reader: ImageReader, plan_entry: PlanEntry) -> PlanEntry:
-    """Return a plan entry with the action that results when the image is read.
+    """Read the image of a plan entry, and return the entry with the action that a sync would take.
 
-    The action COPY may become FAIL, if a sync would reject the image or cannot read it, or SKIP, if the target has the
-    image already."""
+    The action COPY becomes FAIL if a sync would reject the image or cannot read it, and SKIP if the target already has
+    the image. An entry with any other action is returned unchanged, without reading the image."""
     if plan_entry.action is not Action.COPY:
         return plan_entry
     try:

@@ -149,7 +149,7 @@ class CopyQueue:
         self._halt_if_fail_fast(error)
 
     def record_invalid_name(self, entry: MirrorEntry, error: MirrorError) -> None:
-        """Record an invalid tag or repository name. A bundle is complete without it, since no store can have it."""
+        """Record an invalid tag or repository name. A bundle is complete without it, because no store accepts it."""
         self._recorder.record_mirror_failure(entry, error)
 
     def record_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:

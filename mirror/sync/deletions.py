@@ -1,4 +1,4 @@
-"""Deletes one tag or manifest from a target. The only caller of `Target.delete` besides the stores themselves.
+"""Deletes one tag or manifest from a target. In a prune, only this module calls `Target.delete`.
 
 Source: distribution-spec v1.1.1, "Content Management". Many registries reject the deletion of a tag by its name. The
 deletion of a manifest by its digest removes all tags that refer to it.
@@ -20,10 +20,10 @@ from mirror.sync.prune_plan import PruneRefused
 from mirror.util.cancellation import Work
 
 _NOT_SUPPORTED = frozenset({400, 405, 501})  # statuses with which registries reject a deletion that they do not support
-_RESTORE_TIMEOUT = 2.0  # seconds after a signal
+_RESTORE_TIMEOUT = 2.0  # seconds after a signal in which a manifest can be restored
 _ENABLE = (
     "allow deletions in the configuration of the registry (docker-registry: REGISTRY_STORAGE_DELETE_ENABLED=true), or "
-    "delete the tags with a tool of the registry"
+    "delete the tags with the tools of the registry"
 )
 
 
@@ -49,8 +49,8 @@ class Deletions:
     def delete_tag(self, tag: str, digest: Digest, work: Work, *, others: Collection[str] | None = None) -> bool:
         """Delete a tag by its name. Return False if it did not exist any more.
 
-        digest: what the tag must refer to. others: set if its manifest is still in use, for example by these tags. Then
-        it is checked that the registry keeps the manifest. If it does not, the manifest and the tags are restored.
+        digest: what the tag must refer to. others: None if nothing else uses the manifest. Otherwise, its other tags,
+        which may be none: if the registry deletes the manifest with the tag, the manifest and these tags are restored.
         Raises PruneRefused if the tag refers to something else, TagDeletionRejected, and Refused (target_lied)."""
         if not self._check_tag(tag, digest, work):
             return False
@@ -106,12 +106,12 @@ class Deletions:
             except MirrorError as error:
                 errors[f"{self._name}{reference_suffix(reference)}"] = error
         what = f"{self._name} deleted the manifest {manifest.digest} together with one of its tags"
-        hint = "delete the tags of this registry with a tool of the registry"
+        hint = "use the tools of this registry to delete its tags"
         if errors:
             names, first = " and ".join(errors), next(iter(errors.values()))
             lost = f"{what}, and {names} could not be restored: {first.what}"
             raise Refused(lost, hint=f"push {names} again; {hint}", code="target_lied") from first
-        raise Refused(f"{what}, although it is still in use; it was restored", hint=hint, code="target_lied")
+        raise Refused(f"{what}, although it is still in use; the manifest was restored", hint=hint, code="target_lied")
 
     def delete_manifest(self, digest: Digest, tags: Sequence[str], work: Work) -> bool:
         """Delete a manifest by its digest, and with it all its tags. Return False if it did not exist any more.
@@ -133,7 +133,7 @@ class Deletions:
         if not self._store.on_disk:  # a store on disk keeps the file until `delete_unused`
             for found in self._resolve((*tags, digest), work):
                 if isinstance(found, Version) and found.digest == digest:
-                    raise RemoteError("it still exists, although the registry accepted the deletion")
+                    raise RemoteError("the manifest still exists, although the registry accepted its deletion")
         return True
 
     def _resolve(self, references: Sequence[str], work: Work) -> list[Version | MirrorError]:

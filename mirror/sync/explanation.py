@@ -35,9 +35,9 @@ from mirror.transfer.tasks import run_group
 from mirror.util.structs import Struct, field
 
 _CONFLICTS = ("tag_immutable", "target_conflict")  # codes of errors that are reported as conflicts
-# Codes of errors that are results.
+# Codes of errors that are valid results of an explanation.
 _DETERMINED = (*_CONFLICTS, "not_found", "not_signed", "manifest_invalid", "nothing_selected", "tag_count")
-# The rules that `describe_rule` describes.
+# The names of rules that need only the name of a tag, which `describe_rule` describes.
 _RULES_FOR_NAMES = ("include", "exclude", "semver", "newest (no version)", "newest (attachment)")
 
 

@@ -182,7 +182,7 @@ class ImageCopier:
             request,
             tag,
             root,
-            before=partial(self._withdraw_tag, plan_entry, graph),
+            before=partial(self._delete_tag_record, plan_entry, graph),
             left_out=graph.left_out_of(root),
         )
         if not is_attachment_tag(tag):
@@ -223,7 +223,7 @@ class ImageCopier:
             for blob in uncounted.values():  # cancelled after another blob of the image failed
                 counts.add_interrupted(blob)
 
-    def _withdraw_tag(self, plan_entry: PlanEntry, graph: ManifestGraph) -> None:
+    def _delete_tag_record(self, plan_entry: PlanEntry, graph: ManifestGraph) -> None:
         """Remove the recorded digest of a tag from the state on disk, before the tag is written.
 
         The record would be unreliable if the response to the PUT were lost. For a sparse image, also record its

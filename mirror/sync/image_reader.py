@@ -246,7 +246,7 @@ class ImageReader:
             """Create one part. If it is already being created for another image, wait until it is complete."""
 
             def run(work: Work) -> None:
-                """Create the part, and show its progress. Runs on a worker thread."""
+                """Create a part of the transform, and show its progress. Runs on a worker thread."""
                 with self._progress.running_blob(reference.name, "", part.size, "transform") as shown:
                     transform.create_part(part, work.with_progress(shown.add))
 

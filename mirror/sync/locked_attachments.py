@@ -35,11 +35,12 @@ def keep_attachments_below(
 ) -> tuple[LockedAttachment, ...]:
     """Return the locked attachments of the given manifests of an image, with the attachments of these attachments.
 
-    If platforms have been selected since the lock was written, targets do not get the subjects of the others."""
+    manifests: the manifests that are copied. They lack some of the locked subjects if `platforms` was added or changed
+    after the lock was written."""
     below, left_out = set(manifests), set[Digest]()
     kept = []
     for one in sorted(attachments, key=lambda one: one.level):
-        # The children of an attached index are in neither set.
+        # The children of an index that is an attachment are in neither set.
         if one.subject in below or (one.level > 1 and one.subject not in left_out):
             below.add(one.digest)
             kept.append(one)

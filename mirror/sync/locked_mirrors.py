@@ -73,7 +73,8 @@ def _check_repositories(entry: MirrorEntry, mirror: LockedMirror, file: str) -> 
     for repository in mirror.images:
         if not entry.has_repository(repository):
             name = printable(repository, 80)
-            raise ConfigError(f"{file}: {entry.name} does not contain the repository {name}", hint=_LOCK_AGAIN)
+            what = f"{file}: the mirror of {entry.name} cannot contain the repository {name}"
+            raise ConfigError(what, hint=_LOCK_AGAIN)
 
 
 def _check_targets(entries: Sequence[MirrorEntry], file: str) -> None:

@@ -1,4 +1,6 @@
-"""The attachments in a target repository that a prune may delete: with the last tag that leads to their subject."""
+"""Finds the attachments in a target repository that a prune may delete.
+
+An attachment is deleted when nothing uses the manifest to which it belongs any more."""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ class OwnedAttachments:
         return any(one.reference == reference for one in self._written)
 
     async def divide(self, deleted: Collection[str]) -> tuple[set[Digest], list[WrittenReference]]:
-        """Return the manifests in use when the tags `deleted` are gone, and the attachments that are then not in use.
+        """Return the manifests in use when the tags `deleted` are gone, and the owned attachments that are not in use.
 
         A manifest is in use if another tag refers to it, if it is below such a manifest, or if it is an attachment of a
         manifest in use. Raises the errors of the target."""
@@ -52,10 +54,10 @@ class OwnedAttachments:
             used |= await self._content.reachable(one.digest for one in kept)
 
     async def find_going(self, deleted: Collection[str], images: Iterable[Digest]) -> list[WrittenReference]:
-        """Return the attachments that are not in use any more, and that belong to `images` or to parts of them.
+        """Return the attachments to delete with `images`: those of the images or of their parts that are out of use.
 
-        images: what the tags `deleted` refer to. Attachments of other images are not returned: these images lost their
-        tags earlier, and may still be pulled by digest. Raises the errors of the target."""
+        images: what the tags `deleted` refer to. Attachments of images that lost their tags earlier are not returned,
+        because these images may still be pulled by digest. Raises the errors of the target."""
         _, orphans = await self.divide(deleted)
         subjects = await self._content.reachable(images)
         going: dict[WrittenReference, None] = {}
@@ -68,16 +70,16 @@ class OwnedAttachments:
             subjects |= {one.digest for one in more}
 
     async def find_staying(self, deleted: Collection[str], images: Iterable[Digest]) -> list[str]:
-        """Return the tags of attachments that stay although they belong to `images` that are not in use any more.
+        """Return the tags of attachments that are kept although the images to which they belong are out of use.
 
-        Someone else wrote them or, if they are lists of referrers, some of their entries. The parameters are those of
-        `find_going`. Raises the errors of the target."""
+        Someone else wrote these attachments or, if they are lists of referrers, some of their entries. The
+        parameters are those of `find_going`. Raises the errors of the target."""
         used, orphans = await self.divide(deleted)
         subjects = await self._content.reachable(images) - used
         return sorted((_tags_of(subjects) & self._content.tags.keys()) - {one.reference for one in orphans})
 
     async def _lists_others(self, written: WrittenReference, going: Collection[Digest]) -> bool:
-        """Return whether an attachment is a list of referrers that names a manifest that is not in `going`."""
+        """Return whether an attachment is a list of referrers with an entry that is not in `going`."""
         if ":" in written.reference or "." in written.reference:
             return False  # a referrer, or one of cosign's tags
         return not all(child in going for child in await self._content.children(written.digest))

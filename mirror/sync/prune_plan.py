@@ -1,4 +1,4 @@
-"""The plan of a prune: the tags that it deletes from the targets, with the attachments that go with them.
+"""The plan of a prune: the tags to delete from the targets, and the attachments that are deleted with them.
 
 `mirror prune CONFIG --plan FILE` writes it, and `--apply FILE` reads it. The format is JSON (docs/operations.md,
 "Removing images"). A plan only limits what is deleted, because `--apply` plans again. Therefore only the references and
@@ -27,7 +27,7 @@ _PLAN_AGAIN = "make a new plan with `mirror prune CONFIG --plan FILE`"
 
 
 class PruneRefused(RemoteError):
-    """Something was not deleted, because it could not be shown that it may be deleted."""
+    """A tag or manifest was not deleted, because it may still be needed, or because this could not be checked."""
 
     code = "prune_refused"
 
@@ -61,12 +61,12 @@ class RepositoryPlan(Struct, frozen=True):
 
     @property
     def percent(self) -> float:
-        """The part of the owned tags that is deleted, in percent."""
+        """The percentage of the owned tags that are deleted."""
         return 100 * len(self.tags) / self.owned if self.owned else 0.0
 
 
 class PrunePlan(Struct, frozen=True):
-    """The plan of a prune.
+    """What a prune would delete from all targets.
 
     config: the path of the configuration file. config_hash: the SHA-256 of its text.
     kept: tags that are not selected but are not deleted, each with the reason.
@@ -81,7 +81,7 @@ class PrunePlan(Struct, frozen=True):
     refused: Mapping[str, MirrorError]
 
     def render(self) -> str:
-        """Return the content of the file."""
+        """Return the plan as JSON, for the file that `--plan` writes."""
         document: Object = {
             "schema": FORMAT,
             "config": {"file": printable(self.config), "sha256": self.config_hash},
@@ -124,18 +124,18 @@ def _repository_fields(repository: RepositoryPlan) -> Object:
 
 
 class AllowedDeletions(Struct, frozen=True):
-    """What a plan allows to delete: the tags and digests of each target repository, each with its digest."""
+    """The deletions that a plan allows: for each target repository, the tags and digests, each with its digest."""
 
     created: datetime
     repositories: Mapping[str, Mapping[str, Digest]]
 
     def allows(self, repository: str, reference: str, digest: Digest) -> bool:
-        """Return whether the plan contains a tag or manifest with this digest."""
+        """Return whether the plan contains a tag or digest of a repository, with this digest of the manifest."""
         return self.repositories.get(repository, {}).get(reference) == digest
 
 
 def read_prune_plan(path: Path, *, config_hash: str, now: datetime) -> AllowedDeletions:
-    """Read a plan. Raises ConfigError if it is not valid, too old, or made for another text of the configuration."""
+    """Read a plan. Raises ConfigError if it is invalid or too old, or if the configuration has changed since."""
     what = printable(path)
     try:
         with path.open("rb") as file:
@@ -150,16 +150,16 @@ def read_prune_plan(path: Path, *, config_hash: str, now: datetime) -> AllowedDe
     except Refused as error:
         raise ConfigError(error.what, hint=_PLAN_AGAIN) from error
     if made_for != config_hash:
-        raise _refuse(f"{what} was made for another configuration, or the configuration was changed since")
+        raise _unusable_plan(f"{what} was made for another configuration, or the configuration was changed since")
     if allowed.created > now + _MAX_CLOCK_ERROR:
-        raise _refuse(f"{what} was made in the future, at {allowed.created:%Y-%m-%d %H:%M} UTC: check the clock")
+        raise _unusable_plan(f"{what} was made in the future, at {allowed.created:%Y-%m-%d %H:%M} UTC: check the clock")
     if now - allowed.created > MAX_AGE:
         hours = MAX_AGE.total_seconds() / 3600
-        raise _refuse(f"{what} was made at {allowed.created:%Y-%m-%d %H:%M} UTC, more than {hours:g} hours ago")
+        raise _unusable_plan(f"{what} was made at {allowed.created:%Y-%m-%d %H:%M} UTC, more than {hours:g} hours ago")
     return allowed
 
 
-def _refuse(what: str) -> ConfigError:
+def _unusable_plan(what: str) -> ConfigError:
     """Return the error for a plan that must not be applied."""
     return ConfigError(what, hint=_PLAN_AGAIN, code="prune_refused")
 

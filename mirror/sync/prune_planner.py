@@ -4,12 +4,12 @@ A tag may be deleted if all of these conditions are met:
 
 * The configuration still has the mirror that wrote the tag, and no mirror selects the tag now.
 * The tag still refers to the digest that a sync with this configuration wrote last, and no other configuration that
-  shares the state wrote it, too.
+  shares the state has written it.
 * No mirror of the repository has the tag under `immutable`.
-* If the tag is not in the tag list of the source, the source confirms that it does not have the tag. Otherwise, the
-  list is incomplete.
+* If the tag list of the source lacks the tag, a request for the tag confirms that it does not exist at the source.
 
-Otherwise the tag is kept. If a condition cannot be checked, nothing in the target repository may be deleted.
+If one of the first three conditions is not met, the tag is kept. If a tag list is incomplete, or a condition cannot be
+checked, nothing in the target repository may be deleted.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ class _KeepRules:
         if not own:
             return PruneRefused(f"someone else changed the tag: it refers to {current} now")
         if (tag, current) in self._others:
-            return PruneRefused("another configuration that uses the same state directory copied it, too")
+            return PruneRefused("another configuration that uses the same state directory has also copied it")
         if source is None:
             return PruneRefused(f"it was copied from {own[0]}, and the configuration no longer has this mirror")
         if any(entry.rules.is_immutable(tag) for entry, _ in self._selected.mirrors):

@@ -22,8 +22,8 @@ from mirror.util.structs import Struct, field
 class SelectedRepository(Struct):
     """What the mirrors select for one target repository.
 
-    references: the tags, and the digests of images without a tag. mirrors: the mirrors that write to it, without
-    wildcards, each with its target."""
+    references: the tags, and the digests of images without a tag. mirrors: the mirrors that write to it, with
+    wildcards expanded, each with its target."""
 
     target: TargetEntry
     references: set[str] = field(default_factory=set)
@@ -31,10 +31,10 @@ class SelectedRepository(Struct):
 
 
 class PruneSelection:
-    """The selection of all mirrors. Implements PlanReceiver.
+    """Collects what all mirrors select. Implements PlanReceiver.
 
-    repositories: by the name of the target repository. listed: the tag lists of the sources that were listed, by the
-    name of the source repository."""
+    repositories: the selections, by the name of the target repository. listed: the tag lists of the sources that were
+    listed, by the name of the source repository."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, SelectedRepository] = {}
@@ -42,7 +42,7 @@ class PruneSelection:
         self._failures: list[tuple[str, RepositoryRules | None, MirrorError]] = []
 
     def error_for(self, repository: str) -> MirrorError | None:
-        """Return why it is not known what is selected for a target repository, or None if it is known."""
+        """Return the error that makes the selection for a target repository unknown, or None if it is known."""
         found = (error for template, rules, error in self._failures if can_match(repository, template, rules))
         return next(found, None)
 

@@ -1,4 +1,4 @@
-"""Deletes tags and attachments from targets. Only this module calls `Target.delete` on a target of a run.
+"""Deletes the tags and attachments of a prune plan from the targets.
 
 A tag is deleted by its name where the registry supports that. Otherwise its manifest is deleted by its digest, which
 removes all tags that refer to it, so this is done only if nothing else in the repository uses the manifest
@@ -32,7 +32,7 @@ RecordOutcome = Callable[[PlannedDeletion, Outcome, MirrorError | None], None]
 
 @runtime_checkable
 class CollectingTarget(Target, Protocol):
-    """A Target without a garbage collection of its own, such as a layout."""
+    """A Target from which `mirror` itself deletes unused content, such as a layout."""
 
     def delete_unused(self, manifests: Collection[Digest], work: Work) -> int:
         """Delete `manifests`, and all that they refer to, except what is still in use.
@@ -42,9 +42,9 @@ class CollectingTarget(Target, Protocol):
 
 
 class RepositoryTask(Struct):
-    """What is deleted from one repository.
+    """The tags and attachments to delete from one repository.
 
-    tags: the tags. allowed: the attachments that may be deleted, by reference, if their subjects are gone."""
+    tags: the tags of images. allowed: the attachments that may be deleted, by reference, if their subjects are gone."""
 
     found: PrunableRepository
     tags: Sequence[PlannedDeletion]
@@ -52,7 +52,7 @@ class RepositoryTask(Struct):
 
 
 class Pruner:
-    """Deletes what a plan allows.
+    """Deletes the tags and attachments that a plan allows.
 
     targets: the targets by host. record: called on the event loop, at most once for each tag and attachment.
     freed: the number of bytes that were freed in stores on disk."""
@@ -68,7 +68,7 @@ class Pruner:
         self._errors: dict[str, MirrorError] = {}  # by the host or repository that rejects all deletions
         self._cannot_untag: set[str] = set()  # hosts that reject the deletion of a tag by its name
         self._accepting: set[str] = set()  # hosts that have accepted a deletion
-        self._open: set[str] = set()  # hosts that have to be finished
+        self._open: set[str] = set()  # hosts whose stores have not been finished
 
     async def prune_host(self, host: str, tasks: Sequence[RepositoryTask]) -> None:
         """Delete from the repositories of one host. Raises Cancelled, and LocalError if a store cannot be finished."""
@@ -238,7 +238,7 @@ class Pruner:
         return await self._run(found, items, run) in ("deleted", "gone")
 
     def _deletions(self, found: PrunableRepository) -> Deletions:
-        """Return the object that deletes from a repository."""
+        """Return a Deletions object for a repository."""
         store = self._targets[found.content.store.host]
         return Deletions(store, found.content.path, self._records)
 

@@ -83,7 +83,7 @@ class ResultRecorder:
     """Records the results of a run. Thread-safe; no method waits for the network or a disk."""
 
     def __init__(self, report: Report, progress: Progress, events: EventStream | None = None) -> None:
-        """events: also receives the results (`--json-events`)."""
+        """Create a recorder. events: the stream that also receives the results (`--json-events`)."""
         self._events = events
         self._report = report
         self._progress = progress

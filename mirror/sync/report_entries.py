@@ -64,7 +64,7 @@ def mirror_failure(entry: MirrorEntry, error: MirrorError) -> FailedImage:
 
 
 def run_failure(name: str, error: MirrorError) -> FailedImage:
-    """Return the failure of a source reference, of a source, or of a pattern of `--only`. name: identifies it."""
+    """Return a failure that is known only by a name: of a source reference, a source, or a pattern of `--only`."""
     failure = Failure.from_error(error, name.partition("/")[0])
     is_image = "@" in name or ":" in name.rpartition("/")[2]
     return FailedImage(name, "", failure_result(error), failure, is_image)

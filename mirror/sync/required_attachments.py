@@ -59,8 +59,8 @@ async def check_required(
     elif platforms is not None and not platforms.sparse:
         where = "for the platforms that are copied"
         hint = (
-            "attach it to the image of each platform, because a smaller index replaces that of the source, and the "
-            "attachments of the latter are left out; or set `index: sparse`, or change `referrers.require`"
+            "attach it to the image of each platform, because the mirror writes a smaller index, without the "
+            "attachments of the index at the source; or set `index: sparse`, or change `referrers.require`"
         )
     what = f"{reference.name} has no {missing} {where}, but the configuration requires one"
     raise Refused(what, hint=hint, code="not_found")

@@ -164,7 +164,7 @@ class _SignatureSearch:
         except NotFound:
             return None
         except Refused as error:
-            self._note_invalid(error)
+            self._record_rejection(error)
             return None
 
     async def _list_referrers(self) -> Sequence[Descriptor]:
@@ -174,7 +174,7 @@ class _SignatureSearch:
         except NotFound:
             listed = None
         except Refused as error:
-            self._note_invalid(error)
+            self._record_rejection(error)
             return ()
         if listed:
             return listed
@@ -195,7 +195,7 @@ class _SignatureSearch:
             except NotFound:
                 self._reasons[f"{layer.blob.digest} is missing"] = None
             except Refused as error:
-                self._note_invalid(error)
+                self._record_rejection(error)
         return None
 
     async def _check_layer(self, layer: SignatureLayer) -> VerificationKey:
@@ -230,7 +230,7 @@ class _SignatureSearch:
             self._documents[blob.digest] = document
         return document
 
-    def _note_invalid(self, error: Refused) -> None:
+    def _record_rejection(self, error: Refused) -> None:
         """Record why a signature is not accepted. Raise the error if it was not caused by the content at the source."""
         if error.code not in _INVALID:
             raise error

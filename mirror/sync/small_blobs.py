@@ -1,6 +1,6 @@
 """A Source that reads each small blob only once.
 
-It is used for mirrors that select tags by date, or platforms, because these read configs before they copy them."""
+It is used for mirrors that select tags by date, or that select platforms. They read configs before they copy them."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class AttachmentTagStore(Protocol):
     """Stores which manifest, from which source, each tag of attachments on a target had."""
 
     def find(self, repository: str, tag: str) -> tuple[Digest, str] | None:
-        """Return the manifest that was last recorded for a tag, and its source, or None. This reads a file."""
+        """Return the manifest that was last recorded for a tag, and its source, or None. Reads the state file."""
         ...
 
     def record(self, repository: str, tag: str, digest: Digest, source: str) -> None:
@@ -182,14 +182,14 @@ def _conflict(entry: MirrorEntry, repository: Repository, tag: str, old: Digest,
     skip = f"`referrers: {{exclude: [{kind}]}}`" if kind else "`referrers: false`"
     if source:
         what = (
-            f"{repository}:{tag} was copied from {source} and has {old}. {entry.name} has {new}, which lacks a part "
-            "of it"
+            f"{repository}:{tag} has {old}, which was copied from {source}. {entry.name} has {new}, which lacks some "
+            "of its content"
         )
         hint = f"nothing was overwritten: copy the two sources to different repositories, or set {skip} for one of them"
     else:
         what = (
             f"{repository}:{tag} has {old}, and there is no record that mirror copied it. {entry.name} has {new}, "
-            "which lacks a part of it"
+            "which lacks some of its content"
         )
         hint = (
             f"nothing was overwritten: delete {repository}:{tag} on the target to replace it, or set {skip} for this "

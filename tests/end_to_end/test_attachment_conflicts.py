@@ -93,7 +93,8 @@ def test_different_signatures_of_two_sources_are_a_conflict_that_names_both(
     kept = signatures(target, signer)
     (loser,) = (name for name in made if made[name] != kept)
     (winner,) = made.keys() - {loser}
-    assert f"copied from {source.host}/{winner} and has {kept}. {source.host}/{loser} has {made[loser]}" in ran.text
+    assert f"has {kept}, which was copied from {source.host}/{winner}. " in ran.text
+    assert f" {source.host}/{loser} has {made[loser]}, which lacks some of its content" in ran.text
     assert "set `referrers: {exclude: [signature]}` for one of them" in ran.text
     results = mirror_run.results()
     name = f"{target.host}/copy:v1"

@@ -285,7 +285,7 @@ def test_a_rejected_deletion_is_reported_and_the_plan_can_be_applied_again(
     for reply, requests, message in (
         ({"status": 405}, 2, "REGISTRY_STORAGE_DELETE_ENABLED=true"),
         ({"status": 403}, 1, "403"),
-        ({"status": 202}, 4, "it still exists, although the registry accepted the deletion"),
+        ({"status": 202}, 4, "the manifest still exists, although the registry accepted its deletion"),
     ):
         world.target.faults.clear()
         world.target.fault("DELETE manifest", times=99, **reply)
@@ -355,7 +355,7 @@ def test_a_registry_that_deletes_the_manifest_with_one_of_its_tags_gets_it_back(
 
     world.target.fault("DELETE manifest", times=99, hook=delete_all)
     ran = apply(world.tool, "--max-delete", "100", expect=3)
-    assert "it was restored" in flat(ran)
+    assert "the manifest was restored" in flat(ran)
     careless.check({"t2"})
 
 
@@ -405,7 +405,7 @@ def test_each_deletion_of_a_shared_tag_is_checked(world: World) -> None:
         return Reply(202)
 
     world.target.fault("DELETE manifest", nth=2, hook=delete_all)
-    assert "it was restored" in flat(apply(world.tool, "--max-delete", "100", expect=3))
+    assert "the manifest was restored" in flat(apply(world.tool, "--max-delete", "100", expect=3))
     careless.check({"t1", "t2"})
 
 

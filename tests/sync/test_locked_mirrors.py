@@ -65,7 +65,7 @@ def test_a_locked_repository_that_the_source_does_not_contain_is_refused(reposit
     lock = ImageLock("", (locked("team/*", "{repository}", repository="team/app"),))
     assert [["v1"]] == tags([wildcard], lock)
     lock = ImageLock("", (locked("team/*", "{repository}", repository=repository),))
-    with pytest.raises(ConfigError, match="does not contain the repository"):
+    with pytest.raises(ConfigError, match="cannot contain the repository"):
         lock_entries([wildcard], lock, "my.lock")
 
 

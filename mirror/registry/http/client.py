@@ -126,7 +126,7 @@ class ResponseStream(AbstractContextManager["ResponseStream"]):
         try:
             count = self._body.readinto(buffer)
         except MirrorError as error:
-            self._note_error(error)
+            self._add_context(error)
             raise
         self._exchange.received += count
         return count
@@ -139,12 +139,12 @@ class ResponseStream(AbstractContextManager["ResponseStream"]):
             try:
                 body = read_small(self._body, self._head, limit, self.request)
             except MirrorError as error:
-                self._note_error(error)
+                self._add_context(error)
                 raise
             self._exchange.received = len(body)
         return Response(self.status, self.headers, body, self.request.destination, self.request_id)
 
-    def _note_error(self, error: MirrorError) -> None:
+    def _add_context(self, error: MirrorError) -> None:
         """Add the host and the id of the request to an error that occurred while the body was read."""
         self._client.set_error_host(error, self.request.destination)
         self._exchange.set_error(error)
@@ -271,7 +271,7 @@ class HttpClient:
             return self._send_on_connection(connection, request, work, exchange, streamed)
 
     def start_exchange(self, request: Request) -> Exchange:
-        """Start the record of an exchange in the log."""
+        """Return the exchange that logs a request and its response."""
         return Exchange(request, self._host_name(request.destination))
 
     def _send_on_connection(
