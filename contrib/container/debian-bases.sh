@@ -6,7 +6,7 @@
 #   builder:bookworm    a minimal Debian with Python and pip, for the architecture of this machine
 #   runtime:bookworm    Python without a shell, for amd64 and arm64
 #
-# The runtime image consists of unpacked packages. None of its programs runs, so that no emulator is needed.
+# The runtime image consists of unpacked packages. None of its programs is run, so no emulator is needed.
 set -eu
 
 layout=$1
@@ -15,17 +15,17 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 native=$(dpkg --print-architecture)
 
-# What Python and the libraries in requirements.txt need. The dependencies of python3.11-minimal are added.
+# The packages that Python and the libraries in requirements.txt need. The dependencies of python3.11-minimal are added.
 packages=python3-minimal,libpython3.11-stdlib,libstdc++6,ca-certificates,netbase,tzdata
 
 for architecture in amd64 arm64; do
     root=$work/runtime-$architecture
     mmdebstrap --quiet --variant=extract --architectures="$architecture" --include="$packages" bookworm "$root"
-    # The script of the package ca-certificates would make this file.
+    # If the packages were installed, a script of the package ca-certificates would create this file.
     cat "$root"/usr/share/ca-certificates/mozilla/*.crt >"$root/etc/ssl/certs/ca-certificates.crt"
     printf '%s\n' 'root:x:0:0:root:/:/sbin/nologin' 'nonroot:x:65532:65532:nonroot:/:/sbin/nologin' >"$root/etc/passwd"
     printf '%s\n' 'root:x:0:' 'nonroot:x:65532:' >"$root/etc/group"
-    # The programs with which packages are installed, and documentation other than licenses.
+    # Remove the programs that install packages, and all documentation except licenses.
     (
         cd "$root"
         rm -rf bin sbin usr/sbin usr/share/man usr/share/debconf usr/share/perl* usr/lib/dpkg var/lib/dpkg var/lib/apt \
