@@ -17,7 +17,7 @@ from mirror.util.structs import Struct, replace
 COMMAND_LINE = "the command line"
 
 # Keys that apply only to syncs. A copy must not replace the metrics of a sync, or send notifications.
-_OF_SYNC = ("metrics", "notify")
+_SYNC_KEYS = ("metrics", "notify")
 _MIRROR: KeyPath = ("mirrors", 0)
 
 Value = str | int | bool | list[str]
@@ -54,16 +54,16 @@ def load_copy(arguments: CopyArguments) -> Config:
     else:
         document, path, warnings = read_document(arguments.config), arguments.config, file_warnings(arguments.config)
     root = document.root
-    for key in _OF_SYNC:
+    for key in _SYNC_KEYS:
         root.items.pop(key, None)
-    _set(root, ("version",), root.items.get("version", _node(1)))
+    _set_value(root, ("version",), root.items.get("version", _make_node(1)))
     _add_plain_http(document, arguments.plain_http)
     mirror = Mapping(0, 0)
     for key_path, (value, name) in arguments.keys.items():
-        _set(mirror, key_path, _node(value))
+        _set_value(mirror, key_path, _make_node(value))
         document.arguments[(*_MIRROR, *key_path)] = name
         document.arguments.setdefault((*_MIRROR, *key_path[:1]), name)
-    _set(root, ("mirrors",), Sequence(0, 0, [mirror]))
+    _set_value(root, ("mirrors",), Sequence(0, 0, [mirror]))
     document.arguments[_MIRROR] = COMMAND_LINE
     document.text_hash = hashlib.sha256(f"{document.text_hash} {arguments.folder}".encode()).hexdigest()
     config = build_config(document, path, secrets=True, warnings=warnings, mirrors_base=arguments.directory)
@@ -79,7 +79,7 @@ def _add_plain_http(document: Document, hosts: tuple[str, ...]) -> None:
         in_file = next((name for name in names if _is_same_host(name, text)), None)
         path = ("registries", in_file or text, "plain-http")
         document.arguments[path if in_file else path[:2]] = "--plain-http"
-        _set(document.root, path, _node(True))
+        _set_value(document.root, path, _make_node(True))
 
 
 def _is_same_host(name: str, other: str) -> bool:
@@ -90,13 +90,13 @@ def _is_same_host(name: str, other: str) -> bool:
         return name == other
 
 
-def _set(mapping: Mapping, path: tuple[str, ...], node: Node) -> None:
+def _set_value(mapping: Mapping, path: tuple[str, ...], node: Node) -> None:
     """Set the value at `path`, and create the mappings that contain it if they are missing.
 
     If the path leads through a value that is not a mapping, do nothing: the check of the schema reports it."""
     for key in path[:-1]:
         if key not in mapping.items:
-            _set(mapping, (key,), Mapping(0, 0))
+            _set_value(mapping, (key,), Mapping(0, 0))
         below = mapping.items[key]
         if not isinstance(below, Mapping):
             return
@@ -105,8 +105,8 @@ def _set(mapping: Mapping, path: tuple[str, ...], node: Node) -> None:
     mapping.keys.setdefault(path[-1], Scalar(0, 0, path[-1], path[-1]))
 
 
-def _node(value: Value) -> Node:
+def _make_node(value: Value) -> Node:
     """Return the value of an argument as a node of a configuration tree."""
     if isinstance(value, list):
-        return Sequence(0, 0, [_node(item) for item in value])
+        return Sequence(0, 0, [_make_node(item) for item in value])
     return Scalar(0, 0, str(value), value)

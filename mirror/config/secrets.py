@@ -23,7 +23,7 @@ def build_secret(section: Section, key: str, *, warn_if_plain: bool) -> Secret |
     elif variable:  # without braces it may be a password, so the message does not show it
         section.add_problem("variables are not expanded; write {env: NAME} with the name of the variable", below=key)
     elif plain is not None and warn_if_plain:
-        section.add_warning(f"the {key} is in the file; use {{env: NAME}} or {{file: PATH}} instead", below=key)
+        section.add_warning(f"the {key} is in plain text; use {{env: NAME}} or {{file: PATH}} instead", below=key)
     if plain is not None:
         return Secret("the configuration", plain=plain)
     where = section.section(key)

@@ -21,7 +21,7 @@ def find_unused(deleted: Collection[Digest], roots: Iterable[Root], read: Read, 
     If a manifest that is still needed is missing or damaged, return an empty set, because it is not known what that
     image needs. Raises Cancelled, LocalError."""
     try:
-        needed = _needed(roots, read, work)
+        needed = _find_needed(roots, read, work)
     except (NotFound, Refused):
         return set()
     unused: set[Digest] = set()
@@ -41,7 +41,7 @@ def find_unused(deleted: Collection[Digest], roots: Iterable[Root], read: Read, 
     return unused
 
 
-def _needed(roots: Iterable[Root], read: Read, work: Work) -> set[Digest]:
+def _find_needed(roots: Iterable[Root], read: Read, work: Work) -> set[Digest]:
     """Return all manifests and blobs that the roots need.
 
     Raises Cancelled, LocalError, Refused, and NotFound if a manifest is missing in an image that is not sparse."""

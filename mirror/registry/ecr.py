@@ -56,7 +56,7 @@ class EcrService:
             api.close()
 
     def container(self, repository: str) -> str:
-        """Return the repository itself, because each repository is created on its own."""
+        """Return the name of the object to create for a push to `repository`: on Amazon ECR, the repository itself."""
         return repository
 
     def create(self, repository: str, work: Work) -> bool:

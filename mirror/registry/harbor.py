@@ -104,7 +104,7 @@ class HarborService:
                 kind="project",
                 scopes=push_scopes(repository),
                 headers=(("Content-Type", "application/json"), ("Accept", "application/json")),
-                body=json.dumps(self._document(project)).encode(),
+                body=json.dumps(self._project_document(project)).encode(),
                 expect={201, 409},
             )
         except AuthError as error:
@@ -113,7 +113,7 @@ class HarborService:
             raise error.with_subject(f"creating the project {self._host}/{project}") from error
         return response.status == 201
 
-    def _document(self, project: str) -> dict[str, object]:
+    def _project_document(self, project: str) -> dict[str, object]:
         """Return the body of the request that creates a project. In Harbor's metadata, all values are strings."""
         settings = self._project
         metadata = {"public": _flag_text(settings.public)}

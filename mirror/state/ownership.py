@@ -1,7 +1,7 @@
 """The rows of the state about what syncs wrote to targets: only these tags and manifests may be deleted by a prune.
 
-A row belongs to the configuration with which the sync was run, which is identified by the path of its file. Unlike
-hints, lost rows are not restored by later runs: if the state is lost, a prune deletes nothing that was written before.
+A row belongs to the configuration with which the sync was run, which is identified by the path of its file. Later
+runs restore lost hints, but not lost rows: if the state is lost, a prune keeps everything that was written before.
 """
 
 from __future__ import annotations

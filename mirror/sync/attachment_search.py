@@ -196,7 +196,7 @@ class AttachmentSearch:
         listed = await self._manifests.read_referrers(self._entry.source, self._entry.repository, subject)
         tag = referrers_tag(subject)
         may_exist = self._tags is None or tag in self._tags
-        is_ordinary = may_exist and self._is_ordinary(tag)
+        is_ordinary = may_exist and self._is_copied_as_image(tag)
         read_index = listed is None
         if listed is None:
             self._has_lists = False
@@ -217,7 +217,7 @@ class AttachmentSearch:
         ]
         return refs + await self._find_signatures(subject, level)
 
-    def _is_ordinary(self, tag: str) -> bool:
+    def _is_copied_as_image(self, tag: str) -> bool:
         """Return whether this run mirrors an existing tag of attachments like other tags, and no target renames it."""
         return self._entry.mirrors_attachment_tag(tag) and self._is_selected(self._entry.name + reference_suffix(tag))
 
@@ -244,7 +244,7 @@ class AttachmentSearch:
                 descriptor,
                 tag,
                 names=frozenset({kind}),
-                ordinary=self._is_ordinary(tag),
+                ordinary=self._is_copied_as_image(tag),
                 level=level,
             )
             for (tag, kind), descriptor in zip(wanted.items(), descriptors, strict=True)

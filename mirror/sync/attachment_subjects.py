@@ -29,7 +29,7 @@ SubjectReader: TypeAlias = Callable[[], Awaitable[Subjects]]
 async def subjects_of_graph(graph: ManifestGraph) -> Subjects:
     """Return the manifests below the root of an image that was read."""
     below = tuple(dict.fromkeys(one.digest for level in graph.levels for one in level))
-    return Subjects(below, _platforms(graph.root, below))
+    return Subjects(below, _platform_images(graph.root, below))
 
 
 async def read_subjects(
@@ -52,10 +52,10 @@ async def read_subjects(
         if not level:
             break
         indexes = await run_group(read(digest) for digest in level)
-    return Subjects(tuple(below), _platforms(root, below))
+    return Subjects(tuple(below), _platform_images(root, below))
 
 
-def _platforms(root: Manifest, below: Iterable[Digest]) -> tuple[Digest, ...]:
+def _platform_images(root: Manifest, below: Iterable[Digest]) -> tuple[Digest, ...]:
     """Return the children of an index that are images for a platform, which excludes BuildKit's attestations."""
     known = set(below)
     children = (child for child in root.children if child.platform is None or child.platform.os != "unknown")

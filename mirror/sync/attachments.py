@@ -42,7 +42,10 @@ _SearchKey: TypeAlias = tuple[str, int, bool, PlatformFilter | None, Digest | No
 
 
 class _SearchResult(Struct, frozen=True):
-    """refs: the attachments, without those copied like other images. missing: the required name that none has."""
+    """The result of a search for the attachments of an image.
+
+    refs: the attachments, except those that are copied like other images. missing: a required name that no attachment
+    has; empty if there is none."""
 
     refs: tuple[AttachmentRef, ...]
     missing: str
@@ -225,7 +228,7 @@ class AttachmentReader:
         return found
 
     def _rules_number(self, entry: MirrorEntry) -> int:
-        """Return a number that two mirrors share only if they mirror the same tags of attachments like other tags."""
+        """Return a number that identifies the rules by which a mirror copies tags of attachments like other tags."""
         number = self._rules.get(entry.number)
         if number is None:
             rules = (entry.rules, entry.number if entry.locked is not None else None)
@@ -233,10 +236,10 @@ class AttachmentReader:
         return number
 
     async def _find_root(self, reference: SourceReference, digest: Digest) -> Digest | None:
-        """Return the root of an image, or None if the root at the source is different.
+        """Return `digest` if the source has a root manifest with this digest, otherwise None.
 
-        Its attachments are then left out, because the target does not have their subject. digest: the root manifest
-        that targets get, which a transform or the selection of platforms may have changed."""
+        digest: the root manifest that targets get, which a transform or the selection of platforms may have changed. If
+        it was changed, the attachments of the root at the source are left out, because targets lack their subject."""
         version, entry = reference.version, reference.entry
         if isinstance(version, Version) and (version.source_id or version.transform is not None):
             return digest if version.source_digest == digest else None

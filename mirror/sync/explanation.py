@@ -306,7 +306,7 @@ def _explain_target(
     if error is not None and found.selected is not False:
         action = "conflict" if error.code in _CONFLICTS else "fail"
         return TargetExplanation(name, copy, action, str(error))
-    reason = "it is not selected; a sync never deletes or changes other tags"
+    reason = "it is not selected; a sync neither changes nor deletes such tags"
     if is_attached:
         reason = "it is not selected; a sync copies an attachment only with the image to which it belongs"
     return TargetExplanation(name, copy, "none", reason)

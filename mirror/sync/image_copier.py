@@ -87,7 +87,7 @@ class ImageCopier:
             self._writer.check_sparse(plan_entry)
         graphs = [image.graph, *(one.graph for one in image.attachments)]
         await self._read_hints(plan_entry, graphs)
-        return await self._push_twice(
+        return await self._push_and_retry(
             plan_entry, counts, lambda check_all: self._push(plan_entry, image, counts, check_all=check_all)
         )
 
@@ -106,7 +106,7 @@ class ImageCopier:
             attempt = ImagePush(plan_entry, store, counts, check_all=check_all, root=None, source=source)
             return await self._attachments.copy(attempt, attachments)
 
-        return await self._push_twice(plan_entry, counts, push)
+        return await self._push_and_retry(plan_entry, counts, push)
 
     async def _read_hints(self, plan_entry: PlanEntry, graphs: Sequence[ManifestGraph]) -> None:
         """Read from the state where the blobs of an image may be."""
@@ -123,10 +123,10 @@ class ImageCopier:
                 )
                 self._locations.add_hints(repository, hints)
 
-    async def _push_twice(
+    async def _push_and_retry(
         self, plan_entry: PlanEntry, counts: BlobCounts, push: Callable[[bool], Awaitable[bool]]
     ) -> bool:
-        """Call `push` and return its result. If the target lacks a blob that was expected on it, call `push` again.
+        """Call `push` and return its result. If the target lacks a blob that it should have, call `push` again.
 
         push: called with True if it must look up every object on the target."""
         try:

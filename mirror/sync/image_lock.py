@@ -25,7 +25,7 @@ FORMAT = 1
 MAX_BYTES = 64 << 20
 MAX_NODES = 4_000_000
 MAX_DEPTH = 16  # levels of attachments of attachments
-_LARGEST = (1 << 63) - 1  # bytes
+_LARGEST_SIZE = (1 << 63) - 1  # bytes
 _LONGEST_TEXT = 4096  # characters of a name or media type
 _CREATE = "create the file again with `mirror lock CONFIG`"
 
@@ -225,7 +225,7 @@ class _Reader:
             subject,
             self._digest(fields["digest"], where),
             self._text(fields.get("mediaType", ""), where),
-            self._number(fields["size"], f"{where}.size", 0, _LARGEST) if "size" in fields else None,
+            self._number(fields["size"], f"{where}.size", 0, _LARGEST_SIZE) if "size" in fields else None,
             self._text(fields.get("artifactType", ""), where),
             tag,
             level,

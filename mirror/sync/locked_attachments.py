@@ -62,7 +62,7 @@ async def restore_attachments(
     lists: dict[Digest, set[Digest] | None] = {}
     refs = []
     for one in attachments:
-        if one.tag and _is_ordinary(entry, one.tag, is_selected):
+        if one.tag and _is_copied_as_image(entry, one.tag, is_selected):
             continue
         if not one.tag and one.subject not in lists:
             lists[one.subject] = await _read_list(manifests, entry, referrers_tag(one.subject), is_selected)
@@ -98,7 +98,7 @@ def _names(locked: LockedAttachment, kind: str) -> frozenset[str]:
     return kinds_of_type(kind) | {kind}
 
 
-def _is_ordinary(entry: MirrorEntry, tag: str, is_selected: Callable[[str], bool]) -> bool:
+def _is_copied_as_image(entry: MirrorEntry, tag: str, is_selected: Callable[[str], bool]) -> bool:
     """Return whether the run copies a tag of attachments like that of any other image."""
     return entry.mirrors_attachment_tag(tag) and is_selected(entry.name + reference_suffix(tag))
 
@@ -106,9 +106,9 @@ def _is_ordinary(entry: MirrorEntry, tag: str, is_selected: Callable[[str], bool
 async def _read_list(
     manifests: ManifestCache, entry: MirrorEntry, tag: str, is_selected: Callable[[str], bool]
 ) -> set[Digest] | None:
-    """Return the entries of the list of referrers under a locked tag, or None if the run does not copy such a tag."""
+    """Return the entries of the list of referrers under a locked tag, or None if the tag is not copied itself."""
     image = (entry.locked or {}).get(entry.repository, {}).get(tag)
-    if image is None or not _is_ordinary(entry, tag, is_selected):
+    if image is None or not _is_copied_as_image(entry, tag, is_selected):
         return None
     index = await manifests.read(entry.source, entry.repository, image.digest)
     return {child.digest for child in index.children}

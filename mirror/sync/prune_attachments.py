@@ -46,7 +46,7 @@ class OwnedAttachments:
                 for one in orphans
                 if (":" in one.reference and one.digest in used)
                 or _belongs_to(one, used, possible)
-                or await self._lists_others(one, going)
+                or await self._lists_other_manifests(one, going)
             }
             if not kept:
                 return used, orphans
@@ -78,7 +78,7 @@ class OwnedAttachments:
         subjects = await self._content.reachable(images) - used
         return sorted((_tags_of(subjects) & self._content.tags.keys()) - {one.reference for one in orphans})
 
-    async def _lists_others(self, written: WrittenReference, going: Collection[Digest]) -> bool:
+    async def _lists_other_manifests(self, written: WrittenReference, going: Collection[Digest]) -> bool:
         """Return whether an attachment is a list of referrers with an entry that is not in `going`."""
         if ":" in written.reference or "." in written.reference:
             return False  # a referrer, or one of cosign's tags

@@ -150,7 +150,7 @@ def read_prune_plan(path: Path, *, config_hash: str, now: datetime) -> AllowedDe
     except Refused as error:
         raise ConfigError(error.what, hint=_PLAN_AGAIN) from error
     if made_for != config_hash:
-        raise _unusable_plan(f"{what} was made for another configuration, or the configuration was changed since")
+        raise _unusable_plan(f"{what} was made for another configuration, or the configuration was changed since then")
     if allowed.created > now + _MAX_CLOCK_ERROR:
         raise _unusable_plan(f"{what} was made in the future, at {allowed.created:%Y-%m-%d %H:%M} UTC: check the clock")
     if now - allowed.created > MAX_AGE:

@@ -147,14 +147,16 @@ class PrunePlanner:
         if candidates and wanted and not content.tags.keys() & wanted:
             what = f"{name} has none of the tags that are selected for it"
             raise PruneRefused(what, hint="run `mirror sync CONFIG` first, so that the repository is not left empty")
-        found.tags = await self._explain(candidates, selected)
+        found.tags = await self._add_reasons(candidates, selected)
         return found
 
     def _read_records(self, name: str, work: Work) -> tuple[list[WrittenReference], set[tuple[str, Digest]]]:
         """Return what this configuration wrote to a repository, and what others wrote. Blocks."""
         return self._records.written(name), self._records.written_by_others(name)
 
-    async def _explain(self, tags: Sequence[PlannedDeletion], selected: SelectedRepository) -> list[PlannedDeletion]:
+    async def _add_reasons(
+        self, tags: Sequence[PlannedDeletion], selected: SelectedRepository
+    ) -> list[PlannedDeletion]:
         """Return the tags with the reason why each is not selected.
 
         Raises PruneRefused if a source has a tag that it does not list, and the errors of the sources."""

@@ -602,7 +602,7 @@ def test_a_key_that_is_listed_twice_produces_a_warning(tmp_path: Path) -> None:
     [
         (
             f"username: joe, password: {CANARY}",
-            ':3:44: registries."b.example.com".password: the password is in the file',
+            ':3:44: registries."b.example.com".password: the password is in plain text',
         ),
         ("username: joe, password: {file: open}", "all users can read"),
         ("tls: {verify: false}", ".tls.verify: the certificate is not verified"),

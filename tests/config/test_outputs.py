@@ -58,7 +58,7 @@ def test_an_invalid_value_is_an_error_that_shows_no_part_of_a_url(keys: str, say
     ("keys", "says"),
     [
         ("notify: [{url: {env: NO_SUCH_HOOK}}]", "NO_SUCH_HOOK is unset or empty; a run needs it"),
-        (f"notify: [{{url: '{HOOK}', format: slack}}]", "the url is in the file; use {env: NAME} or {file: PATH}"),
+        (f"notify: [{{url: '{HOOK}', format: slack}}]", "the url is in plain text; use {env: NAME} or {file: PATH}"),
         ("notify: [{url: 'http://h.example.com/x'}]", "the messages are sent unencrypted; use https"),
     ],
 )

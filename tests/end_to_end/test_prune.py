@@ -195,7 +195,7 @@ def test_a_plan_must_be_valid_recent_and_made_for_the_same_configuration(world: 
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert "another run holds the lock" in apply(world.tool, expect=75).err
     tool.config([{**world.mirror, "tags": ["t0"]}], world.source, world.target)
-    assert "the configuration was changed since" in apply(tool, expect=2).err
+    assert "the configuration was changed since then" in apply(tool, expect=2).err
     assert ([], set(world.tags)) == (world.target.requests(), world.left())
 
 

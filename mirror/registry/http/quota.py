@@ -14,11 +14,11 @@ def parse_quota(headers: Headers) -> Quota | None:
     """Return the quota in a response with `ratelimit-remaining: 76;w=21600`, or None if there is no valid one.
 
     The number after `w` is the length of the period for which the quota is granted, in seconds."""
-    remaining = _count(headers.get("ratelimit-remaining"))
-    return None if remaining is None else Quota(remaining, _count(headers.get("ratelimit-limit")))
+    remaining = _leading_number(headers.get("ratelimit-remaining"))
+    return None if remaining is None else Quota(remaining, _leading_number(headers.get("ratelimit-limit")))
 
 
-def _count(value: str | None) -> int | None:
+def _leading_number(value: str | None) -> int | None:
     """Return the number at the beginning of a header field, or None if there is none."""
     found = _COUNT.fullmatch(value) if value is not None else None
     return int(found[1]) if found is not None else None
