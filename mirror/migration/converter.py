@@ -13,7 +13,7 @@ from mirror.config.peer_formats import recognize_tool
 from mirror.errors import ConfigError, printable
 from mirror.migration import dregsy, image_syncer, regsync, skopeo
 from mirror.migration.conversion import Conversion
-from mirror.migration.peer_file import NotConvertible, Note, PeerMapping
+from mirror.migration.peer_file import NotConvertible, Note, ToolMapping
 from mirror.migration.writer import format_note, write_configuration
 from mirror.util.structs import Struct
 
@@ -52,7 +52,7 @@ def convert_file(tool: str, path: Path, destination: str | None, environment: Ma
         raise ConfigError(f"{printable(path)} looks like a file of {actual}, not of {tool}", hint=hint)
     if (destination is None) == (tool == "skopeo"):
         raise _destination_error(tool)
-    top = PeerMapping(document.root, (), [])
+    top = ToolMapping(document.root, (), [])
     try:
         conversion = _convert(tool, top, path, destination, environment)
     except NotConvertible as error:
@@ -72,7 +72,7 @@ def convert_file(tool: str, path: Path, destination: str | None, environment: Ma
 
 
 def _convert(
-    tool: str, top: PeerMapping, path: Path, destination: str | None, environment: Mapping[str, str]
+    tool: str, top: ToolMapping, path: Path, destination: str | None, environment: Mapping[str, str]
 ) -> Conversion:
     """Call the converter for the tool that wrote the file. Raises NotConvertible, ConfigError, LocalError."""
     if tool == "regsync":

@@ -11,7 +11,7 @@ from mirror.errors import ConfigError
 from mirror.migration.conversion import Conversion, ConvertedMirror, merge_mirrors
 from mirror.migration.dregsy_paths import map_paths
 from mirror.migration.dregsy_tags import select_tags
-from mirror.migration.peer_file import NotConvertible, Note, PeerMapping
+from mirror.migration.peer_file import NotConvertible, Note, ToolMapping
 from mirror.migration.registry_settings import RegistrySettings, host_or_reject
 from mirror.migration.schedules import crontab_line_for_seconds
 from mirror.oci.platform import parse_platform
@@ -23,7 +23,7 @@ _DEFAULT_CERTIFICATES = "/etc/skopeo/certs.d"
 _FLAGS = "the flag -run of dregsy is `mirror sync --only PATTERN`, with patterns for sources instead of names of tasks"
 
 
-def convert(top: PeerMapping) -> Conversion:
+def convert(top: ToolMapping) -> Conversion:
     """Convert a file of dregsy. Raises NotConvertible if its sections have the wrong form."""
     conversion, settings = Conversion(notes=top.notes), RegistrySettings()
     conversion.registries = settings.by_host
@@ -43,7 +43,7 @@ def convert(top: PeerMapping) -> Conversion:
     return conversion
 
 
-def _convert_relays(top: PeerMapping) -> str | None:
+def _convert_relays(top: ToolMapping) -> str | None:
     """Add notes about the settings of the relays and of the lister, which are not converted.
 
     Return the directory with the certificates of skopeo, or None if docker is the relay."""
@@ -73,7 +73,7 @@ def _convert_relays(top: PeerMapping) -> str | None:
 
 
 def _convert_task(
-    task: PeerMapping, settings: RegistrySettings, certificates: str | None, without_platform: list[Note]
+    task: ToolMapping, settings: RegistrySettings, certificates: str | None, without_platform: list[Note]
 ) -> list[ConvertedMirror]:
     """Return the entries for one task. A mapping that cannot be converted is left out, with a note.
 
@@ -107,7 +107,7 @@ def _convert_task(
 
 
 def _convert_registry(
-    peer: PeerMapping, settings: RegistrySettings, certificates: str | None, *, is_target: bool
+    peer: ToolMapping, settings: RegistrySettings, certificates: str | None, *, is_target: bool
 ) -> str:
     """Convert the source or target of a task, and return its registry. Raises NotConvertible."""
     registry = peer.text("registry")
@@ -146,7 +146,7 @@ def _convert_registry(
     return host
 
 
-def _convert_auth(peer: PeerMapping, host: str, auth: str, settings: RegistrySettings) -> None:
+def _convert_auth(peer: ToolMapping, host: str, auth: str, settings: RegistrySettings) -> None:
     """Convert a login, which is base64-encoded JSON. If it has another form, add a note that does not quote it."""
     try:
         login = json.loads(base64.b64decode(auth, validate=True))
@@ -159,7 +159,7 @@ def _convert_auth(peer: PeerMapping, host: str, auth: str, settings: RegistrySet
         settings.set_login(host, username, password, peer, "auth")
 
 
-def _convert_mapping(peer: PeerMapping, source: str, target: str) -> list[ConvertedMirror]:
+def _convert_mapping(peer: ToolMapping, source: str, target: str) -> list[ConvertedMirror]:
     """Return the entries for one mapping: one for its tags, and one for each digest. Raises NotConvertible."""
     paths = map_paths(peer, source, target)
     tags, pinned = select_tags(peer)

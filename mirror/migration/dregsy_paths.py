@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from mirror.errors import ConfigError
-from mirror.migration.peer_file import PeerMapping
+from mirror.migration.peer_file import ToolMapping
 from mirror.migration.references import parse_repository
 from mirror.migration.tag_patterns import complete_anchors, pattern_for_search, pattern_for_text
 from mirror.selection.locations import MATCHED
@@ -29,7 +29,7 @@ class Paths(Struct, frozen=True):
     repositories: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
 
-def map_paths(peer: PeerMapping, source: str, target: str) -> Paths:
+def map_paths(peer: ToolMapping, source: str, target: str) -> Paths:
     """Convert the keys `from` and `to` of a mapping. source, target: the registries. Raises NotConvertible."""
     old, new = peer.text("from"), peer.text("to") or ""
     if not old:
@@ -48,7 +48,7 @@ def map_paths(peer: PeerMapping, source: str, target: str) -> Paths:
     )
 
 
-def _map_expression(peer: PeerMapping, source: str, target: str, expression: str, new: str) -> Paths:
+def _map_expression(peer: ToolMapping, source: str, target: str, expression: str, new: str) -> Paths:
     """Convert a mapping whose `from` is a regular expression for the paths of repositories. Raises NotConvertible."""
     prefix, rest = "", complete_anchors(expression)
     found = None if has_alternative(expression) else _LITERAL_PATH.fullmatch(expression)
@@ -71,7 +71,7 @@ def _map_expression(peer: PeerMapping, source: str, target: str, expression: str
 
 
 def _map_prefix(
-    peer: PeerMapping, prefix: str, include: tuple[str, ...], new: str
+    peer: ToolMapping, prefix: str, include: tuple[str, ...], new: str
 ) -> tuple[str, tuple[tuple[str, ...], tuple[str, ...]]]:
     """Return the prefix on the target if `to` replaces the literal beginning of `from`. Raises NotConvertible.
 
@@ -93,7 +93,7 @@ def _map_prefix(
     return mapped.strip("/"), (include, (again,))
 
 
-def _split_replacement(peer: PeerMapping, text: str) -> tuple[str, str]:
+def _split_replacement(peer: ToolMapping, text: str) -> tuple[str, str]:
     """Split `regex:EXPRESSION,REPLACEMENT` into its parts. Raises NotConvertible."""
     expression, comma, replacement = text.removeprefix(_PREFIX).partition(",")
     try:

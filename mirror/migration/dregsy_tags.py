@@ -6,7 +6,7 @@ import re
 
 from mirror.errors import ConfigError, Refused, printable
 from mirror.migration import blang
-from mirror.migration.peer_file import PeerMapping
+from mirror.migration.peer_file import ToolMapping
 from mirror.migration.tag_patterns import complete_anchors, pattern_for_search
 from mirror.migration.tag_selection import EVERY_TAG, TagSelection
 from mirror.migration.version_patterns import version_patterns
@@ -18,7 +18,7 @@ _LATEST = re.compile(r"latest\s+([1-9][0-9]{0,8})")
 _COMBINED = "write one list of patterns under `tags: {include: [...]}` of the new file"
 
 
-def select_tags(peer: PeerMapping) -> tuple[TagSelection | None, list[str]]:
+def select_tags(peer: ToolMapping) -> tuple[TagSelection | None, list[str]]:
     """Convert the key `tags`, and return the selected tags and the digests, which have the form `[:TAG]@DIGEST`.
 
     If the key is missing or empty, all tags are selected. If it contains only digests, the selection of tags is None.
@@ -49,7 +49,7 @@ def select_tags(peer: PeerMapping) -> tuple[TagSelection | None, list[str]]:
     return _apply_keep(peer, found, keep), pinned
 
 
-def _convert_filter(peer: PeerMapping, kind: str, value: str) -> TagSelection:
+def _convert_filter(peer: ToolMapping, kind: str, value: str) -> TagSelection:
     """Return the tags that a filter selects. Raises NotConvertible."""
     if kind == "js":
         peer.reject("tags", f"left out: JavaScript cannot be converted; {_COMBINED}")
@@ -71,7 +71,7 @@ def _parse_expression(value: str) -> tuple[bool, str]:
     return text.startswith("!"), pattern_for_search(complete_anchors(text.removeprefix("!")))
 
 
-def _parse_digest(peer: PeerMapping, text: str) -> str:
+def _parse_digest(peer: ToolMapping, text: str) -> str:
     """Return an item of `tags` with a digest in the form `[:TAG]@DIGEST`. Raises NotConvertible."""
     tag, _, digest = text.rpartition("@")
     try:
@@ -81,7 +81,7 @@ def _parse_digest(peer: PeerMapping, text: str) -> str:
     return f"{f':{tag}' if tag else ''}@{parsed}"
 
 
-def _apply_keep(peer: PeerMapping, found: list[TagSelection], keep: list[str]) -> TagSelection:
+def _apply_keep(peer: ToolMapping, found: list[TagSelection], keep: list[str]) -> TagSelection:
     """Return the union of the selections in `found`, restricted by the filters `keep:`. Raises NotConvertible."""
     newest: int | None = None
     exclude: list[str] = []

@@ -10,7 +10,7 @@ from mirror.config import ConfigErrors, yaml_reader
 from mirror.config.tree import Scalar, Sequence
 from mirror.errors import ConfigError, printable
 from mirror.migration.conversion import Conversion, ConvertedMirror, merge_mirrors
-from mirror.migration.peer_file import NotConvertible, Note, PeerMapping
+from mirror.migration.peer_file import NotConvertible, Note, ToolMapping
 from mirror.migration.references import parse_repository
 from mirror.migration.registry_settings import RegistrySettings, host_or_reject
 from mirror.migration.tag_patterns import pattern_for_search
@@ -37,7 +37,7 @@ class _Name(Struct, frozen=True):
     expression: str | None = None
 
 
-def convert(top: PeerMapping, path: Path, environment: Mapping[str, str]) -> Conversion:
+def convert(top: ToolMapping, path: Path, environment: Mapping[str, str]) -> Conversion:
     """Convert a file of image-syncer: one with images, or one in the old format with the sections `auth` and `images`.
 
     path: the path of the file. If its directory contains `auth.yaml`, `auth.yml` or `auth.json`, the logins are read
@@ -67,7 +67,7 @@ def convert(top: PeerMapping, path: Path, environment: Mapping[str, str]) -> Con
     return conversion
 
 
-def _read_auth_file(path: Path, notes: list[Note]) -> PeerMapping | None:
+def _read_auth_file(path: Path, notes: list[Note]) -> ToolMapping | None:
     """Return the content of the file with the logins, or None if there is none. Raises ConfigError, LocalError."""
     found = next((path.parent / name for name in _AUTH_FILES if (path.parent / name).is_file()), None)
     if found is None or found.name == path.name:
@@ -79,11 +79,11 @@ def _read_auth_file(path: Path, notes: list[Note]) -> PeerMapping | None:
         raise ConfigErrors(document.problems)
     name = printable(found.name)
     notes.append(Note(1, "", f"the logins were read from {name}"))
-    return PeerMapping(document.root, (), notes, name)
+    return ToolMapping(document.root, (), notes, name)
 
 
 def _convert_logins(
-    auth: PeerMapping | None, settings: RegistrySettings, environment: Mapping[str, str] | None
+    auth: ToolMapping | None, settings: RegistrySettings, environment: Mapping[str, str] | None
 ) -> None:
     """Convert the logins. environment: the variables that they may refer to, or None if variables are not expanded."""
     if auth is None:
@@ -99,7 +99,7 @@ def _convert_logins(
 
 
 def _convert_login(
-    login: PeerMapping, name: str, settings: RegistrySettings, environment: Mapping[str, str] | None
+    login: ToolMapping, name: str, settings: RegistrySettings, environment: Mapping[str, str] | None
 ) -> None:
     """Convert one login. name: its key, which is a registry, or a registry and a path. Raises NotConvertible."""
     registry, _, path = name.partition("/")
@@ -124,7 +124,7 @@ def _convert_login(
         settings.set_unverified(host, login, "insecure")
 
 
-def _convert_rule(images: PeerMapping, text: str, environment: Mapping[str, str]) -> Iterator[ConvertedMirror]:
+def _convert_rule(images: ToolMapping, text: str, environment: Mapping[str, str]) -> Iterator[ConvertedMirror]:
     """Yield the entries for one source and its destinations. Raises NotConvertible."""
     source = _parse_name(images, text, text, is_source=True)
     line = images.node.keys[text].line + 1
@@ -139,7 +139,7 @@ def _convert_rule(images: PeerMapping, text: str, environment: Mapping[str, str]
             yield ConvertedMirror(line, read, (repository,), tags, notes=tuple(dict.fromkeys(images.notes)))
 
 
-def _pairs(images: PeerMapping, key: str, source: _Name, target: _Name) -> Iterator[tuple[str, TagSelection, str]]:
+def _pairs(images: ToolMapping, key: str, source: _Name, target: _Name) -> Iterator[tuple[str, TagSelection, str]]:
     """Yield the source, the tags and the target of each entry for one destination. Raises NotConvertible."""
     if source.digest:
         if target.digest not in ("", source.digest):
@@ -167,7 +167,7 @@ def _pairs(images: PeerMapping, key: str, source: _Name, target: _Name) -> Itera
             yield source.repository, TagSelection(literal=(old,)), f"{target.repository}:{new}"
 
 
-def _parse_name(images: PeerMapping, key: str, text: str, *, is_source: bool) -> _Name:
+def _parse_name(images: ToolMapping, key: str, text: str, *, is_source: bool) -> _Name:
     """Parse a source or a destination. Raises NotConvertible."""
     expression = _EXPRESSION.fullmatch(text) if is_source else None
     if expression is not None:

@@ -36,7 +36,7 @@ class NotConvertible(MirrorError):
         self.note = note
 
 
-class PeerMapping:
+class ToolMapping:
     """A YAML mapping in the other tool's file. It records which keys were read; `note_unknown_keys` reports the rest.
 
     node, path: the mapping and its key path. notes: the list to which notes are added. file: the name of the file that
@@ -54,9 +54,9 @@ class PeerMapping:
         """The line of the mapping, counted from 1."""
         return self.node.line + 1
 
-    def with_notes(self, notes: list[Note]) -> PeerMapping:
+    def with_notes(self, notes: list[Note]) -> ToolMapping:
         """Return a copy of the mapping that adds its notes to `notes`, and in which no key is marked as read."""
-        return PeerMapping(self.node, self.path, notes, self.file)
+        return ToolMapping(self.node, self.path, notes, self.file)
 
     def read_keys(self) -> list[str]:
         """Return the keys of the mapping, and mark them as read."""
@@ -104,16 +104,16 @@ class PeerMapping:
             self.reject(key, "expected a number; correct the file")
         return float(text)
 
-    def mapping(self, key: str) -> PeerMapping | None:
+    def mapping(self, key: str) -> ToolMapping | None:
         """Return the mapping under `key`, or None if the key is missing. Raises NotConvertible."""
         node = self._value(key)
         if node is None:
             return None
         if not isinstance(node, Mapping):
             self.reject(key, "expected a mapping; correct the file")
-        return PeerMapping(node, (*self.path, key), self.notes, self.file)
+        return ToolMapping(node, (*self.path, key), self.notes, self.file)
 
-    def mappings(self, key: str) -> Iterator[PeerMapping]:
+    def mappings(self, key: str) -> Iterator[ToolMapping]:
         """Yield the mappings in the list under `key`. Raises NotConvertible."""
         node = self._value(key)
         items = node.items if isinstance(node, Sequence) else []
@@ -121,7 +121,7 @@ class PeerMapping:
             self.reject(key, "expected a list of mappings; correct the file")
         for number, item in enumerate(items):
             if isinstance(item, Mapping):
-                yield PeerMapping(item, (*self.path, key, number), self.notes, self.file)
+                yield ToolMapping(item, (*self.path, key, number), self.notes, self.file)
 
     def note(self, key: str | None, text: str, *, lost: bool = False) -> None:
         """Add a note about a key, or about the mapping if `key` is None. Marks the key as read."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from mirror.errors import ConfigError
-from mirror.migration.peer_file import PeerMapping
+from mirror.migration.peer_file import ToolMapping
 from mirror.migration.registry_settings import canonical_host
 from mirror.oci.reference import Repository, names_host
 
 
-def parse_repository(peer: PeerMapping, key: str | None, text: str) -> str:
+def parse_repository(peer: ToolMapping, key: str | None, text: str) -> str:
     """Return a repository with its registry, as in a `mirror` configuration. Raises NotConvertible if it is invalid."""
     first, slash, rest = text.partition("/")
     try:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from mirror.errors import ConfigError
-from mirror.migration.peer_file import PeerMapping
+from mirror.migration.peer_file import ToolMapping
 from mirror.oci.reference import DOCKER_HUB, parse_host
 
 _HUB_HOSTS = {"registry.hub.docker.com", "hub.docker.com", "registry-1.docker.io", "index.docker.io"}
@@ -20,7 +20,7 @@ class RegistrySettings:
         self.by_host: dict[str, dict[str, object]] = {}
         self._passwords: dict[str, str] = {}  # the passwords in the old file, by the variables that replace them
 
-    def set(self, host: str, key: str, value: object, peer: PeerMapping, peer_key: str | None) -> None:
+    def set(self, host: str, key: str, value: object, peer: ToolMapping, peer_key: str | None) -> None:
         """Set a key of a registry. If the key already has a different value, keep that value and add a note.
 
         peer, peer_key: the mapping and the key in the old file."""
@@ -33,7 +33,7 @@ class RegistrySettings:
         host: str,
         username: str,
         password: str | dict[str, str],
-        peer: PeerMapping,
+        peer: ToolMapping,
         peer_key: str,
         *,
         path: str = "",
@@ -64,13 +64,13 @@ class RegistrySettings:
         else:
             settings.update(login)
 
-    def set_unverified(self, host: str, peer: PeerMapping, peer_key: str) -> None:
+    def set_unverified(self, host: str, peer: ToolMapping, peer_key: str) -> None:
         """Disable certificate verification for a registry, and add a note about plain http."""
         self.merge_tls(host, {"verify": False}, peer, peer_key)
         what = "the certificate is not verified, as before, but http is never used as a fallback:"
         peer.note(peer_key, f"{what} if {host} has no https, replace `tls: {{verify: false}}` with `plain-http: true`")
 
-    def merge_tls(self, host: str, values: dict[str, object], peer: PeerMapping, peer_key: str | None) -> None:
+    def merge_tls(self, host: str, values: dict[str, object], peer: ToolMapping, peer_key: str | None) -> None:
         """Add values to the key `tls` of a registry. Values that are already set are kept, with a note."""
         tls = self.by_host.setdefault(host, {}).setdefault("tls", {})
         for key, value in values.items():
@@ -78,7 +78,7 @@ class RegistrySettings:
                 peer.note(peer_key, f"not converted: an earlier entry has another value for {host}, which is kept")
 
     def read_certificates(
-        self, host: str, directory: str, peer: PeerMapping, peer_key: str, *, optional: bool = False
+        self, host: str, directory: str, peer: ToolMapping, peer_key: str, *, optional: bool = False
     ) -> None:
         """Use the TLS files in a directory for a registry: `*.crt`, `*.cert` and `*.key`.
 
@@ -119,7 +119,7 @@ def variable_for(name: str) -> str:
     return f"{words}_PASSWORD" if words[:1].isalpha() else f"REGISTRY_{words}_PASSWORD"
 
 
-def host_or_reject(peer: PeerMapping, key: str | None, text: str) -> str:
+def host_or_reject(peer: ToolMapping, key: str | None, text: str) -> str:
     """Return the canonical host name of a registry. Raises NotConvertible if it is invalid."""
     try:
         return canonical_host(text)

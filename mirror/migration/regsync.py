@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from mirror.errors import ConfigError
 from mirror.migration.conversion import Conversion, ConvertedMirror, merge_mirrors
-from mirror.migration.peer_file import NotConvertible, Note, PeerMapping
+from mirror.migration.peer_file import NotConvertible, Note, ToolMapping
 from mirror.migration.registry_settings import MOST_PARALLEL
 from mirror.migration.regsync_hosts import RegistryNames, convert_hosts
 from mirror.migration.regsync_tags import select_tags
@@ -43,7 +43,7 @@ class _Options(Struct, frozen=True):
         )
 
 
-def convert(top: PeerMapping, environment: Mapping[str, str]) -> Conversion:
+def convert(top: ToolMapping, environment: Mapping[str, str]) -> Conversion:
     """Convert a file of regsync.
 
     environment: the environment variables that templates in the file may use. Raises NotConvertible if no part of the
@@ -71,7 +71,7 @@ def convert(top: PeerMapping, environment: Mapping[str, str]) -> Conversion:
     return conversion
 
 
-def _read_defaults(defaults: PeerMapping, conversion: Conversion) -> _Options:
+def _read_defaults(defaults: ToolMapping, conversion: Conversion) -> _Options:
     """Convert the section `defaults`, and return the settings in it that apply to entries."""
     parallel = defaults.number("parallel")
     if parallel is not None:
@@ -91,7 +91,7 @@ def _read_defaults(defaults: PeerMapping, conversion: Conversion) -> _Options:
     return options
 
 
-def _read_options(peer: PeerMapping) -> _Options:
+def _read_options(peer: ToolMapping) -> _Options:
     """Read the settings that entries and `defaults` have in common. Add a note for each one that has no equivalent."""
     types, filters = [], list(peer.mappings("referrerFilters"))
     for one in filters:
@@ -128,7 +128,7 @@ def _read_options(peer: PeerMapping) -> _Options:
 
 
 def _convert_entry(
-    entry: PeerMapping, defaults: _Options, names: RegistryNames, environment: Mapping[str, str]
+    entry: ToolMapping, defaults: _Options, names: RegistryNames, environment: Mapping[str, str]
 ) -> ConvertedMirror:
     """Convert one entry of `sync`. Raises NotConvertible."""
     kind = entry.text("type") or ""
@@ -161,7 +161,7 @@ def _convert_entry(
     return ConvertedMirror(entry.line, source, (target,), tags, repositories, keys, tuple(entry.notes))
 
 
-def _expand_reference(entry: PeerMapping, key: str, environment: Mapping[str, str], fields: dict[str, str]) -> str:
+def _expand_reference(entry: ToolMapping, key: str, environment: Mapping[str, str], fields: dict[str, str]) -> str:
     """Return the source or target of an entry with its templates replaced by their values.
 
     The result is also stored in `fields`, because the template of a target may refer to the source."""
@@ -178,7 +178,7 @@ def _expand_reference(entry: PeerMapping, key: str, environment: Mapping[str, st
     return expanded
 
 
-def _option_keys(entry: PeerMapping, options: _Options) -> Iterator[tuple[str, object]]:
+def _option_keys(entry: ToolMapping, options: _Options) -> Iterator[tuple[str, object]]:
     """Yield the keys of the new entry for platforms, referrers and foreign layers, with their values."""
     platform, platforms = entry.text("platform"), entry.texts("platforms")
     for text in (*platforms, *([platform] if platform else ())):
@@ -198,7 +198,7 @@ def _option_keys(entry: PeerMapping, options: _Options) -> Iterator[tuple[str, o
         yield "foreign-layers", "copy"
 
 
-def _repository_patterns(repos: PeerMapping, key: str) -> tuple[str, ...]:
+def _repository_patterns(repos: ToolMapping, key: str) -> tuple[str, ...]:
     """Return the patterns for the regular expressions under `allow` or `deny`. Raises NotConvertible."""
     try:
         return tuple(pattern_for_search(f"^{text}$") for text in repos.texts(key))
@@ -206,7 +206,7 @@ def _repository_patterns(repos: PeerMapping, key: str) -> tuple[str, ...]:
         repos.reject(key, f"left out: {error}")
 
 
-def _parse_repository(entry: PeerMapping, key: str, text: str, names: RegistryNames) -> str:
+def _parse_repository(entry: ToolMapping, key: str, text: str, names: RegistryNames) -> str:
     """Return a repository as in a `mirror` configuration. Raises NotConvertible."""
     layout = _parse_layout(text)
     if layout is not None:
@@ -220,7 +220,7 @@ def _parse_repository(entry: PeerMapping, key: str, text: str, names: RegistryNa
     return str(reference)
 
 
-def _convert_image(entry: PeerMapping, source: str, target: str, names: RegistryNames) -> tuple[str, str, TagSelection]:
+def _convert_image(entry: ToolMapping, source: str, target: str, names: RegistryNames) -> tuple[str, str, TagSelection]:
     """Return the source, target and tag of a single image, as in a `mirror` configuration. Raises NotConvertible."""
     digest = ""
     layout = _parse_layout(source)
@@ -247,7 +247,7 @@ def _convert_image(entry: PeerMapping, source: str, target: str, names: Registry
     return read, written, TagSelection(literal=(tag,))
 
 
-def _parse_reference(entry: PeerMapping, key: str, text: str, names: RegistryNames) -> Reference:
+def _parse_reference(entry: ToolMapping, key: str, text: str, names: RegistryNames) -> Reference:
     """Parse a reference, and replace the name of its registry with the real host. Raises NotConvertible."""
     first, slash, rest = text.partition("/")
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mirror.errors import ConfigError
-from mirror.migration.peer_file import NotConvertible, PeerMapping
+from mirror.migration.peer_file import NotConvertible, ToolMapping
 from mirror.migration.registry_settings import (
     MOST_PARALLEL,
     RegistrySettings,
@@ -35,7 +35,7 @@ class RegistryNames:
         return f"{self.hosts.get(first, first)}{slash}{rest}"
 
 
-def convert_hosts(top: PeerMapping, environment: Mapping[str, str]) -> tuple[RegistrySettings, RegistryNames]:
+def convert_hosts(top: ToolMapping, environment: Mapping[str, str]) -> tuple[RegistrySettings, RegistryNames]:
     """Convert the section `creds`. An entry that cannot be converted is left out, with a note."""
     settings, names = RegistrySettings(), RegistryNames()
     for peer in top.mappings("creds"):
@@ -48,7 +48,7 @@ def convert_hosts(top: PeerMapping, environment: Mapping[str, str]) -> tuple[Reg
 
 
 def _convert_host(
-    peer: PeerMapping, settings: RegistrySettings, names: RegistryNames, environment: Mapping[str, str]
+    peer: ToolMapping, settings: RegistrySettings, names: RegistryNames, environment: Mapping[str, str]
 ) -> None:
     """Convert one entry of `creds`. Raises NotConvertible."""
     name = expand_template(peer, "registry", peer.text("registry") or "", environment, {})
@@ -82,7 +82,7 @@ def _canonical_or_none(hostname: str) -> str | None:
         return None
 
 
-def _convert_login(peer: PeerMapping, host: str, settings: RegistrySettings, environment: Mapping[str, str]) -> None:
+def _convert_login(peer: ToolMapping, host: str, settings: RegistrySettings, environment: Mapping[str, str]) -> None:
     """Convert the user name, the password and the credential helper. Raises NotConvertible."""
     user, password = peer.text("user"), peer.text("pass")
     if user and password:
@@ -108,7 +108,7 @@ def _convert_login(peer: PeerMapping, host: str, settings: RegistrySettings, env
     )
 
 
-def _convert_tls(peer: PeerMapping, host: str, settings: RegistrySettings) -> None:
+def _convert_tls(peer: ToolMapping, host: str, settings: RegistrySettings) -> None:
     """Convert the keys for https and certificates."""
     tls, scheme = (peer.text("tls") or "").lower(), (peer.text("scheme") or "").lower()
     if tls == "disabled" or scheme == "http":
@@ -129,7 +129,7 @@ def _convert_tls(peer: PeerMapping, host: str, settings: RegistrySettings) -> No
         peer.note(key, what, lost=True)
 
 
-def _convert_limits(peer: PeerMapping, host: str, settings: RegistrySettings) -> None:
+def _convert_limits(peer: ToolMapping, host: str, settings: RegistrySettings) -> None:
     """Convert the request limits. Raises NotConvertible if one of them is not a number."""
     rate, parallel = peer.number("reqPerSec"), peer.number("reqConcurrent")
     if rate is not None and rate > 0:

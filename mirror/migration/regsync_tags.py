@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from mirror.errors import ConfigError, printable
-from mirror.migration.peer_file import PeerMapping
+from mirror.migration.peer_file import ToolMapping
 from mirror.migration.tag_patterns import pattern_for_search
 from mirror.migration.tag_selection import EVERY_TAG, TagSelection
 from mirror.migration.version_patterns import TagForm, version_patterns
@@ -19,7 +19,7 @@ _NO_VERSION = (r"[^v0-9].*", r"v(?:[^0-9].*)?", r"v?\d+(?:\.\d+)*(?:\.(?:[^0-9].
 _PART = re.compile(r"(\^|~|>=|<=|>|<|=|)v?(\d{1,18}(?:\.\d{1,18})*)(-[^+]*)?(?:\+.*)?", re.DOTALL)
 
 
-def select_tags(entry: PeerMapping) -> TagSelection:
+def select_tags(entry: ToolMapping) -> TagSelection:
     """Convert the keys `tags` and `tagSets` of an entry. Raises NotConvertible if `mirror` cannot express them."""
     sets = list(entry.mappings("tagSets"))
     tags = entry.mapping("tags")
@@ -40,7 +40,7 @@ def select_tags(entry: PeerMapping) -> TagSelection:
     return result
 
 
-def _select_set(peer: PeerMapping) -> TagSelection:
+def _select_set(peer: ToolMapping) -> TagSelection:
     """Convert one set of rules. Raises NotConvertible."""
     allow, deny = _patterns(peer, "allow"), _patterns(peer, "deny")
     ranges = [text for text in peer.texts("semverRange") if text]
@@ -70,7 +70,7 @@ def _suggest_semver(ranges: list[str]) -> str:
     return f". To copy only releases, replace these patterns with `semver: [{ours}]`"
 
 
-def _patterns(peer: PeerMapping, key: str) -> tuple[str, ...]:
+def _patterns(peer: ToolMapping, key: str) -> tuple[str, ...]:
     """Return the patterns for the regular expressions under `allow` or `deny`. Raises NotConvertible.
 
     regsync only adds `^` and `$` to the text of an expression, so in `a|b`, each alternative is anchored on one

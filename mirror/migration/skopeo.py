@@ -8,7 +8,7 @@ from functools import reduce
 from mirror.errors import ConfigError, Refused, printable
 from mirror.migration import masterminds
 from mirror.migration.conversion import Conversion, ConvertedMirror, merge_mirrors
-from mirror.migration.peer_file import NotConvertible, Note, PeerMapping
+from mirror.migration.peer_file import NotConvertible, Note, ToolMapping
 from mirror.migration.registry_settings import RegistrySettings, host_or_reject
 from mirror.migration.tag_patterns import pattern_for_search
 from mirror.migration.tag_selection import EVERY_TAG, TagSelection
@@ -38,7 +38,7 @@ class _Images(Struct):
     notes: list[Note] = field(default_factory=list)
 
 
-def convert(top: PeerMapping, destination: str) -> Conversion:
+def convert(top: ToolMapping, destination: str) -> Conversion:
     """Convert a file of skopeo.
 
     destination: the DESTINATION argument of `skopeo sync`. `{repository}` in it is replaced with the name of the source
@@ -86,7 +86,7 @@ def _target(destination: str, source: Repository) -> str:
     return f"{target}{colon}{tag}"
 
 
-def _convert_settings(block: PeerMapping, host: str, settings: RegistrySettings) -> None:
+def _convert_settings(block: ToolMapping, host: str, settings: RegistrySettings) -> None:
     """Convert the login and the TLS settings of a registry. Raises NotConvertible."""
     login = block.mapping("credentials")
     if login is not None:
@@ -103,7 +103,7 @@ def _convert_settings(block: PeerMapping, host: str, settings: RegistrySettings)
         settings.read_certificates(host, directory, block, "cert-dir")
 
 
-def _convert_images(block: PeerMapping, host: str, destination: str, notes: list[Note]) -> Iterator[ConvertedMirror]:
+def _convert_images(block: ToolMapping, host: str, destination: str, notes: list[Note]) -> Iterator[ConvertedMirror]:
     """Yield an entry for each repository of a registry, and one for each image that is listed by its digest.
 
     notes: the list to which notes are added."""
@@ -124,7 +124,7 @@ def _convert_images(block: PeerMapping, host: str, destination: str, notes: list
             yield ConvertedMirror(images.line, f"{repository}@{digest}", (target,))
 
 
-def _collect_images(block: PeerMapping, notes: list[Note]) -> dict[str, _Images]:
+def _collect_images(block: ToolMapping, notes: list[Note]) -> dict[str, _Images]:
     """Read the mappings of a registry, and return what they list for each repository.
 
     If a repository is in several mappings, the result contains the tags of all of them, as in skopeo."""
@@ -151,7 +151,7 @@ def _collect_images(block: PeerMapping, notes: list[Note]) -> dict[str, _Images]
     return found
 
 
-def _read_list(peer: PeerMapping, name: str) -> tuple[TagSelection | None, list[str]]:
+def _read_list(peer: ToolMapping, name: str) -> tuple[TagSelection | None, list[str]]:
     """Read the tags and digests of a repository. An empty list means all tags. Raises NotConvertible."""
     tags: list[str] = []
     digests: list[str] = []
@@ -171,7 +171,7 @@ def _read_list(peer: PeerMapping, name: str) -> tuple[TagSelection | None, list[
     return (TagSelection(literal=tuple(dict.fromkeys(tags))) if tags else None), digests
 
 
-def _read_expression(peer: PeerMapping, name: str) -> tuple[TagSelection | None, list[str]]:
+def _read_expression(peer: ToolMapping, name: str) -> tuple[TagSelection | None, list[str]]:
     """Read the regular expression for the tags of a repository, which is not anchored. Raises NotConvertible."""
     try:
         return TagSelection(include=(pattern_for_search(peer.text(name) or ""),)), []
@@ -179,7 +179,7 @@ def _read_expression(peer: PeerMapping, name: str) -> tuple[TagSelection | None,
         peer.reject(name, f"left out: {error}")
 
 
-def _read_range(peer: PeerMapping, name: str) -> tuple[TagSelection | None, list[str]]:
+def _read_range(peer: ToolMapping, name: str) -> tuple[TagSelection | None, list[str]]:
     """Read the version range for the tags of a repository. Raises NotConvertible."""
     text = peer.text(name) or ""
     try:

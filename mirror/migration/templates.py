@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from mirror.migration.peer_file import PeerMapping
+from mirror.migration.peer_file import ToolMapping
 
 _ACTION = re.compile(r"\{\{-?\s*(.*?)\s*-?\}\}", re.DOTALL)
 _CALL = re.compile(r"\(?\s*(env|file)\s+(?:\"([^\"\\]+)\"|`([^`]+)`)\s*\)?(?:\s*\|\s*trimSpace)?")
@@ -37,7 +37,7 @@ def secret_of_variable(text: str) -> dict[str, str] | None:
 
 
 def expand_template(
-    peer: PeerMapping, key: str, text: str, environment: Mapping[str, str], fields: Mapping[str, str]
+    peer: ToolMapping, key: str, text: str, environment: Mapping[str, str], fields: Mapping[str, str]
 ) -> str:
     """Replace the templates in a reference or user name with their current values, and add a note for each variable.
 
@@ -60,14 +60,14 @@ def expand_template(
     return _ACTION.sub(replacement, text) if has_template(text) else text
 
 
-def expand_variables(peer: PeerMapping, key: str, text: str, environment: Mapping[str, str]) -> str:
+def expand_variables(peer: ToolMapping, key: str, text: str, environment: Mapping[str, str]) -> str:
     """Replace the shell variables in a reference or user name with their current values, and add a note for each.
 
     Raises NotConvertible if a variable is not set."""
     return _SHELL.sub(lambda found: _current_value(peer, key, found[1] or found[2], environment), text)
 
 
-def _current_value(peer: PeerMapping, key: str, name: str, environment: Mapping[str, str]) -> str:
+def _current_value(peer: ToolMapping, key: str, name: str, environment: Mapping[str, str]) -> str:
     """Return the value of an environment variable, and add a note. Raises NotConvertible if it is not set."""
     value = environment.get(name)
     if not value:

@@ -300,7 +300,7 @@ class RegistryV2:
             failure.hint = failure.hint or "the target acknowledged the manifest, but did not store it"
             raise failure
         if response.headers.get("oci-subject"):
-            self._referrers_api.note_subject(repository)
+            self._referrers_api.record_support(repository)
             return True
         return manifest.subject is None
 

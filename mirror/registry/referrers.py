@@ -46,7 +46,7 @@ class ReferrersApi:
         self._exists: dict[str, bool] = {}  # whether there is an API, by repository, as soon as it is known
         self._listed: set[str] = set()  # the repositories that have listed referrers
 
-    def note_subject(self, repository: str) -> None:
+    def record_support(self, repository: str) -> None:
         """Record that a repository supports the API: the response to a push contained the header OCI-Subject."""
         self._exists[repository] = True
 

@@ -267,7 +267,7 @@ class State(AbstractContextManager["State"]):
             )
             self._sparse_repositories.add(repository)
 
-    def keep_sparse_image(self, repository: str, tag: str, digest: Digest, platforms: Collection[str]) -> None:
+    def update_sparse_image(self, repository: str, tag: str, digest: Digest, platforms: Collection[str]) -> None:
         """Record that a tag refers to the index `digest` with only these platforms, or with all if none are given."""
         if not platforms and repository not in self._sparse_repositories:
             return

@@ -46,7 +46,7 @@ class AttachmentVerifier:
 
         graph: the image on the target. Raises the errors of the source, and Cancelled."""
         target = plan_entry.target
-        refs = await self._reader.find_by_target(plan_entry, graph.root.digest, graph)
+        refs = await self._reader.find_for_target(plan_entry, graph.root.digest, graph)
         self.checked += len(refs)
         results = await gather_results(self._check(plan_entry, ref) for ref in refs)
         problems = {ref: error for ref, error in zip(refs, results, strict=True) if error is not None}

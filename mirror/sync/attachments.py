@@ -104,7 +104,7 @@ class AttachmentReader:
         refs = await self._find(reference, graph.root.digest, partial(subjects_of_graph, graph), read=True)
         return tuple(await self.read(reference, refs))
 
-    async def find_by_target(
+    async def find_for_target(
         self, plan_entry: PlanEntry, root: Digest, graph: ManifestGraph | None = None
     ) -> tuple[AttachmentRef, ...]:
         """Find the attachments of an image that a target has, without reading the image at the source.

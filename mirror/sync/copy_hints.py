@@ -42,7 +42,7 @@ class CopyHintWriter(Protocol):
         When this returns, the record has been written to disk. Raises LocalError if the write fails."""
         ...
 
-    def keep_sparse_image(self, repository: str, tag: str, digest: Digest, platforms: Collection[str]) -> None:
+    def update_sparse_image(self, repository: str, tag: str, digest: Digest, platforms: Collection[str]) -> None:
         """Record that a tag refers to a sparse image with these platforms, or to a complete one if there are none."""
         ...
 

@@ -286,7 +286,7 @@ class CopyQueue:
             self._written[plan_entry] = (digest, counts)
             self._recorder.record_written(plan_entry)
         else:
-            self._recheck.note_complete(plan_entry, digest)
+            self._recheck.record_complete(plan_entry, digest)
             self._record_success(plan_entry, digest, counts, changed=changed)
 
     async def _finish(self) -> None:
@@ -300,7 +300,7 @@ class CopyQueue:
             error = errors.get(host := plan_entry.target.repository.host)
             trust_tags = not (self._deep or self._targets[host].partial)
             if error is None:
-                self._recheck.note_complete(plan_entry, digest)
+                self._recheck.record_complete(plan_entry, digest)
                 self._record_success(plan_entry, digest, counts, changed=True)
             elif isinstance(error, NotReplacedError) and plan_entry.action is Action.SKIP and trust_tags:
                 self._record_success(plan_entry, digest, BlobCounts(), changed=False)

@@ -289,7 +289,7 @@ class DryRun:
         """Add the attachments that a target lacks to the summary. digest: the digest of the image, which it has."""
         reader, target = self._reader.attachments, plan_entry.target
         try:
-            missing = await reader.find_missing(plan_entry, await reader.find_by_target(plan_entry, digest))
+            missing = await reader.find_missing(plan_entry, await reader.find_for_target(plan_entry, digest))
             attachments = await reader.read(plan_entry.reference, missing)
         except MirrorError as error:
             self._record_failure(plan_entry, error)

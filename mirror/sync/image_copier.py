@@ -254,7 +254,7 @@ class ImageCopier:
         self._notes.record_tag("target", str(repository), tag, root)
         if not self._targets[repository.host].on_disk:
             platforms = graph.left_out.platforms if graph.left_out is not None else ()
-            self._notes.keep_sparse_image(str(repository), tag, root, platforms)
+            self._notes.update_sparse_image(str(repository), tag, root, platforms)
         version = reference.version
         if self._can_mount_from_source(plan_entry, graph) and isinstance(version, Version):
             source_root = Digest(version.source_digest or root)

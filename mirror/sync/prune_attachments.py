@@ -53,7 +53,7 @@ class OwnedAttachments:
             orphans = [one for one in orphans if one not in kept]
             used |= await self._content.reachable(one.digest for one in kept)
 
-    async def find_going(self, deleted: Collection[str], images: Iterable[Digest]) -> list[WrittenReference]:
+    async def find_orphans(self, deleted: Collection[str], images: Iterable[Digest]) -> list[WrittenReference]:
         """Return the attachments to delete with `images`: those of the images or of their parts that are out of use.
 
         images: what the tags `deleted` refer to. Attachments of images that lost their tags earlier are not returned,
@@ -69,11 +69,11 @@ class OwnedAttachments:
             going |= dict.fromkeys(more)
             subjects |= {one.digest for one in more}
 
-    async def find_staying(self, deleted: Collection[str], images: Iterable[Digest]) -> list[str]:
+    async def find_kept_tags(self, deleted: Collection[str], images: Iterable[Digest]) -> list[str]:
         """Return the tags of attachments that are kept although the images to which they belong are out of use.
 
         Someone else wrote these attachments or, if they are lists of referrers, some of their entries. The
-        parameters are those of `find_going`. Raises the errors of the target."""
+        parameters are those of `find_orphans`. Raises the errors of the target."""
         used, orphans = await self.divide(deleted)
         subjects = await self._content.reachable(images) - used
         return sorted((_tags_of(subjects) & self._content.tags.keys()) - {one.reference for one in orphans})

@@ -243,9 +243,9 @@ async def plan_repository(found: PrunableRepository) -> tuple[RepositoryPlan, di
             tag for tag, digest in found.content.tags.items() if digest == one.digest and tag not in deleted
         )
         tags.append(replace(one, size=size, shares_with=tuple(shares)))
-    going = await found.attachments.find_going(deleted, images)
+    going = await found.attachments.find_orphans(deleted, images)
     reason = "it belongs to a deleted image, but someone else wrote it or a part of it"
-    kept = {f"{found.name}:{tag}": reason for tag in await found.attachments.find_staying(deleted, images)}
+    kept = {f"{found.name}:{tag}": reason for tag in await found.attachments.find_kept_tags(deleted, images)}
     return RepositoryPlan(found.name, found.owned, tags, plan_attachments(found.name, going)), kept
 
 

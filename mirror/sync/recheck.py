@@ -39,7 +39,7 @@ class Recheck:
         """Copy the attachments that a target lacks. Return whether it lacked any of them.
 
         digest: the digest of the image on the target. Raises the errors that the stores raise."""
-        refs = await self._reader.find_by_target(plan_entry, digest)
+        refs = await self._reader.find_for_target(plan_entry, digest)
         missing = await self._reader.find_missing(plan_entry, refs)
         counts.attachments["exists"] += len(refs) - len(missing)
         if not missing:
@@ -61,17 +61,17 @@ class Recheck:
         if not all(result is True for result in results):
             return False
         for plan_entry in due:
-            self.note_complete(plan_entry, plan_entry.old_digest)
+            self.record_complete(plan_entry, plan_entry.old_digest)
         return True
 
     async def _is_complete(self, plan_entry: PlanEntry) -> bool | MirrorError:
         """Return whether a target has all attachments of one image."""
         if plan_entry.old_digest is None:
             return False
-        refs = await self._reader.find_by_target(plan_entry, plan_entry.old_digest)
+        refs = await self._reader.find_for_target(plan_entry, plan_entry.old_digest)
         return not await self._reader.find_missing(plan_entry, refs)
 
-    def note_complete(self, plan_entry: PlanEntry, digest: Digest | None) -> None:
+    def record_complete(self, plan_entry: PlanEntry, digest: Digest | None) -> None:
         """Record for later runs that a target has all attachments of an image now."""
         entry = plan_entry.reference.entry
         if entry.attachments is not None and digest is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mirror.config import yaml_reader
-from mirror.migration.peer_file import NotConvertible, PeerMapping
+from mirror.migration.peer_file import NotConvertible, ToolMapping
 from mirror.migration.regsync_tags import select_tags
 from mirror.migration.tag_selection import TagSelection
 from mirror.selection.tag_rules import TagRules, select
@@ -21,7 +21,7 @@ def selection_of(folder: Path, entry: object) -> TagSelection:
     """Convert the rules of an entry. JSON is YAML."""
     file = folder / "regsync.json"
     file.write_text(json.dumps(entry), encoding="utf-8")
-    return select_tags(PeerMapping(yaml_reader.read(file).root, (), []))
+    return select_tags(ToolMapping(yaml_reader.read(file).root, (), []))
 
 
 def tags_of(selection: TagSelection, tags: list[str]) -> list[str]:

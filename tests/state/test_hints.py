@@ -636,12 +636,12 @@ def test_the_platforms_of_a_sparse_image_are_on_disk_before_the_call_returns(tmp
         state.record_sparse_image(APP, "v1", digest("new"), ["linux/amd64", "linux/arm64"])
         old_and_new = {digest("old"): "linux/amd64", digest("new"): "linux/amd64,linux/arm64"}
         assert {"v1": old_and_new} == state.sparse_images(APP), "the tag may still have the old digest"
-        state.keep_sparse_image(APP, "v1", digest("new"), ["linux/amd64", "linux/arm64"])
+        state.update_sparse_image(APP, "v1", digest("new"), ["linux/amd64", "linux/arm64"])
         state.forget(APP)
     with open_state(tmp_path) as state:
         assert state.has_sparse_images(APP)
         assert {"v1": {digest("new"): "linux/amd64,linux/arm64"}} == state.sparse_images(APP)
-        state.keep_sparse_image(APP, "v1", digest("new"), [])
+        state.update_sparse_image(APP, "v1", digest("new"), [])
     with State.open(tmp_path, pytest.fail, read_only=True) as state:
         assert not state.has_sparse_images(APP)
 

@@ -97,7 +97,7 @@ class World:
             for one in entries:
                 reference = replace(self.reference(), entry=one)
                 plan_entry = PlanEntry(reference, one.targets[0], Action.SKIP, self.root.digest, recheck=True)
-                found.append(list(await reader.find_by_target(plan_entry, self.root.digest)))
+                found.append(list(await reader.find_for_target(plan_entry, self.root.digest)))
             return found
 
         return list(self.run(find))
@@ -109,7 +109,7 @@ class World:
             reference = self.reference()
             target = reference.entry.targets[0]
             plan_entry = PlanEntry(reference, target, Action.SKIP, self.root.digest, recheck=True)
-            return list(await reader.find_by_target(plan_entry, self.root.digest))
+            return list(await reader.find_for_target(plan_entry, self.root.digest))
 
         return list(self.run(find))
 
@@ -201,7 +201,7 @@ def test_no_referrers_are_requested_for_a_converted_image_that_is_not_at_the_sou
         known = world.reference()
         reference = SourceReference(replace(known.entry, converts_schema1=converts), "v1", "v1", users=1)
         plan_entry = PlanEntry(reference, known.entry.targets[0], Action.SKIP, converted.digest, recheck=True)
-        return list(await reader.find_by_target(plan_entry, converted.digest))
+        return list(await reader.find_for_target(plan_entry, converted.digest))
 
     assert [signature.digest] == [ref.descriptor.digest for ref in world.run(find)]
     assert converts == (("app", converted.digest) not in world.source.verbs("referrers"))

@@ -112,7 +112,7 @@ class Notes(Hints):
     def record_sparse_image(self, repository: str, tag: str, digest: Digest, platforms: object) -> None:
         pass
 
-    def keep_sparse_image(self, repository: str, tag: str, digest: Digest, platforms: object) -> None:
+    def update_sparse_image(self, repository: str, tag: str, digest: Digest, platforms: object) -> None:
         pass
 
     def record_other_platform(self, key: str, reason: str) -> None:
