@@ -59,7 +59,7 @@ def plan(options: Options, output: Path) -> int:
 
 
 async def _make_plan(config: Config, survey: PruneSurvey) -> PrunePlan:
-    """Return the plan for what may be deleted."""
+    """Return the plan for the tags that may be deleted. survey: these tags, and those that are kept, with reasons."""
     refused, kept, repositories = dict(survey.refused), dict(survey.kept), list[RepositoryPlan]()
     prunable = [found for found in survey.repositories if found.tags]
     for found, result in zip(prunable, await gather_results(map(plan_repository, prunable)), strict=True):
@@ -102,14 +102,16 @@ def _resolve_output(path: Path, config: Config) -> Path:
 
 
 def shard_folders(directory: Path) -> list[Path]:
-    """Return the folders of all shards in the state directory that contain a state."""
+    """Return those folders of shards in the state directory that contain a state."""
     return sorted(path.parent for path in directory.glob(f"shard-*-of-*/{FILE_NAME}"))
 
 
 async def find_deletable(
     context: RunContext, state: State, records: OwnershipRecords, also: Collection[str] = ()
 ) -> PruneSurvey:
-    """Return what may be deleted. also: repositories that are examined even if all their tags are selected."""
+    """List the sources and the targets, and return which tags may be deleted.
+
+    also: target repositories that are examined even if all their tags are selected."""
     selection = PruneSelection()
     planner = Planner(
         context.calls,

@@ -19,7 +19,7 @@ _NAMES = 10  # maximum number of names in one list
 
 
 def plan_lines(plan: PrunePlan, file: Path, *, limit: float, has_records: bool) -> list[str]:
-    """Return the lines for a plan: what would be deleted, what is kept, what could not be examined, and how to apply.
+    """Return the lines for a plan: what would be deleted, kept, or could not be examined, and how to apply the plan.
 
     file: the file with the plan. limit: the default of `--max-delete`, in percent. has_records: whether the state
     records that syncs with this configuration wrote anything."""
@@ -71,7 +71,7 @@ def _apply_hint(plan: PrunePlan, file: Path, limit: float) -> list[str]:
 
 
 def _group(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """Return the second elements of pairs by the first."""
+    """Group pairs by their first element, and return the second elements of each group."""
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for key, value in pairs:
         groups[key].append(value)
@@ -85,7 +85,9 @@ def _name_lines(start: str, names: Sequence[str]) -> list[str]:
 
 
 def _more_line(count: int, one: str, more: str) -> list[str]:
-    """Return a line for what is not listed, or nothing if all of it is. count: the number of all objects."""
+    """Return the line that counts the objects beyond the first _LISTED, or no line. count: the number of all objects.
+
+    one, more: the name of an object, in the singular and the plural."""
     return [f"and {format_count(count - _LISTED, one, more)} more; see the file"] if count > _LISTED else []
 
 

@@ -57,7 +57,7 @@ def new_run_id() -> str:
 
 
 def run_cost(limits: Limits, started: float) -> RunCost:
-    """Return the cost of the run so far. started: the time when the run started, of the monotonic clock."""
+    """Return the cost of the run so far. started: when the run started, on the monotonic clock."""
     requests = {host.name: counts for host in limits.hosts() if (counts := host.requests())}
     seconds = time.monotonic() - started
     return RunCost(

@@ -14,10 +14,10 @@ from mirror.util.files import atomic_write
 
 
 def report(path: Path | None, *, html: Path | None, merge: Sequence[Path]) -> int:
-    """Write a page, or print a merged report. Return the exit code.
+    """Write a report as an HTML page, or merge reports and print the result. Return the exit code.
 
-    path: a report or a state directory; None for the default one. html: the file for the page. merge: the reports to
-    merge; empty to use `path`. Raises ConfigError, LocalError."""
+    path: a report or a state directory; None for the one in the user's state directory. html: the file for the page.
+    merge: the reports to merge; empty to use `path`. Raises ConfigError, LocalError."""
     if merge and path is not None:
         raise ConfigError(f"--merge cannot be combined with {printable(path)}", hint="list all reports after --merge")
     if not merge and html is None:

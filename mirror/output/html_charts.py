@@ -13,9 +13,9 @@ from mirror.output.report.units import format_count, format_duration, format_siz
 from mirror.util.host_use import MAX_INTERVALS, MAX_PAUSES, HostUse
 from mirror.util.structs import Struct, field
 
-MAX_REPOSITORIES = 25  # bars of repositories; the others are one row without a bar
-MAX_KINDS = 40  # bars of kinds of requests
-MAX_HOSTS = 40  # rows of the time line
+MAX_REPOSITORIES = 25  # bars for repositories; all others share one row without a bar
+MAX_KINDS = 40  # bars for kinds of requests
+MAX_HOSTS = 40  # rows of the timeline
 _SMALLEST = 0.3  # percent; smaller parts would be invisible
 
 
@@ -81,7 +81,7 @@ def repository_rows(images: Iterable[ReportedImage]) -> list[ChartRow]:
 
 
 def _bytes_text(sent: int, mounted: int) -> str:
-    """Format the bytes of a repository."""
+    """Format the bytes that were sent for a repository, and those that mounts saved."""
     return f"{format_size(sent)} + {format_size(mounted)}" if mounted else format_size(sent)
 
 
@@ -123,7 +123,9 @@ def _host_text(use: HostUse, requests: int) -> str:
 
 
 def _timeline(use: HostUse, end: float) -> list[ChartPart]:
-    """Return the intervals with requests, in three shades, and the pauses. end: the end of the axis in seconds."""
+    """Return rectangles for a host's requests over time, in three shades, and for its pauses.
+
+    end: the end of the axis in seconds."""
     requests = use.requests[:MAX_INTERVALS]
     busiest = max(requests, default=0)
     parts = []
@@ -195,7 +197,7 @@ def format_time(moment: datetime) -> str:
 
 
 def _stack(parts: Iterable[tuple[str, float]], scale: float) -> list[ChartPart]:
-    """Return rectangles that follow each other. parts: their names and values. scale: the value of 100 percent."""
+    """Return rectangles placed end to end. parts: their names and values. scale: the value of 100 percent."""
     found, start = [], 0.0
     for name, value in parts:
         width = min(100 - start, max(_SMALLEST, _percent(value, scale))) if value > 0 else 0.0

@@ -61,11 +61,11 @@ class _RunCollector(Collector):
             text = "End of the last run with exit code 0 after which no image was failing."
             yield self._single("last_success_timestamp_seconds", text, history.last_success.timestamp())
         if history.oldest_failure is not None:
-            text = "Start of the first run since which an image has been failing in every run."
+            text = "Start of the earliest run since which an image has failed in every run."
             yield self._single("oldest_failure_timestamp_seconds", text, history.oldest_failure.timestamp())
         yield self._single("last_run_retries", "Retries in the last run.", totals.retries)
         yield self._single("last_run_wait_seconds", "Sum of the waits before retries.", totals.waited_seconds)
-        text = "Images of the last run by mirror and result. The mirror is its source."
+        text = "Images of the last run, by the source of their mirror and by result."
         yield self._family("last_run_images", text, ("mirror", "result"), _pairs(totals.mirrors))
         text = "Blobs of the last run by outcome."
         yield self._family("last_run_blobs", text, ("outcome",), _single_labels(totals.blobs))
@@ -77,12 +77,12 @@ class _RunCollector(Collector):
         text = "Responses that the last run received, by host and HTTP status."
         yield self._family("last_run_responses", text, ("host", "status"), _pairs(statuses))
         paused = {host: sum(pause.seconds for pause in use.pauses) for host, use in report.hosts.items() if use.pauses}
-        text = "Seconds for which a host was paused in the last run, because it asked for this."
+        text = "Seconds for which a host was paused in the last run because it asked for a pause."
         yield self._family("last_run_pause_seconds", text, ("host",), _single_labels(paused))
         quotas = {host: use.quota for host, use in report.hosts.items() if use.quota is not None}
         remaining = {host: quota.remaining for host, quota in quotas.items()}
         limits = {host: quota.limit for host, quota in quotas.items() if quota.limit is not None}
-        text = "Pulls that are left of the quota of a host, as its last response stated."
+        text = "Remaining pulls in the quota of a host, as stated in its last response."
         yield self._family("quota_remaining_pulls", text, ("host",), _single_labels(remaining))
         yield self._family("quota_limit_pulls", "Quota of a host for pulls.", ("host",), _single_labels(limits))
 

@@ -139,6 +139,6 @@ def _general_parts(failed: FailedImage) -> list[str]:
 
 
 def _common_beginning(one: list[str], other: list[str]) -> list[str]:
-    """Return the elements at the beginning of two lists that are equal."""
+    """Return the longest beginning that two lists have in common."""
     count = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
     return one[:count]

@@ -13,10 +13,10 @@ from mirror.util.structs import encode_json, replace, to_builtins
 
 
 def merge_reports(reports: Sequence[ReportDocument]) -> ReportDocument:
-    """Return one report with the sums and the images of at least one report, in the given order.
+    """Merge one or more reports into one that contains their sums, and all their images in the given order.
 
-    It covers the time from the first start to the last end. Its exit code is the worst one; that of a signal is worse
-    than all others. Raises ConfigError if two reports are of the same run, or of different commands."""
+    It covers the time from the first start to the last end. Its exit code is the worst one; the exit code of a signal
+    is the worst of all. Raises ConfigError if two reports are of the same run, or of different commands."""
     runs = [report.run for report in reports]
     twice = next((run for run, count in Counter(runs).items() if count > 1), None)
     if twice is not None:
