@@ -50,7 +50,7 @@ EPILOGS = {
         },
         {
             "0": "every selected image is on every target",
-            "1": "some images failed, the others are on the targets; run again",
+            "1": "some images failed, but all others are on the targets; run again",
             **_READS_REGISTRIES,
             "75": "another run holds the lock",
         },
@@ -63,7 +63,7 @@ EPILOGS = {
         },
         {
             "0": "every selected image is on every target",
-            "1": "some images failed, the others are on the targets; run again",
+            "1": "some images failed, but all others are on the targets; run again",
             **_READS_REGISTRIES,
             "75": "another run with the same arguments holds the lock",
         },

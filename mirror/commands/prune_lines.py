@@ -64,7 +64,7 @@ def _apply_hint(plan: PrunePlan, file: Path, limit: float) -> list[str]:
     command = ["mirror", "prune", str(plan.config), "--apply", name]
     highest = max(repository.percent for repository in plan.repositories)
     if highest > limit:
-        lines.append(f"this is more than {limit:g} % of the tags of a repository, so a higher limit is needed")
+        lines.append(f"this is more than {limit:g} % of the copied tags of a repository: a higher limit is needed")
         command += ["--max-delete", str(math.ceil(highest))]
     lines.append(f"to delete them within 24 hours: {shlex.join(command)}")
     return lines
@@ -88,7 +88,8 @@ def _more_line(count: int, one: str, more: str) -> list[str]:
     """Return the line that counts the objects beyond the first _LISTED, or no line. count: the number of all objects.
 
     one, more: the name of an object, in the singular and the plural."""
-    return [f"and {format_count(count - _LISTED, one, more)} more; see the file"] if count > _LISTED else []
+    rest = format_count(count - _LISTED, f"more {one}", f"more {more}")
+    return [f"and {rest}; see the file"] if count > _LISTED else []
 
 
 def _wrap(text: str) -> list[str]:

@@ -90,7 +90,9 @@ def _sum_by_name(counts: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str,
 
 
 def _merge_hosts(reports: Sequence[tuple[ReportDocument, float]]) -> dict[str, HostUse]:
-    """Return how all runs used each host. reports: with the seconds from the first start to the start of the run."""
+    """Return how all runs used each host.
+
+    reports: each with the number of seconds from the start of the first run to the start of its own run."""
     uses: dict[str, list[tuple[HostUse, float]]] = {}
     for report, offset in sorted(reports, key=lambda one: one[0].ended):
         for host, use in report.hosts.items():
@@ -99,7 +101,9 @@ def _merge_hosts(reports: Sequence[tuple[ReportDocument, float]]) -> dict[str, H
 
 
 def _merge_uses(uses: Sequence[tuple[HostUse, float]]) -> HostUse:
-    """Return the sum of several uses of a host, of which the last one is that of the run that ended last."""
+    """Return the sum of several uses of one host. The last use must be that of the run that ended last.
+
+    uses: each with the number of seconds from the start of the first run to the start of its own run."""
     interval, requests = _merge_requests(uses)
     pauses = sorted((Pause(one.start + offset, one.seconds) for use, offset in uses for one in use.pauses), key=_start)
     quotas = [use.quota for use, _ in uses if use.quota is not None]
