@@ -195,7 +195,9 @@ def _seconds(text: str) -> float:
 
 
 def _interval(text: str) -> float:
-    """Parse the value of `--every`, such as `15m` or `1 h`, and return it in seconds. Raises ArgumentTypeError."""
+    """Parse the value of `--every`, such as `15m` or `1 h`, and return it in seconds.
+
+    Raises ArgumentTypeError if it is not valid."""
     from mirror.config.values import interval  # noqa: PLC0415 (few runs need it)
 
     try:

@@ -45,7 +45,7 @@ def plan(options: Options, output: Path) -> int:
         has_records = bool(records.repositories())
 
         async def run() -> None:
-            """Examine the sources and the targets."""
+            """Examine the sources and the targets, and make the plan."""
             found.append(await _make_plan(config, await find_deletable(context, state, records)))
 
         stopped = context.run_until_signal(run())
@@ -90,9 +90,10 @@ def _resolve_output(path: Path, config: Config) -> Path:
         raise ConfigError("`--plan -` does not name a file", hint="specify a path; the plan cannot be printed")
     real = path.resolve()
     if real == config.path.resolve():
-        raise ConfigError(f"{printable(path)} is the configuration", hint="choose another file for the plan")
+        what = f"the plan would replace the configuration {printable(path)}"
+        raise ConfigError(what, hint="choose another file for the plan")
     if real.is_relative_to(state_directory(config).resolve()):
-        what = f"{printable(path)} is in the state directory"
+        what = f"the plan cannot be written to {printable(path)}, because this is in the state directory"
         raise ConfigError(what, hint="choose a file in another directory for the plan")
     try:
         real.parent.stat()

@@ -74,7 +74,9 @@ def _lock_folders(config: Config, signals: Signals) -> Iterator[list[Path]]:
 
 
 class _PruneRun:
-    """One run of `mirror prune --apply`. The caller holds the locks of all `folders`, the state directories."""
+    """One run of `mirror prune --apply`.
+
+    folders: the state directory and the folders of shards, which the caller has locked."""
 
     def __init__(
         self,
@@ -264,7 +266,7 @@ def _reason_to_keep(repository: PrunableRepository | None, reference: str) -> st
 
     repository: the result of examining its repository; None if it was not examined."""
     if repository is None or reference not in repository.written:
-        return "the state has no record that a sync with this configuration copied it"
+        return "the state has no record that a sync with this configuration copied the tag"
     if any(one.reference == reference for one in repository.tags):
-        return "a sync has copied another image since the plan was made"
-    return "it is selected again"
+        return "a sync has copied another image to the tag since the plan was made"
+    return "the tag is selected again"

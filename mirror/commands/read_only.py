@@ -37,7 +37,9 @@ def reference_filter(options: Options) -> ReferenceFilter:
 
 
 def load_config(options: Options) -> Config:
-    """Load the configuration file, or make the configuration of `mirror copy`. Raises ConfigError, LocalError."""
+    """Load the configuration file, or create a configuration from the arguments of `mirror copy`.
+
+    Raises ConfigError, LocalError."""
     if options.copy is None:
         return load(options.config)
     from mirror.config.copy_arguments import load_copy  # noqa: PLC0415 (only for `copy`)

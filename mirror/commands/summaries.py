@@ -111,7 +111,7 @@ def _unknown_text(count: int) -> str:
 
 
 def group_by_cause(failures: Iterable[FailedImage]) -> Causes:
-    """Return the causes of failures."""
+    """Group failures by their cause."""
     causes = Causes()
     for failed in failures:
         causes.add(failed)

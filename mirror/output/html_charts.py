@@ -192,7 +192,7 @@ def _run_text(run: PastRun) -> str:
 
 
 def format_time(moment: datetime) -> str:
-    """Format a time in minutes. It is in UTC, as all times in a report."""
+    """Format a time with a precision of minutes. It is in UTC, like all times in a report."""
     return f"{moment:%Y-%m-%d %H:%M}"
 
 
@@ -207,5 +207,5 @@ def _stack(parts: Iterable[tuple[str, float]], scale: float) -> list[ChartPart]:
 
 
 def _percent(value: float, whole: float) -> float:
-    """Return a part of a whole in percent, from 0 to 100."""
+    """Return `value` as a percentage of `whole`, limited to the range from 0 to 100."""
     return round(max(0.0, min(100.0, 100 * value / whole)), 2) if whole > 0 else 0.0

@@ -124,7 +124,7 @@ def repository_name(reference: str) -> str:
 
 
 def _mask_names(text: str, failed: FailedImage) -> str:
-    """Return a text in which the names of the image, digests and ids are replaced."""
+    """Return `text` with placeholders instead of the names of the image, digests and ids."""
     for name in _names(failed):
         text = text.replace(name, "*")
     return _VARIABLE.sub("*", text)

@@ -63,5 +63,5 @@ def _is_interrupted(entry: ImageEntry) -> bool:
 
 
 def failure_key(entry: ImageEntry) -> str:
-    """Return the name under which the failure of an image on a target is recorded."""
+    """Return the key under which the failure of an image on a target is recorded."""
     return printable(f"{entry.source} {entry.target}", 1000)

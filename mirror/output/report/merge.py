@@ -20,11 +20,11 @@ def merge_reports(reports: Sequence[ReportDocument]) -> ReportDocument:
     runs = [report.run for report in reports]
     twice = next((run for run, count in Counter(runs).items() if count > 1), None)
     if twice is not None:
-        raise ConfigError(f"the run {twice} has two reports", hint="specify the report of each run once")
+        raise ConfigError(f"two reports are of the run {twice}", hint="specify the report of each run only once")
     commands = {report.command for report in reports}
     if len(commands) > 1:
         text = f"the reports are of different commands: {', '.join(map(printable, sorted(commands)))}"
-        raise ConfigError(text, hint="merge only reports of one command")
+        raise ConfigError(text, hint="merge only reports of the same command")
     started = min(report.started for report in reports)
     refused = [report.retry_after for report in reports if report.retry_after is not None]
     return ReportDocument(
