@@ -148,8 +148,8 @@ def history_charts(history: History) -> list[ColumnChart]:
     if len(runs) < 2:
         return []
     seconds = [(one.ended - one.started).total_seconds() for one in runs]
-    durations = [((_state_of(one), value),) for one, value in zip(runs, seconds, strict=True)]
-    copied = [(("copied", one.images.get("copied", 0)), ("failed", _failures(one))) for one in runs]
+    durations = [((_exit_class(one), value),) for one, value in zip(runs, seconds, strict=True)]
+    copied = [(("copied", one.images.get("copied", 0)), ("failed", _count_failures(one))) for one in runs]
     sizes = [(("sent", one.bytes.get("sent", 0)),) for one in runs]
     highest = max(sum(number for _, number in parts) for parts in copied)
     longest = format_duration(max(seconds))
@@ -160,12 +160,12 @@ def history_charts(history: History) -> list[ColumnChart]:
     ]
 
 
-def _state_of(run: PastRun) -> str:
+def _exit_class(run: PastRun) -> str:
     """Return the CSS class for the exit code of a run."""
     return "ok" if run.exit == OK else "stopped" if run.exit >= SIGNALLED else "failed"
 
 
-def _failures(run: PastRun) -> int:
+def _count_failures(run: PastRun) -> int:
     """Return the number of images that failed or are in conflict."""
     return run.images.get("failed", 0) + run.images.get("conflict", 0)
 
