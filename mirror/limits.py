@@ -139,8 +139,8 @@ class _HostState(Struct):
 class HostLimits(Availability):
     """The limits of one host: its parallel requests, request rate, pauses and availability.
 
-    Thread-safe. Methods return times as seconds on the same scale as `clock.now()`. It also records how the host is
-    used."""
+    Thread-safe. Methods return times as seconds on the same scale as `clock.now()`. The requests, responses and pauses
+    of the host are recorded."""
 
     def __init__(
         self,

@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
     def _check_names(self, arguments: Sequence[str]) -> None:
         """Raise ConfigError for an option or command that does not exist.
 
-        This runs before argparse parses the arguments, because it may misread the argument after an unknown option."""
+        This runs before argparse parses the arguments: argparse may misread the argument after an unknown option."""
         known = self._option_string_actions
         for argument in arguments:
             name = argument.partition("=")[0]
@@ -82,7 +82,7 @@ def sentence(text: str) -> str:
 
 
 def add_parser(commands: argparse._SubParsersAction[Parser], name: str, text: str) -> Parser:
-    """Add the parser for a command, whose help ends with the text in EPILOGS, and return it.
+    """Add the parser for a command, and return it. The command's help ends with its text in EPILOGS.
 
     text: what the command does, in lower case and without a period."""
     parser = commands.add_parser(

@@ -44,7 +44,8 @@ def _check_output(path: Path, output: Path) -> None:
     """Raise ConfigError if the new file would replace the old one, and LocalError if its directory does not exist."""
     real = Path(os.path.realpath(output))
     if real == Path(os.path.realpath(path)):
-        raise ConfigError(f"{printable(output)} is the file to convert", hint="choose another file with `-o FILE`")
+        what = f"the new configuration would replace {printable(output)}, the file to convert"
+        raise ConfigError(what, hint="choose another file with `-o FILE`")
     try:
         real.parent.stat()
     except OSError as error:

@@ -17,7 +17,7 @@ from mirror.util.cancellation import Stop
 from mirror.util.files import Lock
 from mirror.util.signals import Signals
 
-KEEP_STATE = 30 * 86400.0  # seconds after the last copy with the same arguments
+KEEP_STATE = 30 * 86400.0  # seconds that a state is kept after the last copy with the same arguments
 
 _FOLDER = re.compile(r"copy-[0-9a-f]{12}")
 
@@ -25,8 +25,8 @@ _FOLDER = re.compile(r"copy-[0-9a-f]{12}")
 def copy(options: Options) -> int:
     """Copy the selected references of the source to every target and return the exit code.
 
-    Each combination of arguments has a state of its own, which is deleted when it was not used for a long time. Raises
-    ConfigError, LocalError, LockBusy."""
+    Each combination of arguments has its own state. States that were not used for KEEP_STATE seconds are deleted.
+    Raises ConfigError, LocalError, LockBusy."""
     config = load_config(options)
     with Signals() as signals:
         code = signals.exit_if_hung(run_once(config, options, signals))
@@ -36,11 +36,11 @@ def copy(options: Options) -> int:
 
 
 def _delete_old_states(directory: Path, before: float) -> None:
-    """Delete the states of copies whose last run began before this time, in seconds since the epoch.
+    """Delete the states of copies whose last run began before the time `before`, in seconds since the epoch.
 
-    Skip a state that another run uses, or that cannot be deleted."""
+    directory: the state directory. A state that another run uses, or that cannot be deleted, is skipped."""
     for folder in directory.iterdir():
-        lock = folder / "lock"  # each run writes it
+        lock = folder / "lock"  # each run changes its modification time
         with suppress(OSError, MirrorError):
             if _FOLDER.fullmatch(folder.name) and lock.stat().st_mtime < before:
                 with Lock(lock).acquire(0.0, Stop()):

@@ -40,8 +40,8 @@ _LISTS = (
 _VALUES = (
     ("--newest", "N", ("tags", "newest"), "copy only the N tags with the highest versions"),
     ("--index", "rewrite|sparse", ("index",), "with --platform: how an index is copied (default rewrite)"),
-    ("--foreign-layers", "skip|copy", ("foreign-layers",), "layers that are not distributable (default skip)"),
-    ("--schema1", "copy|convert|fail", ("schema1",), "manifests of Docker's schema 1 (default copy)"),
+    ("--foreign-layers", "skip|copy", ("foreign-layers",), "what to do with non-distributable layers (default skip)"),
+    ("--schema1", "copy|convert|fail", ("schema1",), "what to do with Docker schema 1 manifests (default copy)"),
     ("--v1", "auto|never|only|per-tag", ("v1",), "whether the source is read over the v1 protocol (default auto)"),
 )
 
@@ -72,7 +72,7 @@ def add_copy(commands: argparse._SubParsersAction[Parser]) -> None:
         "--config",
         metavar="CONFIG",
         type=Path,
-        help="a configuration, of which everything except its mirrors is used, such as the settings of registries",
+        help="take the settings of registries, and everything else except the mirrors, from this configuration",
     )
     add_run_options(copy)
     copy.set_defaults(command=_copy)

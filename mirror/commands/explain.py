@@ -58,7 +58,7 @@ def explain(options: Options, reference: str, *, as_json: bool) -> int:
             reader = context.image_reader(state)
 
             def make_planner(receiver: PlanReceiver, only: RepositoryFilter) -> Planner:
-                """Create a planner for the subjects."""
+                """Create a planner for the mirrors to which the reference belongs."""
                 return context.planner(state, receiver, reader, only=only)
 
             explanations.extend(await explain_subjects(context.calls, entries, subjects, make_planner, reader))
@@ -80,13 +80,13 @@ def _parse_reference(text: str) -> RegistryLocation | LayoutLocation | BundleLoc
     if isinstance(location, RegistryLocation | LayoutLocation | BundleLocation) and not location.wildcard:
         return location
     hint = "give HOST/REPOSITORY:TAG or HOST/REPOSITORY of a source or a target"
-    raise ConfigError(f"{printable(text, 80)} is not one repository", hint=hint)
+    raise ConfigError(f"{printable(text, 80)} does not name exactly one repository", hint=hint)
 
 
 def _find_subjects(
     entries: Sequence[MirrorEntry], location: RegistryLocation | LayoutLocation | BundleLocation, config: Config
 ) -> list[Subject]:
-    """Return a subject for each mirror that reads from, or writes to, the repository of a reference."""
+    """Return the subjects to explain: one for each mirror whose source or target is the repository at `location`."""
     named = _repository(location, config)
     identifier = location.tag or location.digest
     subjects = []
@@ -154,7 +154,7 @@ def _unknown_reference(entries: Sequence[MirrorEntry], reference: str, config: C
 
 
 def _entries_to_plan(entries: Sequence[MirrorEntry], subjects: Sequence[Subject]) -> list[MirrorEntry]:
-    """Return the entries of the subjects, and the entries that may conflict with them, which affect their plan."""
+    """Return the mirror entries to plan: those of the subjects, and those that may conflict with them."""
     own = {subject.entry.number for subject in subjects}
     possible = find_possible_conflicts(entries)
     if own & {entry.number for entry in possible}:
@@ -183,7 +183,7 @@ def _text_lines(explanations: Sequence[MirrorExplanation], config: Config) -> li
 
 
 def _list_rejected(found: MirrorExplanation) -> list[tuple[str, int]]:
-    """Return the rules that leave out tags of a repository, and how many. The list is empty for a reference."""
+    """Return each rule that leaves out tags of a repository, with their number. The list is empty for a reference."""
     return sorted(found.rejected.items()) if found.found is None else []
 
 
@@ -202,7 +202,7 @@ def _target_lines(target: TargetExplanation) -> list[str]:
 
 
 def _describe_lookup(found: Version | MirrorError) -> str:
-    """Return what a reference refers to, or why that is not known."""
+    """Describe what a reference refers to, or why that is not known. found: the result of looking it up."""
     if isinstance(found, MirrorError):
         return str(found)
     digest = source_digest(found)

@@ -50,7 +50,7 @@ EPILOGS = {
         },
         {
             "0": "every selected image is on every target",
-            "1": "some images failed, the others are on the targets; run again",
+            "1": "some images failed, but all others are on the targets; run again",
             **_READS_REGISTRIES,
             "75": "another run holds the lock",
         },
@@ -63,7 +63,7 @@ EPILOGS = {
         },
         {
             "0": "every selected image is on every target",
-            "1": "some images failed, the others are on the targets; run again",
+            "1": "some images failed, but all others are on the targets; run again",
             **_READS_REGISTRIES,
             "75": "another run with the same arguments holds the lock",
         },
@@ -96,14 +96,14 @@ EPILOGS = {
         },
         {
             "0": "the plan was written, or everything in it was deleted",
-            "1": "something was not deleted, or could not be determined",
+            "1": "something was not deleted, or could not be read",
             **_READS_REGISTRIES,
             "2": "usage error, or the plan is too old or for another configuration",
             "75": "another run holds the lock",
         },
     ),
     "validate": epilog(
-        {"mirror validate prod.yaml": "", "mirror validate prod.yaml --secrets": "as a run does"},
+        {"mirror validate prod.yaml": "", "mirror validate prod.yaml --secrets": "a missing secret is an error"},
         {"0": "the configuration is valid", "2": "it is not valid", "4": LOCAL_ERROR},
     ),
     "lock": epilog(
@@ -124,7 +124,7 @@ EPILOGS = {
             "0": "everything was determined",
             "1": "something could not be determined",
             **_READS_REGISTRIES,
-            "2": "no mirror concerns the reference, or usage error",
+            "2": "usage error, or no mirror has this source or target",
         },
     ),
     "bundle": epilog(

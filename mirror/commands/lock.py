@@ -84,9 +84,10 @@ def _resolve_output(path: Path, config: Config) -> Path:
     Raises ConfigError or LocalError if the image lock must not be written there."""
     real = Path(os.path.realpath(path))
     if real == Path(os.path.realpath(config.path)):
-        raise ConfigError(f"{printable(path)} is the configuration", hint="choose another file with `-o FILE`")
+        what = f"the image lock would replace the configuration {printable(path)}"
+        raise ConfigError(what, hint="choose another file with `-o FILE`")
     if real.is_relative_to(os.path.realpath(state_directory(config))):
-        what = f"{printable(path)} is in the state directory"
+        what = f"the image lock cannot be written to {printable(path)}, because this is in the state directory"
         raise ConfigError(what, hint="choose a file in another directory with `-o FILE`")
     try:
         real.parent.stat()

@@ -38,7 +38,7 @@ class Shard(Struct, frozen=True):
 
 
 class Options(Struct, frozen=True):
-    """The command-line options of `sync`, `plan` or `verify`.
+    """The command-line options of a command that reads a configuration, such as `sync`, `plan` or `verify`.
 
     verbosity: -1 quiet, 0 normal, 1 verbose, 2 debug. lock_wait: the maximum time in seconds to wait for another run.
     base: the inventory that serves as the base for all exports. If `repair` is True, `deep` is also True.
@@ -86,7 +86,7 @@ class Options(Struct, frozen=True):
 
     @property
     def selects_all(self) -> bool:
-        """Whether a run deals with all images that the rules of the configuration select, apart from other shards."""
+        """Whether the run processes all images that the configuration selects, or, with `--shard`, all in its shard."""
         return not self.only and self.only_from is None and self.locked is None and self.mirrors is None
 
 

@@ -1,4 +1,4 @@
-"""Checks the options for output, before anything is contacted: no output may damage a file that the run uses."""
+"""Checks the options for output files, before any host is contacted: they must not replace a file that the run uses."""
 
 from __future__ import annotations
 

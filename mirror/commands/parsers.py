@@ -34,7 +34,7 @@ def add_sync(commands: argparse._SubParsersAction[Parser]) -> None:
     sync = add_command(commands, "sync", _sync, "copy every selected tag to every target")
     _add_only(sync)
     sync.add_argument(
-        "--only-from", metavar="FILE", type=Path, help="read patterns from a file, one per line (failed.txt)"
+        "--only-from", metavar="FILE", type=Path, help="read patterns from a file, one per line, such as failed.txt"
     )
     sync.add_argument(
         "--shard",
@@ -84,7 +84,7 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
         help="auto: live display on a terminal, otherwise a line every 30 s",
     )
     command.add_argument(
-        "--json-events", action="store_true", help="write what happens as JSON lines to standard output"
+        "--json-events", action="store_true", help="write the events of the run to standard output, as JSON lines"
     )
     command.add_argument(
         "--lock-wait",
@@ -195,7 +195,9 @@ def _seconds(text: str) -> float:
 
 
 def _interval(text: str) -> float:
-    """Parse the value of `--every`, such as `15m` or `1 h`, and return it in seconds. Raises ArgumentTypeError."""
+    """Parse the value of `--every`, such as `15m` or `1 h`, and return it in seconds.
+
+    Raises ArgumentTypeError if it is not valid."""
     from mirror.config.values import interval  # noqa: PLC0415 (few runs need it)
 
     try:

@@ -45,7 +45,7 @@ def plan(options: Options, output: Path) -> int:
         has_records = bool(records.repositories())
 
         async def run() -> None:
-            """Examine the sources and the targets."""
+            """Examine the sources and the targets, and make the plan."""
             found.append(await _make_plan(config, await find_deletable(context, state, records)))
 
         stopped = context.run_until_signal(run())
@@ -59,7 +59,7 @@ def plan(options: Options, output: Path) -> int:
 
 
 async def _make_plan(config: Config, survey: PruneSurvey) -> PrunePlan:
-    """Return the plan for what may be deleted."""
+    """Return the plan for the tags that may be deleted. survey: these tags, and those that are kept, with reasons."""
     refused, kept, repositories = dict(survey.refused), dict(survey.kept), list[RepositoryPlan]()
     prunable = [found for found in survey.repositories if found.tags]
     for found, result in zip(prunable, await gather_results(map(plan_repository, prunable)), strict=True):
@@ -90,9 +90,10 @@ def _resolve_output(path: Path, config: Config) -> Path:
         raise ConfigError("`--plan -` does not name a file", hint="specify a path; the plan cannot be printed")
     real = path.resolve()
     if real == config.path.resolve():
-        raise ConfigError(f"{printable(path)} is the configuration", hint="choose another file for the plan")
+        what = f"the plan would replace the configuration {printable(path)}"
+        raise ConfigError(what, hint="choose another file for the plan")
     if real.is_relative_to(state_directory(config).resolve()):
-        what = f"{printable(path)} is in the state directory"
+        what = f"the plan cannot be written to {printable(path)}, because this is in the state directory"
         raise ConfigError(what, hint="choose a file in another directory for the plan")
     try:
         real.parent.stat()
@@ -102,14 +103,16 @@ def _resolve_output(path: Path, config: Config) -> Path:
 
 
 def shard_folders(directory: Path) -> list[Path]:
-    """Return the folders of all shards in the state directory that contain a state."""
+    """Return those folders of shards in the state directory that contain a state."""
     return sorted(path.parent for path in directory.glob(f"shard-*-of-*/{FILE_NAME}"))
 
 
 async def find_deletable(
     context: RunContext, state: State, records: OwnershipRecords, also: Collection[str] = ()
 ) -> PruneSurvey:
-    """Return what may be deleted. also: repositories that are examined even if all their tags are selected."""
+    """List the sources and the targets, and return which tags may be deleted.
+
+    also: target repositories that are examined even if all their tags are selected."""
     selection = PruneSelection()
     planner = Planner(
         context.calls,

@@ -45,23 +45,24 @@ _log = logging.getLogger("mirror")
 
 
 def apply(options: Options, file: Path, max_delete: float) -> int:
-    """Delete what a plan contains and what may still be deleted. Return the exit code.
+    """Delete those tags of a plan that may still be deleted, and return the exit code.
 
-    max_delete: the maximum percentage of the copied tags of a repository. Raises ConfigError, LocalError, LockBusy."""
+    file: the plan. max_delete: nothing is deleted if this would delete a larger percentage of the copied tags of any
+    repository. Raises ConfigError, LocalError, LockBusy."""
     config = load(options.config)
     check_targets(config)
     allowed = read_prune_plan(file, config_hash=config.text_hash, now=datetime.now(UTC))
     with Signals() as signals:
         try:
-            with _locked_folders(config, signals) as folders:
+            with _lock_folders(config, signals) as folders:
                 return _PruneRun(config, options, allowed, max_delete, folders, signals).run()
         except Cancelled:
             return SIGNALLED + (signals.number or 0)
 
 
 @contextmanager
-def _locked_folders(config: Config, signals: Signals) -> Iterator[list[Path]]:
-    """Return a context manager that locks the state directory and those of all shards, and yields them.
+def _lock_folders(config: Config, signals: Signals) -> Iterator[list[Path]]:
+    """Return a context manager that locks the state directory and the folders of all shards, and yields their paths.
 
     Raises LockBusy, LocalError."""
     directory = private_directory(state_directory(config))
@@ -73,7 +74,9 @@ def _locked_folders(config: Config, signals: Signals) -> Iterator[list[Path]]:
 
 
 class _PruneRun:
-    """One run of `mirror prune --apply`. The caller holds the locks of all `folders`, the state directories."""
+    """One run of `mirror prune --apply`.
+
+    folders: the state directory and the folders of shards, which the caller has locked."""
 
     def __init__(
         self,
@@ -92,7 +95,7 @@ class _PruneRun:
         self._signals = signals
         self._console = Console()
         self._redactor = Redactor()
-        self._outcomes: dict[str, Outcome] = {}  # by the name on the target
+        self._outcomes: dict[str, Outcome] = {}  # by the name of the tag or attachment on the target
         self._problems: list[tuple[str, str]] = []  # names on the target, with the reasons
         self._codes = {OK}
         self._report: Report
@@ -149,7 +152,7 @@ class _PruneRun:
     async def _find_and_delete(
         self, context: RunContext, state: State, records: OwnershipRecords, pruner: Pruner
     ) -> None:
-        """Find out again what may be deleted, and delete what the plan contains, unless that is too much."""
+        """Determine again which tags may be deleted, and delete those in the plan, unless `--max-delete` forbids it."""
         allowed = self._allowed.repositories
         survey = await find_deletable(context, state, records, also=allowed)
         self._record_not_deletable(survey)
@@ -183,11 +186,11 @@ class _PruneRun:
         if not over:
             return None
         more = f" and tags of {len(over) - 3} more repositories" if len(over) > 3 else ""
-        what = f"the plan would delete {', '.join(over[:3])}{more}; the limit is {self._max_delete:g} % of a repository"
+        what = f"the plan would delete {', '.join(over[:3])}{more}; the limit is {self._max_delete:g} %"
         return PruneRefused(what, hint="if this is correct, set a higher limit with `--max-delete PERCENT`")
 
     async def _prune_host(self, pruner: Pruner, host: str, tasks: list[RepositoryTask]) -> None:
-        """Delete from one host. Record an error of the host itself."""
+        """Delete the tags on one target host. Record an error that concerns the whole host."""
         try:
             await pruner.prune_host(host, tasks)
         except Cancelled:
@@ -196,7 +199,7 @@ class _PruneRun:
             self._add_problem(host, error)
 
     def _record_not_deletable(self, survey: PruneSurvey) -> None:
-        """Record the outcome for all tags of the plan that must not be deleted now, or do not exist any more."""
+        """Record the outcome for all tags of the plan that must not be deleted now, or that no longer exist."""
         found = {one.name: one for one in survey.repositories}
         for name, references in self._allowed.repositories.items():
             repository = found.get(name)
@@ -217,7 +220,9 @@ class _PruneRun:
                 self._record(item, "kept", error)
 
     def _record_rest(self, stopped: int | None) -> None:
-        """After a signal, record all tags of the plan without an outcome as skipped."""
+        """If a signal stopped the run, record all tags of the plan that have no outcome as skipped.
+
+        stopped: the exit code for the signal; None without a signal."""
         if stopped is None:
             return
         for name, references in self._allowed.repositories.items():
@@ -235,7 +240,11 @@ class _PruneRun:
         self._report.add(entry)
         fields = {"target": item.name, "digest": item.digest}
         if error is None:
-            text = f"deleted {item.name}, digest {item.digest}" if outcome == "deleted" else f"{item.name} was gone"
+            text = (
+                f"deleted {item.name}, digest {item.digest}"
+                if outcome == "deleted"
+                else f"{item.name} no longer existed"
+            )
             _log.info("reference_deleted" if outcome == "deleted" else "reference_gone", extra=fields | {"text": text})
         else:
             self._add_problem(item.name, error, **fields)
@@ -253,9 +262,11 @@ class _PruneRun:
 
 
 def _reason_to_keep(repository: PrunableRepository | None, reference: str) -> str:
-    """Return why a tag of the plan is not deleted, if nothing else prevents it. repository: None if not examined."""
+    """Return why a tag of the plan is kept, if the survey gives no reason.
+
+    repository: the result of examining its repository; None if it was not examined."""
     if repository is None or reference not in repository.written:
-        return "the state has no record that a sync with this configuration copied it"
+        return "the state has no record that a sync with this configuration copied the tag"
     if any(one.reference == reference for one in repository.tags):
-        return "a sync has copied another image since the plan was made"
-    return "it is selected again"
+        return "a sync has copied another image to the tag since the plan was made"
+    return "the tag is selected again"

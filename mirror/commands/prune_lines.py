@@ -19,7 +19,7 @@ _NAMES = 10  # maximum number of names in one list
 
 
 def plan_lines(plan: PrunePlan, file: Path, *, limit: float, has_records: bool) -> list[str]:
-    """Return the lines for a plan: what would be deleted, what is kept, what could not be examined, and how to apply.
+    """Return the lines for a plan: what would be deleted, kept, or could not be examined, and how to apply the plan.
 
     file: the file with the plan. limit: the default of `--max-delete`, in percent. has_records: whether the state
     records that syncs with this configuration wrote anything."""
@@ -64,14 +64,14 @@ def _apply_hint(plan: PrunePlan, file: Path, limit: float) -> list[str]:
     command = ["mirror", "prune", str(plan.config), "--apply", name]
     highest = max(repository.percent for repository in plan.repositories)
     if highest > limit:
-        lines.append(f"this is more than {limit:g} % of the tags of a repository, so a higher limit is needed")
+        lines.append(f"this is more than {limit:g} % of the copied tags of a repository: a higher limit is needed")
         command += ["--max-delete", str(math.ceil(highest))]
     lines.append(f"to delete them within 24 hours: {shlex.join(command)}")
     return lines
 
 
 def _group(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """Return the second elements of pairs by the first."""
+    """Group pairs by their first element, and return the second elements of each group."""
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for key, value in pairs:
         groups[key].append(value)
@@ -85,8 +85,11 @@ def _name_lines(start: str, names: Sequence[str]) -> list[str]:
 
 
 def _more_line(count: int, one: str, more: str) -> list[str]:
-    """Return a line for what is not listed, or nothing if all of it is. count: the number of all objects."""
-    return [f"and {format_count(count - _LISTED, one, more)} more; see the file"] if count > _LISTED else []
+    """Return the line that counts the objects beyond the first _LISTED, or no line. count: the number of all objects.
+
+    one, more: the name of an object, in the singular and the plural."""
+    rest = format_count(count - _LISTED, f"more {one}", f"more {more}")
+    return [f"and {rest}; see the file"] if count > _LISTED else []
 
 
 def _wrap(text: str) -> list[str]:

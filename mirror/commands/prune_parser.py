@@ -12,7 +12,7 @@ from mirror.errors import ConfigError
 
 def add_prune(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser for `prune`."""
-    text = "delete tags from the targets that a sync copied and that are no longer selected"
+    text = "delete tags that a sync copied to the targets and that are no longer selected"
     prune = add_command(commands, "prune", _prune, text)
     action = prune.add_mutually_exclusive_group(required=True)
     action.add_argument("--plan", metavar="FILE", type=Path, help="only write the list of tags to delete to FILE")
@@ -39,7 +39,7 @@ def _percent(text: str) -> float:
 def _prune(parsed: argparse.Namespace) -> int:
     """Run `mirror prune`."""
     if parsed.plan is not None and parsed.max_delete is not None:
-        hint = "the plan contains all tags; give the limit when you apply it"
+        hint = "a plan contains all tags that may be deleted; set the limit when you apply it"
         raise ConfigError("--max-delete can be used only with --apply", hint=hint)
     from mirror.commands import prune, prune_apply  # noqa: PLC0415
 

@@ -37,7 +37,9 @@ def reference_filter(options: Options) -> ReferenceFilter:
 
 
 def load_config(options: Options) -> Config:
-    """Load the configuration file, or make the configuration of `mirror copy`. Raises ConfigError, LocalError."""
+    """Load the configuration file, or create a configuration from the arguments of `mirror copy`.
+
+    Raises ConfigError, LocalError."""
     if options.copy is None:
         return load(options.config)
     from mirror.config.copy_arguments import load_copy  # noqa: PLC0415 (only for `copy`)
@@ -57,7 +59,7 @@ def new_run_id() -> str:
 
 
 def run_cost(limits: Limits, started: float) -> RunCost:
-    """Return the cost of the run so far. started: the time when the run started, of the monotonic clock."""
+    """Return the cost of the run so far. started: when the run started, on the monotonic clock."""
     requests = {host.name: counts for host in limits.hosts() if (counts := host.requests())}
     seconds = time.monotonic() - started
     return RunCost(

@@ -14,14 +14,14 @@ from mirror.util.files import atomic_write
 
 
 def report(path: Path | None, *, html: Path | None, merge: Sequence[Path]) -> int:
-    """Write a page, or print a merged report. Return the exit code.
+    """Write a report as an HTML page, or merge reports and print the result. Return the exit code.
 
-    path: a report or a state directory; None for the default one. html: the file for the page. merge: the reports to
-    merge; empty to use `path`. Raises ConfigError, LocalError."""
+    path: a report or a state directory; None for the one in the user's state directory. html: the file for the page.
+    merge: the reports to merge; empty to use `path`. Raises ConfigError, LocalError."""
     if merge and path is not None:
         raise ConfigError(f"--merge cannot be combined with {printable(path)}", hint="list all reports after --merge")
     if not merge and html is None:
-        raise ConfigError("`mirror report` needs an output", hint="specify --html FILE")
+        raise ConfigError("`mirror report` needs a file for the page", hint="specify --html FILE")
     used = list(merge) if merge else [path if path is not None else _default_directory()]
     if not merge and html is not None:
         _check_not_sharded(used[0], html)
@@ -50,7 +50,7 @@ def _write_page(path: Path, document: ReportDocument, images: list[ReportedImage
 
 
 def _check_not_sharded(path: Path, html: Path) -> None:
-    """Raise ConfigError if a state directory has only the reports of shards."""
+    """Raise ConfigError if a state directory contains only reports of shards."""
     if not (path / "report.json").exists() and any(path.glob("shard-*-of-*/report.json")):
         command = f"mirror report --merge {printable(path)}/shard-*/report.json --html {printable(html)}"
         raise ConfigError(f"{printable(path)} has a report for each shard", hint=f"merge them: {command}")
@@ -70,4 +70,5 @@ def _default_directory() -> Path:
         text = "no report was found in the user's state directory"
         raise ConfigError(text, hint="specify a report.json, or the state directory of a configuration")
     names = ", ".join(printable(one) for one in found[:10])
-    raise ConfigError("several configurations have a report", hint=f"specify one of these directories: {names}")
+    text = "the user's state directory has reports of several configurations"
+    raise ConfigError(text, hint=f"specify one of these directories: {names}")

@@ -58,8 +58,8 @@ class RunOutputs:
     def write(self, report: ReportDocument, ages: FailureAges, summary: Sequence[str], *, complete: bool) -> int:
         """Write the history and the metrics, and send notifications. Return OK, or the exit code for an error.
 
-        summary: the lines for messages. complete: whether the run dealt with all images that are selected. A
-        notification that cannot be sent is only logged."""
+        ages: the results of the images. summary: the lines for messages. complete: whether the run processed all
+        images that are selected. A notification that cannot be sent is only logged."""
         history = self._history.with_run(report, ages.after(complete=complete))
         self._write_history(history)
         code = self._write_metrics(report, history) if self._config.output.textfile is not None else OK
@@ -93,9 +93,9 @@ class RunOutputs:
     # ---- notifications
 
     def _notify(self, report: ReportDocument, history: History, summary: Sequence[str]) -> dict[str, SentMessage]:
-        """Send the messages that are due, and wait until they are sent. Return what to keep in the history.
+        """Send the messages that are due, and wait until they are sent. A signal interrupts the wait.
 
-        A signal interrupts the wait."""
+        Return the last message to each webhook, for the history."""
         from mirror.output import notification  # noqa: PLC0415 (few configurations have notifications)
 
         lines = [self._redactor(line) for line in summary]

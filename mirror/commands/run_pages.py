@@ -21,7 +21,7 @@ _NO_STORE = ("Cache-Control", "no-store")
 
 
 class _LastRun(Struct, frozen=True):
-    """A run that has ended. config: the configuration file. html: the page, which is made for the first request."""
+    """A run that has ended. config: the configuration file. html: the page, rendered when it is first requested."""
 
     report: ReportDocument
     directory: Path
@@ -31,7 +31,7 @@ class _LastRun(Struct, frozen=True):
 
 
 class RunPages:
-    """Renders the pages. Thread-safe: `set_last_run` may be called while another thread renders a page."""
+    """Renders the pages about the last run. Thread-safe: `set_last_run` may be called while a page is rendered."""
 
     def __init__(self) -> None:
         self._last: _LastRun | None = None
@@ -72,7 +72,8 @@ def _render_html(directory: Path, _: Work) -> bytes:
         raise local_error("read", path, error) from error
     if size > MAX_REPORT:
         hint = "write the page with `mirror report`"
-        raise LocalError(f"the report has {size} bytes; a report of at most {MAX_REPORT} bytes is shown", hint=hint)
+        text = f"the report has {size} bytes; the page can show a report of at most {MAX_REPORT} bytes"
+        raise LocalError(text, hint=hint)
     return render_page(*read_report(directory), read_history(directory)).encode()
 
 

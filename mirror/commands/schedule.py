@@ -5,17 +5,17 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-JITTER = 0.1  # the maximum delay of a cycle, as a part of the shortest interval
+JITTER = 0.1  # the maximum delay of a cycle, as a fraction of the shortest interval
 MAX_JITTER = 60.0  # seconds
 
 
 class Schedule:
-    """When the next cycle begins, and which mirrors take part in it.
+    """Determines when the next cycle begins, and which mirrors take part in it.
 
     All mirrors are due at `now`. From then on, a mirror is due at multiples of its interval, so mirrors with related
     intervals share cycles. A mirror that was due several times during a long cycle takes part in the next cycle once.
-    To spread the load of several processes, each cycle except the first is delayed by a random part of the shortest
-    interval.
+    To spread the load of several processes, each cycle except the first is delayed by a random time: up to a tenth of
+    the shortest interval, but at most MAX_JITTER seconds.
 
     intervals: the interval of each mirror, in seconds, in the order of the configuration. now: the current time in
     seconds; all methods use this scale. random_part: returns a number from 0 to 1."""

@@ -35,8 +35,8 @@ _log = logging.getLogger("mirror")
 def sync_repeatedly(options: Options, every: float) -> int:
     """Run a sync for each cycle until SIGINT or SIGTERM arrives, and return the exit code of the signal.
 
-    every: the interval in seconds of mirrors
-    without an interval of their own. Raises ConfigError and LocalError if the first cycle cannot begin."""
+    every: the interval, in seconds, of mirrors without an interval of their own. Raises ConfigError and LocalError if
+    the first cycle cannot begin."""
     with Signals(hangup=True) as signals:
         config = _load(options)
         status, pages = ServiceStatus(), RunPages()
@@ -46,7 +46,7 @@ def sync_repeatedly(options: Options, every: float) -> int:
 
 
 def _load(options: Options) -> Config:
-    """Load the configuration for repeated runs. Raises ConfigError, LocalError."""
+    """Load the configuration, and check that it can be used for repeated runs. Raises ConfigError, LocalError."""
     config = load(options.config)
     if any(STREAM in (mirror.source.host, *(one.host for one in mirror.targets)) for mirror in config.mirrors):
         hint = "use the path of a file, or leave out --every"
@@ -73,9 +73,9 @@ def _serve_status(options: Options, status: ServiceStatus, pages: RunPages) -> I
 
 
 class _Service:
-    """Repeated runs of one configuration, which a SIGHUP replaces. Used by the main thread.
+    """Repeated runs with one configuration, which is loaded again after SIGHUP. Used by the main thread.
 
-    every: the interval in seconds of mirrors without an interval of their own."""
+    every: the interval, in seconds, of mirrors without an interval of their own."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class _Service:
         self._schedule = self._new_schedule()
 
     def _new_schedule(self) -> Schedule:
-        """Return a schedule by which all mirrors of the current configuration are due now."""
+        """Return a schedule in which all mirrors of the current configuration are due now."""
         return Schedule([mirror.every or self._every for mirror in self._config.mirrors], time.monotonic())
 
     def run(self) -> int:

@@ -40,7 +40,7 @@ class ServiceStatus:
         self._last_progress = self._now()
 
     def end_cycle(self, code: int) -> None:
-        """Record that the current cycle has ended. code: its exit code; that of LockBusy if it was skipped."""
+        """Record that the cycle has ended. code: its exit code, or that of LockBusy if the cycle was skipped."""
         with self._lock:
             self._began = None
             self._failures = 0 if code == OK else self._failures + 1

@@ -125,7 +125,7 @@ class RunContext(Struct, frozen=True):
     def source_planner(self, state: State, reader: ImageReader, collector: ReferenceCollector) -> Planner:
         """Create a planner that resolves the selected references at their sources, and does not plan targets.
 
-        reader: see `planner`."""
+        reader: see `planner`. collector: receives the resolved references."""
         return self.planner(state, collector, reader, use_hints=False, receive_references=collector.receive)
 
     def bases(self, state: State, reader: ImageReader) -> BundleBases:

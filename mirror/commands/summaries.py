@@ -58,12 +58,12 @@ def plan_lines(summary: PlanSummary, config: Path) -> list[str]:
 
 
 def _count_text(rejected: Mapping[str, int]) -> str:
-    """Return how many names each rule leaves out."""
+    """Format how many names each rule leaves out, such as `3 by include`."""
     return ", ".join(f"{count} by {printable(rule, 80)}" for rule, count in sorted(rejected.items()))
 
 
 def _selection_texts(selection: SelectionSummary) -> Iterator[str]:
-    """Yield how many tags each rule leaves out, until when tags wait, and how many images were read for their dates."""
+    """Yield how many tags each rule leaves out, until when tags wait, and how many images lack a recorded date."""
     rejected = dict(selection.rejected)
     waiting = rejected.pop("min-age", 0)
     parts = [_count_text(rejected)] if rejected else []
@@ -111,7 +111,7 @@ def _unknown_text(count: int) -> str:
 
 
 def group_by_cause(failures: Iterable[FailedImage]) -> Causes:
-    """Return the causes of failures."""
+    """Group failures by their cause."""
     causes = Causes()
     for failed in failures:
         causes.add(failed)

@@ -105,7 +105,7 @@ def _state_directory(config: Config, options: Options) -> Path:
 
 
 def _partition(config: Config, options: Options) -> str:
-    """Return the partition (`state/run_marks.py`) to which the run belongs. It depends on its part of the targets."""
+    """Return the partition of the run: how the targets are divided among state files (`state/run_marks.py`)."""
     if options.copy is not None:
         return options.folder
     return partition_of_shards(options.shard.count, config.text_hash) if options.shard is not None else WHOLE

@@ -29,7 +29,7 @@ def verify(options: Options) -> int:
     ):
 
         def receive_entry(entry: ImageEntry) -> None:
-            """Add the result for one image to the report, if there is one."""
+            """Add the result for one image to the report, if a report is written."""
             if report is not None:
                 report.add(entry)
 

@@ -30,12 +30,12 @@ Fields = Mapping[str, object]
 
 
 class EventStream:
-    """Writes events. Thread-safe; no method waits for the reader. Implements ProgressWatcher."""
+    """Writes the events of a run. Thread-safe; no method waits for the reader. Implements ProgressWatcher."""
 
-    every = 0.25  # seconds; the shortest pause of a host is longer
+    every = 0.25  # seconds; every pause of a host is longer, so that none is missed
 
     def __init__(self, lines: LineWriter, *, run: str, redact: Redactor, now: Callable[[], float] = time.time) -> None:
-        """run: the id of the run. now: returns the time in seconds since the epoch."""
+        """Create a stream that writes to `lines`. run: the id of the run. now: returns the seconds since the epoch."""
         self._lines = lines
         self._run = run
         self._redact = redact
@@ -58,18 +58,18 @@ class EventStream:
         self._emit("image", entry_fields(entry))
 
     def add_blob(self, fields: Fields, *, is_root: bool) -> None:
-        """Write the event `blob`, or `manifest` for the manifest that a tag refers to. fields: those of the log."""
+        """Write the event `blob`, or `manifest` for the manifest that a tag refers to. fields: as in the log."""
         self._emit("manifest" if is_root else "blob", fields)
 
     def end_run(self, exit_code: int, *, seconds: float, totals: Fields, report: str) -> None:
-        """Write the event `run_ended`. totals: those of the report. report: its path."""
+        """Write the event `run_ended`. totals: the object `totals` of the report. report: the path of the report."""
         fields = {"exit": exit_code, "seconds": round(seconds, 3), "totals": totals, "report": report}
         self._emit("run_ended", fields)
 
     def receive(self, snapshot: Snapshot, *, last: bool) -> None:
         """Write `host_waiting` and `host_resumed` for hosts that began or ceased to wait, and `progress` if it is due.
 
-        last: whether the run has ended, so that `progress` is written in any case."""
+        last: whether the run has ended. In this case, `progress` is always written."""
         self._compare_hosts(snapshot)
         self._history.append(snapshot)
         if last or snapshot.seconds >= self._next_progress:
@@ -142,7 +142,7 @@ def open_events(*, run: str, redact: Redactor) -> Iterator[EventStream]:
             _log.warning("events_failed", extra={"text": text})
 
     def describe_dropped(count: int) -> str:
-        """Return the event that says that events are missing."""
+        """Return the event that says how many events were dropped."""
         return events.encode("events_dropped", {"count": count}, time.time())
 
     # Standard output is not closed here: `mirror/cli.py` has opened its descriptor if it was closed.

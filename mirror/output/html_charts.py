@@ -13,9 +13,9 @@ from mirror.output.report.units import format_count, format_duration, format_siz
 from mirror.util.host_use import MAX_INTERVALS, MAX_PAUSES, HostUse
 from mirror.util.structs import Struct, field
 
-MAX_REPOSITORIES = 25  # bars of repositories; the others are one row without a bar
-MAX_KINDS = 40  # bars of kinds of requests
-MAX_HOSTS = 40  # rows of the time line
+MAX_REPOSITORIES = 25  # bars for repositories; all others share one row without a bar
+MAX_KINDS = 40  # bars for kinds of requests
+MAX_HOSTS = 40  # rows of the timeline
 _SMALLEST = 0.3  # percent; smaller parts would be invisible
 
 
@@ -81,7 +81,7 @@ def repository_rows(images: Iterable[ReportedImage]) -> list[ChartRow]:
 
 
 def _bytes_text(sent: int, mounted: int) -> str:
-    """Format the bytes of a repository."""
+    """Format the bytes that were sent for a repository, and those that mounts saved."""
     return f"{format_size(sent)} + {format_size(mounted)}" if mounted else format_size(sent)
 
 
@@ -123,7 +123,9 @@ def _host_text(use: HostUse, requests: int) -> str:
 
 
 def _timeline(use: HostUse, end: float) -> list[ChartPart]:
-    """Return the intervals with requests, in three shades, and the pauses. end: the end of the axis in seconds."""
+    """Return rectangles for a host's requests over time, in three shades, and for its pauses.
+
+    end: the end of the axis in seconds."""
     requests = use.requests[:MAX_INTERVALS]
     busiest = max(requests, default=0)
     parts = []
@@ -146,8 +148,8 @@ def history_charts(history: History) -> list[ColumnChart]:
     if len(runs) < 2:
         return []
     seconds = [(one.ended - one.started).total_seconds() for one in runs]
-    durations = [((_state_of(one), value),) for one, value in zip(runs, seconds, strict=True)]
-    copied = [(("copied", one.images.get("copied", 0)), ("failed", _failures(one))) for one in runs]
+    durations = [((_exit_class(one), value),) for one, value in zip(runs, seconds, strict=True)]
+    copied = [(("copied", one.images.get("copied", 0)), ("failed", _count_failures(one))) for one in runs]
     sizes = [(("sent", one.bytes.get("sent", 0)),) for one in runs]
     highest = max(sum(number for _, number in parts) for parts in copied)
     longest = format_duration(max(seconds))
@@ -158,12 +160,12 @@ def history_charts(history: History) -> list[ColumnChart]:
     ]
 
 
-def _state_of(run: PastRun) -> str:
+def _exit_class(run: PastRun) -> str:
     """Return the CSS class for the exit code of a run."""
     return "ok" if run.exit == OK else "stopped" if run.exit >= SIGNALLED else "failed"
 
 
-def _failures(run: PastRun) -> int:
+def _count_failures(run: PastRun) -> int:
     """Return the number of images that failed or are in conflict."""
     return run.images.get("failed", 0) + run.images.get("conflict", 0)
 
@@ -190,12 +192,12 @@ def _run_text(run: PastRun) -> str:
 
 
 def format_time(moment: datetime) -> str:
-    """Format a time in minutes. It is in UTC, as all times in a report."""
+    """Format a time with a precision of minutes. It is in UTC, like all times in a report."""
     return f"{moment:%Y-%m-%d %H:%M}"
 
 
 def _stack(parts: Iterable[tuple[str, float]], scale: float) -> list[ChartPart]:
-    """Return rectangles that follow each other. parts: their names and values. scale: the value of 100 percent."""
+    """Return rectangles placed end to end. parts: their names and values. scale: the value of 100 percent."""
     found, start = [], 0.0
     for name, value in parts:
         width = min(100 - start, max(_SMALLEST, _percent(value, scale))) if value > 0 else 0.0
@@ -205,5 +207,5 @@ def _stack(parts: Iterable[tuple[str, float]], scale: float) -> list[ChartPart]:
 
 
 def _percent(value: float, whole: float) -> float:
-    """Return a part of a whole in percent, from 0 to 100."""
+    """Return `value` as a percentage of `whole`, limited to the range from 0 to 100."""
     return round(max(0.0, min(100.0, 100 * value / whole)), 2) if whole > 0 else 0.0

@@ -34,16 +34,16 @@ def render_page(report: ReportDocument, images: list[ReportedImage], history: Hi
     """Return the HTML report of a run.
 
     images: the entries of the report. history: the last runs in the state directory; it may be empty."""
-    style, script = _resource("page.css"), _resource("page.js")
+    style, script = _read_resource("page.css"), _read_resource("page.js")
     causes, other_causes = cause_views(report, images)
     changes, other_changes = change_views(images)
     shown, images_text = image_views(report, images)
     hosts, end = host_rows(report)
     return (
         _environment()
-        .from_string(_resource("page.html"))
+        .from_string(_read_resource("page.html"))
         .render(
-            policy=_policy(style, script),
+            policy=_security_policy(style, script),
             style=Markup(style),  # noqa: S704 (a file of this package)
             script=Markup(script),  # noqa: S704
             version=__version__,
@@ -80,7 +80,7 @@ def _escape_controls(value: object) -> object:
     return printable(value, 5000) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _resource(name: str) -> str:
+def _read_resource(name: str) -> str:
     """Return the text of a file in the folder `page`."""
     data = pkgutil.get_data("mirror.output", f"page/{name}")
     if data is None:
@@ -88,8 +88,8 @@ def _resource(name: str) -> str:
     return data.decode("utf-8")
 
 
-def _policy(style: str, script: str) -> str:
-    """Return the Content-Security-Policy: no requests, and only this style sheet and this script, by their hashes."""
+def _security_policy(style: str, script: str) -> str:
+    """Return a Content-Security-Policy that forbids requests, and allows only this style sheet and this script."""
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
     return (
         f"default-src 'none'; img-src data:; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; "

@@ -14,7 +14,7 @@ from mirror.output.report.records import FailedImage
 from mirror.output.report.units import format_count, format_duration, format_size
 from mirror.util.structs import Struct
 
-MAX_IMAGES = 2500  # rows of the table of images
+MAX_IMAGES = 2500  # rows in the table of images
 MAX_CAUSES = 50
 MAX_CHANGES = 200  # repositories under "What changed"
 MAX_CHANGED_IMAGES = 2000  # images under "What changed"
@@ -34,7 +34,7 @@ _MEANINGS = {
 
 
 class PageRun(Struct, frozen=True):
-    """The head of the page. state: a CSS class."""
+    """The values in the header of the page. state: a CSS class."""
 
     id: str
     command: str
@@ -48,7 +48,7 @@ class PageRun(Struct, frozen=True):
 
 
 class PageTile(Struct, frozen=True):
-    """A number of the summary. state: a CSS class."""
+    """A number in the summary, with its label. state: a CSS class."""
 
     number: str
     label: str
@@ -107,7 +107,7 @@ class PageImage(Struct, frozen=True):
 
 
 def run_view(report: ReportDocument) -> PageRun:
-    """Return the head of the page."""
+    """Return the values in the header of the page."""
     stopped = report.exit >= SIGNALLED
     outcome = "succeeded" if report.exit == OK else "stopped" if stopped else "failed"
     meaning = "stopped by a signal" if stopped else _MEANINGS.get(report.exit, "failed")
@@ -118,7 +118,7 @@ def run_view(report: ReportDocument) -> PageRun:
 
 
 def tile_views(report: ReportDocument) -> list[PageTile]:
-    """Return the numbers of the summary."""
+    """Return the numbers in the summary."""
     totals, copies = report.totals, report.command == "sync"
     always = ("copied", "up-to-date", "failed") if copies else ("up-to-date", "failed")
     labels = {"copied": "copied", "up-to-date": "up to date", "failed": "failed"}
@@ -162,7 +162,7 @@ def cause_views(report: ReportDocument, images: Sequence[ReportedImage]) -> tupl
 
 
 def _cause_view(cause: Cause, since: Mapping[tuple[str, str], str]) -> PageCause:
-    """Return one cause. since: since when images have been failing, by source and target, if it is known."""
+    """Return one cause. since: texts that say since when images have been failing, by source and target."""
     examples = [
         PageExample(
             one.source, one.target, "" if cause.text else one.failure.message, since.get((one.source, one.target), "")
@@ -195,7 +195,7 @@ def change_views(images: Sequence[ReportedImage]) -> tuple[list[PageChange], str
 
 
 def _tag_view(image: ReportedImage, repository: str) -> PageTag:
-    """Return one copied image."""
+    """Return the entry for one copied image. repository: its source repository, which the entry does not repeat."""
     name = image.source.removeprefix(repository).lstrip(":")
     change: str = image.change or ""
     if image.change == "moved" and image.old_digest and image.digest:
@@ -226,7 +226,7 @@ def image_views(report: ReportDocument, images: Sequence[ReportedImage]) -> tupl
         texts.append(f"The report lists {format_count(len(images) - len(shown), 'other image')}.")
     unlisted = sum(report.totals.images.values()) - len(images)
     if unlisted > 0:
-        texts.append(f"Counted in the report, but not listed, because up to date: {format_count(unlisted, 'image')}.")
+        texts.append(f"Images that were up to date, and that the report counts but does not list: {unlisted}.")
     return shown, " ".join(texts)
 
 

@@ -38,7 +38,7 @@ def open_trace(path: Path, *, run: str, redact: Redactor) -> Iterator[None]:
         _log.warning("trace_failed", extra={"path": str(path), "text": text})
 
     def describe_dropped(count: int) -> str:
-        """Return the line that says that records are missing."""
+        """Return the line that says how many records were dropped."""
         record = _log.makeRecord("mirror", logging.WARNING, "", 0, "requests_dropped", (), None, extra={"count": count})
         return formatter.encode(record, record_fields(record))
 

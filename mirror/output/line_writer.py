@@ -18,7 +18,7 @@ _PIECE = 64 << 10  # bytes per write
 _POLL = 0.1  # seconds between two checks whether the writer is being closed
 _CLOSE_TIMEOUT = 0.5  # seconds that `__exit__` waits for a reader that does not read
 
-Encode = Callable[[], str]  # returns a line, with its end; called on the thread of the writer
+Encode = Callable[[], str]  # returns a line with its line break; called on the thread of the writer
 
 
 class LineWriter(AbstractContextManager["LineWriter"]):
@@ -35,7 +35,7 @@ class LineWriter(AbstractContextManager["LineWriter"]):
         on_error: Callable[[OSError], None],
         describe_dropped: Callable[[int], str],
     ) -> None:
-        """name: the name of the thread. on_error: called once, on the thread, with the first error.
+        """Create a writer. name: the name of its thread. on_error: called once, on this thread, with the first error.
 
         describe_dropped: returns a line that says how many lines were dropped. It is written in their place."""
         self._descriptor = descriptor
@@ -58,7 +58,7 @@ class LineWriter(AbstractContextManager["LineWriter"]):
         self._thread.join()
 
     def put(self, encode: Encode) -> None:
-        """Queue a line. encode: returns the line."""
+        """Queue a line, or drop it if the queue is full. encode: returns the line."""
         if self._has_failed:
             return
         if self._queue.qsize() >= MOST_QUEUED:

@@ -61,28 +61,28 @@ class _RunCollector(Collector):
             text = "End of the last run with exit code 0 after which no image was failing."
             yield self._single("last_success_timestamp_seconds", text, history.last_success.timestamp())
         if history.oldest_failure is not None:
-            text = "Start of the first run since which an image has been failing in every run."
+            text = "Start of the earliest run since which an image has failed in every run."
             yield self._single("oldest_failure_timestamp_seconds", text, history.oldest_failure.timestamp())
         yield self._single("last_run_retries", "Retries in the last run.", totals.retries)
         yield self._single("last_run_wait_seconds", "Sum of the waits before retries.", totals.waited_seconds)
-        text = "Images of the last run by mirror and result. The mirror is its source."
-        yield self._family("last_run_images", text, ("mirror", "result"), _pairs(totals.mirrors))
+        text = "Images of the last run, by the source of their mirror and by result."
+        yield self._family("last_run_images", text, ("mirror", "result"), _double_labels(totals.mirrors))
         text = "Blobs of the last run by outcome."
         yield self._family("last_run_blobs", text, ("outcome",), _single_labels(totals.blobs))
         text = "Bytes of blobs that the last run read, sent, or did not have to send because it mounted the blobs."
         yield self._family("last_run_bytes", text, ("direction",), _single_labels(totals.bytes))
         text = "Requests that the last run sent, by host, method and kind of object."
-        yield self._family("last_run_requests", text, ("host", "method", "kind"), _requests(totals.requests))
+        yield self._family("last_run_requests", text, ("host", "method", "kind"), _request_samples(totals.requests))
         statuses = {host: use.statuses for host, use in report.hosts.items()}
         text = "Responses that the last run received, by host and HTTP status."
-        yield self._family("last_run_responses", text, ("host", "status"), _pairs(statuses))
+        yield self._family("last_run_responses", text, ("host", "status"), _double_labels(statuses))
         paused = {host: sum(pause.seconds for pause in use.pauses) for host, use in report.hosts.items() if use.pauses}
-        text = "Seconds for which a host was paused in the last run, because it asked for this."
+        text = "Seconds for which a host was paused in the last run because it asked for a pause."
         yield self._family("last_run_pause_seconds", text, ("host",), _single_labels(paused))
         quotas = {host: use.quota for host, use in report.hosts.items() if use.quota is not None}
         remaining = {host: quota.remaining for host, quota in quotas.items()}
         limits = {host: quota.limit for host, quota in quotas.items() if quota.limit is not None}
-        text = "Pulls that are left of the quota of a host, as its last response stated."
+        text = "Remaining pulls in the quota of a host, as stated in its last response."
         yield self._family("quota_remaining_pulls", text, ("host",), _single_labels(remaining))
         yield self._family("quota_limit_pulls", "Quota of a host for pulls.", ("host",), _single_labels(limits))
 
@@ -103,12 +103,12 @@ def _single_labels(counts: Mapping[str, float]) -> Samples:
     return (((name,), count) for name, count in counts.items())
 
 
-def _pairs(counts: Mapping[str, Mapping[str, int]]) -> Samples:
+def _double_labels(counts: Mapping[str, Mapping[str, int]]) -> Samples:
     """Return the samples of a metric with two labels."""
     return (((first, second), count) for first, inner in counts.items() for second, count in inner.items())
 
 
-def _requests(counts: Mapping[str, Mapping[str, int]]) -> Samples:
+def _request_samples(counts: Mapping[str, Mapping[str, int]]) -> Samples:
     """Return the samples for requests, whose kinds consist of a method and an object, such as `HEAD manifest`."""
     for host, kinds in counts.items():
         for kind, count in kinds.items():

@@ -1,4 +1,4 @@
-"""Messages about the results of runs: which runs cause one, and their content as JSON or as a text for Slack."""
+"""Messages about the results of runs: when a message is sent, and its content as JSON or as text for Slack."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_SLACK_TEXT = 3000  # characters of the summary in a text for Slack
 
 
 class RunMessage(Struct, frozen=True):
-    """The facts of a message about one run.
+    """The content of a message about one run, independent of the message's format.
 
     summary: the lines of the summary; for a failure, only those about failures.
     config: the configuration file. shard: the shard of the run, or an empty string.
@@ -35,10 +35,10 @@ class RunMessage(Struct, frozen=True):
 
 
 def failure_digest(report: ReportDocument, failing: Collection[str]) -> str | None:
-    """Return a text that identifies the failure of a run, or an empty string if the run succeeded.
+    """Return a hash that identifies the failure of a run, or an empty string if the run succeeded.
 
-    failing: the names of the images that are failing after the run. Two runs in which the same images fail have the
-    same failure. If the run succeeded, but did not deal with all failing images, return None."""
+    failing: the names of the images that are failing after the run. Two runs with the same exit code and the same
+    failing images have the same hash. If the run succeeded, but did not process all failing images, return None."""
     if report.exit == OK:
         return None if failing else ""
     return hashlib.sha256("\n".join([str(report.exit), *sorted(failing)]).encode()).hexdigest()[:16]
@@ -47,10 +47,10 @@ def failure_digest(report: ReportDocument, failing: Collection[str]) -> str | No
 def choose_event(
     report: ReportDocument, failure: str | None, events: Collection[str], last: SentMessage | None
 ) -> str | None:
-    """Return the event that a message about a run is sent for: failure, recovery or change. None: send no message.
+    """Return the event to send in a message about a run (failure, recovery or change), or None to send no message.
 
-    failure: the `failure_digest` of the run. events: the events that are configured. last: what was sent before. The
-    same failure is sent again only after REPEAT_AFTER."""
+    failure: the `failure_digest` of the run. events: the events that are configured. last: the last message that was
+    sent. The same failure is sent again only after REPEAT_AFTER."""
     changed = "change" if "change" in events and report.totals.images.get("copied") else None
     if failure is None:
         return changed
@@ -64,8 +64,9 @@ def choose_event(
 def remember(
     report: ReportDocument, failure: str | None, event: str | None, last: SentMessage | None
 ) -> SentMessage | None:
-    """Return what is kept for the next run, after a message for `event` was sent or, if it is None, was not necessary.
+    """Return the record of messages to keep for the next run.
 
+    event: the event for which a message was sent; None if no message was necessary. last: the record of the run before.
     The time of the last failure message is kept while the failure stays the same."""
     if failure is None or (event != "failure" and last is not None and last.failure == failure):
         return last

@@ -89,13 +89,13 @@ class BlobSnapshot(Struct, frozen=True):
 class Snapshot(Struct, frozen=True):
     """The progress at one moment.
 
-    images: the number of images that were selected so far, once for each target. done: with any result.
-    failed: how many of `done` failed.
+    images: the number of images that were selected so far, once for each target.
+    done: the number of images that have a result. failed: how many of these failed.
     moved: the number of bytes sent or hashed, including failed attempts. complete: the number of bytes of `expected`
     that are in place.
     expected: the number of bytes to copy or to hash in total, without blobs of unknown size. It is 0 as long as the
     total is not known. is_estimate: whether it contains an estimate for images that have not been read yet.
-    seconds: since the start.
+    seconds: the time since the start of the run.
     blobs: the largest blobs in progress. more_blobs: the number of other blobs in progress.
     hosts: the hosts for which requests wait."""
 

@@ -69,7 +69,9 @@ def watch_progress(progress: Progress, watcher: ProgressWatcher, *, wait: Wait |
 
 @contextmanager
 def _run_on_thread(run: Callable[[Wait], None], wait: Wait | None) -> Iterator[None]:
-    """Return a context manager that calls `run` on a thread. When the `with` block exits, `run` has to end."""
+    """Return a context manager that calls `run` on another thread. When the `with` block exits, it waits for `run`.
+
+    `run` must return when its argument, which waits for some seconds, returns True."""
     ended = threading.Event()
     thread = threading.Thread(target=run, args=(wait or ended.wait,), name="progress", daemon=False)
     thread.start()

@@ -49,13 +49,13 @@ def display_lines(before: Snapshot, now: Snapshot, *, width: int, height: int, u
 
 
 def _image_parts(now: Snapshot) -> list[str]:
-    """Return the numbers of images, if any image has been selected."""
+    """Return the numbers of images as texts, or nothing if no image has been selected."""
     parts = [f"{now.done} of {now.images} images"] if now.images else []
     return [*parts, f"{now.failed} failed"] if now.failed else parts
 
 
 def _byte_parts(before: Snapshot, now: Snapshot) -> list[str]:
-    """Return the number of bytes, the speed, and the time that is left."""
+    """Return the number of bytes, the speed, and the remaining time, as texts."""
     parts = []
     if now.expected or now.moved:
         about, total = "about " if now.is_estimate else "", now.expected
@@ -106,7 +106,7 @@ def _host_lines(now: Snapshot) -> list[str]:
 
 
 def _host_text(waiting: WaitingHost) -> str:
-    """Return why and how long requests to a host wait."""
+    """Return a text that says why and how long requests to a host wait."""
     return f"{waiting.host}: {waiting.reason}, {_whole_seconds(waiting.seconds)} left"
 
 
@@ -135,7 +135,7 @@ def _amount_of(done: int, total: int, about: str) -> str:
 
 
 def _whole_seconds(seconds: float) -> str:
-    """Format a time that is left, without fractions of a second."""
+    """Format a remaining time in whole seconds."""
     whole = max(1, math.ceil(seconds))
     return f"{whole} s" if whole < 60 else format_duration(whole)
 

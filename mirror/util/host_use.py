@@ -12,9 +12,9 @@ MAX_PAUSES = 100  # the maximum number of pauses that are recorded; later ones e
 
 
 class Pause(Struct, frozen=True):
-    """A period in which no request to a host was started, because the host asked for this. Both are in seconds.
+    """A period in which no request to a host was started, because the host asked for a pause.
 
-    start: the time since the start of the run."""
+    start: the time since the start of the run. seconds: the length of the period. Both are in seconds."""
 
     start: float
     seconds: float
@@ -86,5 +86,5 @@ class HostUseRecorder:
 
 
 def merge_pairs(counts: Sequence[int]) -> list[int]:
-    """Return the sums of each two consecutive counts. The last one may stay alone."""
+    """Return the sum of each pair of consecutive counts. If the number of counts is odd, the last one is kept as is."""
     return [sum(counts[position : position + 2]) for position in range(0, len(counts), 2)]

@@ -81,7 +81,7 @@ class Signals:
         self.wake()
 
     def _handle_hangup(self, number: int, frame: FrameType | None) -> None:
-        """Record a SIGHUP and wake the main thread. An event loop continues."""
+        """Record a SIGHUP and wake the main thread. An event loop that is running is not stopped."""
         self.hangup_received = True
         self.wake()
 

@@ -1,4 +1,4 @@
-"""`Struct`, the base class of all value types, which consist only of their fields, and their form as JSON.
+"""`Struct`, the base class of all types that consist only of their fields, and their conversion from and to JSON.
 
 Only this module imports msgspec. Defining a Struct class takes a twentieth of the time that a dataclass takes, which
 matters for a run that has nothing to copy. Creating, comparing and hashing values is also faster (docs/decisions.md,
@@ -37,7 +37,8 @@ encode_json = json.encode
 def decode_json(data: bytes | Raw, kind: type[T]) -> T:
     """Parse JSON into a value of the type `kind`. Raises ValueError if it is not JSON or does not have this type.
 
-    A member of an object that `kind` lacks is ignored. `Raw` is a part of a document that is kept as bytes."""
+    Members of JSON objects for which `kind` has no field are ignored. A field of the type `Raw` gets a part of the
+    document as bytes."""
     try:
         return json.decode(data, type=kind)
     except (MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -59,10 +59,10 @@ def test_reports_of_shards_are_merged_into_one_report_or_page(mirror_run: Mirror
     [
         (["missing.json", "--html", "x.html"], "missing.json does not exist"),
         (["mirror.yaml", "--html", "x.html"], "mirror.yaml is not a report that mirror wrote"),
-        (["state"], "`mirror report` needs an output (specify --html FILE)"),
+        (["state"], "`mirror report` needs a file for the page (specify --html FILE)"),
         (["state", "--merge", "state", "--html", "x.html"], "--merge cannot be combined with state"),
         (["state", "--html", "state/report.json"], "would replace a report"),
-        (["--merge", "state", "state"], "the run one has two reports"),
+        (["--merge", "state", "state"], "two reports are of the run one"),
         (["state", "--html", "none/x.html"], "cannot write none/x.html"),
         (["--html", "x.html"], "no report was found in the user's state directory"),
     ],

@@ -151,7 +151,7 @@ def test_a_reference_that_no_mirror_concerns_is_a_usage_error_that_names_the_mos
         return ran
 
     assert f"the most similar source or target is {target.host}/copy/app" in refused(f"{target.host}/copy/ap:v1").err
-    assert "is not one repository" in refused(f"{source.host}/team/*").err
+    assert "does not name exactly one repository" in refused(f"{source.host}/team/*").err
     assert "the name of a repository must be lowercase" in refused(f"{source.host}/App:v1").err
     assert [] == [*source.requests(), *target.requests()]
 

@@ -318,7 +318,7 @@ def test_a_lock_that_does_not_fit_is_refused_before_anything_is_contacted(
         assert 2 == ran.code, ran
         assert f"does not contain the mirror of {source.host}/other (run `mirror lock CONFIG`" in ran.err
     for output, code, says in (
-        ("mirror.yaml", 2, "is the configuration"),
+        ("mirror.yaml", 2, "would replace the configuration"),
         ("state/report.json", 2, "is in the state directory"),
         ("none/file.lock", 4, "create the directory first"),
     ):

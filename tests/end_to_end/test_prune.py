@@ -232,7 +232,7 @@ def test_only_tags_that_the_state_records_for_this_configuration_are_deleted(wor
     assert [] == make_plan(tool, file="without.json")["repositories"]
     assert "the state has no record of tags" in tool.runs[-1].out
     ran = apply(tool, "--max-delete", "100", expect=1)
-    assert "the state has no record that a sync with this configuration copied it" in flat(ran)
+    assert "the state has no record that a sync with this configuration copied the tag" in flat(ran)
     assert [] == world.target.writes()
     aside.replace(state)
     apply(tool, "--max-delete", "100")
@@ -260,7 +260,7 @@ def test_wrong_options_contact_no_host(world: World) -> None:
         (["--plan", "x", "--max-delete", "5"], "only with --apply"),
         (["--apply", "x", "--max-delete", "150%"], "a percentage above 0 and up to 100"),
         (["--apply", "missing.json"], "cannot read the plan"),
-        (["--plan", str(world.tool.config_file)], "is the configuration"),
+        (["--plan", str(world.tool.config_file)], "would replace the configuration"),
         ([], "one of the arguments --plan --apply is required"),
     ):
         ran = world.tool("prune", world.tool.config_file, *options)

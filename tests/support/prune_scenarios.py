@@ -347,7 +347,7 @@ SCENARIOS = {
         remove_b,
         meanwhile=lambda scene: scene.source.load(scene.name, scene.graph),
         planned="b",
-        reason="it is selected again",
+        reason="the tag is selected again",
     ),
     "signed": Scenario(remove_signed, prepare=sign, deleted="b", attachments=4),
     "signed-and-tagged-twice": Scenario(

@@ -71,14 +71,14 @@ def _block_texts(cause: Cause) -> list[str]:
 
 
 def _counts_text(cause: Cause) -> str:
-    """Return the number of failures, such as `3 images`."""
+    """Return the number of failures as text, such as `3 images`."""
     images = format_count(cause.images, "image")
     others = format_count(cause.others, "repository", "repositories")
     return f"{images} and {others}" if cause.images and cause.others else images if cause.images else others
 
 
 def _full_name(failed: FailedImage) -> str:
-    """Return the source and the target of a failure."""
+    """Return a text with the source and the target of a failure."""
     source, target = printable(failed.source), printable(failed.target)
     return f"{source} -> {target}" if target and target != source else source
 

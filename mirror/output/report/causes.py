@@ -124,7 +124,7 @@ def repository_name(reference: str) -> str:
 
 
 def _mask_names(text: str, failed: FailedImage) -> str:
-    """Return a text in which the names of the image, digests and ids are replaced."""
+    """Return `text` with placeholders instead of the names of the image, digests and ids."""
     for name in _names(failed):
         text = text.replace(name, "*")
     return _VARIABLE.sub("*", text)
@@ -139,6 +139,6 @@ def _general_parts(failed: FailedImage) -> list[str]:
 
 
 def _common_beginning(one: list[str], other: list[str]) -> list[str]:
-    """Return the elements at the beginning of two lists that are equal."""
+    """Return the longest beginning that two lists have in common."""
     count = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
     return one[:count]

@@ -26,7 +26,7 @@ _SortKey = tuple[str, list[str | int]]
 class ChangeRow(Struct, frozen=True):
     """One row of the table of changes.
 
-    repository: the heading under which the row is listed. name: the tag or digest, with the character before it.
+    repository: the heading under which the row is listed. name: the tag or digest after its separator, such as `:3.20`.
     change: the kind of change. old, new: the digests before and after the change, or None. amounts: further columns,
     aligned to the right. note: a text for a line of its own."""
 

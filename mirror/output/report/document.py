@@ -1,4 +1,4 @@
-"""The content of report.json as values: reads a report that a run wrote. docs/operations.md, "Report"."""
+"""Reads a report.json that a run wrote into values. docs/operations.md, "Report", describes its fields."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ReportedError(Struct, frozen=True):
 
 
 class ReportedImage(Struct, frozen=True):
-    """An entry of the list `images`."""
+    """An entry of the list `images` in report.json."""
 
     source: str
     target: str

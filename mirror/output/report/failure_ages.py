@@ -17,18 +17,18 @@ class FailureAges:
     It is not thread-safe."""
 
     def __init__(self, before: Mapping[str, datetime], started: datetime) -> None:
-        """before: the result of `after` in the run before this one. started: the start of this run."""
+        """Begin a run. before: the result of `after` in the previous run. started: the start of this run."""
         self._before = before
         self._started = started
         self._failing: dict[str, datetime] = {}
         self._passed: set[str] = set()
         self._interrupted: set[str] = set()
-        self._unlisted: tuple[str, ...] = ()  # the beginnings of keys of images that could not be listed
+        self._unlisted: tuple[str, ...] = ()  # the prefixes of keys of images that could not be listed
 
     def record(self, entry: ImageEntry) -> datetime | None:
         """Record the result of an image. If it failed, return the start of the first run since which it has failed."""
         if not entry.is_image:
-            self._unlisted += _beginnings(entry.source)
+            self._unlisted += _key_prefixes(entry.source)
         if entry.result not in ("failed", "conflict"):
             if self._before and (key := failure_key(entry)) in self._before:
                 (self._interrupted if _is_interrupted(entry) else self._passed).add(key)
@@ -42,8 +42,8 @@ class FailureAges:
     def after(self, *, complete: bool) -> dict[str, datetime]:
         """Return since when each failing image has been failing, for the next run.
 
-        complete: whether the run dealt with all images that are selected. Otherwise, the images that it did not deal
-        with are still failing. So are always the images of a repository that could not be listed."""
+        complete: whether the run processed all images that are selected. If not, failing images that it did not process
+        are kept. Failing images of a repository that could not be listed are always kept."""
         older = {
             key: since
             for key, since in self._before.items()
@@ -52,16 +52,16 @@ class FailureAges:
         return dict(list({**older, **self._failing}.items())[:MAX_FAILURES])
 
 
-def _beginnings(source: str) -> tuple[str, ...]:
-    """Return what the keys of images begin with that belong to the source of a mirror, which may be a wildcard."""
+def _key_prefixes(source: str) -> tuple[str, ...]:
+    """Return the prefixes of the keys (`failure_key`) of all images from a mirror's source, which may be a wildcard."""
     return (source.removesuffix("*"),) if source.endswith("*") else (f"{source}:", f"{source}@")
 
 
 def _is_interrupted(entry: ImageEntry) -> bool:
-    """Return whether an image was not attempted, in contrast to one that is skipped for another reason."""
+    """Return whether an image was skipped because the run was stopped, and not for another reason."""
     return entry.result == "skipped" and entry.error is not None and entry.error.code == Cancelled.code
 
 
 def failure_key(entry: ImageEntry) -> str:
-    """Return the name under which the failure of an image on a target is recorded."""
+    """Return the key under which the failure of an image on a target is recorded."""
     return printable(f"{entry.source} {entry.target}", 1000)

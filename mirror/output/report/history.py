@@ -1,6 +1,6 @@
 """What the state directory keeps about earlier runs: summaries of the last runs, and since when images are failing.
 
-The file contains only hints. If it is missing, damaged or foreign, the history starts anew.
+The file contains only hints. If it is missing, damaged or not a history, a new history is started.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class History(Struct, frozen=True):
 
     @property
     def oldest_failure(self) -> datetime | None:
-        """The start of the first run since which an image has been failing, or None if no image is failing."""
+        """The start of the earliest run since which an image has failed in every run; None if no image is failing."""
         return min(self.failing.values(), default=None)
 
 

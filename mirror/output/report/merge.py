@@ -13,18 +13,18 @@ from mirror.util.structs import encode_json, replace, to_builtins
 
 
 def merge_reports(reports: Sequence[ReportDocument]) -> ReportDocument:
-    """Return one report with the sums and the images of at least one report, in the given order.
+    """Merge one or more reports into one that contains their sums, and all their images in the given order.
 
-    It covers the time from the first start to the last end. Its exit code is the worst one; that of a signal is worse
-    than all others. Raises ConfigError if two reports are of the same run, or of different commands."""
+    It covers the time from the first start to the last end. Its exit code is the worst one; the exit code of a signal
+    is the worst of all. Raises ConfigError if two reports are of the same run, or of different commands."""
     runs = [report.run for report in reports]
     twice = next((run for run, count in Counter(runs).items() if count > 1), None)
     if twice is not None:
-        raise ConfigError(f"the run {twice} has two reports", hint="specify the report of each run once")
+        raise ConfigError(f"two reports are of the run {twice}", hint="specify the report of each run only once")
     commands = {report.command for report in reports}
     if len(commands) > 1:
         text = f"the reports are of different commands: {', '.join(map(printable, sorted(commands)))}"
-        raise ConfigError(text, hint="merge only reports of one command")
+        raise ConfigError(text, hint="merge only reports of the same command")
     started = min(report.started for report in reports)
     refused = [report.retry_after for report in reports if report.retry_after is not None]
     return ReportDocument(
@@ -90,7 +90,9 @@ def _sum_by_name(counts: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str,
 
 
 def _merge_hosts(reports: Sequence[tuple[ReportDocument, float]]) -> dict[str, HostUse]:
-    """Return how all runs used each host. reports: with the seconds from the first start to the start of the run."""
+    """Return how all runs used each host.
+
+    reports: each with the number of seconds from the start of the first run to the start of its own run."""
     uses: dict[str, list[tuple[HostUse, float]]] = {}
     for report, offset in sorted(reports, key=lambda one: one[0].ended):
         for host, use in report.hosts.items():
@@ -99,7 +101,9 @@ def _merge_hosts(reports: Sequence[tuple[ReportDocument, float]]) -> dict[str, H
 
 
 def _merge_uses(uses: Sequence[tuple[HostUse, float]]) -> HostUse:
-    """Return the sum of several uses of a host, of which the last one is that of the run that ended last."""
+    """Return the sum of several uses of one host. The last use must be that of the run that ended last.
+
+    uses: each with the number of seconds from the start of the first run to the start of its own run."""
     interval, requests = _merge_requests(uses)
     pauses = sorted((Pause(one.start + offset, one.seconds) for use, offset in uses for one in use.pauses), key=_start)
     quotas = [use.quota for use, _ in uses if use.quota is not None]

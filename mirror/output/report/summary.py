@@ -43,7 +43,7 @@ def summary(
     totals, width = report.totals, line_width()
     requests = format_count(sum(sum(kinds.values()) for kinds in cost.requests.values()), "request")
     stopped = exit_code >= SIGNALLED
-    # If the run succeeded, the skipped images are for platforms that are not wanted.
+    # If the run succeeded, the skipped images are for platforms that the mirrors do not copy.
     if not stopped and set(totals.images) <= ({"up-to-date", "skipped"} if exit_code == OK else {"up-to-date"}):
         return [] if quiet else [f"{_unchanged_line(totals)}; {requests}, {format_duration(cost.seconds)}"]
     lines = ["stopped by a signal: what was copied stays on the targets; the next run resumes"] if stopped else []

@@ -1,4 +1,4 @@
-"""Formats counts, sizes and durations for people."""
+"""Formats counts, sizes and durations as human-readable text."""
 
 from __future__ import annotations
 
