@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from mirror.errors import MirrorError, RateLimited
-from mirror.util.host_use import HostUse, HostUseRecorder, Quota
+from mirror.util.host_use import HostUsage, HostUseRecorder, Quota
 from mirror.util.retry_policy import Clock, SystemClock
 from mirror.util.structs import Struct, field
 
@@ -230,7 +230,7 @@ class HostLimits(Availability):
         with self._lock:
             return dict(sorted(self._state.requests.items()))
 
-    def use(self) -> HostUse:
+    def use(self) -> HostUsage:
         """Return how the host was used so far."""
         with self._lock:
             return self._use.result()
@@ -297,11 +297,11 @@ class Limits:
             self.waited += waited
             self.longest_wait = max(self.longest_wait, waited)
 
-    def add_queued(self, seconds: float) -> None:
+    def add_limit_wait(self, seconds: float) -> None:
         """Add `seconds` to the time that this thread has waited because of pauses and rate limits of hosts."""
-        self._queued.seconds = self.queued_seconds() + seconds
+        self._queued.seconds = self.limit_wait_seconds() + seconds
 
-    def queued_seconds(self) -> float:
+    def limit_wait_seconds(self) -> float:
         """Return the seconds this thread has waited because of pauses and rate limits, which retry budgets exclude."""
         seconds: float = getattr(self._queued, "seconds", 0.0)
         return seconds

@@ -90,7 +90,7 @@ def test_every_row_of_the_fallback_tables_that_is_tested_is_documented() -> None
         ("name of a member", tar_reader.MAX_NAME),
         ("pax header or GNU long name", tar_reader.MAX_EXTENSION),
         ("connections", server.MAX_CONNECTIONS),
-        ("consecutive cycles that fail before `/healthz` returns 503", service_status.MOST_FAILURES),
+        ("consecutive cycles that fail before `/healthz` returns 503", service_status.MAX_FAILED_CYCLES),
         ("time without a request or copied bytes after which a cycle is stuck", service_status.STUCK_AFTER / 3600),
         ("time for which the state of an unused `mirror copy` is kept", copy.KEEP_STATE / 86400),
         ("runs in the history", history.MAX_RUNS),

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from mirror.output.metrics import render_metrics
 from mirror.output.report.document import ReportDocument, ReportTotals
 from mirror.output.report.history import History
-from mirror.util.host_use import HostUse, Pause, Quota
+from mirror.util.host_use import HostUsage, Pause, Quota
 
 ROOT = Path(__file__).resolve().parent.parent
 RULES = ROOT / "contrib" / "prometheus" / "mirror.rules.yml"
@@ -35,7 +35,7 @@ def labels() -> dict[str, frozenset[str]]:
     totals = ReportTotals(
         {}, {"copied": 1}, {"sent": 1}, {"h": {"GET blob": 1}}, mirrors={"h/a": {"copied": 1, "failed": 1}}
     )
-    use = HostUse({"200": 1}, 1.0, [1], [Pause(0.0, 1.0)], Quota(1, 2))
+    use = HostUsage({"200": 1}, 1.0, [1], [Pause(0.0, 1.0)], Quota(1, 2))
     report = ReportDocument(1, "r", NOW, NOW, 0, totals, {"h": use})
     text = render_metrics(
         report, History().with_run(report, {}).with_run(report, {"x": NOW}), config=Path("/a.yaml")

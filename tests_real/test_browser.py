@@ -22,7 +22,7 @@ from selenium.webdriver.support.ui import Select
 
 from mirror.output.report import Failure, ImageEntry, Report, RunCost
 from mirror.output.report.history import History, PastRun, read_history, write_history
-from mirror.util.host_use import HostUse, Pause
+from mirror.util.host_use import HostUsage, Pause
 from tests.support.tool import MirrorTool
 from tests_real.installed import FOLDER, find_tool
 
@@ -52,7 +52,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
             error = Failure("bad_response", f"the answer is {text}", hint=text)
             report.add(ImageEntry(f"evil.example/app:{text}", f"h/app:{text}", "failed", error=error))
         counts = [chance.randrange(60) for _ in range(100)]
-        hosts = {"quay.io": HostUse({"200": 2900}, 2.0, counts, [Pause(60.0, 42.0), Pause(150.0, 5.0)])}
+        hosts = {"quay.io": HostUsage({"200": 2900}, 2.0, counts, [Pause(60.0, 42.0), Pause(150.0, 5.0)])}
         requests = {"quay.io": {"HEAD manifest": IMAGES, "GET blob": 900}}
         cost = RunCost(requests, retries=14, waited=90.0, retry_after=3600.0, hosts=hosts)
         document = report.finish(1, ended=STARTED + timedelta(seconds=231), cost=cost)

@@ -11,7 +11,7 @@ from pathlib import Path
 from mirror.output.metrics import render_metrics
 from mirror.output.report import ImageEntry, Report, RunCost
 from mirror.output.report.history import History
-from mirror.util.host_use import HostUse, Pause, Quota
+from mirror.util.host_use import HostUsage, Pause, Quota
 from tests_real.installed import FOLDER, find_tool
 
 RULES = Path(__file__).resolve().parent.parent / "contrib" / "prometheus"
@@ -30,7 +30,7 @@ def test_the_alert_rules_are_valid_and_fire_when_they_should() -> None:
 
 
 def test_the_metrics_of_a_run_have_no_problems(tmp_path: Path) -> None:
-    use = HostUse({"200": 1}, 1.0, [1], [Pause(0.0, 1.0)], Quota(1, 2))
+    use = HostUsage({"200": 1}, 1.0, [1], [Pause(0.0, 1.0)], Quota(1, 2))
     with Report(tmp_path, run="r1", started=NOW) as report:
         report.add(ImageEntry("h/a:1", "t/a:1", "copied", mirror='h/"a\\\n'))
         cost = RunCost({"h": {"GET blob": 1}}, hosts={"h": use})

@@ -46,7 +46,7 @@ def plan(options: Options, output: Path) -> int:
 
         async def run() -> None:
             """Examine the sources and the targets, and make the plan."""
-            found.append(await _make_plan(config, await find_deletable(context, state, records)))
+            found.append(await _make_plan(config, await find_deletable_tags(context, state, records)))
 
         stopped = context.run_until_signal(run())
     if stopped is not None:
@@ -107,7 +107,7 @@ def shard_folders(directory: Path) -> list[Path]:
     return sorted(path.parent for path in directory.glob(f"shard-*-of-*/{FILE_NAME}"))
 
 
-async def find_deletable(
+async def find_deletable_tags(
     context: RunContext, state: State, records: OwnershipRecords, also: Collection[str] = ()
 ) -> PruneSurvey:
     """List the sources and the targets, and return which tags may be deleted.

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mirror.commands.options import Options, ReferenceFilter
-from mirror.commands.prune import check_targets, find_deletable, shard_folders
+from mirror.commands.prune import check_targets, find_deletable_tags, shard_folders
 from mirror.commands.prune_lines import apply_lines
 from mirror.commands.read_only import log_config_warnings, new_run_id
 from mirror.commands.run_log import open_run_log
@@ -154,7 +154,7 @@ class _PruneRun:
     ) -> None:
         """Determine again which tags may be deleted, and delete those in the plan, unless `--max-delete` forbids it."""
         allowed = self._allowed.repositories
-        survey = await find_deletable(context, state, records, also=allowed)
+        survey = await find_deletable_tags(context, state, records, also=allowed)
         self._record_not_deletable(survey)
         tasks = [
             RepositoryTask(found, self._allowed_tags(found), allowed[found.name])

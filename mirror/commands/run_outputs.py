@@ -60,7 +60,7 @@ class RunOutputs:
 
         ages: the results of the images. summary: the lines for messages. complete: whether the run processed all
         images that are selected. A notification that cannot be sent is only logged."""
-        history = self._history.with_run(report, ages.after(complete=complete))
+        history = self._history.with_run(report, ages.for_next_run(complete=complete))
         self._write_history(history)
         code = self._write_metrics(report, history) if self._config.output.textfile is not None else OK
         if self._config.output.webhooks and self._signals.number is None:
@@ -110,7 +110,7 @@ class RunOutputs:
                 key = _webhook_key(webhook)
                 last = history.sent.get(key)
                 event = notification.choose_event(report, failure, webhook.events, last)
-                after = notification.remember(report, failure, event, last)
+                after = notification.next_sent_message(report, failure, event, last)
                 kept[key] = after if event is None else last  # a message that cannot be sent is due in the next run
                 if event is None:
                     continue

@@ -11,7 +11,7 @@ from mirror.commands.run_pages import RunPages, text_page
 from mirror.errors import OK
 from mirror.serve.messages import ServerRequest, ServerResponse
 
-MOST_FAILURES = 3  # consecutive failed cycles after which the service is unhealthy
+MAX_FAILED_CYCLES = 3  # consecutive failed cycles after which the service is unhealthy
 STUCK_AFTER = 2 * 3600.0  # seconds; a `rate` of one request per hour must not make a cycle look stuck
 
 _ALLOWED = ("GET", "HEAD")
@@ -59,7 +59,7 @@ class ServiceStatus:
         """Return whether the service makes progress and its cycles succeed, and a sentence about its state."""
         alive, text = self.liveness()
         with self._lock:
-            if alive and self._failures >= MOST_FAILURES:
+            if alive and self._failures >= MAX_FAILED_CYCLES:
                 return False, f"failing: {self._failures} consecutive cycles have failed; {self._last}"
         return alive, text
 

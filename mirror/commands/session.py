@@ -244,7 +244,7 @@ def open_run(
     writes: False if the command only reads. on_request: called on any thread after each request that was sent. Raises
     ConfigError, LocalError."""
     limits, stop = Limits(on_request=on_request), Stop()
-    progress.watch_hosts(limits.waiting_hosts)
+    progress.set_host_source(limits.waiting_hosts)
     spool = spool_directory(config, options.folder)
     with Stores(
         config, limits, redactor, spool, options.base, writes=writes, repair=options.repair, memory=state

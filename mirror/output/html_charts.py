@@ -10,7 +10,7 @@ from mirror.errors import OK, SIGNALLED
 from mirror.output.report.document import ReportDocument, ReportedImage
 from mirror.output.report.history import History, PastRun
 from mirror.output.report.units import format_count, format_duration, format_size
-from mirror.util.host_use import MAX_INTERVALS, MAX_PAUSES, HostUse
+from mirror.util.host_use import MAX_INTERVALS, MAX_PAUSES, HostUsage
 from mirror.util.structs import Struct, field
 
 MAX_REPOSITORIES = 25  # bars for repositories; all others share one row without a bar
@@ -115,14 +115,14 @@ def host_rows(report: ReportDocument) -> tuple[list[ChartRow], float]:
     ], end
 
 
-def _host_text(use: HostUse, requests: int) -> str:
+def _host_text(use: HostUsage, requests: int) -> str:
     """Describe how a host was used."""
     paused = sum(pause.seconds for pause in use.pauses)
     text = format_count(requests, "request")
     return f"{text}, paused {format_duration(paused)}" if paused else text
 
 
-def _timeline(use: HostUse, end: float) -> list[ChartPart]:
+def _timeline(use: HostUsage, end: float) -> list[ChartPart]:
     """Return rectangles for a host's requests over time, in three shades, and for its pauses.
 
     end: the end of the axis in seconds."""

@@ -61,7 +61,7 @@ def choose_event(
     return "recovery" if "recovery" in events and recovered else changed
 
 
-def remember(
+def next_sent_message(
     report: ReportDocument, failure: str | None, event: str | None, last: SentMessage | None
 ) -> SentMessage | None:
     """Return the record of messages to keep for the next run.

@@ -163,7 +163,7 @@ class Progress:
         """Begin the phase that follows the planning."""
         self.set_phase(self._work_phase)
 
-    def watch_hosts(self, waiting_hosts: Callable[[], Sequence[WaitingHost]]) -> None:
+    def set_host_source(self, waiting_hosts: Callable[[], Sequence[WaitingHost]]) -> None:
         """Set the function that returns the hosts for which requests wait."""
         self._waiting_hosts = waiting_hosts
 

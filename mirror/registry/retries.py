@@ -36,14 +36,14 @@ class Retries:
         limits, clock = self._limits, self._limits.clock
         number, waited = 1, 0.0
         while True:
-            started, queued = clock.now(), limits.queued_seconds()
+            started, queued = clock.now(), limits.limit_wait_seconds()
             try:
                 return attempt()
             except MirrorError as error:
                 host = limits.host(error.host or self._host)
                 if not work.retries or error.retries_exhausted or host.down:
                     raise
-                waited += max(0.0, clock.now() - started - (limits.queued_seconds() - queued))
+                waited += max(0.0, clock.now() - started - (limits.limit_wait_seconds() - queued))
                 wait = self._policy.wait_before_next(number, error, waited)
                 if wait is None:
                     if error.retryable:

@@ -294,10 +294,10 @@ class _CallAttempt(Generic[T]):
     def run(self) -> None:
         """Make the call, and measure its duration. If it raises an error, store the error in `error`."""
         clock, limits = self._limits.clock, self._limits
-        started = clock.now() - limits.queued_seconds()
+        started = clock.now() - limits.limit_wait_seconds()
         self.value, self.error = call_and_catch(self._make_call)
         self.stop.close()
-        self.seconds = max(0.0, clock.now() - limits.queued_seconds() - started)
+        self.seconds = max(0.0, clock.now() - limits.limit_wait_seconds() - started)
 
     def _make_call(self) -> T:
         """Make the call. If this is its only attempt, let it retry its requests. Raises Cancelled after a stop."""

@@ -27,7 +27,7 @@ class Quota(Struct, frozen=True):
     limit: int | None = None
 
 
-class HostUse(Struct, frozen=True):
+class HostUsage(Struct, frozen=True):
     """How a run used one host.
 
     statuses: the number of responses by HTTP status. requests: the number of requests in each interval since the start
@@ -41,7 +41,7 @@ class HostUse(Struct, frozen=True):
 
 
 class HostUseRecorder:
-    """Collects the values of a HostUse in bounded memory. Times are in seconds since the start of the run.
+    """Collects the values of a HostUsage in bounded memory. Times are in seconds since the start of the run.
 
     It is not thread-safe. When there are too many intervals, pairs of them are merged."""
 
@@ -74,9 +74,9 @@ class HostUseRecorder:
         else:
             self._pauses.append(Pause(start, seconds))
 
-    def result(self) -> HostUse:
+    def result(self) -> HostUsage:
         """Return what was collected so far. Times are rounded to milliseconds."""
-        return HostUse(
+        return HostUsage(
             dict(sorted(self._statuses.items())),
             self._interval,
             list(self._requests),

@@ -18,7 +18,7 @@ from mirror.output.html_view import MAX_IMAGES
 from mirror.output.report import Failure, ImageEntry, Report, RunCost
 from mirror.output.report.document import ReportDocument, ReportTotals, read_report
 from mirror.output.report.history import History
-from mirror.util.host_use import HostUse, Pause
+from mirror.util.host_use import HostUsage, Pause
 
 STARTED = datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)
 DIGEST = "sha256:" + "a" * 64
@@ -158,7 +158,7 @@ def test_the_page_of_2000_images_is_smaller_than_2_mib_and_a_larger_one_is_bound
 
 
 def test_the_charts_of_hosts_show_requests_and_pauses_at_their_times() -> None:
-    use = HostUse({}, 1.0, [9, 0, 3], [Pause(5.0, 5.0)])
+    use = HostUsage({}, 1.0, [9, 0, 3], [Pause(5.0, 5.0)])
     totals = ReportTotals({}, {}, {}, {"quay.io": {"GET tags": 12}})
     report = ReportDocument(1, "r", STARTED, STARTED + timedelta(seconds=20), 0, totals, {"quay.io": use})
     ((row,), end) = host_rows(report)

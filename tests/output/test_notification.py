@@ -12,7 +12,7 @@ from mirror.output.notification import (
     choose_event,
     failure_digest,
     json_body,
-    remember,
+    next_sent_message,
     slack_body,
 )
 from mirror.output.report.document import ReportDocument, ReportTotals
@@ -62,12 +62,12 @@ def test_which_event_of_a_run_is_sent(
 
 def test_the_time_of_a_failure_message_is_kept_while_the_failure_stays_the_same() -> None:
     last = sent("a")
-    assert last == remember(report(1), "a", None, last)
-    assert last == remember(report(1, copied=1), "a", "change", last)
-    assert SentMessage("a", ENDED) == remember(report(1), "a", "failure", last)
-    assert SentMessage("b", ENDED) == remember(report(1), "b", None, last)
-    assert SentMessage("", ENDED) == remember(report(), "", "recovery", last)
-    assert [None, last] == [remember(report(), None, "change", one) for one in (None, last)]
+    assert last == next_sent_message(report(1), "a", None, last)
+    assert last == next_sent_message(report(1, copied=1), "a", "change", last)
+    assert SentMessage("a", ENDED) == next_sent_message(report(1), "a", "failure", last)
+    assert SentMessage("b", ENDED) == next_sent_message(report(1), "b", None, last)
+    assert SentMessage("", ENDED) == next_sent_message(report(), "", "recovery", last)
+    assert [None, last] == [next_sent_message(report(), None, "change", one) for one in (None, last)]
 
 
 def test_two_failures_are_the_same_if_the_same_images_fail_with_the_same_exit_code() -> None:

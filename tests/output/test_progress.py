@@ -143,7 +143,7 @@ def test_an_image_in_a_bundle_is_counted_once_when_it_was_written() -> None:
 def test_the_hosts_for_which_requests_wait_are_part_of_the_snapshot() -> None:
     progress = Progress()
     waits = [HostWait("docker.io", "rate limited", 42.0)]
-    progress.watch_hosts(lambda: waits)
+    progress.set_host_source(lambda: waits)
     assert tuple(waits) == progress.snapshot().hosts
 
 

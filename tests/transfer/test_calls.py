@@ -241,7 +241,7 @@ async def test_an_attempt_that_moved_bytes_resets_the_time_budget(env: CallEnvir
 async def test_the_time_budget_does_not_count_pauses_of_the_host(env: CallEnvironment) -> None:
     def run(work: Work) -> None:
         env.clock.advance(60.0)
-        env.limits.add_queued(60.0)
+        env.limits.add_limit_wait(60.0)
         raise NetworkError("reset")
 
     task = env.start(env.calls.call(run, needs=NEEDS))

@@ -72,7 +72,8 @@ def test_a_call_may_need_two_permits_of_one_host(new_calls: CallsFactory) -> Non
 def test_a_call_that_needs_more_permits_than_exist_is_an_error(needs: tuple[str, ...], new_calls: CallsFactory) -> None:
     calls = new_calls({SOURCE: 1})
     for _ in range(2):
-        with pytest.raises(TooFewPermits, match="needs 2 units of permit 'host source', but only 1 exist") as caught:
+        message = "needs 2 units of the permit 'host source', but it has only 1"
+        with pytest.raises(TooFewPermits, match=message) as caught:
             calls.submit(1, needs)
         assert isinstance(caught.value, ValueError)
         assert isinstance(caught.value, MirrorError)

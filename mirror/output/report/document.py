@@ -9,7 +9,7 @@ from typing import Literal
 
 from mirror.errors import ConfigError, LocalError, printable
 from mirror.output.report.records import Change, Failure, Result
-from mirror.util.host_use import HostUse
+from mirror.util.host_use import HostUsage
 from mirror.util.structs import AwareTime, Raw, Struct, decode_json, field
 
 MAX_BYTES = 1 << 30  # the maximum size of a report that is read
@@ -74,7 +74,7 @@ class ReportDocument(Struct, frozen=True):
     ended: AwareTime
     exit: int
     totals: ReportTotals
-    hosts: Mapping[str, HostUse] = field(default_factory=dict)
+    hosts: Mapping[str, HostUsage] = field(default_factory=dict)
     retry_after: float | None = None
     command: str = "sync"
     images: list[Raw] = field(default_factory=list)

@@ -39,7 +39,7 @@ class FailureAges:
             self._failing[key] = since
         return since
 
-    def after(self, *, complete: bool) -> dict[str, datetime]:
+    def for_next_run(self, *, complete: bool) -> dict[str, datetime]:
         """Return since when each failing image has been failing, for the next run.
 
         complete: whether the run processed all images that are selected. If not, failing images that it did not process

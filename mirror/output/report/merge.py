@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from mirror.errors import SIGNALLED, ConfigError, printable, worst_exit_code
 from mirror.output.report.document import ReportDocument, ReportTotals
 from mirror.output.report.records import timestamp
-from mirror.util.host_use import MAX_INTERVALS, MAX_PAUSES, HostUse, Pause
+from mirror.util.host_use import MAX_INTERVALS, MAX_PAUSES, HostUsage, Pause
 from mirror.util.structs import encode_json, replace, to_builtins
 
 
@@ -89,25 +89,25 @@ def _sum_by_name(counts: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str,
     return sums
 
 
-def _merge_hosts(reports: Sequence[tuple[ReportDocument, float]]) -> dict[str, HostUse]:
+def _merge_hosts(reports: Sequence[tuple[ReportDocument, float]]) -> dict[str, HostUsage]:
     """Return how all runs used each host.
 
     reports: each with the number of seconds from the start of the first run to the start of its own run."""
-    uses: dict[str, list[tuple[HostUse, float]]] = {}
+    uses: dict[str, list[tuple[HostUsage, float]]] = {}
     for report, offset in sorted(reports, key=lambda one: one[0].ended):
         for host, use in report.hosts.items():
             uses.setdefault(host, []).append((use, offset))
     return {host: _merge_uses(found) for host, found in sorted(uses.items())}
 
 
-def _merge_uses(uses: Sequence[tuple[HostUse, float]]) -> HostUse:
+def _merge_uses(uses: Sequence[tuple[HostUsage, float]]) -> HostUsage:
     """Return the sum of several uses of one host. The last use must be that of the run that ended last.
 
     uses: each with the number of seconds from the start of the first run to the start of its own run."""
     interval, requests = _merge_requests(uses)
     pauses = sorted((Pause(one.start + offset, one.seconds) for use, offset in uses for one in use.pauses), key=_start)
     quotas = [use.quota for use, _ in uses if use.quota is not None]
-    return HostUse(
+    return HostUsage(
         dict(sorted(_sum(use.statuses for use, _ in uses).items())),
         interval,
         requests,
@@ -121,7 +121,7 @@ def _start(pause: Pause) -> float:
     return pause.start
 
 
-def _merge_requests(uses: Sequence[tuple[HostUse, float]]) -> tuple[float, list[int]]:
+def _merge_requests(uses: Sequence[tuple[HostUsage, float]]) -> tuple[float, list[int]]:
     """Return the length of an interval in seconds, and the number of requests in each interval."""
     interval = max(1.0, *(use.interval for use, _ in uses))
     end = max(offset + len(use.requests) * use.interval for use, offset in uses)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from mirror.errors import FAILED, MirrorError, printable
-from mirror.util.host_use import HostUse
+from mirror.util.host_use import HostUsage
 from mirror.util.structs import Struct, field
 
 Result = Literal["copied", "up-to-date", "failed", "skipped", "conflict", "deleted", "kept"]
@@ -121,7 +121,7 @@ class RunCost(Struct, frozen=True):
     longest_wait: float = 0.0
     retry_after: float | None = None
     seconds: float = 0.0
-    hosts: Mapping[str, HostUse] = field(default_factory=dict)
+    hosts: Mapping[str, HostUsage] = field(default_factory=dict)
 
 
 class FailedImage(Struct, frozen=True):

@@ -228,7 +228,7 @@ class HttpClient:
         wait = limits.reserve_start()
         if wait > 0.0 and not work.urgent:
             work.stop.sleep(wait)
-            self._limits.add_queued(wait)
+            self._limits.add_limit_wait(wait)
         work.stop.raise_if_requested()
         try:
             response = run()

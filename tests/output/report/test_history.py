@@ -24,7 +24,7 @@ def after(before: dict[str, datetime], *entries: ImageEntry, complete: bool = Tr
     ages = FailureAges({f"quay.io/app:{tag} h/app:{tag}": since for tag, since in before.items()}, LATER)
     for one in entries:
         ages.record(one)
-    return {key.rpartition(":")[2]: since for key, since in ages.after(complete=complete).items()}
+    return {key.rpartition(":")[2]: since for key, since in ages.for_next_run(complete=complete).items()}
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_the_images_of_a_repository_that_could_not_be_listed_are_still_failing(s
     unlisted = ImageEntry(source, "h/app", "failed", is_image=False)
     ages = FailureAges({"quay.io/app:v1 h/app:v1": FIRST, "quay.io/app-2:v1 h/app-2:v1": FIRST}, LATER)
     assert LATER == ages.record(unlisted)
-    found = ages.after(complete=True)
+    found = ages.for_next_run(complete=True)
     assert (FIRST, LATER) == (found["quay.io/app:v1 h/app:v1"], found[f"{source} h/app"])
     assert source.endswith("*") == ("quay.io/app-2:v1 h/app-2:v1" in found)
 

@@ -11,7 +11,7 @@ from mirror.errors import ConfigError
 from mirror.output.report import Failure, ImageEntry, Report, Result, RunCost
 from mirror.output.report.document import ReportDocument, read_report
 from mirror.output.report.merge import merge_reports, report_lines
-from mirror.util.host_use import MAX_INTERVALS, HostUse, Pause, Quota
+from mirror.util.host_use import MAX_INTERVALS, HostUsage, Pause, Quota
 
 NAIVE = (
     '{"schema": 1, "run": "r", "started": "2025-01-02T03:04:05", "ended": "2025-01-02T03:04:05Z", "exit": 0,'
@@ -59,16 +59,16 @@ def test_a_merged_report_is_a_report_with_the_sums_and_all_images(tmp_path: Path
 
 
 def test_the_use_of_a_host_is_moved_to_the_time_of_the_first_start(tmp_path: Path) -> None:
-    first = HostUse({"200": 3}, 1.0, [1, 2], [Pause(1.0, 2.0)], Quota(9, 100))
-    later = HostUse({"200": 1, "429": 1}, 2.0, [1, 1], [Pause(0.5, 1.0)], Quota(5, 100))
+    first = HostUsage({"200": 3}, 1.0, [1, 2], [Pause(1.0, 2.0)], Quota(9, 100))
+    later = HostUsage({"200": 1, "429": 1}, 2.0, [1, 1], [Pause(0.5, 1.0)], Quota(5, 100))
     one = shard(tmp_path, "a", cost=RunCost(hosts={"h": first}))
     two = shard(tmp_path, "b", after=4.0, cost=RunCost(hosts={"h": later}))
     use = merge_reports([two, one]).hosts["h"]
-    assert HostUse({"200": 4, "429": 1}, 2.0, [3, 0, 1, 1], [Pause(1.0, 2.0), Pause(4.5, 1.0)], Quota(5, 100)) == use
+    assert HostUsage({"200": 4, "429": 1}, 2.0, [3, 0, 1, 1], [Pause(1.0, 2.0), Pause(4.5, 1.0)], Quota(5, 100)) == use
 
 
 def test_reports_of_runs_that_are_years_apart_can_be_merged(tmp_path: Path) -> None:
-    use = HostUse({}, 1.0, [1, 2])
+    use = HostUsage({}, 1.0, [1, 2])
     one = shard(tmp_path, "a", cost=RunCost(hosts={"h": use}))
     two = shard(tmp_path, "b", after=1e9, cost=RunCost(hosts={"h": use}))
     requests = merge_reports([one, two]).hosts["h"].requests

@@ -19,13 +19,13 @@ from mirror.output.redaction import Redactor
 from mirror.output.report import Failure, ImageEntry, Report, RunCost, read_references_file, summary
 from mirror.output.report.failure_ages import FailureAges
 from mirror.output.report.units import format_duration, format_size
-from mirror.util.host_use import HostUse, Pause, Quota
+from mirror.util.host_use import HostUsage, Pause, Quota
 
 ROOT = Path(__file__).resolve().parents[3]
 STARTED = datetime(2025, 1, 2, 3, 4, 5, 678900, tzinfo=UTC)
 ENDED = STARTED + timedelta(seconds=90)
 DIGEST = "sha256:" + "a" * 64
-USE = HostUse({"200": 100, "429": 1}, 1.0, [90, 11], [Pause(0.5, 42.0)], Quota(34, 100))
+USE = HostUsage({"200": 100, "429": 1}, 1.0, [90, 11], [Pause(0.5, 42.0)], Quota(34, 100))
 FAILED = Failure.from_error(NetworkError("reset", status=None, hint="look at the network"))
 
 
