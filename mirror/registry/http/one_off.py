@@ -28,6 +28,7 @@ from mirror.util.structs import replace
 
 _MAX_BODY = 64 << 10  # bytes of a response
 _MAX_REDIRECTS = 5
+_HTTP_1_1 = 11  # as urllib3 writes this version
 
 
 class OneOffClient:
@@ -162,7 +163,8 @@ def _read_response(response: requests.Response, request: Request) -> Response:
     (bad_response), TooBig."""
     status, raw = response.status_code, response.raw
     headers = Headers(raw.headers.iteritems())
-    if not raw.chunked and raw.length_remaining is None and "close" not in headers.tokens("connection"):
+    ends_with_connection = raw.version < _HTTP_1_1 or "close" in headers.tokens("connection")
+    if not raw.chunked and raw.length_remaining is None and not ends_with_connection:
         raise RemoteError(f"{request}: the response has no Content-Length and is not chunked")
     body = bytearray()
     for piece in response.iter_content(_MAX_BODY + 1):

@@ -124,6 +124,17 @@ def test_a_response_must_be_complete_and_within_the_limit() -> None:
             session.send_one_off("GET", session.url_policy.check_realm("/token"), work=work(retries=False))
 
 
+def test_a_response_of_http_1_0_may_end_with_the_connection() -> None:
+    def script(conn: PeerConnection) -> None:
+        if conn.read_request() is not None:
+            conn.send(b"HTTP/1.0 200 OK\r\n\r\nabc")
+            conn.sock.close()
+
+    with Peer(script) as peer, session_with(peer) as session:
+        response = session.send_one_off("GET", session.url_policy.check_realm("/token"), work=work(retries=False))
+        assert (200, b"abc") == (response.status, response.body)
+
+
 def test_a_token_response_that_is_truncated_is_an_error() -> None:
     script = send_truncated(TOKEN, lambda conn: conn.sock.close())
     with Peer(script) as peer, session_with(peer) as session:
