@@ -195,9 +195,10 @@ def _target_lines(target: TargetExplanation) -> list[str]:
         )
         return [f"  target:    {target.name}: {counts or 'nothing to copy'}"]
     found = _describe_lookup(target.found)
+    reason = " for this reason" if target.reason == found else f": {target.reason}"
     return [
         f"  target:    {found if target.name in found else f'{target.name}: {found}'}",
-        f"    a sync would {_VERBS[target.action]}: {target.reason}",
+        f"    a sync would {_VERBS[target.action]}{reason}",
     ]
 
 

@@ -137,6 +137,8 @@ def test_what_cannot_be_determined_has_exit_code_1(scripted: ScriptedFactory, mi
     found = explained(mirror_run, f"{source.host}/app:v1", expect=1)
     assert (True, "fail") == (found["selected"], found["targets"][0]["action"])
     assert "auth_denied" == found["targets"][0]["error"]["code"]
+    lines = mirror_run("explain", mirror_run.config_file, f"{source.host}/app:v1").out.splitlines()
+    assert "    a sync would fail for this reason" == lines[-1]
 
 
 def test_a_reference_that_no_mirror_concerns_is_a_usage_error_that_names_the_most_similar_one(
