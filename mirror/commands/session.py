@@ -306,7 +306,7 @@ def _check_sources(config: Config) -> None:
         try:
             Path(host.removeprefix("oci:")).stat()
         except (FileNotFoundError, NotADirectoryError):
-            hint = f"{config.path} names it as a source: copy the store to this machine, or correct the path"
+            hint = f"{config.path} names it as a source: copy it to this machine, or correct the path"
             raise ConfigError(f"{host} does not exist", hint=hint) from None
         except OSError:
             continue  # opening it raises a better error

@@ -66,7 +66,9 @@ class _RunCollector(Collector):
         yield self._single("last_run_retries", "Retries in the last run.", totals.retries)
         yield self._single("last_run_wait_seconds", "Sum of the waits before retries.", totals.waited_seconds)
         text = "Images of the last run, by the source of their mirror and by result."
-        yield self._family("last_run_images", text, ("mirror", "result"), _double_labels(totals.mirrors))
+        yield self._family(
+            "last_run_images", text, ("mirror", "result"), _double_labels(dict(sorted(totals.mirrors.items())))
+        )
         text = "Blobs of the last run by outcome."
         yield self._family("last_run_blobs", text, ("outcome",), _single_labels(totals.blobs))
         text = "Bytes of blobs that the last run read, sent, or did not have to send because it mounted the blobs."

@@ -112,5 +112,5 @@ def read_report(path: Path) -> tuple[ReportDocument, list[ReportedImage]]:
         document = decode_json(data, ReportDocument)
         return document, document.read_images()
     except ValueError as error:
-        hint = "specify the report.json of a run"
+        hint = "specify the report.json of a run, or its state directory"
         raise ConfigError(f"{name} is not a report that mirror wrote: {printable(error, 200)}", hint=hint) from None

@@ -125,7 +125,7 @@ class Report(AbstractContextManager["Report"]):
         If one of them cannot be written, this still writes the others, and then raises LocalError."""
         with self._lock:
             fields = self._fields_before_images(exit_code, ended, cost)
-            failed = "".join(f"{printable(reference, 2000)}\n" for reference in self._failed)
+            failed = "".join(f"{printable(reference, 2000)}\n" for reference in sorted(self._failed))
         errors = []
         for path in (self.failed_path, self.path, self._copy_to):
             try:
