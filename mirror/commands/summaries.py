@@ -167,5 +167,6 @@ def verification_lines(result: VerifyResult, config: Path, *, deep: bool, report
     how = format_count(result.blobs, "blob")
     how += f", {format_count(result.attachments, 'attachment')}" if result.attachments else ""
     how += f", {format_size(result.bytes)} hashed" if deep else ""
-    lines.append(f"verified: {format_count(result.images, 'image')}, {how}; {verdict}")
+    outcome = "checked" if problems else "verified"
+    lines.append(f"{outcome}: {format_count(result.images, 'image')}, {how}; {verdict}")
     return [part for line in lines for part in wrap_line(line, width)]
