@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 
@@ -62,8 +63,7 @@ def _block_texts(cause: Cause) -> list[str]:
     more = f" and {cause.count - len(cause.examples)} more" if cause.count > len(cause.examples) else ""
     if cause.text:
         place = f"{cause.host}: " if cause.host and cause.host not in cause.text else ""
-        names = ", ".join(_short_name(failed, cause.host) for failed in cause.examples)
-        return [f"{counted}: {place}{cause.text} ({codes})", f"{names}{more}", *hint]
+        return [f"{counted}: {place}{cause.text} ({codes})", f"{_example_names(cause)}{more}", *hint]
     place = f"{cause.host} " if cause.host else ""
     examples = [_example_text(failed, cause.host) for failed in cause.examples]
     examples[-1] += more
@@ -89,6 +89,12 @@ def _short_name(failed: FailedImage, host: str) -> str:
         if host and name.startswith((f"{host}/", f"{host}:")):
             return printable(name[len(host) + 1 :])
     return printable(failed.source)
+
+
+def _example_names(cause: Cause) -> str:
+    """Return the names of the examples. If a source failed for several targets, its name occurs once."""
+    names = Counter(_short_name(failed, cause.host) for failed in cause.examples)
+    return ", ".join(name if count == 1 else f"{name} ({count} targets)" for name, count in names.items())
 
 
 def _example_text(failed: FailedImage, host: str) -> str:

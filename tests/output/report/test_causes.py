@@ -117,6 +117,12 @@ def test_repositories_and_images_are_counted_separately() -> None:
     assert lines_of(conflict)[0].startswith("conflict: ")
 
 
+def test_a_source_that_failed_for_several_targets_is_named_once() -> None:
+    error = RemoteError("503 Service Unavailable", status=503, host=SOURCE)
+    lines = lines_of(*(failed(n, error, repository=name) for n in (1, 2) for name in ("hub/app", "hub/copy")))
+    assert "    library/app:v1 (2 targets), library/app:v2 and 1 more" == lines[1]
+
+
 def test_many_causes_are_counted_and_use_little_memory() -> None:
     causes = Causes()
     for number in range(5000):
