@@ -115,7 +115,7 @@ def test_a_valid_target_is_parsed(text: str) -> None:
         ("oci:", "expected oci:DIR or oci:DIR:REPOSITORY"),
         ("oci::app", "expected oci:DIR or oci:DIR:REPOSITORY"),
         ("oci:/srv:", "the repository is missing after the colon"),
-        ("oci:/srv:App", "lower case"),
+        ("oci:/srv:App", "lowercase"),
         ("x.tar:", "the repository is missing after the colon"),
         ("x.tar:a/../b", "not a valid reference"),
         ("-:*", "`-` takes no repository"),
