@@ -12,10 +12,12 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from mirror.errors import printable
 from mirror.output.report.document import ReportDocument
 from mirror.output.report.history import History
 from mirror.util.files import atomic_write
 
+MAX_PATH = 4096  # characters of the label `config`
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Samples = Iterable[tuple[Sequence[str], float]]
@@ -28,7 +30,7 @@ def render_metrics(report: ReportDocument, history: History, *, config: Path, sh
     `shard-0-of-4`, or an empty string. Every metric has these two as labels, so that the files of several
     configurations on one machine do not contain the same sample."""
     registry = CollectorRegistry()
-    registry.register(_RunCollector(report, history, (str(config.absolute()), shard)))
+    registry.register(_RunCollector(report, history, (printable(config.absolute(), MAX_PATH), shard)))
     return generate_latest(registry)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -43,6 +44,12 @@ def test_the_name_of_a_mirror_cannot_add_a_sample(tmp_path: Path) -> None:
     found = parsed(render_metrics(report, History(), config=CONFIG))
     assert {name} == {labels["mirror"] for labels, _ in found["mirror_last_run_images"]}
     assert [] == [metric for metric in found if not metric.startswith("mirror_")]
+
+
+def test_a_configuration_whose_name_is_not_utf8_has_an_escaped_label(tmp_path: Path) -> None:
+    report = finished(tmp_path, "copied")
+    found = parsed(render_metrics(report, History(), config=Path(os.fsdecode(b"/etc/caf\xe9.yaml"))))
+    assert {"/etc/caf\\udce9.yaml"} == {labels["config"] for samples in found.values() for labels, _ in samples}
 
 
 def test_times_that_do_not_exist_have_no_sample(tmp_path: Path) -> None:
