@@ -26,31 +26,39 @@ def cause_lines(causes: Causes, *, config: Path | None, width: int, details: str
     details: where all failures are listed; it is shown if a block has more than one of them."""
     lines: list[str] = []
     for cause in islice(causes, MAX_BLOCKS):
-        header, *texts = _block_texts(cause)
+        header, *texts = _block_texts(cause, width)
         lines += wrap_line(f"{cause.result}: {header}", width)
         for text in texts:
-            lines += wrap_line(f"    {_insert_path(text, config)}", width, indent=2)
+            lines += wrap_line(f"    {insert_path(text, config)}", width, indent=2)
     hidden = sum(cause.count for cause in islice(causes, MAX_BLOCKS, None))
     if hidden:
         more = len(causes) - MAX_BLOCKS
         lines += wrap_line(f"and {format_count(hidden, 'failure')} with {format_count(more, 'other cause')}", width)
     if details and any(cause.count > 1 for cause in causes):
-        lines.append(f"details: {details}")
+        lines += wrap_line(f"details: {details}", width)
     return lines
 
 
-def _insert_path(text: str, config: Path | None) -> str:
+def insert_path(text: str, config: Path | None) -> str:
     """Replace the word CONFIG in commands by the path of the configuration, so that the commands can be run.
 
     Without a configuration, the commands are those for `mirror copy`."""
     if config is None:
         return _SYNC.sub(lambda found: f"mirror copy{found[1]} SOURCE TARGET", text)
-    path = shlex.quote(printable(config))
+    path = quote_path(config)
     return _CONFIG.sub(lambda found: f"{found[1]}{path}", text)
 
 
-def _block_texts(cause: Cause) -> list[str]:
-    """Return the texts of a block: the header, the examples and the hint."""
+def quote_path(path: Path) -> str:
+    """Return a path as one argument of a command. A path that begins with `-` must not look like an option."""
+    name = printable(path, 4096)
+    return shlex.quote(f"./{name}" if name.startswith("-") else name)
+
+
+def _block_texts(cause: Cause, width: int) -> list[str]:
+    """Return the texts of a block: the header, the examples and the hint.
+
+    If the block has several failures, the header has about two lines, and each message of an example has one."""
     known = cause.examples[0].failure.message if cause.count == 1 else cause.text
     hint = [f"account: {cause.account}"] if cause.account and cause.account not in known else []
     subject = f" for {_short_name(cause.examples[0], cause.host)}" if cause.hints_differ else ""
@@ -63,11 +71,21 @@ def _block_texts(cause: Cause) -> list[str]:
     more = f" and {cause.count - len(cause.examples)} more" if cause.count > len(cause.examples) else ""
     if cause.text:
         place = f"{cause.host}: " if cause.host and cause.host not in cause.text else ""
-        return [f"{counted}: {place}{cause.text} ({codes})", f"{_example_names(cause)}{more}", *hint]
+        text = _shorten(f"{counted}: {place}{cause.text}", 2 * (width - len(codes)))
+        return [f"{text} ({codes})", f"{_example_names(cause)}{more}", *hint]
     place = f"{cause.host} " if cause.host else ""
-    examples = [_example_text(failed, cause.host) for failed in cause.examples]
-    examples[-1] += more
+    room = width - 4
+    examples = [_shorten(_example_text(failed, cause.host), room) for failed in cause.examples[:-1]]
+    examples.append(_shorten(_example_text(cause.examples[-1], cause.host), room - len(more)) + more)
     return [f"{counted}: {place}({codes})", *examples, *hint]
+
+
+def _shorten(text: str, room: int) -> str:
+    """Return the words of a text that fit into `room` columns, at least one, with an ellipsis if words are left out."""
+    if len(text) <= room:
+        return text
+    end = text.rfind(" ", 0, max(room - 1, 1))
+    return f"{text[:end] if end > 0 else text.partition(' ')[0]} …"
 
 
 def _counts_text(cause: Cause) -> str:
