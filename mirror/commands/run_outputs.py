@@ -16,9 +16,9 @@ from mirror.config import Config
 from mirror.config.outputs import Webhook, parse_webhook_url
 from mirror.errors import OK, MirrorError
 from mirror.output.redaction import Redactor
-from mirror.output.report.document import ReportDocument
+from mirror.output.report.document import REPORT_NAME, ReportDocument
 from mirror.output.report.failure_ages import FailureAges
-from mirror.output.report.files import REPORT_NAME, resolve_writable
+from mirror.output.report.files import resolve_writable
 from mirror.output.report.history import History, SentMessage, read_history, write_history
 from mirror.registry.http.host_settings import HostSettings
 from mirror.util.cancellation import Stop, Work
