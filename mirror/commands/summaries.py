@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -156,8 +155,9 @@ def verification_lines(result: VerifyResult, config: Path, *, deep: bool, report
 
     report: the file with all results, if one was written."""
     problems, width = result.problems, line_width()
-    name = shlex.quote(printable(config))
-    details = printable(report) if report is not None else f"run `mirror verify {name} --report verify.json`"
+    name = quote_path(config)
+    command = f"mirror verify {'--deep ' if deep else ''}{name} --report verify.json"
+    details = printable(report) if report is not None else f"run `{command}`"
     lines = cause_lines(group_by_cause(problems), config=config, width=width, details=details)
     verdict = format_count(len(problems), "problem") if problems else "all complete"
     lines += _other_platforms_lines(result.other_platforms)
