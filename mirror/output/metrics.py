@@ -40,11 +40,6 @@ def write_textfile(path: Path, metrics: bytes) -> None:
         out.write(metrics)
 
 
-def textfile_path(path: Path, shard: str) -> Path:
-    """Return the file for the metrics of a shard: `mirror-shard-0-of-4.prom` for `mirror.prom`. shard: may be empty."""
-    return path.with_name(f"{path.stem}-{shard}{path.suffix}") if shard else path
-
-
 class _RunCollector(Collector):
     """Collects the metrics of one finished run. run_labels: the values of the labels `config` and `shard`."""
 

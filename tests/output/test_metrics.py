@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from mirror.output.metrics import render_metrics, textfile_path
+from mirror.config.outputs import OutputConfig
+from mirror.output.metrics import render_metrics
 from mirror.output.report import ImageEntry, Report, Result, RunCost
 from mirror.output.report.document import ReportDocument
 from mirror.output.report.history import History
@@ -66,4 +67,4 @@ def test_times_that_do_not_exist_have_no_sample(tmp_path: Path) -> None:
     ("shard", "name"), [("", "mirror.prom"), ("shard-3-of-4", "mirror-shard-3-of-4.prom")], ids=["none", "shard"]
 )
 def test_the_file_of_a_shard_has_its_name(shard: str, name: str) -> None:
-    assert Path("/var/lib") / name == textfile_path(Path("/var/lib/mirror.prom"), shard)
+    assert Path("/var/lib") / name == OutputConfig(textfile=Path("/var/lib/mirror.prom")).textfile_of(shard)
