@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mirror.output.report.records import FailedImage
 from mirror.output.report.units import format_count
 from mirror.util.wrapping import wrap_line
 
+_MAX_LINES = 4  # the number of lines after which the text of a failure is cut, approximately
 MAX_BLOCKS = 10  # the maximum number of causes that are shown; others are only counted
 _SYNC = re.compile(r"(?<=`)mirror sync((?: --\w+)?) CONFIG\b")
 _CONFIG = re.compile(r"(?<=`)(mirror [^`]*?)\bCONFIG\b")
@@ -58,7 +60,7 @@ def quote_path(path: Path) -> str:
 def _block_texts(cause: Cause, width: int) -> list[str]:
     """Return the texts of a block: the header, the examples and the hint.
 
-    If the block has several failures, the header has about two lines, and each message of an example has one."""
+    If there are more failures than examples, the texts are cut so that the block has about six lines."""
     known = cause.examples[0].failure.message if cause.count == 1 else cause.text
     hint = [f"account: {cause.account}"] if cause.account and cause.account not in known else []
     subject = f" for {_short_name(cause.examples[0], cause.host)}" if cause.hints_differ else ""
@@ -71,12 +73,15 @@ def _block_texts(cause: Cause, width: int) -> list[str]:
     more = f" and {cause.count - len(cause.examples)} more" if cause.count > len(cause.examples) else ""
     if cause.text:
         place = f"{cause.host}: " if cause.host and cause.host not in cause.text else ""
-        text = _shorten(f"{counted}: {place}{cause.text}", 2 * (width - len(codes)))
-        return [f"{text} ({codes})", f"{_example_names(cause)}{more}", *hint]
+        text = _shorten(f"{counted}: {place}{cause.text}", (2 if more else _MAX_LINES) * (width - len(codes)))
+        return [f"{text} ({codes})", f"{_example_names(cause.examples, cause.host)}{more}", *hint]
     place = f"{cause.host} " if cause.host else ""
     room = width - 4
-    examples = [_shorten(_example_text(failed, cause.host), room) for failed in cause.examples[:-1]]
-    examples.append(_shorten(_example_text(cause.examples[-1], cause.host), room - len(more)) + more)
+    examples = [_example_text(failed, cause.host) for failed in cause.examples]
+    if more and (max(map(len, examples)) > room or len(examples[-1] + more) > room):
+        examples = [_shorten(examples[0], 2 * room), _example_names(cause.examples[1:], cause.host)]
+    examples = [_shorten(text, _MAX_LINES * room) for text in examples]
+    examples[-1] += more
     return [f"{counted}: {place}({codes})", *examples, *hint]
 
 
@@ -109,9 +114,9 @@ def _short_name(failed: FailedImage, host: str) -> str:
     return printable(failed.source)
 
 
-def _example_names(cause: Cause) -> str:
-    """Return the names of the examples. If a source failed for several targets, its name occurs once."""
-    names = Counter(_short_name(failed, cause.host) for failed in cause.examples)
+def _example_names(examples: Sequence[FailedImage], host: str) -> str:
+    """Return the names of examples. If a source failed for several targets, its name occurs once."""
+    names = Counter(_short_name(failed, host) for failed in examples)
     return ", ".join(name if count == 1 else f"{name} ({count} targets)" for name, count in names.items())
 
 

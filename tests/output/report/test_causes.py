@@ -112,13 +112,25 @@ def test_long_messages_of_many_failures_are_cut_between_words() -> None:
     for errors in (same, differ):
         lines = lines_of(*(failed(n, error) for n, error in enumerate(errors)))
         assert len(lines) <= 7
-        assert "…" in "".join(lines)
+        assert 1 == "".join(lines).count("…")
         assert [] == [line for line in lines if len(line) > 80]
-        cut = {
-            word for line in lines for word in line.split() if line.startswith("    ") and word[:3] in ("rej", "pol")
-        }
-        assert cut <= {"rejected", "rejects", "policy"}
-    assert ["and", "997", "more"] == lines[3].split()[-3:]
+        assert 1 == sum(line.endswith(" and 997 more") for line in lines)
+        words = {word for line in lines for word in line.split() if word[:3] in ("rej", "pol", "was")}
+        assert words <= {"rejected", "rejects", "policy", "was"}
+
+
+def test_a_long_message_that_begins_with_a_digest_is_printed_for_the_first_example() -> None:
+    digests = [f"sha256:{number:064x}" for number in range(40)]
+    errors = [RemoteError(f"{digest} has 36 bytes instead of 10263", host=TARGET) for digest in digests]
+    assert [
+        f"failed: 40 images: {TARGET} (bad_response)",
+        "    hub/app:v0:",
+        f"      {digests[0]}",
+        "      has 36 bytes instead of 10263",
+        "    hub/app:v1, hub/app:v10 and 37 more",
+    ] == lines_of(*(failed(n, error) for n, error in enumerate(errors)))[:5]
+    few = lines_of(*(failed(n, error) for n, error in enumerate(errors[:2])))
+    assert [f"      {digest}" for digest in digests[:2]] == [line for line in few if "sha256:" in line]
 
 
 @pytest.mark.parametrize("config", ["-prod.yaml", "/etc/my mirror/prod.yaml"])
