@@ -22,12 +22,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _open_streams()
     argv = list(sys.argv[1:] if arguments is None else arguments)
     console = Console(sys.stderr)
+    parsed = argparse.Namespace()
     try:
         parsed = make_parser().parse_args(argv)
         command: Callable[[argparse.Namespace], int] = parsed.command
         return _run_command(command, parsed)
     except MirrorError as error:
-        for line in str(error).splitlines():
+        for line in _insert_config(str(error), parsed).splitlines():
             console.write_line(f"mirror: {line}")
         return error.exit_code
 
@@ -40,6 +41,15 @@ def _run_command(command: Callable[[argparse.Namespace], int], parsed: argparse.
         if vars(parsed).get("quiet"):
             return error.exit_code
         raise
+
+
+def _insert_config(text: str, parsed: argparse.Namespace) -> str:
+    """Replace the word CONFIG in the commands of an error by the path of the configuration, if the command has one."""
+    from mirror.output.report.cause_lines import insert_path  # noqa: PLC0415 (only for errors)
+
+    given = vars(parsed)
+    is_copy = "source" in given
+    return insert_path(text, None if is_copy else given["config"]) if "config" in given else text
 
 
 def _open_streams() -> None:

@@ -13,6 +13,7 @@ from mirror.config import Config
 from mirror.errors import FAILED, OK, ConfigError, MirrorError, printable, worst_exit_code
 from mirror.oci.reference import Repository
 from mirror.output.console import print_lines
+from mirror.output.report.cause_lines import insert_path
 from mirror.selection.locations import (
     MATCHED,
     BundleLocation,
@@ -179,7 +180,7 @@ def _text_lines(explanations: Sequence[MirrorExplanation], config: Config) -> li
             lines.append(f"  source:    {_describe_lookup(found.found)}")
         for target in found.targets:
             lines += _target_lines(target)
-    return lines
+    return [insert_path(line, config.path) for line in lines]
 
 
 def _list_rejected(found: MirrorExplanation) -> list[tuple[str, int]]:

@@ -84,6 +84,13 @@ class Options(Struct, frozen=True):
         is_hidden = self.verbosity < 0 or (self.json_events and self.progress == "auto")
         return "none" if is_hidden else self.progress
 
+    def retry_arguments(self) -> list[str]:
+        """Return the options with which another run copies failed images in the same way as this one."""
+        arguments = ["--shard", f"{self.shard.index}/{self.shard.count}"] if self.shard is not None else []
+        for name, path in (("--locked", self.locked), ("--base", self.base)):
+            arguments += [name, str(path)] if path is not None else []
+        return [*arguments, "--repair"] if self.repair else [*arguments, "--deep"] if self.deep else arguments
+
     @property
     def selects_all(self) -> bool:
         """Whether the run processes all images that the configuration selects, or, with `--shard`, all in its shard."""

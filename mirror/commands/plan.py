@@ -60,7 +60,7 @@ def plan(options: Options) -> int:
         lines = plan_document(summary, context.config.path, exit_code=code, drifts=locked).splitlines()
     else:
         lines = plan_lines(summary, context.config.path)
-        lines += drift_lines(drifts, options.locked) if options.locked is not None else []
+        lines += drift_lines(drifts, options.locked, context.config.path) if options.locked is not None else []
     written = print_lines(map(context.redact, lines))
     if stopped is not None:
         return context.signals.exit_if_hung(stopped)

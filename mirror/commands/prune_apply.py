@@ -23,6 +23,7 @@ from mirror.output.console import Console, print_lines
 from mirror.output.progress import Progress
 from mirror.output.redaction import Redactor
 from mirror.output.report import Failure, ImageEntry, Report, Result, RunCost
+from mirror.output.report.cause_lines import insert_path
 from mirror.state.hints import State
 from mirror.state.ownership import OwnershipRecords
 from mirror.sync.plan_model import reference_suffix
@@ -251,7 +252,7 @@ class _PruneRun:
 
     def _add_problem(self, name: str, error: MirrorError, **fields: str | Digest) -> None:
         """Log an error, and keep it for the summary and the exit code."""
-        self._problems.append((name, self._redactor(str(error))))
+        self._problems.append((name, self._redactor(insert_path(str(error), self._config.path))))
         self._codes.add(error.exit_code)
         text = f"{name}: {error}"
         _log.error("not_deleted", extra={**fields, "code": error.code, "status": error.status, "text": text})

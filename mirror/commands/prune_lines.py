@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mirror.errors import printable
 from mirror.output.report import format_count, format_size
+from mirror.output.report.cause_lines import insert_path
 from mirror.sync.prune_plan import PrunePlan, RepositoryPlan
 from mirror.sync.pruner import Outcome
 
@@ -28,7 +29,7 @@ def plan_lines(plan: PrunePlan, file: Path, *, limit: float, has_records: bool) 
     by_reason = _group((reason, name) for name, reason in sorted(plan.kept.items()))
     lines += [line for reason, names in by_reason.items() for line in _name_lines(f"kept: {reason}: ", names)]
     for name, error in sorted(plan.refused.items())[:_LISTED]:
-        lines += _wrap(f"nothing is deleted from {printable(name)}: {error}")
+        lines += _wrap(f"nothing is deleted from {printable(name)}: {insert_path(str(error), plan.config)}")
     lines += _more_line(len(plan.refused), "repository", "repositories")
     if not has_records:
         lines.append("the state has no record of tags that a sync with this configuration copied")

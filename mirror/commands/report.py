@@ -8,9 +8,13 @@ from pathlib import Path
 from mirror.config import default_state_directories
 from mirror.errors import OK, ConfigError, printable
 from mirror.output.console import print_lines
+from mirror.output.report.cause_lines import quote_path
 from mirror.output.report.document import ReportDocument, ReportedImage, read_report
+from mirror.output.report.files import resolve_writable
 from mirror.output.report.history import History, read_history
-from mirror.util.files import atomic_write
+from mirror.util.files import atomic_write, local_error
+
+_DOCTYPE = b"<!doctype html"  # the beginning of each page
 
 
 def report(path: Path | None, *, html: Path | None, merge: Sequence[Path]) -> int:
@@ -22,23 +26,47 @@ def report(path: Path | None, *, html: Path | None, merge: Sequence[Path]) -> in
         raise ConfigError(f"--merge cannot be combined with {printable(path)}", hint="list all reports after --merge")
     if not merge and html is None:
         raise ConfigError("`mirror report` needs a file for the page", hint="specify --html FILE")
-    used = list(merge) if merge else [path if path is not None else _default_directory()]
+    try:
+        used = list(merge) if merge else [path if path is not None else _default_directory()]
+        return _write_output(used, html, merge)
+    except OSError as error:
+        raise local_error("access", error.filename or "", error) from error
+
+
+def _write_output(used: list[Path], html: Path | None, merge: Sequence[Path]) -> int:
+    """Write a page, or print a merged report. Return the exit code. Raises ConfigError, LocalError, OSError."""
     if not merge and html is not None:
         _check_not_sharded(used[0], html)
+    page = _resolve_page(html) if html is not None else None
     found = [read_report(one) for one in used]
-    if html is not None and html.exists() and any(_report_file(one).samefile(html) for one in used):
-        raise ConfigError(f"--html {printable(html)} would replace a report", hint="choose another file")
     document, images = found[0]
     if merge:
         from mirror.output.report.merge import merge_reports, report_lines  # noqa: PLC0415 (rarely needed)
 
         document, images = merge_reports([one for one, _ in found]), [image for _, some in found for image in some]
-        if html is None:
+        if page is None:
             return print_lines(report_lines(document))
-    if html is not None:
+    if page is not None:
         history = History() if merge else read_history(_report_file(used[0]).parent)
-        _write_page(html, document, images, history)
+        _write_page(page, document, images, history)
     return OK
+
+
+def _resolve_page(path: Path) -> Path:
+    """Resolve symbolic links in the path of the page, and check that the page can be written there.
+
+    Raises ConfigError if it would replace a file that is not an HTML page, OSError or LocalError if it cannot be
+    written."""
+    if str(path) == "-":
+        raise ConfigError("`--html -` does not name a file", hint="specify a path; the page cannot be printed")
+    real = resolve_writable(path, "write the page to")
+    if real.exists():
+        with real.open("rb") as file:
+            beginning = file.read(len(_DOCTYPE))
+        if beginning.lower() not in (_DOCTYPE, b""):
+            what = f"--html {printable(path)} would replace a file that is not an HTML page"
+            raise ConfigError(what, hint="choose another file")
+    return real
 
 
 def _write_page(path: Path, document: ReportDocument, images: list[ReportedImage], history: History) -> None:
@@ -52,7 +80,7 @@ def _write_page(path: Path, document: ReportDocument, images: list[ReportedImage
 def _check_not_sharded(path: Path, html: Path) -> None:
     """Raise ConfigError if a state directory contains only reports of shards."""
     if not (path / "report.json").exists() and any(path.glob("shard-*-of-*/report.json")):
-        command = f"mirror report --merge {printable(path)}/shard-*/report.json --html {printable(html)}"
+        command = f"mirror report --merge {quote_path(path)}/shard-*/report.json --html {quote_path(html)}"
         raise ConfigError(f"{printable(path)} has a report for each shard", hint=f"merge them: {command}")
 
 

@@ -16,9 +16,9 @@ from mirror.config import Config
 from mirror.config.outputs import Webhook, parse_webhook_url
 from mirror.errors import OK, MirrorError
 from mirror.output.redaction import Redactor
-from mirror.output.report.document import ReportDocument
+from mirror.output.report.document import REPORT_NAME, ReportDocument
 from mirror.output.report.failure_ages import FailureAges
-from mirror.output.report.files import REPORT_NAME, resolve_writable
+from mirror.output.report.files import resolve_writable
 from mirror.output.report.history import History, SentMessage, read_history, write_history
 from mirror.registry.http.host_settings import HostSettings
 from mirror.util.cancellation import Stop, Work
@@ -48,8 +48,9 @@ class RunOutputs:
         self._redactor = redactor
         self._signals = signals
         self._history = read_history(directory)
-        if config.output.textfile is not None:
-            resolve_writable(config.output.textfile, "write the metrics to")
+        self._textfile = config.output.textfile_of(shard)
+        if self._textfile is not None:
+            resolve_writable(self._textfile, "write the metrics to")
 
     def failure_ages(self, started: datetime) -> FailureAges:
         """Return the object that determines since when images have been failing. started: the start of the run."""
@@ -62,7 +63,7 @@ class RunOutputs:
         images that are selected. A notification that cannot be sent is only logged."""
         history = self._history.with_run(report, ages.for_next_run(complete=complete))
         self._write_history(history)
-        code = self._write_metrics(report, history) if self._config.output.textfile is not None else OK
+        code = self._write_metrics(report, history) if self._textfile is not None else OK
         if self._config.output.webhooks and self._signals.number is None:
             sent = self._notify(report, history, summary)
             if sent != history.sent:
@@ -80,11 +81,10 @@ class RunOutputs:
         """Write the file for metrics. Return OK, or the exit code for an error, which is logged."""
         from mirror.output import metrics  # noqa: PLC0415 (prometheus_client is slow to import)
 
-        textfile = self._config.output.textfile
-        assert textfile is not None  # noqa: S101 - the caller checks it
+        assert self._textfile is not None  # noqa: S101 - the caller checks it
         try:
             text = metrics.render_metrics(report, history, config=self._config.path, shard=self._shard)
-            metrics.write_textfile(metrics.textfile_path(textfile, self._shard), text)
+            metrics.write_textfile(self._textfile, text)
         except MirrorError as error:
             _log.error("metrics", extra={"code": error.code, "text": str(error)})
             return error.exit_code

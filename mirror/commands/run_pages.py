@@ -6,8 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from mirror.errors import LocalError, MirrorError
-from mirror.output.report.document import ReportDocument, read_report
-from mirror.output.report.files import REPORT_NAME
+from mirror.output.report.document import REPORT_NAME, ReportDocument, read_report
 from mirror.output.report.history import read_history
 from mirror.serve.messages import Headers, ServerResponse
 from mirror.util.cancellation import Stop, Work

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from mirror.errors import printable
 from mirror.output.report import Causes, ChangeRow, FailedImage, cause_lines, change_table
+from mirror.output.report.cause_lines import quote_path
 from mirror.output.report.causes import repository_name
 from mirror.output.report.changes import sort_key
 from mirror.output.report.units import format_count, format_size
@@ -27,9 +27,10 @@ def plan_lines(summary: PlanSummary, config: Path) -> list[str]:
     lines = change_table(map(_change_row, changes), line_width()) if changes else []
     lines += cause_lines(group_by_cause(summary.failures), config=config, width=line_width())
     for source, rejected in sorted(summary.rejected_repositories.items()):
-        lines.append(f"{source}: repositories left out: {_count_text(rejected)}")
+        lines += wrap_line(f"{source}: repositories left out: {_count_text(rejected)}", line_width())
     for source, selection in sorted(summary.selections.items()):
-        lines += [f"{source}: {text}" for text in _selection_texts(selection)]
+        for text in _selection_texts(selection):
+            lines += wrap_line(f"{source}: {text}", line_width())
     lines += [f"rebuild {bundle}: it is incomplete" for bundle in summary.bundles_to_rebuild]
     lines += _other_platforms_lines(summary.other_platforms)
     if not summary.changes:
@@ -118,17 +119,21 @@ def group_by_cause(failures: Iterable[FailedImage]) -> Causes:
     return causes
 
 
-def drift_lines(drifts: Sequence[Drift], file: Path) -> list[str]:
+def drift_lines(drifts: Sequence[Drift], file: Path, config: Path) -> list[str]:
     """Return the lines that `plan --locked` prints: how the sources differ from the image lock, and the totals.
 
-    Two mirrors with the same source may have equal differences, which are printed once."""
+    file: the image lock. config: the configuration. Two mirrors with the same source may have equal differences, which
+    are printed once."""
     different = set(drifts)
-    lines = [_drift_line(drift) for drift in sorted(different, key=lambda drift: (drift.name, drift.kind.value))]
+    width, lines = line_width(), list[str]()
+    for drift in sorted(different, key=lambda drift: (drift.name, drift.kind.value)):
+        lines += wrap_line(_drift_line(drift), width)
     if not drifts:
         return [f"{printable(file)}: equal to the sources"]
     kinds = Counter(drift.kind.value for drift in different)
     counts = ", ".join(f"{kinds[kind.value]} {kind.value}" for kind in DriftKind if kinds[kind.value])
-    return [*lines, f"{printable(file)}: {counts}; to lock what the sources have now, run `mirror lock CONFIG`"]
+    command = f"`mirror lock {quote_path(config)} -o {quote_path(file)}`"
+    return lines + wrap_line(f"{printable(file)}: {counts}; to lock what the sources have now, run {command}", width)
 
 
 def _drift_line(drift: Drift) -> str:
@@ -150,8 +155,9 @@ def verification_lines(result: VerifyResult, config: Path, *, deep: bool, report
 
     report: the file with all results, if one was written."""
     problems, width = result.problems, line_width()
-    name = shlex.quote(printable(config))
-    details = printable(report) if report is not None else f"run `mirror verify {name} --report verify.json`"
+    name = quote_path(config)
+    command = f"mirror verify {'--deep ' if deep else ''}{name} --report verify.json"
+    details = printable(report) if report is not None else f"run `{command}`"
     lines = cause_lines(group_by_cause(problems), config=config, width=width, details=details)
     verdict = format_count(len(problems), "problem") if problems else "all complete"
     lines += _other_platforms_lines(result.other_platforms)

@@ -316,6 +316,7 @@ class _SyncRun:
             code,
             config=None if is_copy else self._config.path,
             suggest_retry=not is_copy and not makes_bundle(self._config),
+            retry_arguments=self._options.retry_arguments(),
             quiet=quiet,
         )
 

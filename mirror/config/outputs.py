@@ -37,6 +37,13 @@ class OutputConfig(Struct, frozen=True):
     textfile: Path | None = None
     webhooks: tuple[Webhook, ...] = ()
 
+    def textfile_of(self, shard: str) -> Path | None:
+        """Return the file for the metrics of a shard: `mirror-shard-0-of-4.prom` for `mirror.prom`.
+
+        shard: the name of the shard, or an empty string. Returns None if no file is configured."""
+        path = self.textfile
+        return path.with_name(f"{path.stem}-{shard}{path.suffix}") if path is not None and shard else path
+
 
 def build(top: Section, *, secrets: bool) -> OutputConfig:
     """Build the settings for outputs from the top level of the configuration. Add problems to the document.

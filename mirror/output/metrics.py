@@ -12,10 +12,12 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from mirror.errors import printable
 from mirror.output.report.document import ReportDocument
 from mirror.output.report.history import History
 from mirror.util.files import atomic_write
 
+MAX_PATH = 4096  # characters of the label `config`
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Samples = Iterable[tuple[Sequence[str], float]]
@@ -28,7 +30,7 @@ def render_metrics(report: ReportDocument, history: History, *, config: Path, sh
     `shard-0-of-4`, or an empty string. Every metric has these two as labels, so that the files of several
     configurations on one machine do not contain the same sample."""
     registry = CollectorRegistry()
-    registry.register(_RunCollector(report, history, (str(config.absolute()), shard)))
+    registry.register(_RunCollector(report, history, (printable(config.absolute(), MAX_PATH), shard)))
     return generate_latest(registry)
 
 
@@ -36,11 +38,6 @@ def write_textfile(path: Path, metrics: bytes) -> None:
     """Replace the file at `path`. All users may read it, because collectors run as another user. Raises LocalError."""
     with atomic_write(path, mode=0o644) as out:
         out.write(metrics)
-
-
-def textfile_path(path: Path, shard: str) -> Path:
-    """Return the file for the metrics of a shard: `mirror-shard-0-of-4.prom` for `mirror.prom`. shard: may be empty."""
-    return path.with_name(f"{path.stem}-{shard}{path.suffix}") if shard else path
 
 
 class _RunCollector(Collector):

@@ -164,7 +164,7 @@ class Verifier:
         """Record a problem with a whole mirror, or with a name that its source lists."""
         failed = mirror_failure(entry, error)
         self.result.problems.append(failed)
-        self._receive_entry(mirror_entry(failed, error))
+        self._receive_entry(mirror_entry(failed, error, entry.mirror_name))
 
     async def _check_image(self, plan_entry: PlanEntry) -> None:
         """Check that an image on a target is complete and equal to the image at the source."""

@@ -61,15 +61,27 @@ def test_reports_of_shards_are_merged_into_one_report_or_page(mirror_run: Mirror
         (["mirror.yaml", "--html", "x.html"], "mirror.yaml is not a report that mirror wrote"),
         (["state"], "`mirror report` needs a file for the page (specify --html FILE)"),
         (["state", "--merge", "state", "--html", "x.html"], "--merge cannot be combined with state"),
-        (["state", "--html", "state/report.json"], "would replace a report"),
+        (["state", "--html", "state/report.json"], "would replace a file that is not an HTML page"),
+        (["state", "--html", "mirror.yaml"], "would replace a file that is not an HTML page"),
+        (["state", "--html", "link"], "would replace a file that is not an HTML page"),
+        (["state", "--html", "device"], "cannot write the page to device: it is not a regular file"),
+        (["state", "--html", "-"], "`--html -` does not name a file"),
         (["--merge", "state", "state"], "two reports are of the run one"),
-        (["state", "--html", "none/x.html"], "cannot write none/x.html"),
+        (["state", "--html", "none/x.html"], "cannot write the page to none/x.html"),
+        (["state", "--html", "a" * 300], ": File name too long"),
+        (["a" * 300, "--html", "x.html"], ": File name too long"),
+        (["--merge", "a" * 300], ": File name too long"),
         (["--html", "x.html"], "no report was found in the user's state directory"),
     ],
 )
 def test_a_wrong_argument_is_an_error_with_a_remedy(arguments: list[str], says: str, mirror_run: MirrorTool) -> None:
     written(mirror_run.state, "one")
-    (mirror_run.folder / "mirror.yaml").write_text("version: 1\n")
+    config, link, device = (mirror_run.folder / name for name in ("mirror.yaml", "link", "device"))
+    config.write_text("version: 1\n")
+    link.symlink_to(config)
+    device.symlink_to("/dev/null")
     ran = mirror_run("report", *arguments)
-    assert (4 if "none/" in says else 2, True) == (ran.code, says in ran.err), ran
+    is_local = any(word in says for word in ("none/", "too long", "regular"))
+    assert (4 if is_local else 2, True) == (ran.code, says in ran.err), ran
+    assert ("version: 1\n", "/dev/null") == (link.read_text(), str(device.readlink()))
     assert not (mirror_run.folder / "x.html").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def test_plan_with_a_lock_shows_how_the_source_differs_with_one_request_for_each
         f"unlocked {name}:v4: not locked, the source has {new.tags['v4']}",
         f"dropped  {name}:x9: locked {old.tags['x9']}, the configuration no longer selects the tag",
         f"{lock_file(mirror_run)}: 1 moved, 1 deleted, 1 dropped, 1 unlocked; to lock what the sources have now, run "
-        "`mirror lock CONFIG`",
+        f"`mirror lock {mirror_run.config_file} -o {lock_file(mirror_run)}`",
     ] == ran.out.splitlines()
     assert 10 == ran.code
     assert 0 == mirror_run(*plan[:-1]).code
@@ -100,6 +101,24 @@ def test_plan_with_a_lock_shows_how_the_source_differs_with_one_request_for_each
     assert 1 == ran.code
     assert "deleted" not in ran.out
     assert "403" in ran.text
+
+
+def test_the_printed_command_for_a_retry_copies_the_locked_images(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    old = versions("old", "v1", "v2")
+    source.load("app", old)
+    configure(mirror_run, source, target)
+    assert 0 == mirror_run("lock", mirror_run.config_file).code
+    source.load("app", versions("new", "v2"))
+    fault = target.fault("PUT manifest", reference="v2", status=400, times=FOREVER)
+    ran = mirror_run.sync("--locked", lock_file(mirror_run), expect=1)
+    (command,) = (line for line in ran.out.splitlines() if "--only-from" in line)
+    fault.times = 0
+    _, *arguments = shlex.split(command.removeprefix("to retry only these: "))
+    ran = mirror_run(*arguments)
+    assert (0, old.tags["v2"]) == (ran.code, target.storage.repositories["app"].tags["v2"])
 
 
 def signed_lock(tool: MirrorTool, source: ScriptedRegistry, target: ScriptedRegistry, **keys: Any) -> Signed:
@@ -316,7 +335,9 @@ def test_a_lock_that_does_not_fit_is_refused_before_anything_is_contacted(
     for command in ("plan", "sync"):
         ran = mirror_run(command, mirror_run.config_file, "--locked", lock_file(mirror_run))
         assert 2 == ran.code, ran
-        assert f"does not contain the mirror of {source.host}/other (run `mirror lock CONFIG`" in ran.err
+        assert (
+            f"does not contain the mirror of {source.host}/other (run `mirror lock {mirror_run.config_file}`" in ran.err
+        )
     for output, code, says in (
         ("mirror.yaml", 2, "would replace the configuration"),
         ("state/report.json", 2, "is in the state directory"),

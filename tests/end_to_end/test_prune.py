@@ -189,7 +189,7 @@ def test_a_plan_must_be_valid_recent_and_made_for_the_same_configuration(world: 
         file.write_text(text)
         ran = apply(tool, "--max-delete", "100", expect=2)
         assert message in ran.err
-        assert "`mirror prune CONFIG --plan FILE`" in ran.err
+        assert f"`mirror prune {tool.config_file} --plan FILE`" in ran.err
     file.write_text(json.dumps(plan))
     with (world.tool.state / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -432,6 +432,14 @@ def test_verify_writes_a_report_with_every_problem(
     assert ("not_found", target.host) == (error["code"], error["host"])
     assert "`mirror sync CONFIG`" in error["hint"]
     assert before == mirror_run.report()
+    pair(mirror_run, source, target, "app", "gone")
+    del target.storage.repositories["app"].tags["v3"]
+    mirror_run("verify", mirror_run.config_file, "--report", report)
+    totals = json.loads(report.read_text())["totals"]
+    assert [2, 1] == [totals["mirrors"][f"{source.host}/{name}"]["failed"] for name in ("app", "gone")]
+    assert 3 == totals["images"]["failed"]
+    out = mirror_run("verify", mirror_run.config_file, "--deep").out
+    assert f"details: run `mirror verify --deep {mirror_run.config_file} --report verify.json`" in out
     assert sorted(["verify.json"]) == sorted(path.name for path in tmp_path.iterdir() if path.is_file())
     for path, code in [(mirror_run.config_file, 2), (tmp_path / "none" / "x.json", 4)]:
         source.mark()

@@ -90,6 +90,10 @@ def test_a_run_whose_metrics_cannot_be_written_fails_before_it_contacts_a_regist
     pair(mirror_run, source, target, metrics={"textfile": "missing/mirror.prom"})
     ran = mirror_run.sync(expect=4)
     assert "cannot write the metrics to" in ran.err
+    pair(mirror_run, source, target, metrics={"textfile": "mirror.prom"})
+    (mirror_run.folder / "mirror-shard-0-of-2.prom").mkdir()
+    ran = mirror_run.sync("--shard", "0/2", expect=4)
+    assert "cannot write the metrics to" in ran.err
     assert [] == [*source.journal.requests(), *target.journal.requests()]
 
 

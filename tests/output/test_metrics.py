@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from mirror.output.metrics import render_metrics, textfile_path
+from mirror.config.outputs import OutputConfig
+from mirror.output.metrics import render_metrics
 from mirror.output.report import ImageEntry, Report, Result, RunCost
 from mirror.output.report.document import ReportDocument
 from mirror.output.report.history import History
@@ -45,6 +47,12 @@ def test_the_name_of_a_mirror_cannot_add_a_sample(tmp_path: Path) -> None:
     assert [] == [metric for metric in found if not metric.startswith("mirror_")]
 
 
+def test_a_configuration_whose_name_is_not_utf8_has_an_escaped_label(tmp_path: Path) -> None:
+    report = finished(tmp_path, "copied")
+    found = parsed(render_metrics(report, History(), config=Path(os.fsdecode(b"/etc/caf\xe9.yaml"))))
+    assert {"/etc/caf\\udce9.yaml"} == {labels["config"] for samples in found.values() for labels, _ in samples}
+
+
 def test_times_that_do_not_exist_have_no_sample(tmp_path: Path) -> None:
     report = finished(tmp_path, "failed", exit_code=1)
     history = History().with_run(report, {})
@@ -59,4 +67,4 @@ def test_times_that_do_not_exist_have_no_sample(tmp_path: Path) -> None:
     ("shard", "name"), [("", "mirror.prom"), ("shard-3-of-4", "mirror-shard-3-of-4.prom")], ids=["none", "shard"]
 )
 def test_the_file_of_a_shard_has_its_name(shard: str, name: str) -> None:
-    assert Path("/var/lib") / name == textfile_path(Path("/var/lib/mirror.prom"), shard)
+    assert Path("/var/lib") / name == OutputConfig(textfile=Path("/var/lib/mirror.prom")).textfile_of(shard)

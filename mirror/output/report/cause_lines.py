@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mirror.output.report.records import FailedImage
 from mirror.output.report.units import format_count
 from mirror.util.wrapping import wrap_line
 
+_MAX_LINES = 4  # the number of lines after which the text of a failure is cut, approximately
 MAX_BLOCKS = 10  # the maximum number of causes that are shown; others are only counted
 _SYNC = re.compile(r"(?<=`)mirror sync((?: --\w+)?) CONFIG\b")
 _CONFIG = re.compile(r"(?<=`)(mirror [^`]*?)\bCONFIG\b")
@@ -26,31 +28,39 @@ def cause_lines(causes: Causes, *, config: Path | None, width: int, details: str
     details: where all failures are listed; it is shown if a block has more than one of them."""
     lines: list[str] = []
     for cause in islice(causes, MAX_BLOCKS):
-        header, *texts = _block_texts(cause)
+        header, *texts = _block_texts(cause, width)
         lines += wrap_line(f"{cause.result}: {header}", width)
         for text in texts:
-            lines += wrap_line(f"    {_insert_path(text, config)}", width, indent=2)
+            lines += wrap_line(f"    {insert_path(text, config)}", width, indent=2)
     hidden = sum(cause.count for cause in islice(causes, MAX_BLOCKS, None))
     if hidden:
         more = len(causes) - MAX_BLOCKS
         lines += wrap_line(f"and {format_count(hidden, 'failure')} with {format_count(more, 'other cause')}", width)
     if details and any(cause.count > 1 for cause in causes):
-        lines.append(f"details: {details}")
+        lines += wrap_line(f"details: {details}", width)
     return lines
 
 
-def _insert_path(text: str, config: Path | None) -> str:
+def insert_path(text: str, config: Path | None) -> str:
     """Replace the word CONFIG in commands by the path of the configuration, so that the commands can be run.
 
     Without a configuration, the commands are those for `mirror copy`."""
     if config is None:
         return _SYNC.sub(lambda found: f"mirror copy{found[1]} SOURCE TARGET", text)
-    path = shlex.quote(printable(config))
+    path = quote_path(config)
     return _CONFIG.sub(lambda found: f"{found[1]}{path}", text)
 
 
-def _block_texts(cause: Cause) -> list[str]:
-    """Return the texts of a block: the header, the examples and the hint."""
+def quote_path(path: Path) -> str:
+    """Return a path as one argument of a command. A path that begins with `-` must not look like an option."""
+    name = printable(path, 4096)
+    return shlex.quote(f"./{name}" if name.startswith("-") else name)
+
+
+def _block_texts(cause: Cause, width: int) -> list[str]:
+    """Return the texts of a block: the header, the examples and the hint.
+
+    If there are more failures than examples, the texts are cut so that the block has about six lines."""
     known = cause.examples[0].failure.message if cause.count == 1 else cause.text
     hint = [f"account: {cause.account}"] if cause.account and cause.account not in known else []
     subject = f" for {_short_name(cause.examples[0], cause.host)}" if cause.hints_differ else ""
@@ -63,11 +73,24 @@ def _block_texts(cause: Cause) -> list[str]:
     more = f" and {cause.count - len(cause.examples)} more" if cause.count > len(cause.examples) else ""
     if cause.text:
         place = f"{cause.host}: " if cause.host and cause.host not in cause.text else ""
-        return [f"{counted}: {place}{cause.text} ({codes})", f"{_example_names(cause)}{more}", *hint]
+        text = _shorten(f"{counted}: {place}{cause.text}", (2 if more else _MAX_LINES) * (width - len(codes)))
+        return [f"{text} ({codes})", f"{_example_names(cause.examples, cause.host)}{more}", *hint]
     place = f"{cause.host} " if cause.host else ""
+    room = width - 4
     examples = [_example_text(failed, cause.host) for failed in cause.examples]
+    if more and (max(map(len, examples)) > room or len(examples[-1] + more) > room):
+        examples = [_shorten(examples[0], 2 * room), _example_names(cause.examples[1:], cause.host)]
+    examples = [_shorten(text, _MAX_LINES * room) for text in examples]
     examples[-1] += more
     return [f"{counted}: {place}({codes})", *examples, *hint]
+
+
+def _shorten(text: str, room: int) -> str:
+    """Return the words of a text that fit into `room` columns, at least one, with an ellipsis if words are left out."""
+    if len(text) <= room:
+        return text
+    end = text.rfind(" ", 0, max(room - 1, 1))
+    return f"{text[:end] if end > 0 else text.partition(' ')[0]} …"
 
 
 def _counts_text(cause: Cause) -> str:
@@ -91,9 +114,9 @@ def _short_name(failed: FailedImage, host: str) -> str:
     return printable(failed.source)
 
 
-def _example_names(cause: Cause) -> str:
-    """Return the names of the examples. If a source failed for several targets, its name occurs once."""
-    names = Counter(_short_name(failed, cause.host) for failed in cause.examples)
+def _example_names(examples: Sequence[FailedImage], host: str) -> str:
+    """Return the names of examples. If a source failed for several targets, its name occurs once."""
+    names = Counter(_short_name(failed, host) for failed in examples)
     return ", ".join(name if count == 1 else f"{name} ({count} targets)" for name, count in names.items())
 
 

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from mirror.errors import ConfigError, LocalError, printable
+from mirror.errors import ConfigError, printable
 from mirror.output.report.records import Change, Failure, Result
+from mirror.util.files import local_error
 from mirror.util.host_use import HostUsage
 from mirror.util.structs import AwareTime, Raw, Struct, decode_json, field
 
+REPORT_NAME = "report.json"
 MAX_BYTES = 1 << 30  # the maximum size of a report that is read
 
 
@@ -93,11 +95,12 @@ def read_report(path: Path) -> tuple[ReportDocument, list[ReportedImage]]:
     """Read the report at `path`, which may be a state directory, and its images.
 
     Raises ConfigError if there is no such file or it is not a report, LocalError if it cannot be read."""
-    if path.is_dir():
-        path = path / "report.json"
     name = printable(path)
     try:
         status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            path, name = path / REPORT_NAME, printable(path / REPORT_NAME)
+            status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise ConfigError(f"{name} is not a regular file", hint="specify the report.json of a run")
         if status.st_size > MAX_BYTES:
@@ -107,7 +110,7 @@ def read_report(path: Path) -> tuple[ReportDocument, list[ReportedImage]]:
         hint = "specify the report.json of a run, or the state directory, which is the key `state` of the configuration"
         raise ConfigError(f"{name} does not exist", hint=hint) from None
     except OSError as error:
-        raise LocalError(f"cannot read {name}: {error.strerror}", hint="check the permissions of the file") from error
+        raise local_error("read", path, error) from error
     try:
         document = decode_json(data, ReportDocument)
         return document, document.read_images()

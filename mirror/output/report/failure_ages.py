@@ -23,7 +23,7 @@ class FailureAges:
         self._failing: dict[str, datetime] = {}
         self._passed: set[str] = set()
         self._interrupted: set[str] = set()
-        self._unlisted: tuple[str, ...] = ()  # the prefixes of keys of images that could not be listed
+        self._unlisted: list[str] = []  # the prefixes of keys of images that could not be listed
 
     def record(self, entry: ImageEntry) -> datetime | None:
         """Record the result of an image. If it failed, return the start of the first run since which it has failed."""
@@ -44,10 +44,11 @@ class FailureAges:
 
         complete: whether the run processed all images that are selected. If not, failing images that it did not process
         are kept. Failing images of a repository that could not be listed are always kept."""
+        unlisted = tuple(self._unlisted)
         older = {
             key: since
             for key, since in self._before.items()
-            if key not in self._passed and (not complete or key in self._interrupted or key.startswith(self._unlisted))
+            if key not in self._passed and (not complete or key in self._interrupted or key.startswith(unlisted))
         }
         return dict(list({**older, **self._failing}.items())[:MAX_FAILURES])
 

@@ -17,7 +17,7 @@ from typing import BinaryIO
 from mirror.errors import ConfigError, LocalError, printable
 from mirror.output.report.causes import Causes
 from mirror.output.report.changes import Changes
-from mirror.output.report.document import ReportDocument
+from mirror.output.report.document import REPORT_NAME, ReportDocument
 from mirror.output.report.failure_ages import FailureAges
 from mirror.output.report.records import (
     BYTE_COUNTS,
@@ -36,7 +36,6 @@ from mirror.util.files import atomic_write, local_error
 from mirror.util.structs import convert, replace, to_builtins
 
 SCHEMA = 1
-REPORT_NAME = "report.json"
 PRUNE_REPORT_NAME = "prune-report.json"
 FAILED_NAME = "failed.txt"
 

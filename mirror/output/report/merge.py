@@ -17,7 +17,7 @@ def merge_reports(reports: Sequence[ReportDocument]) -> ReportDocument:
 
     It covers the time from the first start to the last end. Its exit code is the worst one; the exit code of a signal
     is the worst of all. Raises ConfigError if two reports are of the same run, or of different commands."""
-    runs = [report.run for report in reports]
+    runs = [run for report in reports for run in report.run.split("+")]
     twice = next((run for run, count in Counter(runs).items() if count > 1), None)
     if twice is not None:
         raise ConfigError(f"two reports are of the run {twice}", hint="specify the report of each run only once")

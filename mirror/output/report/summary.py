@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mirror.errors import FAILED, OK, SIGNALLED, printable
-from mirror.output.report.cause_lines import cause_lines
+from mirror.output.report.cause_lines import cause_lines, quote_path
 from mirror.output.report.changes import change_table
 from mirror.output.report.files import Report
 from mirror.output.report.records import RunCost, Totals
@@ -31,6 +31,7 @@ def summary(
     *,
     config: Path | None,
     suggest_retry: bool = True,
+    retry_arguments: Sequence[str] = (),
     quiet: bool = False,
 ) -> list[str]:
     """Return the lines of the summary: what changed, the totals, and the causes of failures.
@@ -39,7 +40,8 @@ def summary(
 
     config: the configuration file; None for `mirror copy`. Lines are wrapped to the width of the terminal.
     suggest_retry: whether the summary may suggest a run that copies only the failed images. False if a target is a
-    bundle. quiet: whether to return only the lines about failures."""
+    bundle. retry_arguments: the options of that run, in addition to the one that selects these images. quiet: whether
+    to return only the lines about failures."""
     totals, width = report.totals, line_width()
     requests = format_count(sum(sum(kinds.values()) for kinds in cost.requests.values()), "request")
     stopped = exit_code >= SIGNALLED
@@ -63,7 +65,8 @@ def summary(
         lines += wrap_line(pause, width)
     done = totals.images.total() - totals.images["failed"]
     if totals.images["failed"] and done and exit_code == FAILED and suggest_retry and config and report.failed_path:
-        command = shlex.join(["mirror", "sync", str(config), "--only-from", str(report.failed_path)])
+        options = shlex.join([*retry_arguments, "--only-from", str(report.failed_path)])
+        command = f"mirror sync {quote_path(config)} {options}"
         fits = len(command) <= width - len("to retry only these: ")
         lines += [f"to retry only these: {command}"] if fits else ["to retry only these:", f"    {command}"]
     return lines
@@ -76,7 +79,7 @@ def _change_lines(report: Report, width: int) -> list[str]:
         return []
     lines = ["changed (bytes sent, blobs copied + mounted, duration):", *change_table(rows, width)]
     more = report.changes.count - len(rows)
-    return [*lines, f"  and {more} more, listed in {report.path}"] if more else lines
+    return lines + wrap_line(f"  and {more} more, listed in {printable(report.path, 1000)}", width) if more else lines
 
 
 def _retries_text(cost: RunCost) -> str:

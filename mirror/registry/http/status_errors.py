@@ -168,13 +168,15 @@ def _status_text(status: int) -> str:
 
 
 def _body_text(status: int, code: str, message: str, body: bytes) -> str:
-    """Return the text of an error body after a colon, or an empty string if the body only repeats the status."""
+    """Return the text of an error body after a colon, or an empty string if the body only repeats the status.
+
+    Backquotes are replaced, because they mark commands of this tool in messages."""
     if code or message:
-        return ": " + ": ".join(filter(None, (code, message)))
+        return ": " + ": ".join(filter(None, (code, message))).replace("`", "'")
     text = " ".join(_TAG.sub(" ", body[:4096].decode("utf-8", "replace")).split())
     known_words = {"error", *_status_text(status).lower().split()}
     has_more = any(word not in known_words for word in re.findall(r"\w+", text.lower()))
-    return f": {printable(text, 160)}" if has_more else ""
+    return f": {printable(text, 160)}".replace("`", "'") if has_more else ""
 
 
 def is_token_expired(status: int, body: bytes) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from mirror.errors import AuthError, MirrorError, NotFound, Refused, RemoteError
 from mirror.output.report import Causes, FailedImage, Failure, cause_lines
+from mirror.output.report.cause_lines import insert_path
 from mirror.output.report.remedies import REMEDIES
 from tests.support.tool import ROOT
 
@@ -101,6 +103,41 @@ def test_a_block_without_a_common_message_has_the_messages_as_examples() -> None
         "    hint: check the name; if it is the repository of a target, create it",
         "details: report.json",
     ] == lines_of(*(failed(n, error) for n, error in enumerate(errors)))
+
+
+def test_long_messages_of_many_failures_are_cut_between_words() -> None:
+    """report.json has the whole messages."""
+    same = [RemoteError(f"{TARGET}: {'the policy rejects it ' * 25}", status=400, host=TARGET) for _ in range(1000)]
+    differ = [RemoteError(f"request {n} {'was rejected ' * 40}", status=400, host=TARGET) for n in range(1000)]
+    for errors in (same, differ):
+        lines = lines_of(*(failed(n, error) for n, error in enumerate(errors)))
+        assert len(lines) <= 7
+        assert 1 == "".join(lines).count("…")
+        assert [] == [line for line in lines if len(line) > 80]
+        assert 1 == sum(line.endswith(" and 997 more") for line in lines)
+        words = {word for line in lines for word in line.split() if word[:3] in ("rej", "pol", "was")}
+        assert words <= {"rejected", "rejects", "policy", "was"}
+
+
+def test_a_long_message_that_begins_with_a_digest_is_printed_for_the_first_example() -> None:
+    digests = [f"sha256:{number:064x}" for number in range(40)]
+    errors = [RemoteError(f"{digest} has 36 bytes instead of 10263", host=TARGET) for digest in digests]
+    assert [
+        f"failed: 40 images: {TARGET} (bad_response)",
+        "    hub/app:v0:",
+        f"      {digests[0]}",
+        "      has 36 bytes instead of 10263",
+        "    hub/app:v1, hub/app:v10 and 37 more",
+    ] == lines_of(*(failed(n, error) for n, error in enumerate(errors)))[:5]
+    few = lines_of(*(failed(n, error) for n, error in enumerate(errors[:2])))
+    assert [f"      {digest}" for digest in digests[:2]] == [line for line in few if "sha256:" in line]
+
+
+@pytest.mark.parametrize("config", ["-prod.yaml", "/etc/my mirror/prod.yaml"])
+def test_the_path_of_a_configuration_is_one_argument_of_a_command(config: str) -> None:
+    command = insert_path("run `mirror sync --deep CONFIG`", Path(config)).removeprefix("run ").strip("`")
+    assert ["mirror", "sync", "--deep", config] == [word.removeprefix("./") for word in shlex.split(command)]
+    assert not shlex.split(command)[-1].startswith("-")
 
 
 def test_a_command_in_a_hint_names_the_configuration_and_is_not_split() -> None:

@@ -86,8 +86,10 @@ def test_the_exit_code_of_a_merged_report_is_the_worst_one(codes: tuple[int, int
 
 def test_two_reports_of_one_run_are_an_error(tmp_path: Path) -> None:
     one = shard(tmp_path, "a")
-    with pytest.raises(ConfigError, match="two reports are of the run a"):
-        merge_reports([one, one])
+    both = merge_reports([one, shard(tmp_path, "b")])
+    for reports in ([one, one], [both, one]):
+        with pytest.raises(ConfigError, match="two reports are of the run a"):
+            merge_reports(reports)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from mirror.output.report import Failure, ImageEntry, Report, RunCost, read_refe
 from mirror.output.report.failure_ages import FailureAges
 from mirror.output.report.units import format_duration, format_size
 from mirror.util.host_use import HostUsage, Pause, Quota
+from mirror.util.wrapping import wrap_line
 
 ROOT = Path(__file__).resolve().parents[3]
 STARTED = datetime(2025, 1, 2, 3, 4, 5, 678900, tzinfo=UTC)
@@ -361,7 +362,7 @@ def test_the_summary_has_a_block_for_each_cause_and_the_command_for_a_retry(tmp_
         "failed: quay.io/app:v6 -> localhost:5000/app:v6",
         "    429 listing tags (rate_limited, 429)",
         "    hint: add credentials",
-        f"details: {tmp_path}/report.json",
+        *wrap_line(f"details: {tmp_path}/report.json", 80),
         "a registry asked for a pause of 1 h 0 min: run again after this time",
         "to retry only these:",
         f"    mirror sync /etc/mirror.yaml --only-from {tmp_path}/failed.txt",

@@ -88,6 +88,13 @@ def test_other_text_of_a_body_is_part_of_the_message() -> None:
     assert "404 Not Found: 404 page not found" in str(failed(404, b"404 page not found"))
 
 
+@pytest.mark.parametrize(
+    "body", [b"run `mirror prune CONFIG`", b'{"errors": [{"code": "DENIED", "message": "run `mirror prune CONFIG`"}]}']
+)
+def test_text_of_a_server_cannot_look_like_a_command(body: bytes) -> None:
+    assert 1 == str(failed(403, body)).count("'mirror prune CONFIG'")
+
+
 def test_a_full_disk_is_recognized_among_server_errors() -> None:
     driver = {"DriverName": "filesystem", "Enclosed": {"Op": "write", "Path": "/x/startedat", "Err": 28}}
     for detail in ("write /x: no space left on device", driver, {"Err": 122}):
