@@ -48,7 +48,7 @@ def test_the_program_accepts_the_commands_of_the_service() -> None:
 def test_the_exposure_level_of_the_service_is_as_low_as_documented() -> None:
     shown = run("systemd-analyze", "security", "--offline=yes", "--no-pager", SYSTEMD / "mirror.service")
     level = re.search(r"Overall exposure level for mirror.service: (\S+)", shown)
-    documented = re.search(r"an exposure level below ([\d.]+),", OPERATIONS.read_text())
+    documented = re.search(r"an exposure level below ([\d.]+)\b", OPERATIONS.read_text())
     assert level is not None
     assert documented is not None
     assert float(level[1]) < float(documented[1])
