@@ -127,8 +127,10 @@ test-long: $(STAMP) ## run all long campaigns, some partly, and available other 
 	MIRROR_TESTS_WORLDS=400 $(MAKE) test-worlds
 	MIRROR_TESTS_CYCLES=20 $(MAKE) test-service
 	$(BIN)/python -m pytest tests_real/test_benchmarks.py tests_real/test_demo.py $(PYTEST_ARGS)
-	$(MAKE) test-terminal
-	$(MAKE) test-dist
+	@if command -v tmux >/dev/null; then $(MAKE) test-terminal; \
+		else echo "test-terminal is skipped: tmux is not installed" >&2; fi
+	@if (command -v zsh && command -v fish && command -v man && command -v systemd-analyze) >/dev/null; then $(MAKE) test-dist; \
+		else echo "test-dist is skipped: zsh, fish, man or systemd-analyze is not installed" >&2; fi
 	@if command -v node >/dev/null && command -v npm >/dev/null; then $(MAKE) test-old; \
 		else echo "test-old is skipped: Node is not installed" >&2; fi
 	@if command -v go >/dev/null; then $(MAKE) registries && $(MAKE) test-registries && $(MAKE) test-conformance; \
