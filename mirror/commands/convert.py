@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from mirror.commands.output_files import check_directory
 from mirror.errors import FAILED, OK, ConfigError, printable, worst_exit_code
 from mirror.migration.converter import convert_file
 from mirror.output.console import Console, print_lines
 from mirror.output.report.units import format_count
-from mirror.util.files import atomic_write, local_error
+from mirror.util.files import atomic_write
 
 _STDOUT = Path("-")
 
@@ -46,7 +47,4 @@ def _check_output(path: Path, output: Path) -> None:
     if real == Path(os.path.realpath(path)):
         what = f"the new configuration would replace {printable(output)}, the file to convert"
         raise ConfigError(what, hint="choose another file with `-o FILE`")
-    try:
-        real.parent.stat()
-    except OSError as error:
-        raise local_error("write", output, error) from error
+    check_directory(output, real)

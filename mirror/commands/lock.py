@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 
 from mirror.commands.options import Options
+from mirror.commands.output_files import resolve_output
 from mirror.commands.read_only import open_for_reading
 from mirror.commands.summaries import group_by_cause
-from mirror.config import Config, state_directory
-from mirror.errors import ConfigError, printable, worst_exit_code
+from mirror.errors import ConfigError, worst_exit_code
 from mirror.output.console import Console, print_lines
 from mirror.output.report import cause_lines
 from mirror.output.report.units import format_count
 from mirror.sync.image_lock import MAX_BYTES, ImageLock
 from mirror.sync.locked_selection import ReferenceCollector, collect_lock
 from mirror.sync.report_entries import run_failure
-from mirror.util.files import atomic_write, local_error
+from mirror.util.files import atomic_write
 from mirror.util.wrapping import line_width
 
 STDOUT = Path("-")
@@ -32,7 +31,9 @@ def lock(options: Options, output: Path | None) -> int:
     found: list[tuple[ImageLock, ReferenceCollector]] = []
     with open_for_reading(options) as (context, state):
         config = context.config
-        path = STDOUT if output == STDOUT else _resolve_output(output or config.path.with_suffix(".lock"), config)
+        path = output or config.path.with_suffix(".lock")
+        if path != STDOUT:
+            path = resolve_output(path, config, name="image lock", remedy="with `-o FILE`")
 
         async def collect() -> None:
             """Resolve the selected tags at the sources."""
@@ -76,21 +77,3 @@ def _waiting_text(count: int) -> str:
     """Return a message about the tags that are not locked because they wait for `min-age`."""
     subject = "1 tag waits" if count == 1 else f"{count} tags wait"
     return f"{subject} for min-age, so the image lock does not contain {'it' if count == 1 else 'them'}"
-
-
-def _resolve_output(path: Path, config: Config) -> Path:
-    """Resolve symbolic links in the path of the image lock, before any host is contacted.
-
-    Raises ConfigError or LocalError if the image lock must not be written there."""
-    real = Path(os.path.realpath(path))
-    if real == Path(os.path.realpath(config.path)):
-        what = f"the image lock would replace the configuration {printable(path)}"
-        raise ConfigError(what, hint="choose another file with `-o FILE`")
-    if real.is_relative_to(os.path.realpath(state_directory(config))):
-        what = f"the image lock cannot be written to {printable(path)}, because this is in the state directory"
-        raise ConfigError(what, hint="choose a file in another directory with `-o FILE`")
-    try:
-        real.parent.stat()
-    except OSError as error:
-        raise local_error("write", path, error) from error
-    return real

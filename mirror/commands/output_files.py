@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from mirror.commands.options import Options
 from mirror.config import Config, state_directory
-from mirror.errors import ConfigError
+from mirror.errors import ConfigError, printable
 from mirror.output.report import check_output_path
 from mirror.selection.locations import STREAM
+from mirror.util.files import local_error
 
 
 def check_outputs(config: Config, options: Options) -> None:
@@ -26,6 +28,30 @@ def check_outputs(config: Config, options: Options) -> None:
         used.append(options.trace_http)
     if options.report is not None:
         check_output_path("--report", options.report, state=state, used=used, suffix=".json")
+
+
+def resolve_output(path: Path, config: Config, *, name: str, remedy: str) -> Path:
+    """Resolve symbolic links in the path of a file that a command writes at its end, before any host is contacted.
+
+    name: what the file contains, such as `image lock`. remedy: the end of the hint, which says how to choose another
+    file. Raises ConfigError or LocalError if the file must not or cannot be written there."""
+    real = Path(os.path.realpath(path))
+    if real == Path(os.path.realpath(config.path)):
+        what = f"the {name} would replace the configuration {printable(path)}"
+        raise ConfigError(what, hint=f"choose another file {remedy}")
+    if real.is_relative_to(os.path.realpath(state_directory(config))):
+        what = f"the {name} cannot be written to {printable(path)}, because this is in the state directory"
+        raise ConfigError(what, hint=f"choose a file in another directory {remedy}")
+    check_directory(path, real)
+    return real
+
+
+def check_directory(path: Path, real: Path) -> None:
+    """Raise LocalError if the directory of a file to write does not exist. real: `path` with links resolved."""
+    try:
+        real.parent.stat()
+    except OSError as error:
+        raise local_error("write", path, error) from error
 
 
 def _used_files(config: Config, options: Options) -> list[Path]:

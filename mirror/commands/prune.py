@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mirror.commands.options import Options
+from mirror.commands.output_files import resolve_output
 from mirror.commands.prune_lines import plan_lines
 from mirror.commands.read_only import open_for_reading
 from mirror.commands.session import RunContext
 from mirror.config import Config, state_directory
-from mirror.errors import Cancelled, ConfigError, MirrorError, printable, worst_exit_code
+from mirror.errors import Cancelled, ConfigError, MirrorError, worst_exit_code
 from mirror.output.console import print_lines
 from mirror.selection.locations import is_bundle
 from mirror.state.hints import FILE_NAME, State
@@ -23,7 +24,7 @@ from mirror.sync.prune_plan import PrunePlan, RepositoryPlan
 from mirror.sync.prune_planner import PrunePlanner, PruneSurvey, plan_repository
 from mirror.sync.prune_selection import PruneSelection
 from mirror.transfer.tasks import gather_results
-from mirror.util.files import atomic_write, local_error
+from mirror.util.files import atomic_write
 
 MAX_DELETE = 10.0  # the default of `--max-delete`: percent of the tags of a repository
 
@@ -38,7 +39,9 @@ def plan(options: Options, output: Path) -> int:
     with open_for_reading(options) as (context, state), ExitStack() as stack:
         config = context.config
         check_targets(config)
-        path = _resolve_output(output, config)
+        if str(output) == "-":
+            raise ConfigError("`--plan -` does not name a file", hint="specify a path; the plan cannot be printed")
+        path = resolve_output(output, config, name="plan", remedy="for the plan")
         folders = shard_folders(state_directory(config))
         shards = [stack.enter_context(State.open(one, _log.warning, read_only=True)) for one in folders]
         records = OwnershipRecords([state, *shards], config.path)
@@ -80,26 +83,6 @@ def check_targets(config: Config) -> None:
     if all(is_bundle(target.host) for mirror in config.mirrors for target in mirror.targets):
         hint = "export the bundle again: a new bundle contains only what is selected"
         raise ConfigError("nothing can be deleted from a bundle, and all targets are bundles", hint=hint)
-
-
-def _resolve_output(path: Path, config: Config) -> Path:
-    """Resolve symbolic links in the path of the plan. Raises ConfigError or LocalError if it must not be written there.
-
-    The check takes place before any host is contacted."""
-    if str(path) == "-":
-        raise ConfigError("`--plan -` does not name a file", hint="specify a path; the plan cannot be printed")
-    real = path.resolve()
-    if real == config.path.resolve():
-        what = f"the plan would replace the configuration {printable(path)}"
-        raise ConfigError(what, hint="choose another file for the plan")
-    if real.is_relative_to(state_directory(config).resolve()):
-        what = f"the plan cannot be written to {printable(path)}, because this is in the state directory"
-        raise ConfigError(what, hint="choose a file in another directory for the plan")
-    try:
-        real.parent.stat()
-    except OSError as error:
-        raise local_error("write", path, error) from error
-    return real
 
 
 def shard_folders(directory: Path) -> list[Path]:
