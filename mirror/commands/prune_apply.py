@@ -13,7 +13,7 @@ from pathlib import Path
 from mirror.commands.options import Options, ReferenceFilter
 from mirror.commands.prune import check_targets, find_deletable_tags, shard_folders
 from mirror.commands.prune_lines import apply_lines
-from mirror.commands.read_only import log_config_warnings, new_run_id
+from mirror.commands.read_only import log_config_warnings, log_state_warning, new_run_id, run_cost
 from mirror.commands.run_log import open_run_log
 from mirror.commands.session import RunContext, close_in_time, open_run, seconds_left
 from mirror.config import Config, load, state_directory
@@ -130,7 +130,7 @@ class _PruneRun:
 
         run: the id of the run. clock: the time when the run started, on the monotonic clock."""
         with ExitStack() as stack:
-            states = [stack.enter_context(State.open(folder, self._warn_about_state)) for folder in self._folders]
+            states = [stack.enter_context(State.open(folder, log_state_warning)) for folder in self._folders]
             arguments = (self._options, ReferenceFilter(None), self._redactor, self._signals, states[0], Progress())
             with open_run(self._config, *arguments, run=run, writes=False) as context:
                 records = OwnershipRecords(states, self._config.path)
@@ -142,13 +142,8 @@ class _PruneRun:
             failures = [state.failure for state in states if state.failure is not None]
             self._codes.update(failure.exit_code for failure in failures)
         self._record_rest(stopped)
-        limits = context.limits
-        requests = {host.name: counts for host in limits.hosts() if (counts := host.requests())}
-        seconds = time.monotonic() - clock
-        cost = RunCost(
-            requests, limits.retries, limits.waited, limits.longest_wait, limits.retry_after, seconds=seconds
-        )
-        return (worst_exit_code(self._codes) if stopped is None else stopped), cost, pruner.freed
+        code = worst_exit_code(self._codes) if stopped is None else stopped
+        return code, run_cost(context.limits, clock), pruner.freed
 
     async def _find_and_delete(
         self, context: RunContext, state: State, records: OwnershipRecords, pruner: Pruner
@@ -256,10 +251,6 @@ class _PruneRun:
         self._codes.add(error.exit_code)
         text = f"{name}: {error}"
         _log.error("not_deleted", extra={**fields, "code": error.code, "status": error.status, "text": text})
-
-    def _warn_about_state(self, text: str) -> None:
-        """Log a warning about the state database."""
-        _log.warning("state", extra={"text": text})
 
 
 def _reason_to_keep(repository: PrunableRepository | None, reference: str) -> str:

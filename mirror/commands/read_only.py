@@ -53,6 +53,11 @@ def log_config_warnings(config: Config) -> None:
         _log.warning("config", extra={"text": warning})
 
 
+def log_state_warning(text: str) -> None:
+    """Log a warning about the state database."""
+    _log.warning("state", extra={"text": text})
+
+
 def new_run_id() -> str:
     """Return a random id of 12 hex digits for a run."""
     return os.urandom(6).hex()

@@ -15,6 +15,7 @@ from mirror.commands.output_files import check_outputs
 from mirror.commands.read_only import (
     load_config,
     log_config_warnings,
+    log_state_warning,
     new_run_id,
     open_trace_file,
     reference_filter,
@@ -200,7 +201,7 @@ class _SyncRun:
         with (
             show_progress(progress, self._console, self._options.progress_mode),
             self._watch_progress(progress),
-            State.open(self._state_directory, self._log_state_warning, writers=self._run_mark) as state,
+            State.open(self._state_directory, log_state_warning, writers=self._run_mark) as state,
         ):
             results = ResultRecorder(report, progress, self._events)
             arguments = (self._options, self._only, self._redactor, self._signals, state, progress)
@@ -302,10 +303,6 @@ class _SyncRun:
             if context.run_until_signal(copy_queue.run(planning), copy_queue.halt) is None:
                 for _, error in context.run_problems("all other images were imported" if results.codes == {OK} else ""):
                     results.record_error(error)
-
-    def _log_state_warning(self, text: str) -> None:
-        """Log a warning about the state database."""
-        _log.warning("state", extra={"text": text})
 
     def _summary(self, report: Report, cost: RunCost, code: int, *, quiet: bool) -> list[str]:
         """Return the lines of the summary. quiet: whether to return only the lines about failures."""
