@@ -21,12 +21,6 @@ class TagSelection(Struct, frozen=True):
     exclude: tuple[str, ...] = ()
     newest: int | None = None
 
-    @property
-    def only_tag(self) -> str | None:
-        """The name of the tag, if exactly one is selected by its name."""
-        is_single = len(self.literal) == 1 and not (self.every or self.include or self.exclude)
-        return self.literal[0] if is_single else None
-
     def union(self, other: TagSelection) -> TagSelection | None:
         """Return the union of two selections, or None if the key `tags` cannot express it."""
         if other == self or (self.every and not self.exclude):

@@ -8,7 +8,7 @@ from itertools import islice
 from mirror.errors import FAILED, LOCAL, OK, REFUSED, SIGNALLED
 from mirror.output.html_charts import format_time, repository_of
 from mirror.output.report.causes import Cause, Causes
-from mirror.output.report.changes import SHORT_DIGEST
+from mirror.output.report.changes import short_digest
 from mirror.output.report.document import ReportDocument, ReportedImage
 from mirror.output.report.records import FailedImage
 from mirror.output.report.units import format_count, format_duration, format_size
@@ -199,13 +199,8 @@ def _tag_view(image: ReportedImage, repository: str) -> PageTag:
     name = image.source.removeprefix(repository).lstrip(":")
     change: str = image.change or ""
     if image.change == "moved" and image.old_digest and image.digest:
-        change = f"{_short_hash(image.old_digest)} → {_short_hash(image.digest)}"
+        change = f"{short_digest(image.old_digest)} → {short_digest(image.digest)}"
     return PageTag(name, change, f"{image.target} {image.digest or ''}".rstrip())
-
-
-def _short_hash(digest: str) -> str:
-    """Return the beginning of a digest without its algorithm."""
-    return digest.rpartition(":")[2][:SHORT_DIGEST]
 
 
 def _change_text(group: Sequence[ReportedImage]) -> str:

@@ -7,6 +7,7 @@ import shutil
 from typing import Any
 
 from tests.conftest import ScriptedFactory
+from tests.end_to_end.worlds import pair
 from tests.registries.faults import FOREVER
 from tests.registries.scripted import ScriptedRegistry
 from tests.support.images import Graph, tag_of
@@ -126,7 +127,7 @@ def test_a_repository_is_explained_with_the_number_of_its_tags(
 def test_what_cannot_be_determined_has_exit_code_1(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     source, target = scripted("source"), scripted("target")
     source.load("app", images("new", "v1"))
-    mirror_run.config([{"source": f"{source.host}/app", "targets": [f"{target.host}/app"]}], source, target)
+    pair(mirror_run, source, target)
     source.fault("GET tags", status=403, times=FOREVER)
     found = explained(mirror_run, f"{source.host}/app:v1", expect=1)
     assert (None, "fail") == (found["selected"], found["targets"][0]["action"])

@@ -7,6 +7,7 @@ import shutil
 
 from tests.conftest import ScriptedFactory
 from tests.end_to_end.test_platforms import TWO, buildx, configure, image_entries
+from tests.end_to_end.worlds import pair
 from tests.registries.faults import FOREVER
 from tests.registries.real import RealRegistry
 from tests.support.oracle import assert_whole
@@ -53,8 +54,7 @@ def test_platforms_that_were_left_out_are_copied_later_although_the_tag_has_the_
         target.mark()
         mirror_run.sync()
         assert [] == target.writes(), "the next run has nothing to do"
-    every = {"source": f"{source.host}/app", "targets": [f"{target.host}/app"]}
-    mirror_run.config([every], source, target)
+    pair(mirror_run, source, target)
     planned = mirror_run("plan", mirror_run.config_file)
     assert "to copy: 0 new, 1 changed" in planned.out
     mirror_run.sync()
@@ -77,7 +77,7 @@ def test_a_sparse_image_whose_response_was_lost_does_not_count_as_complete(
     mirror_run.sync(expect=1)
     assert ["v1"] == target.tags("app")
     target.faults.clear()
-    mirror_run.config([{"source": f"{source.host}/app", "targets": [f"{target.host}/app"]}], source, target)
+    pair(mirror_run, source, target)
     mirror_run.sync()
     assert_whole(target)
 
@@ -91,7 +91,7 @@ def test_without_state_verify_finds_what_a_sparse_target_lacks_and_a_deep_sync_c
     configure(mirror_run, source, target, index="sparse")
     mirror_run.sync()
     shutil.rmtree(mirror_run.state)
-    mirror_run.config([{"source": f"{source.host}/app", "targets": [f"{target.host}/app"]}], source, target)
+    pair(mirror_run, source, target)
     mirror_run.sync()
     verified = mirror_run("verify", mirror_run.config_file)
     assert 1 == verified.code

@@ -87,7 +87,7 @@ def _row(entry: ImageEntry) -> ChangeRow:
 
 def short_digest(digest: str | None) -> str:
     """Return the first digits of a digest, or an empty string if it is None."""
-    return digest.partition(":")[2][:SHORT_DIGEST] if digest else ""
+    return digest.rpartition(":")[2][:SHORT_DIGEST] if digest else ""
 
 
 def change_table(rows: Iterable[ChangeRow], width: int) -> list[str]:
