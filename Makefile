@@ -140,10 +140,13 @@ dist: $(TOOLS_STAMP) ## build a release into dist/: packages, requirements with 
 	@tools/dist.sh $(TOOLS)
 
 # PIP_COMPILE_ARGS="--upgrade" selects the newest versions.
-requirements: $(TOOLS_STAMP) ## update requirements.txt: all dependencies of setup.cfg with their hashes
+requirements: $(TOOLS_STAMP) ## update requirements.txt (all dependencies, with hashes) and tools/constraints.txt (the tests' versions)
 	CUSTOM_COMPILE_COMMAND="make requirements" $(TOOLS)/bin/pip-compile --quiet --generate-hashes --strip-extras \
 		--extra aws --extra ed25519 --extra socks --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
 		--output-file requirements.txt $(PIP_COMPILE_ARGS) setup.cfg
+	CUSTOM_COMPILE_COMMAND="make requirements" $(TOOLS)/bin/pip-compile --quiet --strip-extras --no-annotate \
+		--extra test --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
+		--constraint requirements.txt --output-file tools/constraints.txt $(PIP_COMPILE_ARGS) setup.cfg
 
 lint: $(STAMP) ## run the linter, the format check and the type checker; changes nothing
 	$(BIN)/ruff check .
@@ -187,13 +190,13 @@ clean: ## remove all generated files and the virtual environment
 	rm -rf $(VENV) .demo .docs .bench .registries build dist *.egg-info .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find mirror tests tests_real demo benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(STAMP): setup.cfg pyproject.toml tools/setup.sh
+$(STAMP): setup.cfg pyproject.toml tools/setup.sh tools/constraints.txt
 	@tools/setup.sh $(VENV)
 	@touch $@
 
 # pytest compiles the tests once. Otherwise, all jobs of the first `make test` would compile all tests.
 $(COMPILED): $(STAMP)
-	@$(BIN)/python -m pytest --collect-only -qq >/dev/null
+	@output=$$($(BIN)/python -m pytest --collect-only -qq 2>&1) || { printf '%s\n' "$$output"; exit 1; }
 	@touch $@
 
 $(TOOLS_STAMP): $(STAMP)

@@ -246,6 +246,15 @@ def test_the_requirements_with_hashes_have_every_dependency() -> None:
     assert set() == wanted - set(pinned), "run `make requirements`"
 
 
+def test_the_constraints_fix_the_version_of_every_dependency_of_the_tests() -> None:
+    setup = configparser.ConfigParser(interpolation=None)
+    setup.read(ROOT / "setup.cfg")
+    texts = setup["options"]["install_requires"] + setup["options.extras_require"]["test"]
+    wanted = {name.lower() for name in re.findall(r"^([A-Za-z][\w-]*)", texts, re.MULTILINE)}
+    fixed = re.findall(r"^([\w-]+)==\S+$", read(ROOT / "tools" / "constraints.txt"), re.MULTILINE)
+    assert set() == wanted - set(fixed), "run `make requirements`"
+
+
 def test_no_file_has_a_mark_of_unfinished_work() -> None:
     words = ("TO" + "DO", "FIX" + "ME", "X" * 3, "NotImplemented" + "Error")
     pattern = re.compile(rf"\b(?:{'|'.join(words)})\b")

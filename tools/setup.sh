@@ -1,6 +1,7 @@
 #!/bin/sh
 # tools/setup.sh DIR creates the virtual environment DIR and installs the project into it, editable, with the
-# dependencies of its tests. PYTHON names the interpreter. The default is the first one on PATH that is new enough.
+# dependencies of its tests, in the versions of tools/constraints.txt: a new release of a dependency must not change
+# the result of the tests. PYTHON names the interpreter. The default is the first one on PATH that is new enough.
 set -eu
 
 venv=$1
@@ -40,5 +41,5 @@ printf 'Installing the project and its Python dependencies into %s\n' "$venv" >&
 # The mode "compat" adds a line to a .pth file. The default mode adds an import hook, which delays each start of
 # Python by 20 ms.
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat \
-    --editable '.[test]' ||
+    --constraint tools/constraints.txt --editable '.[test]' ||
     fail "pip could not install the dependencies (see above). Check that a package index is reachable."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa
 from cryptography.hazmat.primitives.hashes import SHA1, SHA256, SHA384, SHA512, HashAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from hypothesis import given, settings
@@ -83,11 +83,22 @@ def _private_pem() -> bytes:
             "an RSA key with 1024 bits; it must have 2048 to 16384 bits",
         ),
         (
-            dsa.generate_private_key(1024).public_key().public_bytes(*SPKI),  # noqa: S505
+            ed448.Ed448PrivateKey.generate().public_key().public_bytes(*SPKI),
             "a key of another kind; expected ECDSA",
         ),
     ],
-    ids=["damaged", "text", "two-keys", "private", "cosign-private", "certificate", "pgp", "curve", "short-rsa", "dsa"],
+    ids=[
+        "damaged",
+        "text",
+        "two-keys",
+        "private",
+        "cosign-private",
+        "certificate",
+        "pgp",
+        "curve",
+        "short-rsa",
+        "ed448",
+    ],
 )
 def test_other_files_are_refused(data: bytes, says: str) -> None:
     with pytest.raises(ConfigError, match=f"^cosign.pub .*{says}"):
