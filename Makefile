@@ -31,7 +31,7 @@ demo: $(STAMP) ## run the demonstration: three syncs between real registries, wi
 	@$(BIN)/python -m demo
 
 test: $(COMPILED) ## run all tests with real and scripted registries on loopback (under 4 minutes on 2 cores)
-	@tools/need.sh docker-registry skopeo htpasswd:apache2-utils
+	@tools/need.sh docker-registry skopeo umoci htpasswd:apache2-utils
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-old: $(STAMP) ## test with a v1 registry of another vendor and a layer of 2 GiB (needs Node; about 2 minutes)
@@ -59,7 +59,7 @@ test-terminal: $(STAMP) ## test the live display in a real terminal (tmux; about
 	$(BIN)/python -m pytest tests_real/test_terminal.py $(PYTEST_ARGS)
 
 test-registries: $(STAMP) ## test with registries of other vendors (about 2 minutes; run `make registries` first)
-	@tools/need.sh docker-registry skopeo htpasswd:apache2-utils
+	@tools/need.sh docker-registry skopeo umoci htpasswd:apache2-utils
 	$(BIN)/python -m pytest -n $(JOBS) tests_real/test_registries.py tests_real/test_registries_uploads.py \
 		tests_real/test_attachments.py tests_real/test_registries_prune.py $(PYTEST_ARGS)
 

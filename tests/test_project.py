@@ -246,6 +246,22 @@ def test_the_requirements_with_hashes_have_every_dependency() -> None:
     assert set() == wanted - set(pinned), "run `make requirements`"
 
 
+def test_make_test_installs_every_program_that_the_tests_run() -> None:
+    recipe = re.search(r"^test:.*\n\t@tools/need\.sh (.*)$", read(ROOT / "Makefile"), re.MULTILINE)
+    assert recipe
+    installed = {item.partition(":")[0] for item in recipe[1].split()}
+    started = {
+        call.args[0].elts[0].value
+        for path in (ROOT / "tests").rglob("*.py")
+        for call in ast.walk(ast.parse(read(path)))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) in ("subprocess.run", "subprocess.Popen")
+        if call.args and isinstance(call.args[0], ast.List) and isinstance(call.args[0].elts[0], ast.Constant)
+    }
+    assert {"skopeo", "umoci"} <= started
+    on_every_system = {"bash", "/bin/sh", "cat", "split", "tar", "true"}
+    assert set() == started - installed - on_every_system
+
+
 def test_the_constraints_fix_the_version_of_every_dependency_of_the_tests() -> None:
     setup = configparser.ConfigParser(interpolation=None)
     setup.read(ROOT / "setup.cfg")

@@ -45,6 +45,7 @@ def test_an_interruption_of_the_source_does_not_count_as_one_of_the_upload(scrip
         with pytest.raises(NetworkError):
             up.upload(blob)
         up.source.cut_after = None
+        assert registry.journal.wait_for("PUT upload"), "the registry may read the interrupted request late"
         registry.mark()
         up.upload(blob)
     assert [("PUT", len(DATA))] == bodies(registry)
