@@ -88,6 +88,7 @@ def test_the_delay_proxy_delays_all_bytes_and_loses_none() -> None:
             connection.sendall(data)
 
     listener = Listener(echo, name="echo")
+    listener.start()
     try:
         with DelayProxy(listener.port, 0.05) as proxy, socket.create_connection(("127.0.0.1", proxy.port), 10) as end:
             began = time.monotonic()

@@ -33,6 +33,7 @@ def listener() -> Iterator[Listener]:
         connection.recv(1)
 
     listening = Listener(serve, name="nobody")
+    listening.start()
     yield listening
     listening.stop()
 

@@ -158,6 +158,7 @@ class Answering:
         self.seen: list[Request] = []
         self._reply = reply
         self._listener = Listener(self._serve, name="answering", address="127.0.0.1", tls=authority.server_context())
+        self._listener.start()
 
     def _serve(self, connection: Any, number: int) -> None:
         for incoming, body in simple_exchanges(connection):

@@ -165,6 +165,7 @@ def test_blobs_redirected_to_another_host_are_read_without_credentials(
 
 def test_a_realm_on_another_host_gets_no_credentials(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     thief = Listener(lambda connection, number: None, name="thief", address="127.0.0.3")
+    thief.start()
     try:
         source, target = scripted("source", bearer=True, users={"acme": "secret-of-acme"}), scripted("target")
         assert source.tokens

@@ -27,6 +27,7 @@ class BlobHost:
         self._scheme = "https" if tls else "http"
         context = tls.server_context() if tls else None
         self._listener = Listener(self._serve, name="blob-host", address=address, tls=context)
+        self._listener.start()
 
     def __enter__(self) -> Self:
         return self

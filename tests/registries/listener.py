@@ -33,7 +33,10 @@ def abort(connection: socket.socket) -> None:
 
 
 class Listener:
-    """Accepts connections on a free port of `address`, and runs `serve` for each on its own thread.
+    """Listens on a free port of `address`. After `start`, it runs `serve` for each connection on its own thread.
+
+    The two steps are separate because a stray client can connect to a port as soon as it is open: everything that
+    `serve` uses must exist by then.
 
     `serve` may raise OSError; afterwards the connection is closed. address: any of 127/8, to be another host. greet:
     called for each connection first, before TLS; if it returns False, the connection is closed."""
@@ -58,6 +61,9 @@ class Listener:
         self.port = int(self._socket.getsockname()[1])
         self.address = address
         self._thread = threading.Thread(target=self._accept, name=f"{name}-accept")
+
+    def start(self) -> None:
+        """Accept connections. It returns nothing, so that the listener is stored before it starts."""
         self._thread.start()
 
     @property

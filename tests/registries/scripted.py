@@ -78,6 +78,7 @@ class ScriptedRegistry:
             self._serve, name=self.name, tls=context, address=self._address, port=self._port, greet=self._greet
         )
         self._port = self._listener.port
+        self._listener.start()
         return self
 
     def stop(self) -> None:

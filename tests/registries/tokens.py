@@ -82,6 +82,8 @@ class TokenService:
             self.realm = f"http{'s' if tls else ''}://{self._listener.host}{PATH}"
         self._root = root
         self._own: dict[tuple[str, ...], tuple[float, str]] = {}
+        if self._listener:
+            self._listener.start()
 
     def _listen(self, tls: Authority | None) -> Listener:
         context = tls.server_context() if tls else None

@@ -21,6 +21,7 @@ class Tunnel:
         self.ports = dict(ports)
         self.asked: list[str] = []
         self._listener = Listener(self._serve, name="tunnel")
+        self._listener.start()
 
     def __enter__(self) -> Self:
         return self

@@ -48,6 +48,7 @@ class Pipe:
         self._flowing = threading.Event()
         self._flowing.set()
         self._listener = Listener(self._serve, name="pipe", address=address)
+        self._listener.start()
 
     def __enter__(self) -> Self:
         return self
@@ -148,6 +149,7 @@ class Front:
         self.journal = Journal()
         context = tls.server_context() if tls else None
         self._listener = Listener(self._serve, name=name, address=address, tls=context)
+        self._listener.start()
 
     def __enter__(self) -> Self:
         return self
