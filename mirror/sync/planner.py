@@ -88,7 +88,14 @@ class Planner:
             keep_tags=keep_tags,
         )
         self._target_planner = TargetPlanner(
-            calls, hints, receiver, self._source_resolver, use_hints=use_hints, repair=repair, now=now
+            calls,
+            hints,
+            receiver,
+            self._source_resolver,
+            only=only,
+            use_hints=use_hints,
+            repair=repair,
+            now=now,
         )
 
     async def plan_all(self, entries: Iterable[MirrorEntry], numbers: Container[int] | None = None) -> None:

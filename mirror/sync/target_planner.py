@@ -8,11 +8,21 @@ from collections.abc import Callable, Sequence
 from mirror.errors import MirrorError, Refused, printable
 from mirror.oci.digest import Digest
 from mirror.oci.reference import is_tag, tag_hint
+from mirror.oci.referrers import referrers_tag, signature_tags
 from mirror.selection.tag_templates import KEEP_TAG
 from mirror.store import Version
 from mirror.sync.plan_decisions import plan_image
 from mirror.sync.plan_hints import PlanHints
-from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, PlanReceiver, SourceReference, TargetEntry
+from mirror.sync.plan_model import (
+    Action,
+    MirrorEntry,
+    PlanEntry,
+    PlanReceiver,
+    RepositoryFilter,
+    SourceReference,
+    TargetEntry,
+    reference_suffix,
+)
 from mirror.sync.planner_queries import (
     DigestOrError,
     digest_or_error,
@@ -39,6 +49,7 @@ class TargetPlanner:
         receiver: PlanReceiver,
         source_resolver: SourceResolver,
         *,
+        only: RepositoryFilter,
         use_hints: bool,
         repair: bool,
         now: Callable[[], float],
@@ -46,6 +57,7 @@ class TargetPlanner:
         self._calls = calls
         self._receiver = receiver
         self._source_resolver = source_resolver
+        self._only = only
         self._repair = repair
         self._hints = hints
         self._use_hints = use_hints
@@ -158,8 +170,21 @@ class TargetPlanner:
             checked = await self._calls.call(
                 lambda work: self._hints.checked_attachments(key, repository, digests, now - period, now), policy=ONCE
             )
-        due = {id(one) for one in skipped if one.old_digest not in checked}
-        return [replace(one, recheck=True) if id(one) in due else one for one in plan_entries]
+        due = {one for one in digests if one not in checked or self._leaves_out_attachment_tags(entry, one)}
+        return [
+            replace(one, recheck=True) if one.action is Action.SKIP and one.old_digest in due else one
+            for one in plan_entries
+        ]
+
+    def _leaves_out_attachment_tags(self, entry: MirrorEntry, subject: Digest) -> bool:
+        """Return whether `entry` mirrors a tag of attachments of `subject` like other tags, but this run excludes it.
+
+        When the attachments were last requested, that tag was left to its own copy. This run does not make that copy,
+        so the attachments have to be requested again."""
+        return any(
+            entry.mirrors_attachment_tag(tag) and not self._only.is_selected(entry.name + reference_suffix(tag))
+            for tag in (referrers_tag(subject), *signature_tags(subject))
+        )
 
     def _skip_known_equal(
         self, target: TargetEntry, target_tags: TargetTags, references: Sequence[SourceReference]

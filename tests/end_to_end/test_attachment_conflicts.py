@@ -291,3 +291,16 @@ def test_a_tag_with_another_kind_of_content_is_a_conflict(
     configure(mirror_run, source, target, "app")
     mirror_run.sync(expect=3)
     assert made.digest == target.storage.repositories["copy"].tags[signer.tag]
+
+
+def test_only_with_one_image_copies_a_signature_whose_tag_is_mirrored_like_any_other_tag(
+    source: ScriptedRegistry, target: ScriptedRegistry, mirror_run: MirrorTool, signer: Signer
+) -> None:
+    source.load("app", signer.graph)
+    mirrors = [{"source": f"{source.host}/app", "targets": [f"{target.host}/copy"]}]
+    mirror_run.config(mirrors, source, target, defaults={"recheck": "24 h"})
+    mirror_run.sync()
+    made = signer.sign(source, "app", "one")
+    mirror_run.sync("--only", f"{source.host}/app:v1")
+    assert made == signatures(target, signer)
+    assert_whole(target)
