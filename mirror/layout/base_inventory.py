@@ -1,4 +1,4 @@
-"""Questions to an inventory: which blobs the base of a differential bundle has, and whether a bundle is complete."""
+"""Queries an inventory: which blobs the base of a differential bundle has, and whether a bundle is complete."""
 
 from __future__ import annotations
 

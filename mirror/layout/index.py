@@ -218,19 +218,19 @@ class Index:
         if platforms:
             self._sparse.add(manifest.digest)
         if ":" in reference:
-            self._remove_nameless(repository, manifest.digest)
+            self._remove_unnamed(repository, manifest.digest)
             self._nameless[repository or None, manifest.digest] = make_root(manifest, repository, None, platforms)
         else:
             tags = self._tags[repository]
             self._entry_count -= len(tags.get(reference, ()))
             name = f"{repository}:{reference}" if repository else reference
             tags[reference] = (make_root(manifest, repository, name, platforms),)
-            self._remove_nameless(repository, manifest.digest)
+            self._remove_unnamed(repository, manifest.digest)
         self._entry_count += 1
         for child in manifest.children:
-            self._remove_nameless(repository, child.digest)
+            self._remove_unnamed(repository, child.digest)
 
-    def _remove_nameless(self, repository: str, digest: Digest) -> bool:
+    def _remove_unnamed(self, repository: str, digest: Digest) -> bool:
         """Remove a root without a name. Return whether it existed."""
         removed = self._nameless.pop((repository or None, digest), None) is not None
         self._entry_count -= removed
@@ -249,7 +249,7 @@ class Index:
         tags = self._tags.get(repository, {})
         if ":" in reference:
             removed = [tag for tag, roots in tags.items() if any(one.descriptor.digest == reference for one in roots)]
-            nameless = self._remove_nameless(repository, Digest.parse(reference))
+            nameless = self._remove_unnamed(repository, Digest.parse(reference))
         else:
             removed, nameless = [reference] if reference in tags else [], False
         for tag in removed:

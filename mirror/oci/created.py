@@ -15,7 +15,7 @@ from mirror.oci.manifest import Kind, Manifest
 from mirror.oci.strictjson import Value
 
 NO_DATE = -(1 << 62)
-"""The date of an image that states none, or none that is valid. It is before all others."""
+"""The date of an image without a valid date. It is earlier than all other dates."""
 
 _ANNOTATION = "org.opencontainers.image.created"
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII)

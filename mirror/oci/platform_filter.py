@@ -91,7 +91,7 @@ class FilteredIndex(Struct, frozen=True):
     """An index whose entries were selected by platform.
 
     root: the smaller index, or the original one if it is sparse or has no other platforms.
-    nested: smaller nested indexes that were created, so that the source does not have them.
+    nested: the smaller nested indexes that were created; the source does not have them.
     indexes: the digests of the original index, and of all nested indexes whose entries were selected.
     left_out: the digests of manifests and blobs that these indexes list and that are left out.
     platforms: all platforms that the original index lists, also in nested indexes."""

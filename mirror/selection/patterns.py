@@ -49,7 +49,7 @@ class Pattern:
         return self._fullmatch(name) is not None
 
     def may_match_prefix(self, prefix: str) -> bool:
-        """Return whether the pattern may match a name that begins with `prefix`. False is certain, True is not."""
+        """Return False only if the pattern certainly matches no name that begins with `prefix`."""
         wanted = prefix.encode()
         try:
             least, greatest = self._regexp.possiblematchrange(_RANGE_BYTES)
@@ -85,7 +85,8 @@ def compile_pattern(text: str) -> Pattern:
 def rejecting_rule(name: str, include: Sequence[str], exclude: Sequence[str]) -> str | None:
     """Return the rule that leaves out `name`, as named in the configuration, or None if the name is selected.
 
-    Selected is what matches a pattern of `include`, or any name if there is none, and no pattern of `exclude`."""
+    A name is selected if it matches a pattern of `include` and no pattern of `exclude`. An empty `include` matches
+    every name."""
     if include and not any(compile_pattern(text).matches(name) for text in include):
         return "include"
     return next((f"exclude {text}" for text in exclude if compile_pattern(text).matches(name)), None)

@@ -18,9 +18,9 @@ _ASSERTION = re.compile(r"\$|\^|\\[AbBzQ]")
 class RepositoryRules(Struct, frozen=True):
     """The rules by which a wildcard mirror selects repositories.
 
-    Selected are the repositories for which the part that the `*` matched matches a pattern of `include` and no pattern
-    of `exclude`. If `include` is empty, it matches every repository. Patterns are regular expressions that match the
-    whole part; `compile_pattern` has checked them."""
+    A pattern is a regular expression that must match the whole part of the name that the `*` stands for. A repository
+    is selected if a pattern of `include` matches this part and no pattern of `exclude` does. An empty `include` matches
+    every repository. `compile_pattern` has checked the patterns."""
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()

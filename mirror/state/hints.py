@@ -121,13 +121,13 @@ class State(AbstractContextManager["State"]):
 
     def target_tag(self, repository: str, tag: str) -> Digest | None:
         """Return the digest that was last recorded for `tag` in the target repository, or None if it is unknown."""
-        return self._noted_tag("target", repository, tag) if self._knows_targets else None
+        return self._recorded_tag("target", repository, tag) if self._knows_targets else None
 
     def source_tag(self, repository: str, tag: str) -> Digest | None:
         """Return the digest that was last recorded for `tag` in the source repository, or None if it is unknown."""
-        return self._noted_tag("source", repository, tag)
+        return self._recorded_tag("source", repository, tag)
 
-    def _noted_tag(self, side: Side, repository: str, tag: str) -> Digest | None:
+    def _recorded_tag(self, side: Side, repository: str, tag: str) -> Digest | None:
         """Return the digest that was last recorded for a tag, or None if it is unknown."""
         return self.read(repository, lambda database: database.tag(_SIDES[side], repository, tag), None)
 
@@ -220,19 +220,19 @@ class State(AbstractContextManager["State"]):
         else:
             self._warn(f"cannot read the state file {self._path} ({failure}); this run sends more requests than usual")
 
-    # -- noting -------------------------------------------------------------------------------------------------------
+    # -- recording ----------------------------------------------------------------------------------------------------
 
     def record_tag(self, side: Side, repository: str, tag: str, digest: Digest | None) -> None:
         """Record the current digest of `tag` in the repository. `digest` is None if the tag does not exist."""
         self.submit(lambda database: database.record_tag(_SIDES[side], repository, tag, digest))
 
-    def delete_tag_record(self, repository: str, tag: str, *, noted: bool) -> None:
+    def delete_tag_record(self, repository: str, tag: str, *, was_recorded: bool) -> None:
         """Delete the recorded digest of `tag` before the tag is written in a target repository.
 
-        The deletion is on disk when this returns. noted: whether this run has already recorded a digest for the tag,
-        since that write may still be queued. Raises LocalError."""
+        The deletion is on disk when this returns. was_recorded: whether this run has already recorded a digest for the
+        tag. Its write may still be queued. Raises LocalError."""
         known = self.read(repository, lambda database: database.tag(TARGET, repository, tag) is not None, True)
-        if (known or noted) and self._writer:
+        if (known or was_recorded) and self._writer:
             self._writer.call(lambda database: database.record_tag(TARGET, repository, tag, None))
 
     def record_image_blobs(self, repository: str, root: Digest, blobs: Iterable[Digest]) -> None:
@@ -320,7 +320,7 @@ class State(AbstractContextManager["State"]):
             self._unfinished.add(repository)
 
     def mark_finished(self, repository: str) -> None:
-        """Remove the unfinished mark of a repository, because this run has finished all its work there."""
+        """Remove the unfinished mark of a repository, because this run has finished all its work in it."""
         with self._lock:
             marked = repository in self._unfinished
             self._unfinished.discard(repository)

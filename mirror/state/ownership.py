@@ -88,7 +88,7 @@ class OwnershipRecords:
         Otherwise, a sync could assume that the tag still exists on an `exclusive` target. The deletion is on disk when
         this returns. Raises LocalError."""
         for state in self._states:
-            state.delete_tag_record(repository, tag, noted=True)
+            state.delete_tag_record(repository, tag, was_recorded=True)
 
     def forget(self, repository: str, reference: str) -> None:
         """Delete the rows of this configuration for a tag or manifest that the target does not have any more."""

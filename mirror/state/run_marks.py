@@ -41,7 +41,7 @@ def use_partition_mark(directory: Path, partition: str, stop: Sleeper) -> Iterat
     """Return a context manager that registers this run as a writer of `partition` and yields its run mark.
 
     Enter the `with` block before the first write to a target, and leave it after the last one. While runs of several
-    partitions write at the same time, each run gets a mark of its own.
+    partitions write at the same time, each run gets its own mark.
     Raises LockBusy, LocalError, and any exception that `stop.sleep` raises."""
     path = directory / "writers.lock"
     try:

@@ -14,7 +14,7 @@ VERSION = 5
 # Pruning deletes the rows of each `root` that no longer has a tag. `seen` is a counter that orders the repositories, as
 # a clock may be wrong. The statements are spelled as SQLite returns them, so they can be compared with those in a file.
 # A row of `checked` says when (in seconds since the epoch) the attachments of an image were found complete in a target
-# repository. A row of `attachment_tag` says which manifest a tag of an attachment had on a target, and its source.
+# repository. A row of `attachment_tag` says which manifest a tag of an attachment had on a target, and its source
 # repository. A row of `written` says that a sync wrote `digest` under the tag or digest `reference`, with the
 # configuration `owner` (a hash of its path); `subject` is empty if the manifest has none.
 SCHEMA = {

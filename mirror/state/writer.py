@@ -37,7 +37,7 @@ class _QueuedWrite:
 
 
 class Writer:
-    """Writes changes to the state file on a thread of its own. Any thread may call `submit` and `call`.
+    """Writes changes to the state file on a separate thread. Any thread may call `submit` and `call`.
 
     If changes cannot be written, they are lost. The first such error is stored in `failure` and causes a warning. A
     damaged file is set aside and replaced by a new one with the marks of unfinished repositories. `generation` is then

@@ -34,8 +34,8 @@ from mirror.util.structs import Struct
 class DeleteTagRecord(Protocol):
     """A function that removes the recorded digest of a tag on a target. When it returns, the change is on disk."""
 
-    def __call__(self, repository: str, tag: str, *, noted: bool) -> None:
-        """noted: whether this run has recorded a digest for the tag. Raises LocalError if the write fails."""
+    def __call__(self, repository: str, tag: str, *, was_recorded: bool) -> None:
+        """was_recorded: whether this run has recorded a digest for the tag. Raises LocalError if the write fails."""
         ...
 
 
@@ -247,7 +247,7 @@ class AttachmentCopier:
         def before() -> None:
             """Delete the record of a tag before it is written. Runs on a worker thread."""
             if ":" not in reference:
-                self._delete_tag_record(str(push.repository), reference, noted=True)
+                self._delete_tag_record(str(push.repository), reference, was_recorded=True)
 
         host = push.repository.host
         if manifest.subject is not None and host in self._needs_subjects:
@@ -323,7 +323,7 @@ class AttachmentCopier:
             subject,
             unlisted,
             push.request_for,
-            lambda tag: self._delete_tag_record(str(push.repository), tag, noted=True),
+            lambda tag: self._delete_tag_record(str(push.repository), tag, was_recorded=True),
             partial(self._record_written, push),
         )
         return written_again | added

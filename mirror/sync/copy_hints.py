@@ -30,10 +30,10 @@ class CopyHintWriter(Protocol):
         source: the source, with the rules for its attachments."""
         ...
 
-    def delete_tag_record(self, repository: str, tag: str, *, noted: bool) -> None:
+    def delete_tag_record(self, repository: str, tag: str, *, was_recorded: bool) -> None:
         """Remove the recorded digest of a tag on a target. When this returns, the change has been written to disk.
 
-        noted: whether this run has recorded a digest for the tag. Raises LocalError if the write fails."""
+        was_recorded: whether this run has recorded a digest for the tag. Raises LocalError if the write fails."""
         ...
 
     def record_sparse_image(self, repository: str, tag: str, digest: Digest, platforms: Collection[str]) -> None:

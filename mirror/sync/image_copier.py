@@ -169,7 +169,7 @@ class ImageCopier:
             self._writer.record_existing(root_request)
         if plan_entry.damaged:
             await self._writer.check_replaced(root_request, tag, root)
-        self._note_copied(repository, plan_entry, graph)
+        self._record_copied(repository, plan_entry, graph)
         return changed or attached
 
     async def _put_root(self, plan_entry: PlanEntry, graph: ManifestGraph, request: BlobRequest) -> None:
@@ -230,7 +230,7 @@ class ImageCopier:
         platforms. Otherwise, a later run could treat it as complete, because it has the digest of the complete
         image."""
         repository, tag = str(plan_entry.target.repository), plan_entry.tag
-        self._notes.delete_tag_record(repository, tag, noted=plan_entry.old_digest is not None)
+        self._notes.delete_tag_record(repository, tag, was_recorded=plan_entry.old_digest is not None)
         if graph.left_out is not None and not self._targets[plan_entry.target.repository.host].on_disk:
             self._notes.record_sparse_image(repository, tag, graph.root.digest, graph.left_out.platforms)
 
@@ -243,7 +243,7 @@ class ImageCopier:
         version = plan_entry.reference.version
         return target is not None and not target.on_disk and isinstance(version, Version) and version.transform is None
 
-    def _note_copied(self, repository: Repository, plan_entry: PlanEntry, graph: ManifestGraph) -> None:
+    def _record_copied(self, repository: Repository, plan_entry: PlanEntry, graph: ManifestGraph) -> None:
         """Record for later runs that the target has the image, and its digest.
 
         If blobs can be mounted from the source, record the same for the source."""

@@ -67,7 +67,7 @@ class LockedMirror(Struct, frozen=True):
     images: Mapping[str, Mapping[str, LockedImage]]
 
     def key(self) -> str:
-        """Return a text that identifies the images and their attachments."""
+        """Return a string that identifies the images and their attachments."""
         lines = "\n".join(_repository_lines(self.images))
         return f"locked {hashlib.sha256(lines.encode()).hexdigest()[:16]}"
 
@@ -179,7 +179,7 @@ class _Reader:
         return ImageLock(self._text(top["config"], "config"), found)
 
     def _mirror(self, value: Value, where: str) -> LockedMirror:
-        """Return one mirror."""
+        """Parse the locked images of one mirror."""
         mirror = self._object(value, where, {"source", "targets", "images"})
         targets, images = mirror["targets"], mirror["images"]
         if not isinstance(targets, list) or not isinstance(images, dict):
@@ -191,7 +191,7 @@ class _Reader:
         )
 
     def _tags(self, repository: str, value: Value, where: str) -> dict[str, LockedImage]:
-        """Return the images of one repository, by tag."""
+        """Parse the images of one repository, and return them by tag."""
         self._require(not repository or is_path(repository), where, f"not a repository: {printable(repository, 80)!r}")
         where = f"{where}.{repository}"
         if not isinstance(value, dict):
@@ -199,7 +199,7 @@ class _Reader:
         return {tag: self._image(tag, image, where) for tag, image in value.items()}
 
     def _image(self, tag: str, value: Value, where: str) -> LockedImage:
-        """Return one image."""
+        """Parse one locked image."""
         place = f"{where}:{printable(tag, 140)}"
         image = self._object(value, place, {"digest"}, optional={"mediaType", "attachments"})
         digest = self._digest(image["digest"], place)
@@ -215,7 +215,7 @@ class _Reader:
         return LockedImage(digest, self._text(image.get("mediaType", ""), place), found)
 
     def _attachment(self, value: Value, where: str) -> LockedAttachment:
-        """Return one attachment of an image."""
+        """Parse one locked attachment of an image."""
         optional = {"mediaType", "size", "artifactType", "tag", "level"}
         fields = self._object(value, where, {"subject", "digest"}, optional=optional)
         subject, tag = self._digest(fields["subject"], where), self._text(fields.get("tag", ""), where)

@@ -1,4 +1,4 @@
-"""Applies an image lock to the mirrors of a configuration, and checks that the two fit together."""
+"""Applies an image lock to the mirrors of a configuration, and checks that they match."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _LOCK_AGAIN = "run `mirror lock CONFIG` to lock the images of this configuration
 def lock_entries(entries: Sequence[MirrorEntry], lock: ImageLock, file: str) -> list[MirrorEntry]:
     """Return the entries with the images of a lock. file: the name of the lock, for messages.
 
-    A mirror is identified by its source and, if several mirrors have this source, by its targets. So targets can be
-    added, and mirrors can be reordered, without a new lock. Raises ConfigError if the lock lacks a mirror, contains
-    another one, contains a repository that the source of its mirror does not, or if two mirrors would write one tag of
-    one target repository."""
+    A mirror is identified by its source and, if several mirrors have this source, by its targets. Targets can therefore
+    be added, and mirrors reordered, without a new lock. Raises ConfigError if the lock and the configuration have
+    different mirrors, if a mirror cannot select one of its locked repositories, or if two mirrors would write the same
+    tag to the same target repository."""
     locked: defaultdict[str, list[LockedMirror]] = defaultdict(list)
     wanted: defaultdict[str, list[MirrorEntry]] = defaultdict(list)
     for mirror in lock.mirrors:
@@ -78,7 +78,7 @@ def _check_repositories(entry: MirrorEntry, mirror: LockedMirror, file: str) -> 
 
 
 def _check_targets(entries: Sequence[MirrorEntry], file: str) -> None:
-    """Raise ConfigError if two mirrors would write one tag of one target repository.
+    """Raise ConfigError if two mirrors would write the same tag to the same target repository.
 
     The rules of the configuration exclude this only for the tags that they select."""
     writers: defaultdict[Repository, list[tuple[str, Counter[str]]]] = defaultdict(list)
@@ -91,12 +91,12 @@ def _check_targets(entries: Sequence[MirrorEntry], file: str) -> None:
     for written, sources in writers.items():
         for number, (source, written_tags) in enumerate(sources):
             for other_source, other_tags in sources[:number]:
-                _refuse_shared_tags(file, other_source, source, written, written_tags & other_tags)
+                _reject_shared_tags(file, other_source, source, written, written_tags & other_tags)
             twice = Counter({tag: count for tag, count in written_tags.items() if count > 1})  # with a fixed tag
-            _refuse_shared_tags(file, source, source, written, twice)
+            _reject_shared_tags(file, source, source, written, twice)
 
 
-def _refuse_shared_tags(file: str, one: str, other: str, written: Repository, tags: Counter[str]) -> None:
+def _reject_shared_tags(file: str, one: str, other: str, written: Repository, tags: Counter[str]) -> None:
     """Raise ConfigError if there are tags in a target repository that images of both sources would get."""
     for tag in sorted(tags)[:1]:
         what = f"{file}: images of {one} and {other} would both be copied to {written}:{printable(tag)}"

@@ -39,14 +39,14 @@ class OwnedAttachments:
         roots = [digest for tag, digest in tags.items() if tag not in deleted and tag not in own_tags]
         used = await self._content.reachable([*roots, *self._roots])
         while True:
-            going = {one.digest for one in orphans}
+            orphaned = {one.digest for one in orphans}
             possible = _tags_of(used)
             kept = {
                 one
                 for one in orphans
                 if (":" in one.reference and one.digest in used)
                 or _belongs_to(one, used, possible)
-                or await self._lists_other_manifests(one, going)
+                or await self._lists_other_manifests(one, orphaned)
             }
             if not kept:
                 return used, orphans
@@ -54,19 +54,19 @@ class OwnedAttachments:
             used |= await self._content.reachable(one.digest for one in kept)
 
     async def find_orphans(self, deleted: Collection[str], images: Iterable[Digest]) -> list[WrittenReference]:
-        """Return the attachments to delete with `images`: those of the images or of their parts that are out of use.
+        """Return the attachments to delete with `images`: those of the images, or of parts of them, not used any more.
 
         images: what the tags `deleted` refer to. Attachments of images that lost their tags earlier are not returned,
         because these images may still be pulled by digest. Raises the errors of the target."""
         _, orphans = await self.divide(deleted)
         subjects = await self._content.reachable(images)
-        going: dict[WrittenReference, None] = {}
+        orphaned: dict[WrittenReference, None] = {}
         while True:
             tags = _tags_of(subjects)
-            more = [one for one in orphans if one not in going and _belongs_to(one, subjects, tags)]
+            more = [one for one in orphans if one not in orphaned and _belongs_to(one, subjects, tags)]
             if not more:
-                return list(going)
-            going |= dict.fromkeys(more)
+                return list(orphaned)
+            orphaned |= dict.fromkeys(more)
             subjects |= {one.digest for one in more}
 
     async def find_kept_tags(self, deleted: Collection[str], images: Iterable[Digest]) -> list[str]:
@@ -78,11 +78,11 @@ class OwnedAttachments:
         subjects = await self._content.reachable(images) - used
         return sorted((_tags_of(subjects) & self._content.tags.keys()) - {one.reference for one in orphans})
 
-    async def _lists_other_manifests(self, written: WrittenReference, going: Collection[Digest]) -> bool:
-        """Return whether an attachment is a list of referrers with an entry that is not in `going`."""
+    async def _lists_other_manifests(self, written: WrittenReference, orphaned: Collection[Digest]) -> bool:
+        """Return whether an attachment is a list of referrers with an entry that is not in `orphaned`."""
         if ":" in written.reference or "." in written.reference:
             return False  # a referrer, or one of cosign's tags
-        return not all(child in going for child in await self._content.children(written.digest))
+        return not all(child in orphaned for child in await self._content.children(written.digest))
 
 
 def _tags_of(subjects: Collection[Digest]) -> set[str]:

@@ -83,7 +83,7 @@ class PrunePlanner:
         names: list[str] = []
         for name, count in sorted(rows.items()):
             if is_bundle(name.rpartition(":")[0]):
-                continue  # it has only what the last export selected
+                continue  # a bundle contains only what the last export selected
             error = self._selection.error_for(name)
             if error is not None:
                 survey.refused[name] = error
@@ -243,10 +243,10 @@ async def plan_repository(found: PrunableRepository) -> tuple[RepositoryPlan, di
             tag for tag, digest in found.content.tags.items() if digest == one.digest and tag not in deleted
         )
         tags.append(replace(one, size=size, shares_with=tuple(shares)))
-    going = await found.attachments.find_orphans(deleted, images)
+    orphans = await found.attachments.find_orphans(deleted, images)
     reason = "it belongs to a deleted image, but someone else wrote it or a part of it"
     kept = {f"{found.name}:{tag}": reason for tag in await found.attachments.find_kept_tags(deleted, images)}
-    return RepositoryPlan(found.name, found.owned, tags, plan_attachments(found.name, going)), kept
+    return RepositoryPlan(found.name, found.owned, tags, plan_attachments(found.name, orphans)), kept
 
 
 def plan_attachments(repository: str, written: Iterable[WrittenReference]) -> list[PlannedDeletion]:

@@ -32,7 +32,7 @@ RecordOutcome = Callable[[PlannedDeletion, Outcome, MirrorError | None], None]
 
 @runtime_checkable
 class CollectingTarget(Target, Protocol):
-    """A Target from which `mirror` itself deletes unused content, such as a layout."""
+    """A Target that does not delete unused content by itself, such as a layout, so that `mirror` has to."""
 
     def delete_unused(self, manifests: Collection[Digest], work: Work) -> int:
         """Delete `manifests`, and all that they refer to, except what is still in use.
@@ -120,9 +120,9 @@ class Pruner:
             allowed = (WrittenReference(reference, digest, "") for reference, digest in task.allowed.items())
             self._record_all(plan_attachments(found.name, allowed), "failed", failure)
             orphans = []
-        going = [one for one in orphans if task.allowed.get(one.reference) == one.digest]
-        for attachment in plan_attachments(found.name, going):
-            references = {*deleted, *(one.reference for one in going)}
+        deletions = [one for one in orphans if task.allowed.get(one.reference) == one.digest]
+        for attachment in plan_attachments(found.name, deletions):
+            references = {*deleted, *(one.reference for one in deletions)}
             if await self._delete_attachment(found, attachment, references, in_use=attachment.digest in used):
                 deleted[attachment.reference] = attachment.digest
         return list(dict.fromkeys(deleted.values()))
@@ -184,13 +184,13 @@ class Pruner:
         return gone
 
     async def _delete_attachment(
-        self, found: PrunableRepository, attachment: PlannedDeletion, going: Collection[str], *, in_use: bool
+        self, found: PrunableRepository, attachment: PlannedDeletion, deleted: Collection[str], *, in_use: bool
     ) -> bool:
         """Delete an attachment. Return whether the target does not have it any more.
 
-        going: the tags and attachments that are deleted. in_use: whether something else uses the manifest."""
+        deleted: the tags and attachments that are deleted. in_use: whether something else uses the manifest."""
         tags = [] if ":" in attachment.reference else [attachment.reference]
-        others = [tag for tag, other in found.content.tags.items() if other == attachment.digest and tag not in going]
+        others = [tag for tag, other in found.content.tags.items() if other == attachment.digest and tag not in deleted]
         in_use = in_use or bool(others)
         if tags:
             is_gone = await self._delete_tag(found, attachment, attachment.reference, others if in_use else None)

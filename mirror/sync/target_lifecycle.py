@@ -103,14 +103,14 @@ class TargetLifecycle:
             elif not isinstance(image, MirrorError):
                 expected[plan_entry] = _expected_images(plan_entry, image)
         if not self.missing_images(host):
-            await self._note_vanished_repositories(
+            await self._mark_vanished_repositories(
                 host, {plan_entry.target.repository.path for plan_entry in plan_entries}
             )
         if expected:
             await self.begin(host, [one for group in expected.values() for one in group])
         return errors
 
-    async def _note_vanished_repositories(self, host: str, planned: Collection[str]) -> None:
+    async def _mark_vanished_repositories(self, host: str, planned: Collection[str]) -> None:
         """Mark repositories of an existing bundle as missing if mirrors must copy to them but no image is planned.
 
         planned: the repositories for which an image is planned. None is planned for a repository if, for example, the

@@ -277,7 +277,7 @@ from mirror.state.hints import State
 state = State.open(Path(sys.argv[1]), print)
 if sys.argv[2] == "noted":
     state.record_tag("target", "localhost:5000/team/app", "v1", Digest.of(b"seen in this run"))
-state.delete_tag_record("localhost:5000/team/app", "v1", noted=sys.argv[2] == "noted")
+state.delete_tag_record("localhost:5000/team/app", "v1", was_recorded=sys.argv[2] == "noted")
 print("withdrawn", flush=True)
 sys.stdin.readline()
 """
@@ -299,11 +299,11 @@ def test_a_withdrawn_tag_is_removed_from_disk_before_the_call_returns(tmp_path: 
 def test_withdrawing_an_unknown_tag_writes_nothing(tmp_path: Path) -> None:
     with open_state(tmp_path) as state:
         before = sql(tmp_path, "PRAGMA data_version")
-        state.delete_tag_record(APP, "v1", noted=False)
+        state.delete_tag_record(APP, "v1", was_recorded=False)
         assert before == sql(tmp_path, "PRAGMA data_version")
         state.forget(APP)
         state.record_tag("target", APP, "v1", digest("root"))
-        state.delete_tag_record(APP, "v1", noted=False)
+        state.delete_tag_record(APP, "v1", was_recorded=False)
     with open_state(tmp_path) as state:
         assert state.target_tag(APP, "v1") is None
 

@@ -92,7 +92,7 @@ class Notes(Hints):
         else:
             self.tags.pop((repository, tag), None)
 
-    def delete_tag_record(self, repository: str, tag: str, *, noted: bool) -> None:
+    def delete_tag_record(self, repository: str, tag: str, *, was_recorded: bool) -> None:
         self.tags.pop((repository, tag), None)
 
     def record(
