@@ -62,13 +62,13 @@ class Transform(Protocol):
     """A conversion of an image that targets do not accept as it is. Runs when the image is copied, not during planning.
 
     identity: identifies the image and the kind of conversion; the same in all runs. The state stores the digest of the
-    result under this key. The methods run on threads, with a permit for the source's host. `make` may run on several
-    threads at once."""
+    result under this key. The methods run on threads, with a permit for the source's host. `create_part` may run on
+    several threads at once."""
 
     identity: str
 
     def parts(self, work: Work) -> Sequence[TransformPart]:
-        """Return the parts that have to be created before `finish`, in any order."""
+        """Return the parts that have to be created before `build_image` is called, in any order."""
         ...
 
     def create_part(self, part: TransformPart, work: Work) -> None:
@@ -82,10 +82,10 @@ class Transform(Protocol):
 
 @runtime_checkable
 class DatedTransform(Transform, Protocol):
-    """A Transform of an image that has no config at its source, so that only the transform knows where its date is."""
+    """A Transform of an image without a config at its source. Only the transform can find the date of the image."""
 
     def created(self, work: Work) -> str:
-        """Return the date on which the image was created, as its description states it, or "" if it states none."""
+        """Return the date on which the image was created, as stated at the source, or "" if none is stated."""
         ...
 
 

@@ -1,7 +1,7 @@
 """Sparse images in layouts and bundles: an index whose bytes were kept, but which has only some of its platforms.
 
 The store records the platforms that such an image has: a layout in the annotation `mirror.platforms` of the root in
-index.json, a bundle also in its inventory. What the image leaves out is found from these platforms and from the index.
+index.json, a bundle also in its inventory. What the image leaves out is determined from these platforms and the index.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class SparseParts:
         self._left_out: defaultdict[Digest, set[Digest]] = defaultdict(set)  # by the index that lists them
 
     def add(self, root: Digest, platforms: Collection[str]) -> None:
-        """Add a sparse image. Does nothing if it cannot be read: then its parts count as needed."""
+        """Add a sparse image. If it cannot be read, do nothing: its parts then count as needed."""
         try:
             index = self._read(root)
             if index.kind is not Kind.INDEX:

@@ -39,10 +39,12 @@ def check_simple_signing(payload: bytes, signature: str, image: Digest, policy: 
         raise _other_key_error()
     critical = _member(_parse_object(payload, "the payload"), "critical", "the payload")
     if critical.get("type") != _SIMPLE_SIGNING_TYPE:
-        raise _refused(f"the signed payload is of the type {printable(critical.get('type'), 80)!r}, not a signature")
+        raise _not_signed_error(
+            f"the signed payload is of the type {printable(critical.get('type'), 80)!r}, not a signature"
+        )
     signed = _member(critical, "image", "critical in the payload").get("docker-manifest-digest")
     if signed != image:
-        raise _refused(f"the signed payload is for another image, {printable(signed, 80)!r}")
+        raise _not_signed_error(f"the signed payload is for another image, {printable(signed, 80)!r}")
     return signer
 
 
@@ -54,20 +56,22 @@ def check_bundle(data: bytes, image: Digest, policy: SignaturePolicy) -> Verific
     envelope = _member(_parse_object(data, "the bundle"), "dsseEnvelope", "the bundle")
     kind = envelope.get("payloadType")
     if kind != _IN_TOTO:
-        raise _refused(f"the envelope in the bundle is of the type {printable(kind, 80)!r}, not {_IN_TOTO}")
+        raise _not_signed_error(f"the envelope in the bundle is of the type {printable(kind, 80)!r}, not {_IN_TOTO}")
     payload = _decode(envelope.get("payload"), "the payload of the bundle", limit=len(data))
     signer = _find_envelope_signer(envelope.get("signatures"), pre_authentication_encoding(kind, payload), policy)
     if signer is None:
         raise _other_key_error()
     statement = _parse_object(payload, "the statement")
     if statement.get("_type") not in _STATEMENT_TYPES:
-        raise _refused(f"the signed statement is of the type {printable(statement.get('_type'), 80)!r}")
+        raise _not_signed_error(f"the signed statement is of the type {printable(statement.get('_type'), 80)!r}")
     predicate = statement.get("predicateType")
     if predicate != _SIGNATURE_PREDICATE:
-        raise _refused(f"the signed statement is an attestation ({printable(predicate, 80)!r}), not a signature")
+        raise _not_signed_error(
+            f"the signed statement is an attestation ({printable(predicate, 80)!r}), not a signature"
+        )
     subjects = statement.get("subject")
-    if not any(_names_digest(subject, image) for subject in (subjects if isinstance(subjects, list) else ())):
-        raise _refused("the signed statement is for another image")
+    if not any(_subject_has_digest(subject, image) for subject in (subjects if isinstance(subjects, list) else ())):
+        raise _not_signed_error("the signed statement is for another image")
     return signer
 
 
@@ -80,7 +84,7 @@ def pre_authentication_encoding(kind: str, payload: bytes) -> bytes:
 def _find_envelope_signer(signatures: Value, message: bytes, policy: SignaturePolicy) -> VerificationKey | None:
     """Return a key of the policy that made one of the signatures in an envelope, or None if no key did."""
     if not isinstance(signatures, list) or not 1 <= len(signatures) <= _MAX_ENVELOPE_SIGNATURES:
-        raise _refused(f"the bundle must contain 1 to {_MAX_ENVELOPE_SIGNATURES} signatures")
+        raise _not_signed_error(f"the bundle must contain 1 to {_MAX_ENVELOPE_SIGNATURES} signatures")
     for one in signatures:
         text = one.get("sig") if isinstance(one, dict) else None
         signer = policy.find_signer(_decode(text, "the signature in the bundle"), message)
@@ -89,7 +93,7 @@ def _find_envelope_signer(signatures: Value, message: bytes, policy: SignaturePo
     return None
 
 
-def _names_digest(subject: Value, image: Digest) -> bool:
+def _subject_has_digest(subject: Value, image: Digest) -> bool:
     """Return whether the subject of a statement is the image with this digest."""
     digests = subject.get("digest") if isinstance(subject, dict) else None
     return isinstance(digests, dict) and digests.get(image.algorithm) == image.hex
@@ -99,7 +103,7 @@ def _parse_object(data: bytes, what: str) -> Object:
     """Parse a JSON object strictly. what: its name in messages. Raises Refused (not_signed) if it is invalid."""
     value = strictjson.parse(data, what=what, code=NOT_SIGNED, nodes=_MAX_JSON_VALUES)
     if not isinstance(value, dict):
-        raise _refused(f"{what} is not a JSON object")
+        raise _not_signed_error(f"{what} is not a JSON object")
     return value
 
 
@@ -107,25 +111,25 @@ def _member(value: Object, key: str, what: str) -> Object:
     """Return the object under `key` of the object `what`. Raises Refused (not_signed) if there is none."""
     member = value.get(key)
     if not isinstance(member, dict):
-        raise _refused(f"{what} has no object {key!r}")
+        raise _not_signed_error(f"{what} has no object {key!r}")
     return member
 
 
 def _decode(text: Value, what: str, *, limit: int = MAX_SIGNATURE) -> bytes:
     """Decode base64. limit: the maximum number of characters. Raises Refused (not_signed) if `text` is invalid."""
     if not isinstance(text, str) or not text or len(text) > limit:
-        raise _refused(f"{what} is missing or too long")
+        raise _not_signed_error(f"{what} is missing or too long")
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise _refused(f"{what} is not base64") from None
+        raise _not_signed_error(f"{what} is not base64") from None
 
 
 def _other_key_error() -> Refused:
     """Return the error for a signature by a key that is not listed, or of a text that was changed after signing."""
-    return _refused("the signature was made with a key that is not listed, or for different content")
+    return _not_signed_error("the signature was made with a key that is not listed, or for different content")
 
 
-def _refused(what: str) -> Refused:
+def _not_signed_error(what: str) -> Refused:
     """Return the error for one signature that is not accepted."""
     return Refused(what, code=NOT_SIGNED)

@@ -137,7 +137,7 @@ def _check_with_each_hash(check: Callable[[bytes, bytes, HashAlgorithm], None]) 
     """Return a function that raises InvalidSignature unless `check` succeeds with one of the allowed hashes."""
 
     def check_all(signature: bytes, message: bytes) -> None:
-        """Try all hashes. A signature does not say which one it uses."""
+        """Try each hash, because a signature does not say which hash it uses."""
         for algorithm in _HASHES:
             try:
                 check(signature, message, algorithm)

@@ -159,7 +159,7 @@ class Writer:
         self._database.apply(partial(Database.mark_unfinished, repository=name) for name in self._marks())
 
     def _prune(self) -> None:
-        """If this run changed a tag, delete the rows of images that have no tag any more. Stops after _PRUNE s."""
+        """If this run changed a tag, delete the rows of images that have no tag any more. Stop after _PRUNE seconds."""
         deadline = time.monotonic() + _PRUNE
         outdated = self._database.outdated_repositories()
         actions: list[Callable[[Database], None]] = [prune_platform_results] if outdated else []

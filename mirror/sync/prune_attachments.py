@@ -54,7 +54,7 @@ class OwnedAttachments:
             used |= await self._content.reachable(one.digest for one in kept)
 
     async def find_orphans(self, deleted: Collection[str], images: Iterable[Digest]) -> list[WrittenReference]:
-        """Return the attachments to delete with `images`: those of the images, or of parts of them, not used any more.
+        """Return the attachments of `images` and of their child manifests, if nothing else uses them any more.
 
         images: what the tags `deleted` refer to. Attachments of images that lost their tags earlier are not returned,
         because these images may still be pulled by digest. Raises the errors of the target."""

@@ -32,7 +32,7 @@ RecordOutcome = Callable[[PlannedDeletion, Outcome, MirrorError | None], None]
 
 @runtime_checkable
 class CollectingTarget(Target, Protocol):
-    """A Target that does not delete unused content by itself, such as a layout, so that `mirror` has to."""
+    """A Target whose unused content `mirror` must delete, such as a layout."""
 
     def delete_unused(self, manifests: Collection[Digest], work: Work) -> int:
         """Delete `manifests`, and all that they refer to, except what is still in use.
