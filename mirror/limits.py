@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from mirror.errors import MirrorError, RateLimited
+from mirror.util.bandwidth import Bandwidth, HostThrottles
 from mirror.util.host_use import HostUsage, HostUseRecorder, Quota
 from mirror.util.retry_policy import Clock, SystemClock
 from mirror.util.structs import Struct, field
@@ -90,7 +91,7 @@ class Availability:
         return self._down is not None
 
     def check_available(self, kind: str = "") -> bool:
-        """Raise an error if a request of `kind` must not be sent now. Return True if it is to be sent as a probe.
+        """Raise an error if a request of `kind` must not be sent now. Return whether it is a probe.
 
         During an outage, one request per minute is sent as a probe, or fewer if the host asked for a longer wait."""
         if self._down is None and kind not in self._exhausted:
@@ -150,11 +151,13 @@ class HostLimits(Availability):
         clock: Clock | None = None,
         started: float | None = None,
         on_request: Callable[[], object] | None = None,
+        bandwidth: Bandwidth | None = None,
     ) -> None:
         """Create the limits of a host. started: the start of the run, as a value of `clock.now()`; by default, now.
 
-        on_request: called on any thread after each request that was sent."""
+        on_request: called on any thread after each request that was sent. bandwidth: the limits of blob transfers."""
         super().__init__(name, clock or SystemClock())
+        self.throttles = None if bandwidth is None else HostThrottles(bandwidth, self._clock)
         self._on_request = on_request
         self.parallel = parallel
         self.rate = rate
@@ -263,10 +266,13 @@ class Limits:
         self._queued = threading.local()
         self.retry_after: float | None = None  # seconds; the longest requested wait that was too long
 
-    def configure(self, name: str, parallel: int, rate: Rate | None = None) -> HostLimits:
+    def configure(
+        self, name: str, parallel: int, rate: Rate | None = None, bandwidth: Bandwidth | None = None
+    ) -> HostLimits:
         """Set the limits of a host. Must be called before the host is used."""
+        host = HostLimits(name, parallel, rate, self.clock, self._started, self._on_request, bandwidth)
         with self._lock:
-            host = self._hosts[name] = HostLimits(name, parallel, rate, self.clock, self._started, self._on_request)
+            self._hosts[name] = host
         return host
 
     def host(self, name: str) -> HostLimits:

@@ -107,7 +107,7 @@ class Stores:
     def _open_registry(self, host: str, *, lists_repositories: bool) -> RegistryV2:
         """Create the client for a registry host. lists_repositories: whether its repositories may be listed."""
         settings = self._config.settings_for(host)
-        self._limits.configure(host, settings.parallel or DEFAULT_PARALLEL, settings.rate)
+        self._limits.configure(host, settings.parallel or DEFAULT_PARALLEL, settings.rate, settings.bandwidth)
         session = Session(settings, self._limits)
         session.authorizer = authorizer = self._authorizers[host] = HostAuthorizer(
             settings, self._credentials, session.send_one_off, session.url_policy.check_realm, self._limits.clock

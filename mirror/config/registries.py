@@ -14,6 +14,7 @@ from mirror.config.tree import Document
 from mirror.errors import ConfigError
 from mirror.oci.reference import is_path
 from mirror.registry.http.host_settings import HostSettings, PathLogin, Secret, TlsSettings, V1Mode
+from mirror.util.bandwidth import UNLIMITED, Bandwidth, BandwidthWindow
 from mirror.util.structs import Struct
 
 
@@ -147,6 +148,7 @@ def _settings(host: str, section: Section, *, secrets: bool) -> HostSettings:
         tls=_tls(section.section("tls"), secrets=secrets),
         parallel=section.number("parallel"),
         rate=section.parse("rate", values.rate),
+        bandwidth=_bandwidth(section.section("bandwidth")) if section.has_key("bandwidth") else None,
         proxy=section.parse("proxy", values.proxy),
         no_proxy=frozenset(host for _, host in section.parse_list("no-proxy", values.host)),
         connect_timeout=timeouts.parse("connect", values.connect_timeout) or 10.0,
@@ -160,6 +162,23 @@ def _settings(host: str, section: Section, *, secrets: bool) -> HostSettings:
         v1=V1Mode(v1) if v1 else V1Mode.AUTO,
         v1_checksums=section.text("v1-checksums") or "require",
     )
+
+
+def _bandwidth(section: Section) -> Bandwidth:
+    """Build the limits for the bytes per second of a host. Report invalid times of the schedule."""
+    windows: list[BandwidthWindow] = []
+    for entry in section.sections("schedule"):
+        begin, end = entry.parse("from", values.time_of_day), entry.parse("to", values.time_of_day)
+        read, write = entry.parse("read", values.bandwidth), entry.parse("write", values.bandwidth)
+        if not (entry.has_key("read") or entry.has_key("write")):
+            entry.add_problem("this entry has no effect; set `read`, `write` or both")
+        if begin is not None and begin == end:
+            what = "`from` and `to` are the same time; to limit the whole day, set `read` or `write` of `bandwidth`"
+            entry.add_problem(what, below="to")
+        if begin is not None and end is not None:
+            windows.append(BandwidthWindow(begin, end, read, write))
+    read, write = section.parse("read", values.bandwidth), section.parse("write", values.bandwidth)
+    return Bandwidth(UNLIMITED if read is None else read, UNLIMITED if write is None else write, tuple(windows))
 
 
 def _host_set(section: Section, key: str) -> frozenset[str]:

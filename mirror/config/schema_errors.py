@@ -79,7 +79,7 @@ def _not_yet_message(part: dict[str, Any], value: object) -> str:
 def _unknown_key_message(key: str, part: dict[str, Any]) -> str:
     """Return the message for an unknown key."""
     elsewhere = paths_of(key)
-    if elsewhere:
+    if elsewhere and _SYNONYMS.get(_normalize_key(key)) not in part.get("properties", {}):
         of_mirrors = [where for where in elsewhere if where.startswith("mirrors[].")]
         return f"unknown key {quote_key(key)} here; it belongs at {' or '.join(of_mirrors or elsewhere[-1:])}"
     if _normalize_key(key) in _INSECURE and "plain-http" in part.get("properties", {}):

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from mirror.errors import ConfigError, printable
 from mirror.limits import Rate
 from mirror.oci.reference import parse_host
+from mirror.util.bandwidth import UNLIMITED
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"B": 1, "kB": 1000, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
@@ -22,6 +23,7 @@ _BYTES |= {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]+)")
 _RATE = re.compile(r"([0-9]+)/([smh])")
 _RATE_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_TIME = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])", re.ASCII)
 _LARGEST_PEM = 4 << 20
 _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")
 
@@ -83,6 +85,24 @@ def rate(text: str) -> Rate:
     if not found:
         raise ConfigError(f'expected a rate like "5/s", got "{printable(text, 80)}"')
     return Rate(int(found[1]), _RATE_SECONDS[found[2]])
+
+
+def bandwidth(text: str) -> float:
+    """Parse a bandwidth, such as `10 MiB/s` or `unlimited`. Return bytes per second; infinity means no limit."""
+    if text == "unlimited":
+        return UNLIMITED
+    amount, slash, unit = text.rpartition("/")
+    if not slash or unit != "s":
+        raise ConfigError(f'expected a bandwidth like "10 MiB/s", or "unlimited", got "{printable(text, 80)}"')
+    return float(size(amount))
+
+
+def time_of_day(text: str) -> int:
+    """Parse a time of day, such as `22:00`. Return the number of minutes after midnight."""
+    found = _TIME.fullmatch(text)
+    if not found:
+        raise ConfigError(f'expected a time from "00:00" to "23:59", got "{printable(text, 80)}"')
+    return int(found[1]) * 60 + int(found[2])
 
 
 def host(text: str) -> str:

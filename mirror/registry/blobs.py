@@ -9,8 +9,9 @@ from types import TracebackType
 from mirror.errors import NetworkError, Refused, RemoteError
 from mirror.oci.descriptor import Descriptor
 from mirror.registry.auth.authorizer import Scope
+from mirror.registry.http.headers import Headers
 from mirror.registry.http.url_policy import Destination
-from mirror.registry.session import Headers, ResponseStream, Session
+from mirror.registry.session import ResponseStream, Session
 from mirror.util.cancellation import Work
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from mirror.errors import MirrorError, NetworkError, RateLimited, Unreachable
 from mirror.limits import Limits
-from mirror.registry.http.client import Request
+from mirror.registry.http.request import Request
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import Policy
 

@@ -15,12 +15,12 @@ from mirror.errors import AuthError, MirrorError, Refused, RemoteError
 from mirror.limits import HostLimits, Limits
 from mirror.registry.auth.authorizer import Anonymous, Authorizer, Scope
 from mirror.registry.http import status_errors
-from mirror.registry.http.client import HttpClient, Request, Response, ResponseStream, StreamedBody
+from mirror.registry.http.client import HttpClient, Response, ResponseStream
 from mirror.registry.http.connector import Connector
 from mirror.registry.http.framing import TooBig
-from mirror.registry.http.headers import Headers
 from mirror.registry.http.host_settings import HostSettings
 from mirror.registry.http.lookups import Resolver, system_resolve
+from mirror.registry.http.request import Request, StreamedBody
 from mirror.registry.http.url_policy import Destination, UrlPolicy
 from mirror.registry.retries import Retries, mark_exhausted
 from mirror.util.cancellation import Work
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mirror.registry.http.cookies import CookieJar
     from mirror.registry.http.one_off import OneOffClient
 
-__all__ = ["Anonymous", "Authorizer", "Headers", "Response", "ResponseStream", "Scope", "Session", "TooBig"]
+__all__ = ["Anonymous", "Authorizer", "Response", "ResponseStream", "Scope", "Session", "TooBig"]
 
 MAX_REDIRECTS = 5
 _MAX_SMALL_BODY = 64 << 10  # bytes; the default limit of a response body

@@ -25,6 +25,8 @@ registries.HOST.create.immutable-tags registries.HOST.create.scan-on-push regist
 registries.HOST.create.tags registries.HOST.create.endpoint registries.HOST.create.public
 registries.HOST.create.storage-limit
 registries.HOST.bandwidth.read registries.HOST.bandwidth.write registries.HOST.bandwidth.schedule
+registries.HOST.bandwidth.schedule[].from registries.HOST.bandwidth.schedule[].to
+registries.HOST.bandwidth.schedule[].read registries.HOST.bandwidth.schedule[].write
 registries.HOST.paths.PREFIX.username registries.HOST.paths.PREFIX.password mirrors[].source mirrors[].targets
 mirrors[].repositories.include mirrors[].repositories.exclude mirrors[].tags.newest.count mirrors[].tags.newest.by
 mirrors[].referrers.include mirrors[].referrers.exclude mirrors[].referrers.require mirrors[].verify-signatures.keys"""

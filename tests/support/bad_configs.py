@@ -153,7 +153,7 @@ KEYS = (
         ),
     ),
     Case("timeout-of-a-read", _registry("timeouts: {read: 10 s}"), "3:30", ('"read"; did you mean "idle"?',)),
-    Case("schedule", _registry("schedule: 'Mon-Fri'"), "3:19", ('unknown key "schedule"; expected one of username, ',)),
+    Case("schedule", _registry("schedule: a"), "3:19", ('"schedule" here; it belongs at', "bandwidth.schedule")),
     Case("semver-of-a-mirror", _mirror("semver: '>=2'"), "5:3", ("it belongs at mirrors[].tags.semver",)),
     Case(
         "src", f"{HEAD}mirrors:\n- src: a.example.com/app\n  targets: [b.example.com/app]\n", "3:3", ('mean "source"?',)
@@ -555,6 +555,34 @@ REGISTRIES = (
     Case("connect-bare", _registry("timeouts: {connect: 10}"), "3:39", ('read as the number 10; write "10 s"',)),
     Case("rate-bare", _registry("rate: 5"), "3:25", ('read as the number 5; write "5/s"',)),
     Case("rate-long", _registry("rate: 100/min"), "3:25", ('got "100/min"; write "100/m"',)),
+    Case("bandwidth-bare", _registry("bandwidth: 5 MiB/s"), "3:30", ("expected a mapping",)),
+    Case("bandwidth-unit", _registry("bandwidth: {read: 5 MiB}"), "3:37", ('like "10 MiB/s"',)),
+    Case("bandwidth-zero", _registry("bandwidth: {read: 0 MiB/s}"), "3:37", ("more than 0 bytes",)),
+    Case("bandwidth-unknown", _registry("bandwidth: {download: 5 MiB/s}"), "3:31", ('unknown key "download"',)),
+    Case(
+        "bandwidth-time",
+        _registry("bandwidth: {schedule: [{from: '24:00', to: '06:00', read: 1 MB/s}]}"),
+        "3:49",
+        ('"23:59"',),
+    ),
+    Case(
+        "bandwidth-unquoted-time",
+        _registry("bandwidth: {schedule: [{from: 22:00, to: '06:00', read: 1 MB/s}]}"),
+        "3:49",
+        ('"22:00"',),
+    ),
+    Case(
+        "bandwidth-same-time",
+        _registry("bandwidth: {schedule: [{from: '06:00', to: '06:00', read: 1 MB/s}]}"),
+        "3:62",
+        ("the same time", "set `read` or `write` of `bandwidth`"),
+    ),
+    Case(
+        "bandwidth-no-effect",
+        _registry("bandwidth: {schedule: [{from: '06:00', to: '07:00'}]}"),
+        "3:42",
+        ("set `read`, `write` or both",),
+    ),
     Case("rate", _registry("rate: fast"), "3:25", ('expected a rate like "5/s"', 'got "fast"')),
     Case("rate-newline", _registry('rate: "5/s\\n"'), "3:25", ('expected a rate like "5/s"',)),
     Case("rate-zero", _registry("rate: 0/s"), "3:25", ('expected a rate like "5/s"',)),
@@ -1140,10 +1168,7 @@ def _top(keys: str) -> str:
 
 # Every key without an effect yet, with a value of the right type and one of a wrong type. Position: `top`, `registry`
 # or `mirror`.
-LATER_KEYS: tuple[tuple[str, str, str, str], ...] = (
-    ("registry", "reserve", "20", "some"),
-    ("registry", "bandwidth", "{read: 10 MiB/s, write: 5 MB/s, schedule: 'Mon-Fri'}", "{read: fast}"),
-)
+LATER_KEYS: tuple[tuple[str, str, str, str], ...] = (("registry", "reserve", "20", "some"),)
 _LATER: dict[str, tuple[Callable[[str], str], int, int, str]] = {
     "top": (_top, 2, 1, ""),
     "registry": (_registry, 3, 19, 'registries."b.example.com".'),
@@ -1170,7 +1195,6 @@ NOT_IN_THIS_VERSION = (
         _later(where, key, wrong, "not in this version; remove the key", id=f"wrong-{number}")
         for number, (where, key, _, wrong) in enumerate(LATER_KEYS)
     ),
-    _later("registry", "bandwidth", "10 MiB/s", "not in this version; remove the key", id="rate"),
 )
 
 

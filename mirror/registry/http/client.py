@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from time import monotonic
 from types import TracebackType
@@ -19,45 +19,18 @@ from mirror.registry.http.host_settings import HostSettings
 from mirror.registry.http.pool import ConnectionPool
 from mirror.registry.http.protocol import ResponseParser
 from mirror.registry.http.quota import parse_quota
+from mirror.registry.http.request import Request, StreamedBody
 from mirror.registry.http.request_body import send_body
 from mirror.registry.http.url_policy import Destination, UrlPolicy
+from mirror.util.bandwidth import HostThrottles, Throttle, limit_reads, throttle_body
 from mirror.util.cancellation import Work
-from mirror.util.structs import RedactedStruct, Struct, replace
+from mirror.util.files import Sleeper
+from mirror.util.structs import Struct
 
 _MAX_UNWATCHED_BODY = 64 << 10  # bytes; a body up to this size is sent without a check for an early response
 _MAX_ERROR_BODY = 64 << 10  # bytes; a larger body of an error response is ignored
 _BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
-
-
-class StreamedBody(Struct, frozen=True):
-    """A request body that can be read only once. If `length` (in bytes) is None, the body is sent in chunks."""
-
-    body: Iterable[bytes | memoryview]
-    length: int | None
-
-
-class Request(RedactedStruct, frozen=True):
-    """An HTTP request. Statistics count requests by method and by `kind`, such as `manifest` or `blob`."""
-
-    HIDDEN = ("headers", "body")
-
-    method: str
-    kind: str
-    destination: Destination
-    headers: tuple[tuple[str, str], ...] = ()  # may contain Authorization
-    body: bytes | StreamedBody = b""
-
-    def with_destination(self, destination: Destination) -> Request:
-        """Return a copy of the request with a different destination."""
-        return replace(self, destination=destination)
-
-    def with_header(self, name: str, value: str | None) -> Request:
-        """Return a copy with a header before its other headers. If `value` is None, return the request unchanged."""
-        return self if value is None else replace(self, headers=((name, value), *self.headers))
-
-    def __str__(self) -> str:
-        return f"{self.method} {self.destination}"
 
 
 class Response(Struct, frozen=True):
@@ -88,11 +61,14 @@ class ResponseStream(AbstractContextManager["ResponseStream"]):
         connection: Connection,
         stop_callback: AbstractContextManager[None],
         request_complete: bool,
+        throttle: Throttle | None,
+        sleeper: Sleeper,
     ) -> None:
         """Create a stream for the body of a response. The stream ends `exchange` when it is closed.
 
         `stop_callback` is a context manager that was already entered. Until `close` exits it, a stop request aborts the
-        connection. `request_complete` is true if the whole request was sent before the response was received."""
+        connection. `request_complete` is true if the whole request was sent before the response was received.
+        `throttle` limits how fast `readinto` reads, with waits by `sleeper`."""
         self.status = head.status
         self.headers = head.headers
         self.request = request
@@ -103,6 +79,8 @@ class ResponseStream(AbstractContextManager["ResponseStream"]):
         self._body = body
         self._stop_callback = stop_callback
         self._request_complete = request_complete
+        self._throttle = throttle
+        self._sleeper = sleeper
         self._open = True
         self._error_body: bytes | None = None
 
@@ -123,12 +101,16 @@ class ResponseStream(AbstractContextManager["ResponseStream"]):
         (malformed chunks), Cancelled."""
         if not buffer.nbytes:
             return 0
+        if self._throttle is not None:
+            buffer = limit_reads(buffer, self._throttle)
         try:
             count = self._body.readinto(buffer)
         except MirrorError as error:
             self._add_context(error)
             raise
         self._exchange.received += count
+        if self._throttle is not None:
+            self._throttle.wait(count, self._sleeper)
         return count
 
     def read(self, limit: int) -> Response:
@@ -191,6 +173,7 @@ class HttpClient:
         deadline: float,
     ) -> None:
         """Create a client. `deadline` is the maximum duration of an exchange that is not streamed, in seconds."""
+        self._name = settings.host
         self._url_policy = url_policy
         self._limits = limits
         self._idle_timeout = settings.idle_timeout
@@ -202,6 +185,10 @@ class HttpClient:
     def limits_of(self, destination: Destination) -> HostLimits:
         """Return the limits (parallel requests, rate, pauses) for a destination's host."""
         return self._limits.host(self._host_name(destination))
+
+    def _throttles(self) -> HostThrottles | None:
+        """Return the throttles of the registry. They also apply to the hosts to which the registry redirects."""
+        return self._limits.host(self._name).throttles
 
     def _host_name(self, destination: Destination) -> str:
         """Return the host name for limits, errors and logs. For the registry itself, it is the configured name."""
@@ -284,7 +271,7 @@ class HttpClient:
             deadline = monotonic() + (self._idle_timeout if streamed else self._deadline)
             connection.start_exchange(work.stop, Timeouts(self._idle_timeout, deadline), request)
             parser = ResponseParser(request.method, request, small=not streamed)
-            request_complete = self._send_request(connection, parser, request)
+            request_complete = self._send_request(connection, parser, request, work.stop)
             self.limits_of(request.destination).count_request(f"{request.method} {request.kind}")
             head = read_head(connection, parser)
             exchange.set_response(head.status, head.headers)
@@ -295,6 +282,7 @@ class HttpClient:
             if streamed:
                 connection.set_timeouts(Timeouts(self._idle_timeout))
             body = ResponseBody(connection, parser)
+            throttles = self._throttles() if streamed else None
             return ResponseStream(
                 request,
                 head,
@@ -304,13 +292,15 @@ class HttpClient:
                 connection=connection,
                 stop_callback=stop_callback,
                 request_complete=request_complete,
+                throttle=throttles.read if throttles else None,
+                sleeper=work.stop,
             )
         except BaseException:
             stop_callback.__exit__(None, None, None)
             connection.close()
             raise
 
-    def _send_request(self, connection: Connection, parser: ResponseParser, request: Request) -> bool:
+    def _send_request(self, connection: Connection, parser: ResponseParser, request: Request, sleeper: Sleeper) -> bool:
         """Send a request with its body. Return False if a response was received before the whole body was sent."""
         body = request.body
         head = self._request_head(request, body)
@@ -322,7 +312,9 @@ class HttpClient:
             return send_body(connection, parser, (body,), len(body))
         connection.send(head)
         connection.set_timeouts(Timeouts(self._idle_timeout))
-        complete = send_body(connection, parser, body.body, body.length)
+        throttles = self._throttles()
+        pieces = throttle_body(body.body, throttles.write, sleeper) if throttles else body.body
+        complete = send_body(connection, parser, pieces, body.length)
         # After an upload, a registry may copy gigabytes before it sends the response.
         seconds = 2 * self._idle_timeout
         connection.set_timeouts(Timeouts(seconds, monotonic() + seconds))

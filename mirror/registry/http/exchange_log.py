@@ -19,7 +19,7 @@ from mirror.output.redaction import redact_urls
 from mirror.registry.http.headers import Headers
 
 if TYPE_CHECKING:
-    from mirror.registry.http.client import Request
+    from mirror.registry.http.request import Request
 
 # The fields of requests and responses that are logged. The ids help the operators of registries to find a request.
 REQUEST_FIELDS = frozenset({"accept", "content-range", "content-type", "range"})

@@ -10,6 +10,7 @@ from pathlib import Path
 from mirror.errors import AuthError, printable
 from mirror.limits import Rate
 from mirror.oci.reference import contains_repository
+from mirror.util.bandwidth import Bandwidth
 from mirror.util.structs import RedactedStruct, Struct
 
 
@@ -123,6 +124,7 @@ class HostSettings(RedactedStruct, frozen=True):
     tls: TlsSettings = TlsSettings()
     parallel: int | None = None  # concurrent requests; None means 8
     rate: Rate | None = None
+    bandwidth: Bandwidth | None = None  # of blobs; also applies to the hosts to which the registry redirects
     proxy: str | None = None  # URL; may contain a password
     no_proxy: frozenset[str] = frozenset()  # these hosts and their subdomains are contacted without the proxy
     connect_timeout: float = 10.0  # seconds

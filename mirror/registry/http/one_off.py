@@ -15,11 +15,12 @@ from time import monotonic
 import requests
 
 from mirror.errors import NetworkError, Refused, RemoteError
-from mirror.registry.http.client import HttpClient, Request, Response
+from mirror.registry.http.client import HttpClient, Response
 from mirror.registry.http.connection import Timeouts
 from mirror.registry.http.connector import Connector
 from mirror.registry.http.framing import TooBig
 from mirror.registry.http.headers import Headers
+from mirror.registry.http.request import Request
 from mirror.registry.http.requests_adapter import OneOffCall, RequestsAdapter, activate
 from mirror.registry.http.status_errors import REDIRECTS
 from mirror.registry.http.url_policy import UrlPolicy

@@ -19,11 +19,11 @@ from urllib3.connection import HTTPConnection
 
 from mirror.errors import NetworkError, RemoteError
 from mirror.limits import HostLimits
-from mirror.registry.http.client import Request
 from mirror.registry.http.connection import Connection, Timeouts
 from mirror.registry.http.connector import Connector
 from mirror.registry.http.pool import MAX_IDLE
 from mirror.registry.http.protocol import MAX_HEAD
+from mirror.registry.http.request import Request
 from mirror.util.cancellation import Work
 
 if TYPE_CHECKING:

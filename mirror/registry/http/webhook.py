@@ -8,10 +8,11 @@ from __future__ import annotations
 from mirror import __version__
 from mirror.errors import RemoteError
 from mirror.limits import Limits
-from mirror.registry.http.client import HttpClient, Request
+from mirror.registry.http.client import HttpClient
 from mirror.registry.http.connector import Connector
 from mirror.registry.http.host_settings import HostSettings
 from mirror.registry.http.one_off import OneOffClient
+from mirror.registry.http.request import Request
 from mirror.registry.http.url_policy import Destination, Origin, UrlPolicy
 from mirror.util.cancellation import Work
 from mirror.util.structs import replace

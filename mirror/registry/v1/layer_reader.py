@@ -10,7 +10,8 @@ from collections.abc import Callable
 from types import TracebackType
 
 from mirror.errors import NetworkError, RemoteError
-from mirror.registry.session import Headers, ResponseStream
+from mirror.registry.http.headers import Headers
+from mirror.registry.session import ResponseStream
 from mirror.registry.v1 import parsing
 
 # A broken download is resumed only if at least this much was received since it last started or resumed.
