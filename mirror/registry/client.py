@@ -30,7 +30,7 @@ from mirror.registry.missing_repositories import MissingRepositories
 from mirror.registry.push_errors import SCHEMA1_HINT, classify_mount_error, explain_manifest_error, may_be_stored
 from mirror.registry.referrers import ReferrersApi
 from mirror.registry.session import Response, Session
-from mirror.registry.upload_capabilities import UploadCapabilities
+from mirror.registry.upload_capabilities import UploadCapabilities, is_known_to_reject_chunks
 from mirror.registry.uploads import RegistryUpload
 from mirror.store import ExpectedImage, LeftOut, Mount, Version
 from mirror.util.cancellation import Work
@@ -69,7 +69,7 @@ class RegistryV2:
         self._as_target = as_target
         self._read_scopes = push_scopes if as_target else pull_scopes
         self.host = session.settings.host
-        self._capabilities = UploadCapabilities()
+        self._capabilities = UploadCapabilities(rejects_chunks=is_known_to_reject_chunks(self.host))
         self._paging = Paging()
 
     def as_target(self) -> RegistryV2:

@@ -1,17 +1,16 @@
 """Uploads one blob through an upload session, and remembers which methods a host accepts.
 
 Source: distribution-spec v1.1.1, "Pushing blobs". A single streamed PUT needs the fewest requests. If the host rejects
-it, the blob is sent with a streamed PATCH and an empty PUT. If the host rejects large bodies, the blob is sent in
-chunks. A blob whose upload fails after many bytes is also sent in chunks, unless the host rejects chunks.
+it, the blob is sent with a streamed PATCH and an empty PUT. A large blob is sent in chunks, unless the host rejects
+chunks, so that a broken connection loses at most one chunk. If the host rejects large bodies, smaller blobs are also
+sent in chunks.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import TracebackType
 
 from mirror.errors import MirrorError, Refused, RemoteError
@@ -22,19 +21,17 @@ from mirror.registry.http.url_policy import Destination, with_query
 from mirror.registry.session import Response, Session
 from mirror.registry.upload_body import ByteCounter, TrackedBody, hold_back_end
 from mirror.registry.upload_capabilities import UploadCapabilities
+from mirror.registry.upload_deletion import delete_upload
 from mirror.store import BlobReader
-from mirror.util.cancellation import Stop, Work
+from mirror.util.cancellation import Work
 
-CHUNK_AFTER = 64 << 20  # bytes; an upload that fails after this many is repeated in chunks
-MAX_CHUNK = 32 << 20  # bytes
-MIN_CHUNK = 4 << 20  # bytes; ghcr.io rejects larger chunks: https://github.com/oras-project/rust-oci-client/pull/37
-DELETE_TIMEOUT = 2.0  # seconds; the time limit for deleting an uncommitted session
-_DELETED = frozenset({200, 202, 204, 404})
 _RANGE = re.compile(r"(?:bytes=)?0-(\d{1,19})")
 # Statuses that may mean that the host does not support an upload in one PUT; a streamed PATCH is tried next.
 _PUT_REJECTED = {400, 404, 405, 411, 415, 501}
 # Statuses after a first chunk that may mean that the host does not support chunks; a single request is tried next.
 _CHUNK_REJECTED = {400, 404, 405, 415, 416, 501}
+# Statuses after the last chunk that may mean that the host does not accept a PUT with a body.
+_LAST_CHUNK_REJECTED = {405, 411, 415, 501}
 
 _log = logging.getLogger("mirror.upload")
 
@@ -78,20 +75,15 @@ class RegistryUpload:
     def send(self, body: Callable[[int], BlobReader], work: Work) -> None:
         """Upload the blob with a method that the host accepts, and commit it. `body` opens the blob at an offset."""
         tracked = TrackedBody(body)
-        if self._acknowledged or self._uses_chunks():
-            self._send_chunks(tracked, work, self._blob.size or 0)
+        chunk = self._capabilities.first_chunk(self._blob)
+        if self._acknowledged or chunk:
+            self._send_chunks(tracked, work, self._blob.size or 0, chunk)
         elif self._capabilities.needs_patch:
             self._send_patch(tracked, work)
         else:
             self._send_whole(tracked, work)
         self.committed = True
-        self._capabilities.broken_blobs.discard(self._blob.digest)
-
-    def _uses_chunks(self) -> bool:
-        """Return whether to send the blob in chunks."""
-        capabilities, size = self._capabilities, self._blob.size
-        chunk = capabilities.chunk_size or (MAX_CHUNK if self._blob.digest in capabilities.broken_blobs else 0)
-        return not capabilities.rejects_chunks and size is not None and 0 < chunk < size
+        self._capabilities.lost_sessions.pop(self._blob.digest, None)
 
     # ---- in one request
 
@@ -121,8 +113,10 @@ class RegistryUpload:
         self._is_lost = self._is_lost or is_mixed or error.status in (404, 416) or (was_busy and not self._was_busy)
         if error.status == 413:
             return self._handle_too_large(error, chunk)
-        if error.retryable and sent >= CHUNK_AFTER:
-            self._capabilities.broken_blobs.add(self._blob.digest)
+        if error.retryable and not chunk:
+            self._capabilities.record_broken_upload(self._blob.digest, sent)
+        elif chunk and self._is_lost and self._acknowledged:
+            self._capabilities.record_lost_session(self._blob.digest, has_wrong_bytes=is_mixed)
         method = ""
         if chunk and not self._acknowledged and error.status in _CHUNK_REJECTED and not is_mixed:
             self._capabilities.rejects_chunks = self._is_lost = True
@@ -130,6 +124,9 @@ class RegistryUpload:
         elif whole and not was_busy and error.status in _PUT_REJECTED and not is_mixed:
             self._capabilities.needs_patch = True
             method = "with a PATCH"
+        elif self._acknowledged and error.status in _LAST_CHUNK_REJECTED and not self._capabilities.needs_patch:
+            self._capabilities.needs_patch = True
+            method = "with a PATCH for the last chunk"
         elif error.status in (404, 416) or (was_busy and error.status == 400):
             method = "in a new session"
         if method:
@@ -145,10 +142,11 @@ class RegistryUpload:
     def _handle_too_large(self, error: RemoteError, chunk: int) -> MirrorError:
         """Return the error for a request body that was rejected as too large (413). It is retryable if smaller chunks
         can be tried."""
-        chunk_size = min(chunk // 2 or MAX_CHUNK, self._capabilities.chunk_size or MAX_CHUNK)
+        sizes = self._capabilities.sizes
+        chunk_size = min(chunk // 2 or sizes.first, self._capabilities.chunk_size or sizes.first)
         while chunk_size >= (self._blob.size or 1):
             chunk_size //= 2
-        if chunk_size >= MIN_CHUNK and not self._capabilities.rejects_chunks:
+        if chunk_size >= sizes.smallest and not self._capabilities.rejects_chunks:
             self._capabilities.chunk_size = chunk_size
             return self._retry_error(error, f"in chunks of {chunk_size >> 20} MiB")
         return RemoteError(
@@ -204,30 +202,49 @@ class RegistryUpload:
 
     # ---- chunks
 
-    def _send_chunks(self, body: TrackedBody, work: Work, size: int) -> None:
-        """Send the blob in chunks, starting with the first byte that the registry has not acknowledged."""
+    def _send_chunks(self, body: TrackedBody, work: Work, size: int, chunk: int) -> None:
+        """Send the blob in chunks, starting with the first byte that the registry has not acknowledged.
+
+        chunk: the size of the first chunk, or 0 for the usual size. The next ones may be larger."""
         if self._acknowledged:
             self._request_offset(work, size)
-        chunk = max(self._capabilities.chunk_size or MAX_CHUNK, self._min_chunk)
+        capabilities = self._capabilities
+        chunk = max(chunk or capabilities.chunk_size or capabilities.sizes.first, self._min_chunk)
+        clock = capabilities.clock
         try:
             with body(self._acknowledged) as reader:
                 while size - self._acknowledged > chunk:
-                    end = self._acknowledged + chunk
-                    response = self._send_chunk("PATCH", self._location, reader, end, work=work, last=False)
-                    self._update_location(response)
-                    self._received_bytes(response, end)
-                    self._acknowledged = end
-                # The last chunk is the body of the final PUT. This saves a request, and some hosts reject an empty PUT.
-                destination = with_query(self._location, "digest", self._blob.digest)
-                response = self._send_chunk("PUT", destination, reader, size, work=work, last=True)
-            self._check_committed(response, work)
+                    started = clock.now()
+                    self._send_chunk(reader, self._acknowledged + chunk, work)
+                    chunk = capabilities.next_chunk(chunk, clock.now() - started)
+                self._send_last_chunk(reader, size, work)
         except RemoteError as error:
             raise self._handle_failure(error, body, 0, chunk=chunk) from error
 
-    def _send_chunk(
+    def _send_chunk(self, reader: BlobReader, end: int, work: Work, *, last: bool = False) -> None:
+        """Send a chunk, which ends before offset `end`, with a PATCH. last: whether the blob ends there."""
+        response = self._send_range("PATCH", self._location, reader, end, work=work, last=last)
+        self._update_location(response)
+        self._received_bytes(response, end)
+        self._acknowledged = end
+
+    def _send_last_chunk(self, reader: BlobReader, size: int, work: Work) -> None:
+        """Send the last chunk of a blob of `size` bytes, and commit the blob.
+
+        The chunk is the body of the final PUT. This saves a request, and some hosts reject an empty PUT. A host that
+        rejects a PUT with a body gets a PATCH and an empty PUT."""
+        if self._capabilities.needs_patch or self._acknowledged == size:
+            if self._acknowledged < size:
+                self._send_chunk(reader, size, work, last=True)
+            self._commit(work)
+            return
+        destination = with_query(self._location, "digest", self._blob.digest)
+        self._check_committed(self._send_range("PUT", destination, reader, size, work=work, last=True), work)
+
+    def _send_range(
         self, method: str, destination: Destination, reader: BlobReader, end: int, *, work: Work, last: bool
     ) -> Response:
-        """Send one chunk, which ends before offset `end`. If `last` is true, the request also commits the blob."""
+        """Send the bytes up to offset `end` in one request. last: whether the blob ends there."""
         length = end - self._acknowledged
         return self._session.upload(
             method,
@@ -241,7 +258,7 @@ class RegistryUpload:
             ),
             length=length,
             body=hold_back_end(reader, ByteCounter(work), length, must_end=last),
-            expect={200, 201, 202, 204} if last else {201, 202, 204},
+            expect={201, 202, 204} if method == "PATCH" else {200, 201, 202, 204},
         )
 
     def _request_offset(self, work: Work, size: int) -> None:
@@ -253,7 +270,7 @@ class RegistryUpload:
                 "GET", self._location, work.without_retries(), kind="upload", scopes=self._scopes, expect={200, 204}
             )
             self._update_location(response)
-            self._acknowledged = self._received_bytes(response, self._acknowledged, size - 1)
+            self._acknowledged = self._received_bytes(response, self._acknowledged, size)
         except RemoteError as error:
             # A permanent error: 404, 405, or the 400 of `crane registry serve`.
             self._is_lost = self._is_lost or not error.retryable
@@ -317,34 +334,12 @@ class RegistryUpload:
 
     def close(self) -> None:
         """Delete the session unless the blob was committed. Takes at most DELETE_TIMEOUT, even after a stop request."""
-        if self.committed or self._closed:
-            return
-        self._closed = True
-        with _limited_work(DELETE_TIMEOUT) as work:
-            try:
-                # Some registries require the action `delete`. It is a separate set of scopes, so that a refusal does
-                # not affect pushes.
-                scopes = (Scope(self._repository, ("pull", "push", "delete")),)
-                self._session.call("DELETE", self._location, work, kind="upload", scopes=scopes, expect=_DELETED)
-            except MirrorError as failure:
-                # This is not an error, because registries remove unused sessions themselves.
-                _log.debug("%s: upload session not deleted: %s", self._what, failure)
+        if not self.committed and not self._closed:
+            self._closed = True
+            delete_upload(self._session, self._repository, self._location, self._what)
 
 
 def _min_chunk_length(response: Response) -> int:
     """Return the minimum chunk size in bytes that the registry requires, or 0 if it requires none."""
     text = response.headers.get("oci-chunk-min-length") or ""
     return min(int(text), 1 << 30) if text.isascii() and text.isdigit() else 0
-
-
-@contextmanager
-def _limited_work(seconds: float) -> Iterator[Work]:
-    """Return a context manager that yields a Work that is stopped after `seconds`, but not when the run is stopped."""
-    stop = Stop()
-    timer = threading.Timer(seconds, stop.request, args=("time limit",))
-    timer.start()
-    try:
-        yield Work(stop, retries=False, urgent=True)
-    finally:
-        timer.cancel()
-        timer.join()

@@ -13,10 +13,11 @@ from mirror.errors import AuthError, MirrorError, NetworkError, Refused, RemoteE
 from mirror.limits import Limits
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
-from mirror.registry import uploads as upload
+from mirror.registry import upload_capabilities
 from mirror.registry.client import RegistryV2
 from mirror.registry.http.host_settings import HostSettings
 from mirror.registry.session import Session
+from mirror.registry.upload_capabilities import ChunkSizes
 from mirror.store import BlobReader
 from mirror.transfer.blob_request import BlobSource
 from mirror.transfer.downloads import BlobDownload
@@ -199,8 +200,9 @@ def test_a_host_that_rejects_a_single_put_gets_a_patch_and_a_put_from_then_on(
 def test_a_body_that_a_proxy_rejects_as_too_large_is_sent_in_ever_smaller_chunks(
     scripted: ScriptedFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upload, "MAX_CHUNK", 400_000)
-    monkeypatch.setattr(upload, "MIN_CHUNK", 100_000)
+    monkeypatch.setattr(
+        upload_capabilities, "DEFAULT_SIZES", ChunkSizes(first=400_000, smallest=100_000, largest=400_000)
+    )
     registry = scripted(max_body=210_000)
     with uploader(registry) as up:
         blob = up.source.add("app", DATA)
@@ -214,8 +216,9 @@ def test_a_body_that_a_proxy_rejects_as_too_large_is_sent_in_ever_smaller_chunks
 def test_if_no_chunk_is_small_enough_the_hint_names_the_proxy_setting(
     scripted: ScriptedFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upload, "MAX_CHUNK", 400_000)
-    monkeypatch.setattr(upload, "MIN_CHUNK", 100_000)
+    monkeypatch.setattr(
+        upload_capabilities, "DEFAULT_SIZES", ChunkSizes(first=400_000, smallest=100_000, largest=400_000)
+    )
     registry = scripted(max_body=1000)
     with uploader(registry) as up, pytest.raises(RemoteError) as caught:
         up.count_attempts(up.source.add("app", DATA))
@@ -233,8 +236,9 @@ def test_a_small_body_that_is_too_large_is_not_sent_in_chunks(scripted: Scripted
 def test_chunks_have_the_minimum_size_that_the_registry_requires(
     scripted: ScriptedFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upload, "MAX_CHUNK", 100_000)
-    monkeypatch.setattr(upload, "MIN_CHUNK", 50_000)
+    monkeypatch.setattr(
+        upload_capabilities, "DEFAULT_SIZES", ChunkSizes(first=100_000, smallest=50_000, largest=100_000)
+    )
     registry = scripted(min_chunk=300_000, max_body=350_000)
     with uploader(registry) as up:
         blob = up.source.add("app", DATA)
@@ -263,7 +267,8 @@ class KeptUpload:
 @contextmanager
 def in_chunks(registry: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch) -> Iterator[KeptUpload]:
     """Yield an upload of DATA in chunks of 100,000 bytes."""
-    monkeypatch.setattr(upload, "MAX_CHUNK", 100_000)
+    sizes = ChunkSizes(first=100_000, largest=100_000)
+    monkeypatch.setattr(upload_capabilities, "DEFAULT_SIZES", sizes)
     with uploader(registry) as up:
         up.client._capabilities.chunk_size = 100_000
         yield KeptUpload(up, up.source.add("app", DATA))
@@ -336,7 +341,8 @@ def test_a_session_that_does_not_report_its_progress_is_not_resumed(
 
 
 def test_lost_bytes_of_a_chunk_are_detected(scripted: ScriptedFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upload, "MAX_CHUNK", 100_000)
+    sizes = ChunkSizes(first=100_000, largest=100_000)
+    monkeypatch.setattr(upload_capabilities, "DEFAULT_SIZES", sizes)
     registry = scripted()
     registry.fault("PATCH upload", nth=2, accept=50_000)
     with uploader(registry) as up:
@@ -348,20 +354,6 @@ def test_lost_bytes_of_a_chunk_are_detected(scripted: ScriptedFactory, monkeypat
         assert caught.value.retryable
         kept.session.close()
         assert 1 == up.count_attempts(blob)
-    assert registry.has_blob("app", blob.digest)
-
-
-def test_an_interrupted_large_upload_is_retried_in_chunks(
-    scripted: ScriptedFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(upload, "CHUNK_AFTER", 300_000)
-    monkeypatch.setattr(upload, "MAX_CHUNK", 200_000)
-    registry = scripted()
-    registry.fault("PUT upload", cut_request_after=600_000)
-    with uploader(registry) as up:
-        blob = up.source.add("app", DATA)
-        assert 2 == up.count_attempts(blob)
-    assert 3 == registry.counts()["PATCH upload"]
     assert registry.has_blob("app", blob.digest)
 
 
