@@ -20,12 +20,14 @@ CHANGES = 10
 BUSY = 75
 SIGNALLED = 128  # plus the number of the signal
 
+DEADLINE = "deadline"  # the code of errors for work that `--deadline` cancelled
+STOPPED = frozenset({"interrupted", DEADLINE})  # the codes of Cancelled
+
 # Codes of errors that may be temporary, so that a later run may succeed without any change. A code in TRANSIENT is
 # always treated as temporary, a code in TRANSIENT_IF_RETRYABLE only if the error is retryable. The column *again* in
 # docs/operations.md, "Error codes", must agree with these sets.
 TRANSIENT = frozenset(
-    {"rate_limited", "net_error", "timeout", "too_slow", "truncated", "target_full", "tag_moved", "lock_busy"}
-    | {"interrupted"}
+    {"rate_limited", "net_error", "timeout", "too_slow", "truncated", "target_full", "tag_moved", "lock_busy"} | STOPPED
 )
 TRANSIENT_IF_RETRYABLE = frozenset({"bad_response", "bundle_incomplete"})
 
@@ -223,7 +225,8 @@ class LockBusy(MirrorError):
 class Cancelled(MirrorError):
     """The work was cancelled by a signal, by `--fail-fast`, or because no caller needs its result any more.
 
-    The work is not retried in this run, but a later run may succeed."""
+    The work is not retried in this run, but a later run may succeed. If `--deadline` ended the run, the code is
+    DEADLINE."""
 
     code = "interrupted"
 

@@ -118,7 +118,6 @@ def _closest(word: str, known: list[str]) -> str | None:
 # Options that are planned for later versions, by command. Each maps to the name of its value, or None if it has none.
 LATER_OPTIONS: dict[str, dict[str, str | None]] = {
     "sync": {
-        "--deadline": "TIME-OR-DURATION",
         "--dask": "ADDRESS",
     },
 }

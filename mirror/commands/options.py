@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mirror.output.progress_display import Mode
+from mirror.util.deadline import Deadline
 from mirror.util.structs import Struct
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Options(Struct, frozen=True):
     verbosity: -1 quiet, 0 normal, 1 verbose, 2 debug. lock_wait: the maximum time in seconds to wait for another run.
     base: the inventory that serves as the base for all exports. If `repair` is True, `deep` is also True.
     locked: the image lock that replaces the selection of tags. every: the interval in seconds between two runs; None
-    for a single run. listen: the address on which the status of repeated runs is served.
+    for a single run. listen: the address on which the status of repeated runs is served. deadline: when each run ends.
     mirrors: the numbers of the mirrors to plan, counted from 0 in the order of the configuration; None for all.
     copy: the arguments of `mirror copy`, which replace `config`. json: whether `plan` prints JSON."""
 
@@ -66,6 +67,7 @@ class Options(Struct, frozen=True):
     json: bool = False
     every: float | None = None
     listen: str | None = None
+    deadline: Deadline | None = None
     mirrors: frozenset[int] | None = None
     copy: CopyArguments | None = None
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from mirror.commands.arguments import Parser, add_parser, reject_later_options
 from mirror.commands.options import Options, Shard
 from mirror.errors import ConfigError
+from mirror.util.deadline import Deadline
 
 TOOLS = ("regsync", "skopeo", "image-syncer", "dregsy")  # whose files `mirror convert` converts
 
@@ -54,6 +55,12 @@ def add_sync(commands: argparse._SubParsersAction[Parser]) -> None:
         "--listen",
         metavar="HOST:PORT",
         help="with --every: serve the status at this address, without authentication; port 0 selects a free port",
+    )
+    sync.add_argument(
+        "--deadline",
+        metavar="TIME-OR-DURATION",
+        type=_deadline,
+        help="end the run at this local time, such as 05:30, or after this duration, such as 2h",
     )
 
 
@@ -206,6 +213,19 @@ def _interval(text: str) -> float:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def _deadline(text: str) -> Deadline:
+    """Parse the value of `--deadline`, such as `05:30` or `2h`. Raises ArgumentTypeError if it is not valid."""
+    from mirror.config.values import time_of_day  # noqa: PLC0415 (few runs need it)
+
+    try:
+        if ":" in text:
+            return Deadline(text, minute=time_of_day(text.zfill(5)))
+        return Deadline(text, duration=_interval(text))
+    except (ConfigError, argparse.ArgumentTypeError) as error:
+        what = f"expected a local time, such as 05:30, or a duration from 1 s to 31 d, such as 2h, got {text!r}"
+        raise argparse.ArgumentTypeError(what) from error
+
+
 def parsed_options(parsed: argparse.Namespace) -> Options:
     """Convert the parsed arguments to the options of a command."""
     given = vars(parsed)
@@ -228,6 +248,7 @@ def parsed_options(parsed: argparse.Namespace) -> Options:
         locked=given.get("locked"),
         every=given.get("every"),
         listen=given.get("listen"),
+        deadline=given.get("deadline"),
         json=given.get("json", False),
     )
 
@@ -243,6 +264,8 @@ def _sync(parsed: argparse.Namespace) -> int:
         from mirror.commands import scheduled_sync  # noqa: PLC0415 (here and below: only the called command is imported)
 
         return scheduled_sync.sync_repeatedly(options, options.every)
+    if parsed.dry_run and options.deadline is not None:
+        raise ConfigError("`--deadline` cannot be combined with `--dry-run`", hint="leave one of them out")
     if parsed.dry_run and parsed.json_events:
         raise ConfigError("`--json-events` cannot be combined with `--dry-run`", hint="leave one of them out")
     from mirror.commands import plan, sync  # noqa: PLC0415

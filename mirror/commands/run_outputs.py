@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import socket
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import datetime
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _MAX_PARALLEL = 8  # webhooks that are contacted at the same time
 _POLL = 0.1  # seconds between two checks for a signal while messages are sent
+_AFTER_DEADLINE = 4.0  # seconds after `--deadline` at which messages that were not sent are left to the next run
 _SHORTEST_SECRET = 12  # characters of a path that is hidden in all output; shorter ones occur in names of images
 
 _log = logging.getLogger("mirror")
@@ -118,8 +120,11 @@ class RunOutputs:
             waiting = set(futures)
             while waiting:
                 waiting = wait(waiting, timeout=_POLL).not_done
+                deadline = self._signals.deadline
                 if self._signals.number is not None:
                     stop.request(f"stopped by {self._signals.name}")
+                elif deadline is not None and time.monotonic() > deadline + _AFTER_DEADLINE:
+                    stop.request("the deadline was reached (--deadline)")
         kept |= {key: after for future, (key, after) in futures.items() if future.result()}
         return {key: one for key, one in kept.items() if one is not None}
 

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 import os
+import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 from mirror.commands.options import Options, ReferenceFilter
 from mirror.commands.stores import Stores
 from mirror.config import Config, state_directory
-from mirror.errors import SIGNALLED, ConfigError, LocalError, MirrorError, NotFound, printable
+from mirror.errors import Cancelled, ConfigError, LocalError, MirrorError, NotFound, printable
 from mirror.limits import Limits
 from mirror.output.progress import Progress
 from mirror.output.redaction import Redactor
@@ -38,11 +39,12 @@ from mirror.util.files import local_error
 from mirror.util.signals import Signals
 from mirror.util.structs import Struct
 
-# After a signal, the process ends within 5 seconds, and all cleanup together takes at most CLEANUP_SECONDS. Cleanup
-# waits for responses that may open an upload session, and deletes these sessions; both have shorter time limits.
-# Threads that still hang after that are left behind: a name lookup, for example, cannot be interrupted.
-CLEANUP_SECONDS = 3.5  # seconds from the signal
-CANCEL_AFTER_SECONDS = 1.5  # seconds from the signal, after which coroutines that have not ended are cancelled
+# After a signal or the deadline, the process ends within 5 seconds, and all cleanup together takes at most
+# CLEANUP_SECONDS. Cleanup waits for responses that may open an upload session, and deletes these sessions; both have
+# shorter time limits. Threads that still hang after that are left behind: a name lookup, for example, cannot be
+# interrupted.
+CLEANUP_SECONDS = 3.5  # seconds from the signal or the deadline
+CANCEL_AFTER_SECONDS = 1.5  # seconds from the signal or the deadline until remaining coroutines are cancelled
 MIN_CLEANUP_SECONDS = 0.2  # seconds that cleanup may always take, even after CLEANUP_SECONDS has passed
 
 _log = logging.getLogger("mirror")
@@ -181,28 +183,38 @@ class RunContext(Struct, frozen=True):
                 "its other images",
             )
 
-    def run_until_signal(self, coroutine: Coro[None], halt: Callable[[str], object] = str) -> int | None:
-        """Run a coroutine until it ends. Return the exit code for the signal that ended it, or None if there was none.
+    def run_until_signal(self, coroutine: Coro[None], halt: Callable[[Cancelled], object] = str) -> int | None:
+        """Run a coroutine until it ends, or until a signal or the deadline ends it.
 
-        halt: a function that is called with the reason when a signal arrives, before the stop is requested. The stop
-        ends all waits in the coroutine. Without a signal, an exception of the coroutine is raised."""
-        main = self.calls.tasks.start(coroutine)
+        Return the exit code for the signal or the deadline, or None if there was neither. halt: a function that is
+        called with the reason when a signal arrives or the deadline is reached, before the stop is requested. The stop
+        ends all waits in the coroutine. Otherwise, an exception of the coroutine is raised."""
+        main, signals = self.calls.tasks.start(coroutine), self.signals
 
         def end() -> None:
             """Request the stop, and cancel the coroutine if it has not ended after CANCEL_AFTER_SECONDS seconds."""
-            reason = f"stopped by {self.signals.name}"
+            error = signals.error()
             self.progress.set_phase("stopping")
-            halt(reason)
-            self.stop.request(reason)
+            halt(error)
+            self.stop.request(error.what, code=error.code)
             self.loop.call_later(CANCEL_AFTER_SECONDS, main.cancel)
 
-        self.signals.on_signal = end
-        if self.signals.number is not None:
+        def expire() -> None:
+            """End the run because of the deadline, unless a signal has ended it."""
+            if not signals.has_ended_run:
+                signals.reach_deadline()
+                end()
+
+        signals.on_signal = end
+        if signals.has_ended_run:
             end()
+        elif signals.deadline is not None:
+            timer = self.loop.call_later(max(0.0, signals.deadline - time.monotonic()), expire)
+            main.add_done_callback(lambda _: timer.cancel())
         self.loop.run_until_complete(asyncio.wait([main]))
-        if self.signals.number is not None:
+        if signals.has_ended_run:
             self.calls.tasks.collect(main)
-            return SIGNALLED + self.signals.number
+            return signals.exit_code
         main.result()
         return None
 
@@ -313,20 +325,20 @@ def _check_sources(config: Config) -> None:
 
 
 def seconds_left(signals: Signals) -> float:
-    """Return how many seconds cleanup may still take. If no signal has arrived, return the whole time limit."""
-    if signals.number is None:
+    """Return how many seconds cleanup may still take. If the run was not ended early, return the whole time limit."""
+    if not signals.has_ended_run:
         return CLEANUP_SECONDS
-    return max(CLEANUP_SECONDS - signals.seconds_since_signal(), MIN_CLEANUP_SECONDS)
+    return max(CLEANUP_SECONDS - signals.seconds_since_end(), MIN_CLEANUP_SECONDS)
 
 
 def close_in_time(close: Callable[[float], None], signals: Signals) -> None:
-    """Call `close` with the number of seconds to wait for threads. After a signal, hanging threads are left behind.
+    """Call `close` with the number of seconds to wait for threads.
 
-    Without a signal, raises LocalError if threads hang."""
+    After a signal or the deadline, hanging threads are left behind. Otherwise, raises LocalError if threads hang."""
     try:
-        close(CLOSE_TIMEOUT if signals.number is None else seconds_left(signals))
+        close(seconds_left(signals) if signals.has_ended_run else CLOSE_TIMEOUT)
     except LocalError:
         # A thread hangs and cannot be interrupted. The process ends after the report and the log are written.
         signals.has_hung_threads = True
-        if signals.number is None:
+        if not signals.has_ended_run:
             raise

@@ -80,8 +80,10 @@ def run_once(
     """Take the lock, copy, and return the exit code. The caller ends the process if `signals` says that threads hang.
 
     on_progress: called on any thread after each request, and when bytes of blobs have been copied. on_report: called
-    with the finished report, without its images. Raises ConfigError, LocalError, LockBusy."""
+    with the finished report, without its images. Raises ConfigError, LocalError, LockBusy. Raises Cancelled if the
+    deadline is reached while the run waits for the lock."""
     only, directory = reference_filter(options), prepare(config, options)
+    signals.start_run(None if options.deadline is None else options.deadline.seconds_from(time.time()))
     try:
         with Lock(directory / "lock").acquire(options.lock_wait, InterruptibleSleep(signals)):
             delete_leftovers(directory)
@@ -90,7 +92,9 @@ def run_once(
             ) as mark:
                 return _SyncRun(config, options, only, directory, signals, mark, on_progress, on_report).run()
     except Cancelled:
-        return SIGNALLED + (signals.number or 0)
+        if signals.number is None:
+            raise
+        return signals.exit_code
 
 
 def _state_directory(config: Config, options: Options) -> Path:
@@ -186,7 +190,8 @@ class _SyncRun:
                 totals = report.totals_fields(cost)
                 self._events.end_run(code, seconds=cost.seconds, totals=totals, report=str(report.path))
             self._print_summary(report, cost, code)
-            complete = self._options.selects_all and code < SIGNALLED and not (self._options.fail_fast and code != OK)
+            complete = self._options.selects_all and not self._signals.has_ended_run
+            complete = complete and not (self._options.fail_fast and code != OK)
             lines = self._summary(report, cost, code, quiet=code != OK)
             written = outputs.write(document, ages, lines, complete=complete)
             if self._on_report is not None:
@@ -208,12 +213,14 @@ class _SyncRun:
             with open_run(self._config, *arguments, run=run, writes=True, on_request=self._on_progress) as context:
                 context.check_no_partial_bundle(self._options)
                 self._plan_and_copy(context, state, results)
-            if self._signals.number is None:
+            if not self._signals.has_ended_run:
                 for repository in self._marked - results.unfinished:
                     state.mark_finished(str(repository))
             if state.failure is not None:
                 results.add_exit_code(state.failure)
-        code = worst_exit_code(results.codes) if self._signals.number is None else SIGNALLED + self._signals.number
+        code = worst_exit_code(results.codes)
+        if self._signals.has_ended_run:
+            code = max(self._signals.exit_code, worst_exit_code({*results.codes, self._signals.exit_code}))
         return code, run_cost(context.limits, self._started_monotonic)
 
     def _watch_progress(self, progress: Progress) -> AbstractContextManager[None]:
@@ -315,6 +322,7 @@ class _SyncRun:
             suggest_retry=not is_copy and not makes_bundle(self._config),
             retry_arguments=self._options.retry_arguments(),
             quiet=quiet,
+            deadline_reached=self._signals.deadline_reached,
         )
 
     def _print_summary(self, report: Report, cost: RunCost, code: int) -> None:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from mirror.errors import Cancelled, LocalError
+from mirror.errors import STOPPED, LocalError
 from mirror.output.console import Console
 from mirror.output.log_file import LOCK_TIMEOUT, Backlog, LogFile, LogLocked
 from mirror.output.log_format import LONGEST_FIELD, ConsolePrinter, JsonFormatter, record_fields
@@ -73,7 +73,7 @@ def log_blob(
         "seconds": round(seconds, 3),
         "code": code,
     }
-    level = logging.WARNING if outcome == "failed" and code != Cancelled.code else logging.INFO
+    level = logging.WARNING if outcome == "failed" and code not in STOPPED else logging.INFO
     _blobs.log(level, "manifest" if is_root else "blob", extra=fields)
     return fields
 

@@ -88,7 +88,7 @@ class CopyQueue:
         # Images that were written to bundles; `_finish` records their results.
         self._written: dict[PlanEntry, tuple[Digest, BlobCounts]] = {}
         self._without_result: dict[PlanEntry, None] = {}
-        self._halt_reason = ""
+        self._halted: Cancelled | None = None
 
     async def run(self, plan: Coro[None]) -> None:
         """Run the coroutine `plan`, copy the images that it plans, and close the targets.
@@ -98,7 +98,7 @@ class CopyQueue:
             async with task_group() as self._workers:
                 failure = await run_and_catch(plan)
                 if failure is not None:  # a bug: the plan is incomplete, so no bundle is written
-                    self.halt("planning stopped at an internal error")
+                    self.halt(Cancelled("planning stopped at an internal error"))
                     self._recorder.record_bug(failure)
                 failure = await run_and_catch(self._copy_deferred())
                 for plan_entry in list(self._deferred):  # empty unless there was a bug
@@ -108,7 +108,7 @@ class CopyQueue:
         finally:
             self._read_ahead.close()
             for plan_entry in list(self._without_result):
-                self._record_failure(plan_entry, Cancelled(self._halt_reason or RESULT_NOT_NEEDED), BlobCounts())
+                self._record_failure(plan_entry, self._halted or Cancelled(RESULT_NOT_NEEDED), BlobCounts())
 
     # ---- the methods of PlanReceiver
 
@@ -179,7 +179,7 @@ class CopyQueue:
         """After planning, check the deferred images, and queue those that pass.
 
         If the queue was halted, record the images as skipped instead."""
-        if self._halt_reason:
+        if self._halted:
             for plan_entry in list(self._deferred):
                 self._end_deferred(plan_entry, partial(self._record_skipped, plan_entry))
             return
@@ -229,9 +229,9 @@ class CopyQueue:
 
     # ---- copying
 
-    def halt(self, reason: str) -> None:
-        """Start no more copies. Skip all images that are waiting in the queue or are added later, for this `reason`."""
-        self._halt_reason = self._halt_reason or reason
+    def halt(self, error: Cancelled) -> None:
+        """Start no more copies. Skip all images that are waiting in the queue or are added later, with this error."""
+        self._halted = self._halted or error
 
     def _enqueue(self, plan_entry: PlanEntry) -> None:
         """Queue an image for its target host. Start a worker if fewer than `images` workers copy to this host."""
@@ -248,7 +248,7 @@ class CopyQueue:
         while queue.waiting:
             plan_entry = queue.waiting.popleft()
             self._read_next(queue)
-            if self._halt_reason:
+            if self._halted:
                 self._read_ahead.cancel(plan_entry)
                 self._record_skipped(plan_entry)
                 await asyncio.sleep(0)  # let other tasks run: the queue may be very long
@@ -261,7 +261,7 @@ class CopyQueue:
 
     def _read_next(self, queue: _HostQueue) -> None:
         """Start reading the next images in a queue."""
-        if not self._halt_reason:
+        if not self._halted:
             self._read_ahead.start(islice(queue.waiting, self._images))
 
     async def _copy(self, plan_entry: PlanEntry, counts: BlobCounts) -> None:
@@ -295,7 +295,7 @@ class CopyQueue:
         If a bundle is not replaced, the images that it already contains are recorded as up to date. With `deep`, or if
         the bundle may lack some of their blobs, they are recorded as failed."""
         self._recorder.record_finishing()
-        errors = await self._lifecycle.finish(self._written, incomplete=not self._halt_reason)
+        errors = await self._lifecycle.finish(self._written, incomplete=not self._halted)
         for plan_entry, (digest, counts) in self._written.items():
             error = errors.get(host := plan_entry.target.repository.host)
             trust_tags = not (self._deep or self._targets[host].partial)
@@ -325,7 +325,7 @@ class CopyQueue:
     def _record_skipped(self, plan_entry: PlanEntry) -> None:
         """Record that an image was not copied because the queue was halted."""
         self._without_result.pop(plan_entry, None)
-        self._recorder.record_skipped(plan_entry, self._halt_reason)
+        self._recorder.record_skipped(plan_entry, self._halted or Cancelled(RESULT_NOT_NEEDED))
 
     def _record_crash(self, plan_entry: PlanEntry, failure: BaseException) -> None:
         """Record that an image failed because of a bug."""
@@ -345,4 +345,4 @@ class CopyQueue:
     def _halt_if_fail_fast(self, error: MirrorError) -> None:
         """Halt after a failure if `--fail-fast` is set."""
         if self._fail_fast and not isinstance(error, Cancelled | OtherPlatform):
-            self.halt("stopped at the first failure (--fail-fast)")
+            self.halt(Cancelled("stopped at the first failure (--fail-fast)"))

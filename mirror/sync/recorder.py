@@ -163,9 +163,9 @@ class ResultRecorder:
         self.add_exit_code(error)
         self._log_failure(plan_entry.reference.name, plan_entry.name, error)
 
-    def record_skipped(self, plan_entry: PlanEntry, reason: str) -> None:
-        """Record that an image was not attempted."""
-        self._add_to_report(plan_entry, "skipped", BlobCounts(), plan_entry.old_digest, Cancelled(reason))
+    def record_skipped(self, plan_entry: PlanEntry, error: Cancelled) -> None:
+        """Record that an image was not attempted. error: the reason."""
+        self._add_to_report(plan_entry, "skipped", BlobCounts(), plan_entry.old_digest, error)
 
     def record_mirror_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
         """Record that a mirror cannot be planned, or that its source lists an invalid name."""

@@ -196,7 +196,7 @@ class Calls:
         error = attempt.error
         if isinstance(error, MirrorError) and error.retryable and self._stop.is_requested:
             # The stop caused the error, for example by shutting a socket.
-            raise Cancelled(self._stop.reason or "cancelled") from error
+            raise self._stop.error() from error
 
     async def _wait_until_ended(self, attempt: _CallAttempt[T]) -> None:
         """Wait until an attempt ends or a stop is requested, even if the task is cancelled meanwhile."""
@@ -243,7 +243,7 @@ class Calls:
 
     def _fail_waiters(self) -> None:
         """Raise Cancelled in every waiting coroutine. Called when the run is stopped."""
-        error = Cancelled(self._stop.reason or "cancelled")
+        error = self._stop.error()
         self.permits.close(error)
         for waiter in self._waiters:
             if not waiter.done():

@@ -18,7 +18,7 @@ class Stop:
     A request is permanent. A request on the parent also applies to its children. Callbacks run once, on the requesting
     thread, without a lock. They must be short and must not raise. Do not call `request` in a signal handler: the
     interrupted code may hold the lock.
-    reason: why the stop was requested, for messages."""
+    reason: why the stop was requested, for messages. code: the code of the errors that the stop causes."""
 
     def __init__(self, parent: Stop | None = None) -> None:
         self._lock = threading.Lock()
@@ -29,23 +29,24 @@ class Stop:
         self._called: threading.Event | None = None  # exists after a stop; set when all callbacks have returned
         self._caller = 0  # the id of the thread that runs the callbacks
         self.reason = ""
+        self.code = Cancelled.code
         self._leave: Callable[[], None] = parent._add(self._parent_callback(parent)) if parent else _do_nothing
 
     def _parent_callback(self, parent: Stop) -> Callable[[], None]:
         """Return a callback that requests this stop when the parent's stop is requested."""
-        return lambda: self.request(parent.reason)
+        return lambda: self.request(parent.reason, code=parent.code)
 
     @property
     def is_requested(self) -> bool:
         """Whether a stop was requested."""
         return self._requested
 
-    def request(self, reason: str) -> None:
+    def request(self, reason: str, *, code: str = Cancelled.code) -> None:
         """Request the stop, and run the callbacks. If it was requested before, do nothing and keep the first reason."""
         with self._lock:
             if self._requested:
                 return
-            self.reason = reason
+            self.reason, self.code = reason, code
             self._requested = True
             if self._wakes is not None:
                 self._wakes.set()
@@ -61,7 +62,11 @@ class Stop:
     def raise_if_requested(self) -> None:
         """Raise Cancelled if a stop was requested."""
         if self._requested:
-            raise Cancelled(self.reason or "cancelled")
+            raise self.error()
+
+    def error(self) -> Cancelled:
+        """Return the error for work that the stop cancels."""
+        return Cancelled(self.reason or "cancelled", code=self.code)
 
     def sleep(self, seconds: float) -> None:
         """Sleep for `seconds`. Raises Cancelled as soon as a stop is requested."""
@@ -157,7 +162,7 @@ class Work(Struct, frozen=True):
 
         def start_timer() -> None:
             """Start a timer that requests the stop of the copy after `seconds`."""
-            timer = threading.Timer(seconds, stop.request, args=(self.stop.reason,))
+            timer = threading.Timer(seconds, stop.request, args=(self.stop.reason,), kwargs={"code": self.stop.code})
             timers.append(timer)
             timer.start()
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-from mirror.errors import SIGNALLED, Cancelled
+from mirror.errors import DEADLINE, FAILED, SIGNALLED, Cancelled
 from mirror.util.cancellation import Stop, Work
 
 if TYPE_CHECKING:
@@ -42,7 +42,10 @@ class Signals:
 
     number: the first signal other than SIGHUP, or None if there was none.
     hangup_received: whether a SIGHUP has arrived. The code that handles it sets this to False.
-    on_signal: a callback that the event loop calls after the first signal."""
+    on_signal: a callback that the event loop calls after the first signal.
+
+    A deadline ends a run like a signal, except for the exit code. It is monotonic time, in seconds; None for no
+    deadline."""
 
     def __init__(self, *, hangup: bool = False) -> None:
         self.number: int | None = None
@@ -51,7 +54,9 @@ class Signals:
         self.on_signal: Callable[[], object] = _do_nothing
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pipe: tuple[int, int] | None = None
-        self._signal_time = 0.0  # monotonic time of the first signal
+        self._end_time = 0.0  # monotonic time of the first signal, or of the deadline if that was earlier
+        self.deadline: float | None = None
+        self.deadline_reached = False  # whether the deadline ended the run
         self.has_hung_threads = False  # if it is True, only `os._exit` can end the process
 
     def __enter__(self) -> Signals:
@@ -74,7 +79,8 @@ class Signals:
         """Record the first signal and wake the main thread. End the process at the second signal."""
         if self.number is not None:
             os._exit(SIGNALLED + number)
-        self._signal_time = time.monotonic()
+        if not self.deadline_reached:
+            self._end_time = time.monotonic()
         self.number = number
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self.on_signal)
@@ -128,9 +134,36 @@ class Signals:
             os._exit(code)
         return code
 
-    def seconds_since_signal(self) -> float:
-        """Return the number of seconds since the first signal."""
-        return time.monotonic() - self._signal_time
+    def start_run(self, seconds: float | None) -> None:
+        """Set the deadline of the run that starts now. seconds: the time until the deadline; None for no deadline."""
+        self.deadline = None if seconds is None else time.monotonic() + seconds
+        self.deadline_reached = False
+
+    def reach_deadline(self) -> None:
+        """End the run because of the deadline, unless a signal has ended it."""
+        if self.number is None:
+            self._end_time = time.monotonic()
+            self.deadline_reached = True
+
+    @property
+    def has_ended_run(self) -> bool:
+        """Whether a signal or the deadline has ended the run."""
+        return self.number is not None or self.deadline_reached
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of a run that a signal or the deadline has ended. A signal takes precedence."""
+        return FAILED if self.number is None else SIGNALLED + self.number
+
+    def error(self) -> Cancelled:
+        """Return the error for work that a signal or the deadline has cancelled."""
+        if self.number is None:
+            return Cancelled("the deadline was reached (--deadline)", code=DEADLINE)
+        return Cancelled(f"stopped by {self.name}")
+
+    def seconds_since_end(self) -> float:
+        """Return the number of seconds since a signal or the deadline ended the run."""
+        return time.monotonic() - self._end_time
 
     @property
     def name(self) -> str:
@@ -139,16 +172,20 @@ class Signals:
 
 
 class InterruptibleSleep:
-    """A Sleeper (`util.files`) that a signal interrupts. It is used while waiting for a lock."""
+    """A Sleeper (`util.files`) that a signal or the deadline interrupts. It is used while waiting for a lock."""
 
     def __init__(self, signals: Signals) -> None:
         self._signals = signals
 
     def sleep(self, seconds: float) -> None:
-        """Sleep for `seconds`. Raises Cancelled after a signal."""
-        self._signals.wait(seconds)
-        if self._signals.number is not None:
-            raise Cancelled(f"stopped by {self._signals.name}")
+        """Sleep for `seconds`. Raises Cancelled after a signal, and at the deadline."""
+        signals = self._signals
+        left = None if signals.deadline is None else max(0.0, signals.deadline - time.monotonic())
+        signals.wait(seconds if left is None else min(seconds, left))
+        if left is not None and left <= seconds:
+            signals.reach_deadline()
+        if signals.has_ended_run:
+            raise signals.error()
 
 
 def run_with_signals(run: Callable[[Work], _Result]) -> _Result:

@@ -175,7 +175,6 @@ def test_a_usage_error_exits_2_with_a_short_message(
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["sync", "--deadline", "06:00", "{config}"],
         ["sync", "{config}", "--dask", "tcp://127.0.0.1:8786"],
     ],
     ids=" ".join,

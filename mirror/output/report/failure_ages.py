@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from mirror.errors import Cancelled, printable
+from mirror.errors import STOPPED, printable
 from mirror.output.report.records import ImageEntry
 
 MAX_FAILURES = 10_000  # the maximum number of images whose first failure is kept for the next run
@@ -60,7 +60,7 @@ def _key_prefixes(source: str) -> tuple[str, ...]:
 
 def _is_interrupted(entry: ImageEntry) -> bool:
     """Return whether an image was skipped because the run was stopped, and not for another reason."""
-    return entry.result == "skipped" and entry.error is not None and entry.error.code == Cancelled.code
+    return entry.result == "skipped" and entry.error is not None and entry.error.code in STOPPED
 
 
 def failure_key(entry: ImageEntry) -> str:

@@ -54,4 +54,5 @@ REMEDIES = {
     "prune_refused": "look at the plan and the targets, then make a new plan",
     "internal_error": "report this bug, with a log of level `debug`",
     "interrupted": "run again",
+    "deadline": "run again, or set a later `--deadline`",
 }

@@ -33,6 +33,7 @@ def summary(
     suggest_retry: bool = True,
     retry_arguments: Sequence[str] = (),
     quiet: bool = False,
+    deadline_reached: bool = False,
 ) -> list[str]:
     """Return the lines of the summary: what changed, the totals, and the causes of failures.
 
@@ -41,14 +42,14 @@ def summary(
     config: the configuration file; None for `mirror copy`. Lines are wrapped to the width of the terminal.
     suggest_retry: whether the summary may suggest a run that copies only the failed images. False if a target is a
     bundle. retry_arguments: the options of that run, in addition to the one that selects these images. quiet: whether
-    to return only the lines about failures."""
+    to return only the lines about failures. deadline_reached: whether `--deadline` ended the run."""
     totals, width = report.totals, line_width()
     requests = format_count(sum(sum(kinds.values()) for kinds in cost.requests.values()), "request")
-    stopped = exit_code >= SIGNALLED
+    stopped = "a signal" if exit_code >= SIGNALLED else "the deadline" if deadline_reached else ""
     # If the run succeeded, the skipped images are for platforms that the mirrors do not copy.
     if not stopped and set(totals.images) <= ({"up-to-date", "skipped"} if exit_code == OK else {"up-to-date"}):
         return [] if quiet else [f"{_unchanged_line(totals)}; {requests}, {format_duration(cost.seconds)}"]
-    lines = ["stopped by a signal: what was copied stays on the targets; the next run resumes"] if stopped else []
+    lines = [f"stopped by {stopped}: what was copied stays on the targets; the next run resumes"] if stopped else []
     if not quiet:
         lines += _change_lines(report, width)
         counts = f"images: {_counts_text(totals.images, {**_IMAGES, 'skipped': 'skipped'})}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 
-from mirror.errors import MirrorError, RemoteError, printable
+from mirror.errors import Cancelled, MirrorError, RemoteError, printable
 from mirror.registry.http.connection import Connection
 from mirror.registry.http.headers import ResponseHead
 from mirror.registry.http.protocol import ResponseParser
@@ -111,7 +111,7 @@ def read_error_body(body: ResponseBody, head: ResponseHead, limit: int, subject:
     except TooBig:
         return b""
     except MirrorError as error:
-        if error.code == "interrupted":
+        if isinstance(error, Cancelled):
             raise
         return b""
 

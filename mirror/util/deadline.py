@@ -1,0 +1,40 @@
+"""The time at which a run has to end."""
+
+from __future__ import annotations
+
+from datetime import datetime, time, timedelta
+
+from mirror.util.structs import Struct
+
+
+class Deadline(Struct, frozen=True):
+    """A deadline as the user gave it: a duration in seconds, or a time of day in minutes after local midnight.
+
+    text: the value of the option, for messages."""
+
+    text: str
+    duration: float | None = None
+    minute: int = 0
+
+    def seconds_from(self, now: float) -> float:
+        """Return the seconds from `now` to the deadline. now: the start of the run, in seconds since the epoch.
+
+        A time of day is its next occurrence: if it has passed today, the one of tomorrow."""
+        if self.duration is not None:
+            return self.duration
+        return next_occurrence(self.minute, now) - now
+
+
+def next_occurrence(minute: int, now: float) -> float:
+    """Return when the clock next shows `minute` (minutes after local midnight) after `now`.
+
+    Both times are in seconds since the epoch. A time that a change to daylight saving time skips is moved by the length
+    of the change. A time that occurs twice on a day counts both times."""
+    today = datetime.fromtimestamp(now).date()
+    for days in range(3):
+        local = datetime.combine(today + timedelta(days), time(minute // 60, minute % 60))
+        first, second = local.replace(fold=0).timestamp(), local.replace(fold=1).timestamp()
+        for occurrence in (first, max(first, second)):
+            if occurrence > now:
+                return occurrence
+    raise ValueError(f"no occurrence of minute {minute} after {now}")
