@@ -24,7 +24,8 @@ from mirror.selection.locations import (
 )
 from mirror.selection.repository_rules import can_match
 from mirror.store import Version
-from mirror.sync.explanation import MirrorExplanation, Subject, TargetExplanation, explain_subjects
+from mirror.sync.explained_subjects import Subject
+from mirror.sync.explanation import MirrorExplanation, TargetExplanation, explain_subjects
 from mirror.sync.plan_model import MirrorEntry, PlanReceiver, RepositoryFilter, TargetEntry, source_digest
 from mirror.sync.planner import Planner
 from mirror.sync.write_conflicts import find_possible_conflicts

@@ -116,11 +116,21 @@ class ReferenceFilter:
         """Return whether the filter selects a reference in a source. Patterns that match it are recorded as used."""
         if self._patterns is None:
             return True
-        name, digest, _ = reference.partition("@")
-        repository = name if digest else name.rpartition(":")[0]
-        matching = [one for one in self._patterns if _matches(one, reference) or _matches(one, repository)]
+        matching = self._matching_patterns(reference)
         self._unmatched.difference_update(matching)
         return bool(matching)
+
+    def excludes_any(self, references: Iterable[str]) -> bool:
+        """Return whether the filter excludes any of these references. No pattern is recorded as used.
+
+        If all references match, `references` is not iterated."""
+        return self._patterns is not None and not all(map(self._matching_patterns, references))
+
+    def _matching_patterns(self, reference: str) -> list[str]:
+        """Return the patterns that match a reference or its repository."""
+        name, digest, _ = reference.partition("@")
+        repository = name if digest else name.rpartition(":")[0]
+        return [one for one in self._patterns or () if _matches(one, reference) or _matches(one, repository)]
 
     def may_select(self, repository: str) -> bool:
         """Return whether any reference in `host/repo` could be selected. If not, its tags need not be listed.

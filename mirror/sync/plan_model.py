@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Protocol
 
@@ -218,6 +218,12 @@ class RepositoryFilter(Protocol):
 
     def is_selected(self, reference: str) -> bool:
         """Return whether the run mirrors this source reference."""
+        ...
+
+    def excludes_any(self, references: Iterable[str]) -> bool:
+        """Return whether the run excludes any of these source references, which may not exist.
+
+        If the run excludes no references, `references` is not iterated."""
         ...
 
     def may_select(self, repository: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from mirror.errors import MirrorError, Refused, printable
 from mirror.oci.digest import Digest
@@ -170,21 +170,11 @@ class TargetPlanner:
             checked = await self._calls.call(
                 lambda work: self._hints.checked_attachments(key, repository, digests, now - period, now), policy=ONCE
             )
-        due = {one for one in digests if one not in checked or self._leaves_out_attachment_tags(entry, one)}
+        due = {one for one in digests if one not in checked or self._only.excludes_any(_mirrored_tags(entry, one))}
         return [
             replace(one, recheck=True) if one.action is Action.SKIP and one.old_digest in due else one
             for one in plan_entries
         ]
-
-    def _leaves_out_attachment_tags(self, entry: MirrorEntry, subject: Digest) -> bool:
-        """Return whether `entry` mirrors a tag of attachments of `subject` like other tags, but this run excludes it.
-
-        When the attachments were last requested, that tag was left to its own copy. This run does not make that copy,
-        so the attachments have to be requested again."""
-        return any(
-            entry.mirrors_attachment_tag(tag) and not self._only.is_selected(entry.name + reference_suffix(tag))
-            for tag in (referrers_tag(subject), *signature_tags(subject))
-        )
 
     def _skip_known_equal(
         self, target: TargetEntry, target_tags: TargetTags, references: Sequence[SourceReference]
@@ -264,3 +254,13 @@ class TargetPlanner:
         return await self._calls.call_host(
             target.store.host, lambda work: resolve_all(target.store, target.repository.path, tags, work)
         )
+
+
+def _mirrored_tags(entry: MirrorEntry, subject: Digest) -> Iterator[str]:
+    """Yield the references of the attachments of `subject` whose tags `entry` mirrors like other tags.
+
+    When attachments are requested, these are left to their own copy. A run that excludes one of them does not make this
+    copy, so it has to request the attachments again."""
+    for tag in (referrers_tag(subject), *signature_tags(subject)):
+        if entry.mirrors_attachment_tag(tag):
+            yield entry.name + reference_suffix(tag)

@@ -304,3 +304,16 @@ def test_only_with_one_image_copies_a_signature_whose_tag_is_mirrored_like_any_o
     mirror_run.sync("--only", f"{source.host}/app:v1")
     assert made == signatures(target, signer)
     assert_whole(target)
+
+
+def test_only_with_a_tag_of_attachments_that_does_not_exist_selects_nothing(
+    source: ScriptedRegistry, target: ScriptedRegistry, mirror_run: MirrorTool, signer: Signer
+) -> None:
+    source.load("app", signer.graph)
+    mirrors = [{"source": f"{source.host}/app", "targets": [f"{target.host}/copy"]}]
+    mirror_run.config(mirrors, source, target, defaults={"recheck": "24 h"})
+    mirror_run.sync()
+    only = f"{source.host}/app:{signer.tag.removesuffix('.sig')}"
+    ran = mirror_run.sync("--only", f"{source.host}/app:v1", "--only", only, expect=1)
+    assert only[:60] in ran.text
+    assert "selects nothing" in ran.text
