@@ -219,8 +219,8 @@ def _deadline(text: str) -> Deadline:
 
     try:
         if ":" in text:
-            return Deadline(text, minute=time_of_day(text.zfill(5)))
-        return Deadline(text, duration=_interval(text))
+            return Deadline(minute=time_of_day(text.zfill(5)))
+        return Deadline(duration=_interval(text))
     except (ConfigError, argparse.ArgumentTypeError) as error:
         what = f"expected a local time, such as 05:30, or a duration from 1 s to 31 d, such as 2h, got {text!r}"
         raise argparse.ArgumentTypeError(what) from error

@@ -225,7 +225,7 @@ class _PruneRun:
             for reference, digest in references.items():
                 full = name + reference_suffix(reference)
                 if full not in self._outcomes:
-                    error = Failure.from_error(Cancelled(f"stopped by {self._signals.name}"))
+                    error = Failure.from_error(self._signals.error())
                     self._report.add(ImageEntry("", full, "skipped", digest=digest, error=error))
 
     def _record(self, item: PlannedDeletion, outcome: Outcome, error: MirrorError | None) -> None:

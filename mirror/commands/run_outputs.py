@@ -121,10 +121,9 @@ class RunOutputs:
             while waiting:
                 waiting = wait(waiting, timeout=_POLL).not_done
                 deadline = self._signals.deadline
-                if self._signals.number is not None:
-                    stop.request(f"stopped by {self._signals.name}")
-                elif deadline is not None and time.monotonic() > deadline + _AFTER_DEADLINE:
-                    stop.request("the deadline was reached (--deadline)")
+                is_late = deadline is not None and time.monotonic() > deadline + _AFTER_DEADLINE
+                if is_late or self._signals.number is not None:
+                    stop.request(self._signals.error().what)
         kept |= {key: after for future, (key, after) in futures.items() if future.result()}
         return {key: one for key, one in kept.items() if one is not None}
 

@@ -19,7 +19,7 @@ from mirror.commands.schedule import Schedule
 from mirror.commands.service_status import ServiceStatus, StatusHandler
 from mirror.commands.sync import prepare, run_once
 from mirror.config import Config, load
-from mirror.errors import SIGNALLED, ConfigError, LockBusy, MirrorError, printable
+from mirror.errors import ConfigError, LockBusy, MirrorError, printable
 from mirror.output.console import Console, print_lines
 from mirror.output.log import open_log
 from mirror.output.redaction import Redactor
@@ -105,11 +105,7 @@ class _Service:
         while self._wait():
             self._run_cycle(first=first)
             first = False
-        return self._exit_code()
-
-    def _exit_code(self) -> int:
-        """Return the exit code of the process after a signal."""
-        return SIGNALLED + (self._signals.number or 0)
+        return self._signals.exit_code
 
     def _wait(self) -> bool:
         """Wait until the next cycle is due, and return True. Return False if a signal ends the process.
@@ -157,7 +153,7 @@ class _Service:
         finally:
             self._signals.open_pipe()
         # Threads that hang would accumulate, and could still write to a target. A service manager starts a new process.
-        self._signals.exit_if_hung(code if self._signals.number is None else self._exit_code())
+        self._signals.exit_if_hung(code if self._signals.number is None else self._signals.exit_code)
         self._status.end_cycle(code)
         gc.collect()  # frees the objects of the run, which refer to each other
 

@@ -25,7 +25,7 @@ from mirror.commands.run_log import open_run_log
 from mirror.commands.run_outputs import RunOutputs
 from mirror.commands.session import RunContext, close_in_time, makes_bundle, open_run, seconds_left, spool_directory
 from mirror.config import Config, state_directory
-from mirror.errors import OK, SIGNALLED, Cancelled, LocalError, MirrorError, worst_exit_code
+from mirror.errors import FAILED, OK, SIGNALLED, Cancelled, LocalError, MirrorError, worst_exit_code
 from mirror.oci.reference import Repository
 from mirror.output.console import Console, print_lines
 from mirror.output.progress import Progress
@@ -190,8 +190,8 @@ class _SyncRun:
                 totals = report.totals_fields(cost)
                 self._events.end_run(code, seconds=cost.seconds, totals=totals, report=str(report.path))
             self._print_summary(report, cost, code)
-            complete = self._options.selects_all and not self._signals.has_ended_run
-            complete = complete and not (self._options.fail_fast and code != OK)
+            stopped = self._signals.has_ended_run or (self._options.fail_fast and code != OK)
+            complete = self._options.selects_all and not stopped
             lines = self._summary(report, cost, code, quiet=code != OK)
             written = outputs.write(document, ages, lines, complete=complete)
             if self._on_report is not None:
@@ -218,9 +218,10 @@ class _SyncRun:
                     state.mark_finished(str(repository))
             if state.failure is not None:
                 results.add_exit_code(state.failure)
-        code = worst_exit_code(results.codes)
-        if self._signals.has_ended_run:
-            code = max(self._signals.exit_code, worst_exit_code({*results.codes, self._signals.exit_code}))
+        if self._signals.number is not None:
+            code = self._signals.exit_code
+        else:
+            code = worst_exit_code({*results.codes, FAILED} if self._signals.deadline_reached else results.codes)
         return code, run_cost(context.limits, self._started_monotonic)
 
     def _watch_progress(self, progress: Progress) -> AbstractContextManager[None]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from mirror.errors import SIGNALLED, ConfigError, LocalError, Refused, printable
+from mirror.errors import ConfigError, LocalError, Refused, printable
 from mirror.layout.bundle.completeness import find_gaps
 from mirror.layout.bundle.store import BundleStore
 from mirror.layout.bundle.verify import missing_path_error
@@ -69,7 +69,7 @@ def serve(
         print_lines([f"http{'s' if tls else ''}://{server.address}/ serves {printable(path)} ({mode})"])
         while signals.number is None:
             signals.wait()
-        return SIGNALLED + signals.number
+        return signals.exit_code
 
 
 def parse_address(text: str) -> tuple[str, int]:

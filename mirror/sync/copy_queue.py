@@ -181,7 +181,7 @@ class CopyQueue:
         If the queue was halted, record the images as skipped instead."""
         if self._halted:
             for plan_entry in list(self._deferred):
-                self._end_deferred(plan_entry, partial(self._record_skipped, plan_entry))
+                self._end_deferred(plan_entry, partial(self._record_skipped, plan_entry, self._halted))
             return
         for group in self._from_partial.values():
             self._enqueue_deferred(group, await self._run_check(self._bases.find_missing(group), group))
@@ -250,7 +250,7 @@ class CopyQueue:
             self._read_next(queue)
             if self._halted:
                 self._read_ahead.cancel(plan_entry)
-                self._record_skipped(plan_entry)
+                self._record_skipped(plan_entry, self._halted)
                 await asyncio.sleep(0)  # let other tasks run: the queue may be very long
             else:
                 failure = await run_and_catch(self._copy(plan_entry, BlobCounts()))
@@ -322,10 +322,10 @@ class CopyQueue:
         record = self._recorder.record_copied if changed else self._recorder.record_up_to_date
         record(plan_entry, digest, counts)
 
-    def _record_skipped(self, plan_entry: PlanEntry) -> None:
-        """Record that an image was not copied because the queue was halted."""
+    def _record_skipped(self, plan_entry: PlanEntry, error: Cancelled) -> None:
+        """Record that an image was not copied because the queue was halted. error: the reason."""
         self._without_result.pop(plan_entry, None)
-        self._recorder.record_skipped(plan_entry, self._halted or Cancelled(RESULT_NOT_NEEDED))
+        self._recorder.record_skipped(plan_entry, error)
 
     def _record_crash(self, plan_entry: PlanEntry, failure: BaseException) -> None:
         """Record that an image failed because of a bug."""

@@ -8,11 +8,8 @@ from mirror.util.structs import Struct
 
 
 class Deadline(Struct, frozen=True):
-    """A deadline as the user gave it: a duration in seconds, or a time of day in minutes after local midnight.
+    """A deadline as the user gave it: a duration in seconds, or a time of day in minutes after local midnight."""
 
-    text: the value of the option, for messages."""
-
-    text: str
     duration: float | None = None
     minute: int = 0
 

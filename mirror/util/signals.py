@@ -199,7 +199,7 @@ def run_with_signals(run: Callable[[Work], _Result]) -> _Result:
         while not future.done() and signals.number is None:
             signals.wait()
         if signals.number is not None:
-            stop.request(f"stopped by {signals.name}")
+            stop.request(signals.error().what)
         try:
             return future.result()
         except Cancelled as error:

@@ -39,8 +39,8 @@ def utc(text: str) -> float:
 def test_a_time_of_day_is_its_next_occurrence(now: str, clock: tuple[int, int], expected: str) -> None:
     minute = clock[0] * 60 + clock[1]
     assert utc(expected) == next_occurrence(minute, utc(now))
-    assert utc(expected) - utc(now) == Deadline("", minute=minute).seconds_from(utc(now))
+    assert utc(expected) - utc(now) == Deadline(minute=minute).seconds_from(utc(now))
 
 
 def test_a_duration_counts_from_the_start_of_the_run() -> None:
-    assert 7200.0 == Deadline("2h", duration=7200.0).seconds_from(utc("2026-12-06T20:00"))
+    assert 7200.0 == Deadline(duration=7200.0).seconds_from(utc("2026-12-06T20:00"))
