@@ -8,11 +8,11 @@ from benchmarks.samples import Report
 _HEAD = """\
 # Figures
 
-`make bench` generates this page; do not edit it. [performance.md](performance.md) explains the columns and the method.
+`make bench` generates this page. Do not edit it. [performance.md](performance.md) explains the columns and the method.
 
-Measured on {date} in interleaved runs{quick}. The values are medians. `÷ best other` is the wall time of the tool
-divided by that of the fastest other tool whose targets were correct. The ideal replay is not a tool; its ratio is only
-for orientation.
+Measured on {date} in interleaved runs{quick}. The values are medians. `÷ best other` is the wall time of a tool,
+divided by the wall time of the fastest other tool whose targets were correct. The ideal replay is not a tool, so its
+ratio is shown only for orientation.
 
 | machine | |
 |---|---|

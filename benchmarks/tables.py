@@ -87,7 +87,7 @@ def _remarks(outcome: Outcome) -> list[str]:
     if outcome.gigabytes >= 0.05:
         each = {tool: outcome.spread(tool, lambda sample: sample.cpu).median for tool in outcome.tools}
         listed = ", ".join(f"{tool} {cpu / outcome.gigabytes:.2f}" for tool, cpu in each.items())
-        remarks.append(f"Client CPU seconds per GB (10^9 bytes) of content: {listed}.")
+        remarks.append(f"CPU seconds of the tools per GB (10^9 bytes) of content: {listed}.")
     refused = {
         tool: max(one.source.refused + one.target.refused for one in runs) for tool, runs in outcome.tools.items()
     }

@@ -25,8 +25,8 @@ class Big(Scenario):
     name = "big"
     title = "One big image"
     note = (
-        "A single layer of 1 GiB, or of `--size`. The registry rejects a blob with a wrong digest, so the "
-        "result is not read back."
+        "The image has a single layer of 1 GiB, or of `--size`. The registry rejects a blob with a wrong digest, so "
+        "the benchmark does not read the result back."
     )
     reads_all_back = False
 

@@ -12,7 +12,7 @@ class Cold(RealScenario):
     name = "cold"
     title = "Cold: 10 repositories × 6 tags into an empty registry"
     note = (
-        "Each tag is an index of two platforms with 4 layers of 1 MiB each. Half of the layers are in every repository."
+        "Each tag is an index of two platforms with 4 layers of 1 MiB each. Half of the layers are in all repositories."
     )
     with_ideal = True
 
@@ -24,7 +24,8 @@ class ThreeTargets(Cold):
     name = "three-targets"
     title = "Cold, into three empty registries"
     note = (
-        "The content of the cold run. A tool that supports only one target at a time reads the source once per target."
+        "The content is that of the first scenario. A tool that supports only one target at a time reads the source "
+        "once per target."
     )
     target_count = 3
     with_ideal = False
@@ -34,7 +35,10 @@ class ColdManyTags(RealScenario):
     name = "many-tags"
     runs = SLOW
     title = "Cold: 1,000 tags of 50 images"
-    note = "One repository. Each image has 20 tags and is an index of two platforms with 2 layers of 64 KiB each."
+    note = (
+        "The source has one repository. Each image has 20 tags and is an index of two platforms with 2 layers of "
+        "64 KiB each."
+    )
 
     def seed(self, source: RealRegistry) -> Content:
         return thousand_tags(source, self.scale.count(1000))

@@ -20,8 +20,8 @@ class Unchanged(RealScenario):
     name = "unchanged"
     title = "Nothing has changed: 10 repositories × 6 tags"
     note = (
-        "The content of the cold run, which is already on the target. Each tool has run once before; `mirror` keeps "
-        "the state of that run."
+        "The content is that of the first scenario, and is already on the target. Each tool has run once before, and "
+        "`mirror` keeps the state of that run."
     )
     fresh = False
     continue_on_error = True
@@ -45,7 +45,7 @@ class Unchanged(RealScenario):
 class UnchangedThousand(Unchanged):
     name = "unchanged-1000"
     title = "Nothing has changed: 1,000 tags"
-    note = "One repository, 1,000 tags of 50 images."
+    note = "One repository has 1,000 tags of 50 images."
 
     def fill(self, source: RealRegistry) -> Content:
         return thousand_tags(source, self.scale.count(1000))
