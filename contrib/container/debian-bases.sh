@@ -2,7 +2,7 @@
 # contrib/container/debian-bases.sh DIR makes base images for the Containerfile from packages of Debian 12, for machines
 # that cannot reach the registries of the default base images. It needs mmdebstrap and buildah, and runs as root.
 #
-# It writes an OCI image layout to DIR, which must not exist, with these references:
+# The script writes an OCI image layout to DIR, which must not exist, with these references:
 #   builder:bookworm    a minimal Debian with Python and pip, for the architecture of this machine
 #   runtime:bookworm    Python without a shell, for amd64 and arm64
 #

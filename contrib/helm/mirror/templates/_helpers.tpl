@@ -25,12 +25,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
-{{/* The configuration. Other users can write to the root of a volume, so the state is in a folder of it. */}}
+{{/* The configuration. Other users can write to the root of a volume, so the state is in a folder of the volume. */}}
 {{- define "mirror.config" -}}
 {{- merge (dict) .Values.config (dict "version" 1 "state" "/var/lib/mirror/state") | toYaml }}
 {{- end }}
 
-{{/* Combinations of values that the schema cannot reject. */}}
+{{/* Rejects combinations of values that the schema cannot reject. */}}
 {{- define "mirror.check" -}}
 {{- if not (or .Values.existingConfigMap .Values.config.mirrors) }}
 {{- fail "set `config` with the key `mirrors`, or `existingConfigMap`" }}
