@@ -43,6 +43,11 @@ class BaseInventory:
                 found.update({blob.digest: repositories for blob in one.blobs if not blob.foreign})
         return found
 
+    @property
+    def is_from_report(self) -> bool:
+        """Whether the inventory was made from a report, which has no sizes and lists only root manifests."""
+        return any(one.size is None for one in self._inventory.manifests.values())
+
     def _repositories_with_manifest(self, digest: Digest) -> tuple[str, ...]:
         """Return the repositories of the base that have the manifest, or an empty tuple if none has it."""
         if digest not in self._inventory.manifests:
