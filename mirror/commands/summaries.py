@@ -146,6 +146,7 @@ def _drift_line(drift: Drift) -> str:
         DriftKind.UNLOCKED: f"not locked, the source has {now}",
         DriftKind.ATTACHED: f"the image has the attachment {drift.current}, which is not locked",
         DriftKind.DETACHED: f"the image no longer has the attachment {drift.locked}",
+        DriftKind.EXCLUDED: f"the configuration no longer selects the attachment {drift.locked}",
     }
     return f"{drift.kind.value:8} {drift.name}: {what[drift.kind]}"
 
