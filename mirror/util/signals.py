@@ -139,6 +139,10 @@ class Signals:
         self.deadline = None if seconds is None else time.monotonic() + seconds
         self.deadline_reached = False
 
+    def seconds_to_deadline(self) -> float | None:
+        """Return the number of seconds until the deadline of the run, or None if it has none."""
+        return None if self.deadline is None else self.deadline - time.monotonic()
+
     def reach_deadline(self) -> None:
         """End the run because of the deadline, unless a signal has ended it."""
         if self.number is None:
