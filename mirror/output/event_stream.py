@@ -1,4 +1,4 @@
-"""The events of `--json-events`: what happens in a run, as JSON lines on standard output.
+"""Writes the events of `--json-events`, which report what happens in a run, as JSON lines on standard output.
 
 docs/progress.md, "Events for programs", describes the events. Events and fields may be added, but not changed.
 """
@@ -30,7 +30,9 @@ Fields = Mapping[str, object]
 
 
 class EventStream:
-    """Writes the events of a run. Thread-safe; no method waits for the reader. Implements ProgressWatcher."""
+    """Writes the events of a run as JSON lines. Thread-safe. No method waits for the reader of the lines.
+
+    Implements ProgressWatcher."""
 
     every = 0.25  # seconds; every pause of a host is longer, so that none is missed
 
@@ -54,7 +56,7 @@ class EventStream:
         self._emit("phase", {"phase": phase})
 
     def add_image(self, entry: ImageEntry) -> None:
-        """Write the event `image`, with the entry of the report for one image on one target."""
+        """Write the event `image`, which contains the report's entry for one image on one target."""
         self._emit("image", entry_fields(entry))
 
     def add_blob(self, fields: Fields, *, is_root: bool) -> None:
@@ -90,11 +92,11 @@ class EventStream:
             self._emit("host_resumed", {"host": host})
 
     def _emit(self, event: str, fields: Fields) -> None:
-        """Queue one event."""
+        """Put one event on the queue of the writer."""
         self._lines.put(partial(self.encode, event, fields, self._now()))
 
     def encode(self, event: str, fields: Fields, moment: float) -> str:
-        """Return the line for an event. moment: its time, in seconds since the epoch."""
+        """Return the JSON line for an event. moment: the time of the event, in seconds since the epoch."""
         common: dict[str, object] = {"ts": timestamp(moment), "event": event, "run": self._run}
         return json_line(common | {key: plain_value(value) for key, value in fields.items()}, self._redact)
 
@@ -130,13 +132,13 @@ def _progress_fields(before: Snapshot, now: Snapshot) -> dict[str, object]:
 
 @contextmanager
 def open_events(*, run: str, redact: Redactor) -> Iterator[EventStream]:
-    """Return a context manager that yields an EventStream, which writes to standard output until the block exits.
+    """Return a context manager that yields an EventStream. It writes to standard output until the `with` block exits.
 
     If the reader of a pipe exits, the events are dropped. After another error, a warning is logged as well. The run
     continues in both cases. run: the id of the run."""
 
     def warn(error: OSError) -> None:
-        """Log that events are missing, unless the reader has exited."""
+        """Log a warning that events are missing, unless the error means that the reader has exited."""
         if error.errno != errno.EPIPE:
             text = f"cannot write the events to standard output: {error.strerror}; the run continues without them"
             _log.warning("events_failed", extra={"text": text})

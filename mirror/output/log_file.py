@@ -35,7 +35,7 @@ _NEW = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class LogLocked(LocalError):
-    """The error if another process holds the lock on the log file for longer than a write normally takes."""
+    """Raised if another process holds the lock on the log file for longer than a write normally takes."""
 
     def __init__(self, path: Path, lock: str) -> None:
         super().__init__(

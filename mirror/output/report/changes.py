@@ -40,7 +40,7 @@ class ChangeRow(Struct, frozen=True):
 
 
 class Changes:
-    """The changed images of a run, sorted by name. Keeps only the first ones unless `keep_all` is set.
+    """The changed images of a run, sorted by name. Only the first images are kept, unless `keep_all` is set.
 
     Not thread-safe."""
 
@@ -64,7 +64,7 @@ class Changes:
         del self._keys[self._limit :], self._entries[self._limit :]
 
     def rows(self) -> list[ChangeRow]:
-        """Return the rows for the images that were kept."""
+        """Return the rows of the table of changes, for the images that were kept."""
         return [_row(entry) for entry in self._entries]
 
 
