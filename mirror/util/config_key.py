@@ -30,7 +30,7 @@ def registry_key(host: str, *keys: str) -> str:
 
 
 def quote_key(key: str) -> str:
-    """Return a key in double quotes, shortened to at most 80 characters.
+    """Return a configuration key in double quotes, shortened to at most 80 characters.
 
     Non-ASCII characters are escaped, and user information in a URL is hidden."""
     safe = _USERINFO.sub("***@", key)

@@ -197,7 +197,7 @@ def delete_leftovers(directory: Path) -> int:
 
 
 def _check_replaceable(path: Path) -> None:
-    """Raise LocalError or OSError if `path` exists and is not a regular file or a link."""
+    """Raise LocalError or OSError if `path` exists and is neither a regular file nor a link."""
     with suppress(FileNotFoundError):
         found = path.lstat().st_mode
         if stat.S_ISDIR(found):
@@ -324,7 +324,7 @@ class Lock(AbstractContextManager["Lock"]):
             os.pwrite(descriptor, f"pid {os.getpid()} since {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}\n".encode(), 0)
 
     def _read_holder(self) -> str:
-        """Describe the process that holds the lock, for messages. Return an empty string if it is unknown."""
+        """Describe the process that holds the lock, for messages. Return an empty string if the process is unknown."""
         with suppress(OSError):
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
@@ -346,5 +346,5 @@ class Lock(AbstractContextManager["Lock"]):
 
 
 def _busy_hint(wait: float) -> str:
-    """Return the hint for the error that another run holds the lock. wait: how many seconds this run has waited."""
+    """Return the hint for the error that another run holds the lock. wait: the seconds that this run has waited."""
     return f"it did not finish within {wait:g} s" if wait > 0 else "use --lock-wait SECONDS to wait until it finishes"
