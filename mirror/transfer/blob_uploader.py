@@ -77,7 +77,7 @@ class BlobUploader:
         progress: Progress,
         before_write: Callable[[Repository], None],
     ) -> None:
-        """progress, before_write: see `BlobCopier`."""
+        """Create an uploader that makes its calls with `calls`. progress, before_write: see `BlobCopier`."""
         self._locations = locations
         self._sources = sources
         self._routes = routes
@@ -115,7 +115,7 @@ class BlobUploader:
             if not upload_try.is_shared:
                 tried.update(sources)
         if failure is None:
-            raise RuntimeError("the request has no source")
+            raise RuntimeError("the copy request has no source")
         raise failure
 
     def _next_sources(self, request: BlobRequest, tried: Collection[BlobSource]) -> list[BlobSource]:
