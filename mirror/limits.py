@@ -308,7 +308,9 @@ class Limits:
         self._queued.seconds = self.limit_wait_seconds() + seconds
 
     def limit_wait_seconds(self) -> float:
-        """Return the seconds this thread has waited because of pauses and rate limits, which retry budgets exclude."""
+        """Return how many seconds this thread has waited because of pauses and rate limits.
+
+        Retry budgets do not include these waits."""
         seconds: float = getattr(self._queued, "seconds", 0.0)
         return seconds
 

@@ -197,7 +197,7 @@ class ExpectedImage(Struct, frozen=True):
 
 
 class Source(Protocol):
-    """A store that can be read from.
+    """A store from which images can be read.
 
     host: the name of the host, for permits and reports.
     partial: whether the store may leave out blobs that the target is expected to have. A run looks for such blobs on
@@ -258,7 +258,7 @@ class Source(Protocol):
 
 
 class Target(Source, Protocol):
-    """A store that can be written to.
+    """A store to which images can be written.
 
     needs_all_images: whether `begin` needs the list of all images before the first byte is written, as for a bundle.
     incomplete: whether the store needs all images, and its existing content is marked as lacking some of them.

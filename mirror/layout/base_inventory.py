@@ -51,7 +51,7 @@ class BaseInventory:
         return tuple(sorted(name for name, one in holders if digest in one.manifests))
 
     def _is_from_report(self, digest: Digest) -> bool:
-        """Return whether the inventory may have been made from a report, which has no sizes and only root manifests."""
+        """Return whether the entry of a manifest may come from a report, which lists only roots, without sizes."""
         known = self._inventory.manifests.get(digest)
         return known is None or known.size is None
 

@@ -31,7 +31,9 @@ _FILE_MODE = 0o644  # readable by all users: the user who imports a layout may n
 
 
 class LayoutFiles:
-    """Reads and writes the files of one layout directory. Thread-safe. Opened directories stay open until `close`."""
+    """Reads and writes the files of one layout directory. Thread-safe.
+
+    Directories that were opened stay open until `close` is called."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -52,7 +52,7 @@ class EventStream:
         self._emit("run_started", {"schema": 1, "version": __version__, "config": config})
 
     def start_phase(self, phase: Phase) -> None:
-        """Write the event `phase`."""
+        """Write the event `phase`, which reports that the run begins a new phase."""
         self._emit("phase", {"phase": phase})
 
     def add_image(self, entry: ImageEntry) -> None:
@@ -69,7 +69,7 @@ class EventStream:
         self._emit("run_ended", fields)
 
     def receive(self, snapshot: Snapshot, *, last: bool) -> None:
-        """Write `host_waiting` and `host_resumed` for hosts that began or ceased to wait, and `progress` if it is due.
+        """Write `host_waiting` and `host_resumed` for hosts whose wait began or ended, and `progress` if it is due.
 
         last: whether the run has ended. In this case, `progress` is always written."""
         self._compare_hosts(snapshot)
@@ -79,7 +79,7 @@ class EventStream:
             self._emit("progress", _progress_fields(self._history[0], snapshot))
 
     def _compare_hosts(self, snapshot: Snapshot) -> None:
-        """Write events for the differences between the hosts that wait now and those that waited before."""
+        """Write `host_waiting` and `host_resumed` for the hosts whose wait has changed since the last snapshot."""
         before, self._waiting = self._waiting, {}
         for one in snapshot.hosts:
             until = snapshot.seconds + one.seconds
@@ -144,7 +144,7 @@ def open_events(*, run: str, redact: Redactor) -> Iterator[EventStream]:
             _log.warning("events_failed", extra={"text": text})
 
     def describe_dropped(count: int) -> str:
-        """Return the event that says how many events were dropped."""
+        """Return the line of an event that reports how many events were dropped."""
         return events.encode("events_dropped", {"count": count}, time.time())
 
     # Standard output is not closed here: `mirror/cli.py` has opened its descriptor if it was closed.

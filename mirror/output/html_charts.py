@@ -89,7 +89,7 @@ def _bytes_text(sent: int, mounted: int) -> str:
 
 
 def repository_of(reference: str) -> str:
-    """Return the repository of `HOST/REPOSITORY:TAG` or `HOST/REPOSITORY@DIGEST`."""
+    """Return `HOST/REPOSITORY` for a reference `HOST/REPOSITORY:TAG` or `HOST/REPOSITORY@DIGEST`."""
     name = reference.partition("@")[0]
     head, slash, last = name.rpartition("/")
     return head + slash + last.partition(":")[0] if slash else name
@@ -104,7 +104,7 @@ def kind_rows(requests: Mapping[str, Mapping[str, int]]) -> list[ChartRow]:
 
 
 def host_rows(report: ReportDocument) -> tuple[list[ChartRow], float]:
-    """Return a row for each host with its requests over time and its pauses, and the end of the axis in seconds."""
+    """Return the rows of the timeline, with the requests and pauses of each host, and the axis's end in seconds."""
     ends = [report.seconds, 1.0]
     for use in report.hosts.values():
         ends += [pause.start + pause.seconds for pause in use.pauses]

@@ -76,7 +76,7 @@ def _environment() -> Environment:
 
 
 def _escape_controls(value: object) -> object:
-    """Return a text without control characters. Other values, and the parts of the template, are not changed."""
+    """Escape the control characters in a text. Return other values, and the parts of the template, unchanged."""
     return printable(value, 5000) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 

@@ -141,7 +141,7 @@ def tile_views(report: ReportDocument) -> list[PageTile]:
 
 
 def _tile_state(result: str, counts: dict[str, int]) -> str:
-    """Return the CSS class for the number of images with a result."""
+    """Return the CSS class of the tile that shows the number of images with `result`."""
     return _STATES[result] if counts.get(result) and result in ("failed", "conflict", "copied") else ""
 
 
@@ -165,7 +165,7 @@ def cause_views(report: ReportDocument, images: Sequence[ReportedImage]) -> tupl
 
 
 def _cause_view(cause: Cause, since: Mapping[tuple[str, str], str]) -> PageCause:
-    """Return the view of one cause. since: by source and target, texts that say since when images have been failing."""
+    """Convert a cause for the HTML report. since: by source and target, texts such as `failing since TIME UTC`."""
     examples = [
         PageExample(
             one.source, one.target, "" if cause.text else one.failure.message, since.get((one.source, one.target), "")
@@ -248,5 +248,5 @@ def _image_view(image: ReportedImage) -> PageImage:
 
 
 def repository_names(images: Sequence[ReportedImage]) -> list[str]:
-    """Return the names of source repositories that the filter suggests."""
+    """Return the names of source repositories that the filter of the HTML report suggests."""
     return sorted({repository_of(image.source) for image in images})[:MAX_NAMES]

@@ -33,7 +33,7 @@ def open_trace(path: Path, *, run: str, redact: Redactor) -> Iterator[None]:
     formatter = JsonFormatter(run, redact)
 
     def warn(error: OSError) -> None:
-        """Log that the trace is incomplete."""
+        """Log a warning that the trace is incomplete."""
         text = f"cannot write the trace {path}: {error.strerror}; the run continues without it"
         _log.warning("trace_failed", extra={"path": str(path), "text": text})
 
@@ -66,7 +66,7 @@ class _TraceHandler(logging.Handler):
         self._formatter = formatter
 
     def createLock(self) -> None:  # noqa: N802 (logging's name)
-        """Create no lock, because the LineWriter is thread-safe."""
+        """Do nothing. The handler needs no lock, because the LineWriter is thread-safe."""
         self.lock = None
 
     def emit(self, record: logging.LogRecord) -> None:

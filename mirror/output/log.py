@@ -86,14 +86,14 @@ class RunLog:
 
     @property
     def failure(self) -> LocalError | None:
-        """The error that caused lines of the file to be lost or delayed, or None if there was none.
+        """The error that caused lines of the log file to be lost or delayed, or None if there was none.
 
         The run continues, and exits with the error's code. After `finish`, the value covers all records so far. For
         later records, it is complete when the log is closed."""
         return self._listener.failure
 
     def flush(self) -> None:
-        """Wait until all records so far are written, but for a few seconds at most."""
+        """Wait until all records logged so far have been written, for at most a few seconds."""
         self._listener.flush(_FLUSH)
 
     def finish(self, within: float = _FLUSH) -> None:
@@ -162,7 +162,7 @@ class _QueueHandler(logging.Handler):
         self._listener = listener
 
     def createLock(self) -> None:  # noqa: N802 (logging's name)
-        """Create no lock, because the queue is thread-safe."""
+        """Do nothing. The handler needs no lock, because the queue is thread-safe."""
         self.lock = None
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -186,7 +186,7 @@ class Backlog:
             self._characters = 0
 
     def limit_lock_waits(self, seconds: float) -> None:
-        """After `seconds` from now, let writes wait only briefly for the file's lock. Any thread may call this."""
+        """Make writes wait only briefly for the file's lock once `seconds` have passed. Any thread may call this."""
         self._file.waits_end = min(self._file.waits_end, time.monotonic() + seconds)
 
     def close(self) -> None:

@@ -35,7 +35,9 @@ def render_metrics(report: ReportDocument, history: History, *, config: Path, sh
 
 
 def write_textfile(path: Path, metrics: bytes) -> None:
-    """Replace the file at `path`. All users may read it, because collectors run as another user. Raises LocalError."""
+    """Replace the metrics file at `path`. All users may read it, because collectors run as a different user.
+
+    Raises LocalError."""
     with atomic_write(path, mode=0o644) as out:
         out.write(metrics)
 
@@ -98,12 +100,12 @@ class _RunCollector(Collector):
 
 
 def _single_labels(counts: Mapping[str, float]) -> Samples:
-    """Return the samples of a metric with one label."""
+    """Convert counts to the samples of a metric with one label."""
     return (((name,), count) for name, count in counts.items())
 
 
 def _double_labels(counts: Mapping[str, Mapping[str, int]]) -> Samples:
-    """Return the samples of a metric with two labels."""
+    """Convert nested counts to the samples of a metric with two labels."""
     return (((first, second), count) for first, inner in counts.items() for second, count in inner.items())
 
 

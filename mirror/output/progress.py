@@ -69,7 +69,7 @@ class BlobProgress:
         self.is_running = True
 
     def add(self, count: int) -> None:
-        """Add `count` to the number of bytes that were sent or read. This method can be the `progress` of a `Work`."""
+        """Add `count` to the number of bytes sent or read. This method can serve as the `progress` of a `Work`."""
         self.position += count
         self.moved += count
         if self._on_bytes is not None:
@@ -126,7 +126,7 @@ class Progress:
         work: Phase = "copying",
         on_bytes: Callable[[], object] | None = None,
     ) -> None:
-        """Start to measure the progress. phase: the first phase. work: the phase that follows the planning.
+        """Start to measure the progress. phase: the first phase. work: the phase that follows planning.
 
         now: returns a time in seconds. on_bytes: called on any thread when bytes of a blob were copied or hashed."""
         self._now = now
@@ -148,7 +148,7 @@ class Progress:
 
     @property
     def phase(self) -> Phase:
-        """The phase that the run is in."""
+        """The current phase of the run."""
         return self._phase
 
     def set_phase(self, phase: Phase) -> None:
@@ -160,7 +160,7 @@ class Progress:
         self.on_phase(phase)
 
     def end_planning(self) -> None:
-        """Begin the phase that follows the planning."""
+        """Begin the phase that follows planning."""
         self.set_phase(self._work_phase)
 
     def set_host_source(self, waiting_hosts: Callable[[], Sequence[WaitingHost]]) -> None:

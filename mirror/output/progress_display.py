@@ -130,7 +130,7 @@ def _show_live(progress: Progress, console: Console, wait: Wait) -> None:
 
 
 class _LiveView:
-    """The content of the live display."""
+    """The lines of the live progress display."""
 
     def __init__(self, progress: Progress, console: Console, screen: RichConsole) -> None:
         self._progress = progress

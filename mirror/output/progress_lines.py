@@ -28,7 +28,7 @@ def plain_line(before: Snapshot, now: Snapshot) -> str:
 
 
 def display_lines(before: Snapshot, now: Snapshot, *, width: int, height: int, unicode: bool = True) -> list[Line]:
-    """Return the lines of a live display, each at most `width - 3` columns wide, and fewer lines than `height`.
+    """Return fewer than `height` lines for a live display, each at most `width - 3` columns wide.
 
     unicode: whether the terminal can show characters other than ASCII."""
     # Some terminals wrap a line that fills the last column. After Ctrl-C, a terminal shows `^C` at the cursor.
@@ -130,7 +130,7 @@ def _amount(blob: BlobSnapshot) -> str:
 
 
 def _amount_of(done: int, total: int, about: str) -> str:
-    """Return two sizes, such as `1.2 of 3.4 GiB`. about: a word to put before the second one, or nothing."""
+    """Format two sizes, such as `1.2 of 3.4 GiB`. about: a word that precedes the second size, or an empty string."""
     left, right = format_size(done), format_size(total)
     number, _, unit = left.partition(" ")
     return f"{number if right.endswith(f' {unit}') else left} of {about}{right}"

@@ -64,7 +64,7 @@ class PushHandler:
         return repository in self._repositories_pushed
 
     def has_deleted(self, repository: str, digest: str) -> bool:
-        """Return whether a manifest has been deleted from `repository` since the server started, but its file was kept.
+        """Return whether a manifest whose file was kept has been deleted from `repository` since the server started.
 
         The file is kept if another repository has the manifest."""
         return (repository, digest) in self._deleted

@@ -54,7 +54,7 @@ class BlobCopier:
         progress: Progress,
         before_write: Callable[[Repository], None],
     ) -> None:
-        """Create a copier that makes its calls with `calls`.
+        """Create a copier whose requests run through `calls`.
 
         recorder: records the result of each copy.
         progress: the progress of the run, to which each copy is added.

@@ -57,7 +57,7 @@ class BlobLocations:
         wildcards: Mapping[str, Collection[Callable[[str], bool]]] | None = None,
         login_path: Callable[[Repository], str] = lambda repository: "",
     ) -> None:
-        """Create an object without known locations. hints: the hints from earlier runs.
+        """Start a run, in which no location is known yet. hints: the hints from earlier runs.
 
         mountable: by host, the paths of the repositories that the configuration names as a source or target.
         wildcards: by host, functions that return whether a wildcard of the configuration selects a path.

@@ -53,7 +53,7 @@ class UploadState(Struct, eq=False):
 
     @property
     def source_host(self) -> str:
-        """The host of the sources."""
+        """The host of all source stores of this upload."""
         return self.sources[0].store.host
 
     @property
@@ -77,7 +77,7 @@ class BlobUploader:
         progress: Progress,
         before_write: Callable[[Repository], None],
     ) -> None:
-        """Create an uploader that makes its calls with `calls`. progress, before_write: see `BlobCopier`."""
+        """Create an uploader whose requests run through `calls`. progress, before_write: see `BlobCopier`."""
         self._locations = locations
         self._sources = sources
         self._routes = routes
@@ -224,7 +224,7 @@ class BlobUploader:
         Each attempt needs an upload permit, a permit for the target host, and the additional `permits`."""
 
         def attempt(work: Work) -> None:
-            """Count and make one attempt. Runs on a worker thread."""
+            """Make one attempt to upload the blob, and count it. Runs on a worker thread."""
             upload_try.result.attempts += 1
             upload.attempt(work)
 

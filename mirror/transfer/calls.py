@@ -67,7 +67,7 @@ class Calls:
         policy: Policy = DEFAULT_POLICY,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        """Create an object that runs calls for coroutines on `loop`, within the limits of hosts.
+        """Prepare to run calls for the coroutines of the event loop `loop`. limits: the limits of hosts.
 
         stop: after this stop is requested, all waits end, running calls are stopped, and no further call starts.
         downloads, uploads: the numbers of download and upload permits.

@@ -32,7 +32,7 @@ class Mounts:
         idle: IdleSessions,
         before_write: Callable[[Repository], None],
     ) -> None:
-        """Create an object that makes its calls with `calls`.
+        """Prepare to mount blobs, with requests that run through `calls`.
 
         idle: keeps the upload sessions that registries open instead of mounting a blob.
         before_write: called on a worker thread before each mount request, with the repository."""

@@ -40,7 +40,7 @@ def host_permit(name: str) -> str:
 
 
 class TooFewPermits(MirrorError, ValueError):
-    """The error for a call that could never start, because it needs more units of a permit than exist."""
+    """Raised for a call that could never start, because it needs more units of a permit than exist."""
 
 
 class Permits:

@@ -28,7 +28,7 @@ STOP_CHECK_INTERVAL = 1.0  # seconds between two checks for a stop while a reade
 
 
 class DownloadBroken(NetworkError):
-    """The error that an upload raises if the download into its spool file failed or was restarted.
+    """Raised by an upload if the download into its spool file failed or was restarted.
 
     The upload starts again once the file is complete."""
 

@@ -178,7 +178,7 @@ class Work(Struct, frozen=True):
         """Return a copy of this context that also reports progress to `progress`."""
 
         def report(count: int) -> None:
-            """Report bytes to both functions."""
+            """Report `count` bytes to both callbacks."""
             self.progress(count)
             progress(count)
 

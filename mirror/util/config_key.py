@@ -13,7 +13,7 @@ _USERINFO = re.compile(r"[^/]*@")
 
 
 def format_key_path(path: KeyPath) -> str:
-    """Format the path of a key, such as `mirrors[2].tags`."""
+    """Format the path of a configuration key, such as `mirrors[2].tags`."""
     text = ""
     for part in path:
         if isinstance(part, int):
@@ -25,7 +25,7 @@ def format_key_path(path: KeyPath) -> str:
 
 
 def registry_key(host: str, *keys: str) -> str:
-    """Format the path of a key in the settings of the registry `host`, such as `registries."ghcr.io".rate`."""
+    """Format the path of a configuration key of the registry `host`, such as `registries."ghcr.io".rate`."""
     return format_key_path(("registries", host, *keys))
 
 

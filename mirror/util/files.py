@@ -82,7 +82,7 @@ class NewFile(io.FileIO):
         self._path = path
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """Write all of `data`. Raises LocalError."""
+        """Write all of `data` to the file. Raises LocalError."""
         left = memoryview(data).cast("B")
         total = len(left)
         try:
@@ -125,7 +125,7 @@ def atomic_write(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
 
 @contextmanager
 def new_file(directory: int, path: Path, *, into: int | None = None, mode: int = 0o600) -> Iterator[NewFile]:
-    """Return a context manager that yields a new file. When its `with` block exits, it renames the file to `path.name`.
+    """Return a context manager that yields a new file. The file is renamed to `path.name` when the `with` block exits.
 
     directory: an open directory for the temporary file. into: an open directory on the same file system for the renamed
     file; by default, `directory`. All bytes are on disk before the rename. If the block raises, the file is deleted. To

@@ -48,7 +48,7 @@ class BundleStore:
         new: bool = False,
         repair: bool = False,
     ) -> None:
-        """Prepare the store; no file is opened.
+        """Prepare the store without opening a file.
 
         file: the path, or None for a standard stream. host: name of the store. spool: directory for copies of pipes.
         base: the blobs that a new bundle leaves out. adopts: the repositories to which tags without a repository name

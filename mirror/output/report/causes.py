@@ -52,7 +52,7 @@ class Cause(Struct):
 
     @property
     def text(self) -> str:
-        """The part of the messages that all failures share."""
+        """The part of the messages that all failures with this cause share."""
         return ": ".join(self._shared or ())
 
     @property

@@ -24,7 +24,7 @@ _SortKey = tuple[str, list[str | int]]
 
 
 class ChangeRow(Struct, frozen=True):
-    """One row of the table of changes.
+    """One row of the table that lists changed images.
 
     repository: the heading under which the row is listed. name: the tag or digest after its separator, such as `:3.20`.
     change: the kind of change. old, new: the digests before and after the change, or None. amounts: further columns,
@@ -76,7 +76,7 @@ def sort_key(reference: str) -> _SortKey:
 
 
 def _row(entry: ImageEntry) -> ChangeRow:
-    """Return the row for a copied image."""
+    """Return the row of the table of changes for a copied image."""
     repository = repository_name(entry.target)
     copied, mounted = entry.blobs.get("copied", 0), entry.blobs.get("mounted", 0)
     blobs = f"{copied} + {mounted}" if mounted else f"{copied}"
