@@ -184,7 +184,7 @@ class LayoutStore:
         if descriptor.size not in (None, size):
             raise Refused(
                 f"{self._files.blob_path(descriptor.digest)} has {size} bytes, expected {descriptor.size}",
-                hint="the layout is damaged: remove this file, then export the image again",
+                hint="the layout is damaged: remove that file, then export the image again",
                 code="size_mismatch",
             )
 
