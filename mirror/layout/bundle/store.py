@@ -49,7 +49,7 @@ class BundleStore:
         new: bool = False,
         repair: bool = False,
     ) -> None:
-        """Prepare the store; no file is opened.
+        """Prepare the store without opening a file.
 
         file: the path, or None for a standard stream. host: name of the store. spool: directory for copies of pipes.
         base: the blobs that a new bundle leaves out. adopts: the repositories to which tags without a repository name
@@ -132,13 +132,13 @@ class BundleStore:
         return self.reader(work).tags(repository)
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterator[Version | MirrorError]:
-        """For each tag or digest, yield a Version with the digest of the manifest that it refers to, or an error."""
+        """Resolve tags and digests: for each, yield a Version with the digest of the manifest, or an error."""
         for reference in references:
             work.stop.raise_if_requested()
             yield self._resolve(repository, reference, work)
 
     def _resolve(self, repository: str, reference: str, work: Work) -> Version | MirrorError:
-        """Return a Version with the digest of the manifest that a tag or digest refers to, or an error."""
+        """Resolve one tag or digest: return a Version with the digest of the manifest, or an error."""
         try:
             digest, media_type = self.reader(work).find(repository, reference)
         except NotFound as error:

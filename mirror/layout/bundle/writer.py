@@ -166,7 +166,7 @@ class BundleWriter:
     # ---- reuse of existing blobs
 
     def _resumable_entries(self, earlier_journal: JournalContents, stop: Stop) -> list[JournalEntry]:
-        """Return the journal entries whose data is in the file. Data that was not synced is verified first."""
+        """Return the journal entries whose data is in the partial file. Data that was not synced is verified first."""
         resumed_entries = []
         for number, entry in enumerate(earlier_journal.entries):
             position = self._position_of(entry.digest)
@@ -321,9 +321,8 @@ class BundleWriter:
         """Sync the file to disk. Raises Refused (bundle_incomplete) if a blob is missing."""
         missing_blobs = self.missing_blobs()
         if missing_blobs:
-            raise bundle_incomplete(
-                str(self._path), f"{len(missing_blobs)} blobs are missing, among them {missing_blobs[0]}"
-            )
+            more = f" and {len(missing_blobs) - 1} more" if len(missing_blobs) > 1 else ""
+            raise bundle_incomplete(str(self._path), f"missing blobs: {missing_blobs[0]}{more}")
         if self._journal is not None:
             self._journal.sync()
 
