@@ -28,7 +28,7 @@ _JSON = ("Accept", "application/json")
 
 
 class RegistryAccess(Struct, frozen=True):
-    """The registry for which a product's API is called: its session and its credentials.
+    """Access to the registry whose product API is called: a session and a source of credentials.
 
     session: the session with the registry. credentials: looks up the credentials for the registry."""
 
@@ -76,14 +76,14 @@ class ApiAuthorizer(Anonymous):
 
 
 class Page(Struct, frozen=True):
-    """One page of a list. next_query: the query of the next page, or None if this is the last one."""
+    """One page of a list. next_query: the query of the next page, or None if this is the last page."""
 
     names: list[str]
     next_query: Mapping[str, str] | None = None
 
 
 class PageResponse(Struct, frozen=True):
-    """The response to a request for a page. Its methods raise RemoteError if it does not have the documented form.
+    """The response to a request for a page. The methods raise RemoteError if its form differs from the documentation.
 
     what: the list, for error messages. document: the JSON document. query: the query of the request."""
 
@@ -161,7 +161,7 @@ class ApiClient:
     def password_of(self, credential: Credential) -> str:
         """Return the password of a credential. Raises AuthError if it has none."""
         if not credential.password:
-            what = f"{self.name} needs a password, and cannot use {credential.description}"
+            what = f"{self.name} requires a password, and does not accept {credential.description}"
             raise AuthError(what, hint=self._authorizer.hint)
         return credential.password
 
@@ -245,7 +245,7 @@ class ApiClient:
             raise
 
     def _parse(self, body: bytes, path: str) -> Value:
-        """Return the JSON document in a response. Raises RemoteError if it is not valid."""
+        """Return the JSON document in a response. Raises RemoteError if the JSON is invalid."""
         try:
             return strictjson.parse(body, what=f"the response from {self.name}{path}", code="bad_response", fold=False)
         except Refused as error:

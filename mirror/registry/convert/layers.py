@@ -243,8 +243,8 @@ class _Decompressor(Protocol):
 class _StreamSequence:
     """An unpacker for a layer that consists of one or more compressed streams. Zeros after a stream are padding.
 
-    padding: the number of zeros between two streams must be a multiple of this; 0 if none are allowed. Source: the .xz
-    file format 1.1, section 2.2."""
+    padding: the unit of padding, in bytes. The number of zeros between two streams must be a multiple of it. If it is
+    0, no zeros are allowed between streams. Source: the .xz file format 1.1, section 2.2."""
 
     def __init__(self, new: Callable[[], _Decompressor], magic: bytes, name: str, *, padding: int = 0) -> None:
         self._new = new

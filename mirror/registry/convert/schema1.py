@@ -63,7 +63,7 @@ class Schema1Source:
                 yield self._add_conversion(repository, result, keep=False)
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
-        """Read a reference. If a tag refers to a schema 1 manifest, add a transform that converts it to schema 2."""
+        """Read the version of a reference. If a tag refers to a schema 1 manifest, add a transform to schema 2."""
         version = self._source.read(repository, reference, work)
         return version if ":" in reference else self._add_conversion(repository, version)
 
@@ -80,7 +80,7 @@ class Schema1Source:
         return self._source.omits_blob(blob)
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor] | None:
-        """Return the referrers of a manifest from the wrapped source, or None if it has no lists of them."""
+        """Return the referrers of a manifest from the wrapped source, or None if the source cannot list referrers."""
         return self._source.referrers(repository, digest, work)
 
     def _add_conversion(self, repository: str, version: Version, *, keep: bool = True) -> Version:
@@ -124,7 +124,7 @@ class Schema1Transform:
         self._what = f"{source.host}/{repository}@{digest}"
 
     def parts(self, work: Work) -> Sequence[TransformPart]:
-        """Return one part for each layer of the manifest. A layer that is listed twice has one part."""
+        """Return one part of the transform for each distinct layer of the manifest."""
         layers = [entry.layer for entry in self._read_entries(work) if entry.layer is not None]
         return [TransformPart(self._cache_key(digest)) for digest in dict.fromkeys(layers)]
 

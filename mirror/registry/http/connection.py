@@ -1,4 +1,4 @@
-"""A TCP connection with time limits for reads and writes. Another thread can abort it."""
+"""A TCP connection with time limits for reads and writes, which any thread can abort."""
 
 from __future__ import annotations
 
@@ -79,8 +79,9 @@ class Connection:
         self._poll.register(sock, select.POLLIN)
 
     def start_exchange(self, stop: Stop, timeouts: Timeouts, subject: object) -> None:
-        """Prepare to send a request and receive its response. `stop` can cancel this exchange, `timeouts` limit its
-        duration, and its error messages start with `subject`."""
+        """Prepare to send a request and receive its response.
+
+        `stop` can cancel this exchange, `timeouts` limit its duration, and its error messages start with `subject`."""
         self._stop, self._timeouts, self.subject, self.received_any = stop, timeouts, subject, False
 
     def set_timeouts(self, timeouts: Timeouts) -> None:
@@ -120,8 +121,9 @@ class Connection:
         return bool(self._poll.poll(0))
 
     def receive_into(self, view: memoryview) -> int:
-        """Wait for bytes and read them into `view`. Return the number of bytes read, or 0 if the peer has closed the
-        connection."""
+        """Wait for bytes and read them into `view`. Return the number of bytes read.
+
+        The number is 0 if the peer has closed the connection."""
         while True:
             started = monotonic()
             self._apply_timeout(started)
