@@ -23,7 +23,7 @@ class Retries:
     """The retry logic for one session. Thread-safe."""
 
     def __init__(self, limits: Limits, policy: Policy, host: str) -> None:
-        """Errors that do not name a host are attributed to `host`."""
+        """Create the retry logic. Errors that do not name a host are attributed to `host`."""
         self._limits = limits
         self._policy = policy
         self._host = host
