@@ -106,7 +106,7 @@ def _check_data(data: Value, digest: Digest, size: int, where: str) -> None:
 
 
 def parse_platform_object(value: Object) -> Platform:
-    """Return the platform in a JSON object of the form that indexes and image configs share.
+    """Return the platform that a JSON object states: `platform` in an index, or an image config.
 
     A value that is not a string is treated as missing. Values are made printable, and cut to 64 characters."""
 

@@ -263,7 +263,7 @@ def _children(document: Object, kind: Kind, what: str) -> Iterator[Descriptor]:
 
 
 def _index_entries(document: Object, what: str) -> Iterator[Descriptor]:
-    """Yield the descriptors in the `manifests` of an index."""
+    """Yield the descriptors in the list `manifests` of an index."""
     for number, entry in enumerate(_entries(document, "manifests", what)):
         yield parse_descriptor(entry, f"{what}: manifests[{number}]")
 

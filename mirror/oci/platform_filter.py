@@ -48,7 +48,7 @@ class PlatformFilter(Struct, frozen=True):
         return any(one.covers(platform) for one in self.platforms)
 
     def keeps_digest(self, media_type: str) -> bool:
-        """Return whether the filter never changes the digest of a manifest of this media type."""
+        """Return whether the filter never changes the digest of a manifest with this media type."""
         return self.sparse and is_index_type(media_type)
 
     @property
@@ -65,7 +65,7 @@ class PlatformFilter(Struct, frozen=True):
 
 
 class IndexEntry(Struct, frozen=True):
-    """One entry of the `manifests` of an index.
+    """One entry in the list `manifests` of an index.
 
     raw: the entry as in the document. described: for an attestation manifest, the digest of the manifest that it
     describes."""
@@ -155,7 +155,7 @@ class _IndexFilter:
         return frozenset(self._results)
 
     def filter(self, index: Manifest, *, is_root: bool = True) -> Manifest | None:
-        """Return an index with the selected entries of `index`, `index` itself if it is unchanged, or None if empty."""
+        """Return an index with the selected entries: `index` itself if all are selected, or None if there are none."""
         if index.digest in self._results:
             return self._results[index.digest]
         self._results[index.digest] = index  # ends a cycle; only manifests with false digests can form one

@@ -171,7 +171,7 @@ class Reference(Struct, frozen=True, order=True):
 
     @property
     def name(self) -> str:
-        """The digest if there is one, otherwise the tag. In a request URL, it follows `/manifests/`."""
+        """The digest of the reference or, without a digest, its tag. It follows `/manifests/` in a request URL."""
         return self.digest or self.tag or ""
 
     def __str__(self) -> str:

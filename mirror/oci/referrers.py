@@ -51,7 +51,7 @@ def signature_tags(digest: Digest) -> dict[str, str]:
 
 
 def is_attachment_tag(tag: str) -> bool:
-    """Return whether a tag has the form of `referrers_tag` or `signature_tags`."""
+    """Return whether a tag has the form of the tags that `referrers_tag` and `signature_tags` return."""
     return _ATTACHMENT_TAG.fullmatch(tag) is not None
 
 
@@ -104,11 +104,12 @@ def merge_referrers(old: Manifest | None, referrers: Iterable[Manifest], what: s
 
 
 def contains_entries(one: Manifest, other: Manifest) -> bool:
-    """Return whether `one`, the manifest under a tag of attachments, contains all content of the manifest `other`.
+    """Return whether the manifest `one` contains all content of the manifest `other`.
 
-    For a list of referrers, the digests of the entries are compared. For another artifact, the layers and their
-    annotations are compared: cosign stores a signature in an annotation, so the layers of two signatures may be equal.
-    The subject, the type and the annotations of `other` must also be in `one`."""
+    `one` is the manifest under a tag of attachments. For a list of referrers, the digests of the entries are compared.
+    For another artifact, the layers and their annotations are compared: cosign stores a signature in an annotation, so
+    the layers of two signatures may be equal. The subject, the type and the annotations of `other` must also be in
+    `one`."""
     if one.kind is not other.kind or one.kind is Kind.SCHEMA1:
         return False
     if one.kind is Kind.INDEX:

@@ -61,7 +61,7 @@ Response = Mapping[str, object]
 
 
 class _Client(Protocol):
-    """The methods of boto3's clients `ecr` and `ecr-public` that are used here."""
+    """The methods of boto3's clients `ecr` and `ecr-public` that this module uses."""
 
     def create_repository(self, **parameters: object) -> Response: ...
 
@@ -90,15 +90,15 @@ class EcrApi:
         self._client.close()
 
     def create_repository(self, what: str, parameters: Mapping[str, object]) -> None:
-        """Call CreateRepository. Messages of errors begin with `what`."""
+        """Call CreateRepository. Error messages begin with `what`."""
         self._call(what, "CreateRepository", lambda: self._client.create_repository(**parameters))
 
     def describe_repositories(self, what: str, parameters: Mapping[str, object]) -> Response:
-        """Call DescribeRepositories, and return its response. Messages of errors begin with `what`."""
+        """Call DescribeRepositories, and return its response. Error messages begin with `what`."""
         return self._call(what, "DescribeRepositories", lambda: self._client.describe_repositories(**parameters))
 
     def get_authorization_token(self, what: str) -> Response:
-        """Call GetAuthorizationToken, and return its response. Messages of errors begin with `what`."""
+        """Call GetAuthorizationToken, and return its response. Error messages begin with `what`."""
         return self._call(what, "GetAuthorizationToken", self._client.get_authorization_token)
 
     def _call(self, what: str, operation: str, call: Callable[[], Response]) -> Response:
@@ -140,7 +140,7 @@ class EcrApi:
         return client
 
     def _response_error(self, what: str, operation: str, error: botocore.exceptions.ClientError) -> MirrorError:
-        """Return the error for an error response of AWS."""
+        """Return the MirrorError for an error response from AWS."""
         details, metadata = error.response.get("Error", {}), error.response.get("ResponseMetadata", {})
         code, message = str(details.get("Code", "")), str(details.get("Message", ""))
         status = metadata.get("HTTPStatusCode")

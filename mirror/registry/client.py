@@ -61,7 +61,7 @@ class RegistryV2:
         missing: MissingRepositories | None = None,
         referrers_api: ReferrersApi | None = None,
     ) -> None:
-        """catalog: lists the repositories. If it is None, they are listed over the v2 API."""
+        """Create a client. If `catalog` is None, repositories are listed with the v2 API."""
         self._session = session
         self._catalog = catalog or V2Catalog(session)
         self._missing = missing or MissingRepositories(session.settings.host)

@@ -92,7 +92,7 @@ class EcrService:
 
     @property
     def lists_repositories(self) -> bool:
-        """Whether the API lists all repositories of the host. For ECR Public, it lists only those of one account."""
+        """Whether the API lists all repositories of the host. ECR Public lists only the repositories of one account."""
         return not self._names.public
 
     def list_repositories(self, prefix: str, work: Work) -> Iterable[str]:

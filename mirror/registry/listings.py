@@ -30,7 +30,7 @@ PAGE_SIZE = 1000
 _SMALLER_SIZES = (100, 50, 20, 10)
 # Numbers of names that indicate a full page. If such a page has no Link, the next page is always requested.
 _FULL_PAGE_COUNTS = frozenset({50, 100, 200, 250, 500, PAGE_SIZE})
-# While it is unknown how a registry paginates, a page without a Link that has fewer names is taken as the last one.
+# While it is unknown how a registry paginates, a page without a Link that has fewer names is taken as the last page.
 MIN_SILENT_PAGE = 20
 _SIZE_REJECTED = frozenset({400, 413, 416, 422})
 _LAST_REJECTED = _SIZE_REJECTED | {404, 405, 501}

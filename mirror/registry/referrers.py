@@ -155,7 +155,7 @@ def _parse_page(response: Response, what: str) -> tuple[Descriptor, ...]:
 
 
 def _is_empty(body: bytes, what: str) -> bool:
-    """Return whether `manifests` is null, which some registries, written in Go, send instead of an empty list."""
+    """Return whether `manifests` in `body` is null, which some registries send instead of an empty list."""
     try:
         document = strictjson.parse(body, what=what)
     except Refused:

@@ -91,7 +91,7 @@ class Retries:
 
 
 class _ExhaustedMarker:
-    """A context manager that marks MirrorErrors from its block as already retried, to prevent further retries."""
+    """A context manager that marks MirrorErrors raised in its block, to prevent further retries."""
 
     def __enter__(self) -> None:
         pass

@@ -54,7 +54,7 @@ class Session:
         cookies: CookieJar | None = None,
         url_policy: UrlPolicy | None = None,
     ) -> None:
-        """`deadline` is the time limit for a small request, in seconds. If `cookies` is None, no cookies are stored."""
+        """Create a session. `deadline` limits a small request, in seconds. If `cookies` is None, none are stored."""
         self.settings, self._limits, self._resolve = settings, limits, resolve
         self.url_policy = url_policy or UrlPolicy(settings)
         self.host: HostLimits = limits.host(self.url_policy.name)
@@ -197,7 +197,7 @@ class Session:
         return self._retries.run(attempt, request, work)
 
     def _create_one_off_client(self) -> OneOffClient:
-        """Return the client for token services."""
+        """Create the client for requests to token services."""
         from mirror.registry.http.one_off import OneOffClient  # noqa: PLC0415 (importing requests takes 0.1 s)
 
         options = {"idle": self.settings.idle_timeout, "deadline": self._deadline}
@@ -227,7 +227,7 @@ class Session:
                 raise self._read_error(stream, scopes)
             with stream:
                 stream.read_error_body()
-                location = stream.headers.single("location")
+                location = stream.headers.single("location", stream.request)
                 if not location:
                     raise RemoteError(f"{stream.request}: the redirect has no Location header", status=stream.status)
                 request = request.with_destination(self.url_policy.check_redirect(location, request.destination))
@@ -279,7 +279,7 @@ class Session:
     def _handle_challenge(
         self, stream: ResponseStream, scopes: tuple[Scope, ...], sent: str | None, work: Work
     ) -> MirrorError:
-        """Let the authorizer handle a rejected request. Return the rejection as an error; raise AuthError if final."""
+        """Pass a rejection to the authorizer, and return it as an error. Raises AuthError if the rejection is final."""
         try:
             error = self._read_error(stream, scopes)
         except BaseException:
@@ -345,6 +345,6 @@ class Session:
         )
         error.request_id = response.request_id
         if request.destination.named_by_server and isinstance(error, AuthError):
-            # No credentials were sent to this host. If a signed URL has expired, a retry gets a new one.
+            # No credentials were sent to this host. If a signed URL has expired, a retry gets a new URL.
             error.code, error.retryable = "auth_denied", response.status == 403
         return error

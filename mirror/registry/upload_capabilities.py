@@ -73,5 +73,5 @@ class UploadCapabilities(Struct):
 
 
 def is_known_to_reject_chunks(host: str) -> bool:
-    """Return whether the registry on a host is known not to accept uploads in chunks."""
+    """Return whether the registry on a host is known to reject uploads in chunks."""
     return host in _WITHOUT_CHUNKS or host.endswith(_DOMAINS_WITHOUT_CHUNKS) or parse_ecr_host(host) is not None

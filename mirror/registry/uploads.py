@@ -163,7 +163,7 @@ class RegistryUpload:
         return RemoteError(error.what, hint=error.hint, code=error.code, status=error.status, retryable=True)
 
     def _check_committed(self, response: Response, work: Work) -> None:
-        """Check that the registry has stored the blob. If the response is not a 201, send a HEAD to find out."""
+        """Check that the registry has stored the blob. If the response is not a 201, send a HEAD request to verify."""
         reported = response.headers.get_all("docker-content-digest")
         if reported and reported[0] != self._blob.digest and reported[0].startswith("sha256:"):
             raise Refused(f"{self._what}: the target stored {reported[0]} instead", code="target_lied")

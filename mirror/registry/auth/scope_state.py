@@ -44,7 +44,7 @@ class ScopeState:
     def repository(self) -> str:
         """The repository of the first scope, whose credentials are used, or "" if the scopes name no repository.
 
-        For a mount, the first scope is that of the target repository."""
+        For a mount, the first scope is the scope of the target repository."""
         return self.scopes[0].repository if self.scopes and self.scopes[0].kind == "repository" else ""
 
     @property

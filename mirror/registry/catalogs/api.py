@@ -69,7 +69,7 @@ class ApiAuthorizer(Anonymous):
         return self.value
 
     def handle_challenge(self, scopes: object, challenges: Sequence[str], sent: str | None, work: Work) -> None:
-        """Raise AuthError: no other credential can be sent."""
+        """Raise AuthError, because there is no other credential to send."""
         if self.credential is None:
             raise AuthError(f"{self._host} requires credentials", hint=self.hint, status=401)
         raise AuthError(f"{self._host} does not accept {self.credential.description}", hint=self.hint, status=401)
@@ -83,7 +83,7 @@ class Page(Struct, frozen=True):
 
 
 class PageResponse(Struct, frozen=True):
-    """The response to a request for a page. The methods raise RemoteError if its form differs from the documentation.
+    """The response to a request for one page of a list. Methods raise RemoteError if its form is not as documented.
 
     what: the list, for error messages. document: the JSON document. query: the query of the request."""
 
@@ -93,7 +93,7 @@ class PageResponse(Struct, frozen=True):
     query: Mapping[str, str]
 
     def field(self, key: str) -> Value:
-        """Return the value under a key of the document, or None if there is none."""
+        """Return the value under a key of the JSON document, or None if the key is missing."""
         return self.document.get(key) if isinstance(self.document, dict) else None
 
     def texts(self, key: str, *, list_key: str = "") -> list[str]:
@@ -110,7 +110,7 @@ class PageResponse(Struct, frozen=True):
         return self._check_strings(self.field(list_key))
 
     def _check_strings(self, items: Value) -> list[str]:
-        """Return `items`, if it is a list of strings."""
+        """Return `items` if it is a list of strings. Raises RemoteError if it is not."""
         names = [item for item in items if isinstance(item, str)] if isinstance(items, list) else []
         if not isinstance(items, list) or len(names) != len(items):
             what = f"the response from {self.what} is not a list of repositories in the documented form"

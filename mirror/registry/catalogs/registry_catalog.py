@@ -124,7 +124,7 @@ class RegistryCatalog:
 
 
 class _ChallengeRecorder(Anonymous):
-    """An Authorizer that sends no credentials, and records the challenges in a 401."""
+    """An Authorizer that sends no credentials, and records the challenges in a 401 response."""
 
     challenges: Sequence[Challenge] = ()
 

@@ -181,7 +181,7 @@ class Schema1Transform:
 
 
 def _check_digest(layer: Layer, digest: Digest, what: str) -> None:
-    """Raise Refused (digest_mismatch) unless the bytes of `layer` before the conversion have this digest."""
+    """Raise Refused (digest_mismatch) unless `digest` is the digest of the layer's bytes before the conversion."""
     if layer.stored != digest:
         raise Refused(f"{what}: the digest of the received bytes is {layer.stored}", code="digest_mismatch")
 
@@ -205,7 +205,7 @@ def read_history(manifest: Manifest, what: str) -> list[_HistoryEntry]:
 
 
 def _check_parents(entries: Sequence[_HistoryEntry], what: str) -> None:
-    """Raise Refused unless each entry names the next one as its parent, and the last entry names no parent.
+    """Raise Refused unless each entry names the next entry as its parent, and the last entry names no parent.
 
     entries: the history, starting with the top image."""
     parents: list[Value] = [entry.document.get("id") for entry in entries[1:]]
@@ -217,7 +217,7 @@ def _check_parents(entries: Sequence[_HistoryEntry], what: str) -> None:
 
 
 def _list_value(document: Object, key: str) -> list[Value]:
-    """Return the list at `key`, or an empty list if there is none."""
+    """Return the list at `key` of a JSON object, or an empty list if there is none."""
     value = document.get(key)
     return value if isinstance(value, list) else []
 

@@ -116,7 +116,7 @@ class TarChecker:
         self._skip = _padded_size(size)
 
     def _read_sparse_extension(self, block: bytes) -> None:
-        """Process an extension header of a sparse file. After the last one, skip the content of the file."""
+        """Process an extension header of a sparse file. After the last header, skip the content of the file."""
         if not block[_EXTENSION_EXTENDED]:
             self._in_sparse, self._skip = False, self._sparse
 

@@ -242,7 +242,7 @@ class HttpClient:
         self._pool.close()
 
     def _send_with_retry(self, request: Request, work: Work, streamed: bool) -> ResponseStream:
-        """Send a request. If it fails because the peer had closed an idle connection, send a GET or HEAD once more."""
+        """Send a request. Retry a GET or HEAD once if the peer has closed the idle connection that was used."""
         with self.start_exchange(request) as exchange:
             connection = self._pool.acquire(request.destination, work.stop)
             try:

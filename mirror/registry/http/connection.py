@@ -117,7 +117,7 @@ class Connection:
         return self.is_readable()
 
     def is_readable(self) -> bool:
-        """Return whether a read would return at once, with bytes or because the peer has closed the connection."""
+        """Return whether a read would not block: bytes were received, or the peer has closed the connection."""
         return bool(self._poll.poll(0))
 
     def receive_into(self, view: memoryview) -> int:

@@ -87,7 +87,7 @@ class OneOffClient:
             response = self._client.run_within_limits(request, work, partial(self._send, prepared, request, work))
             if response.status not in REDIRECTS:
                 return _request_as_sent(request, prepared), response
-            location = response.headers.single("location")
+            location = response.headers.single("location", request)
             if request.method != "GET" or not location:
                 text = f"{request}: cannot follow the redirect with status {response.status}"
                 why = "the request is not a GET, or the redirect has no Location header"

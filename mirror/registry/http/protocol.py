@@ -322,7 +322,7 @@ class ResponseParser:
         return RemoteError(f"{self._subject}: {why}", retryable=retryable)
 
     def _truncated_error(self, where: str) -> NetworkError:
-        """Return a NetworkError (truncated) for a connection that ended too early, at the place `where`."""
+        """Return a NetworkError (truncated) for a response that is incomplete. `where` says where it ended."""
         return NetworkError(f"{self._subject}: the connection ended {where}", code="truncated")
 
 

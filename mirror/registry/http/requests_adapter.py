@@ -159,7 +159,7 @@ class _RequestsConnection(HTTPConnection):
 
     @property
     def is_connected(self) -> bool:
-        """Whether the connection can be reused. If it cannot, urllib3 closes it and connects again."""
+        """Whether the connection can be reused. If not, urllib3 closes the connection and opens a new connection."""
         sock = self.sock
         if sock is None or not _current_call().may_reuse or monotonic() > sock.idle_since + MAX_IDLE:
             return False

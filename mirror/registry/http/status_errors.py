@@ -46,7 +46,7 @@ MIN_SECRET_LENGTH = 6  # characters; shorter credentials are not searched for in
 
 
 def parse_error_document(body: bytes, *, objects: bool = False) -> tuple[str, str]:
-    """Return the code and message of the first error in an OCI error document, or empty strings if `body` is not one.
+    """Return the code and message of the first error in an OCI error document, or empty strings for any other body.
 
     A string in `detail` is appended to the message, because docker-registry gives the reason only there. If `objects`
     is true, an object or a list in `detail` is appended as JSON, the form in which docker-registry reports storage
@@ -200,7 +200,7 @@ def is_project_missing(body: bytes) -> bool:
 
 
 def redact_body(body: bytes, headers: Sequence[tuple[str, str]], target: str = "") -> bytes:
-    """Return the body of an error response without the secrets of the request, which some servers repeat in it.
+    """Return the body of an error response without the secrets of the request, which some servers repeat there.
 
     `headers` are the request headers, of which Authorization and Cookie contain secrets. `target` is the path and query
     of the request; the query may contain a signature."""

@@ -189,7 +189,7 @@ class TlsConnection(Connection):
         return self._ssl_socket
 
     def is_readable(self) -> bool:
-        """Return whether a read would return at once, possibly with bytes from the buffer of the TLS layer."""
+        """Return whether a read would not block. The TLS layer may have bytes in its buffer."""
         return super().is_readable() or self._ssl_socket.pending() > 0
 
     def send_some(self, view: memoryview) -> int:
@@ -240,7 +240,7 @@ class _NestedTlsConnection(TlsConnection):
                 socket.socket.shutdown(self._outer, socket.SHUT_RDWR)
 
     def is_readable(self) -> bool:
-        """Return whether a read would return at once, possibly with bytes from the buffers of either TLS layer."""
+        """Return whether a read would not block. Both TLS layers may have bytes in their buffers."""
         buffered = self._inner.sslobj.pending() or self._inner.incoming.pending or self._outer.pending()
         return buffered > 0 or Connection.is_readable(self)
 

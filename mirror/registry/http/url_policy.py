@@ -57,12 +57,12 @@ class Destination(Struct, frozen=True):
 
     @property
     def path(self) -> str:
-        """The path, unless it is hidden. The query is left out, because it may contain a signature."""
+        """The path without the query, which may contain a signature. The path is `/***` if it is secret."""
         return self.shown_target.partition("?")[0]
 
     @property
     def shown_target(self) -> str:
-        """The target, as logs may contain it: without the path and the query if the path is hidden."""
+        """The target for logs, or `/***` if the path is secret."""
         return "/***" if self.hide_path else self.target
 
     def __str__(self) -> str:
@@ -126,8 +126,8 @@ class UrlPolicy:
     def check_upload_location(self, location: str, base: Destination) -> Destination:
         """Check the upload Location in a response from `base`, and return it as a destination.
 
-        Some proxies replace https with http in the Location. If the host is that of `base`, https is restored. Raises
-        Refused (unsafe_location), and RemoteError if `location` is empty."""
+        Some proxies replace https with http in the Location. If the host is the host of `base`, https is restored.
+        Raises Refused (unsafe_location), and RemoteError if `location` is empty."""
         if not location:
             raise RemoteError(f"{base}: the upload Location is empty", retryable=True)
         origin, target = _join_location(location, base, "unsafe_location", "upload location")
@@ -268,7 +268,7 @@ class UrlPolicy:
             self._check_address_kind(destination, ip_addresses.address_kind(destination.origin.host))
 
     def _check_address_kind(self, destination: Destination, kind: AddressKind) -> None:
-        """Raise Refused if a URL from a server must not lead to `destination`, whose address is of this `kind`."""
+        """Raise Refused if the URL policy forbids an address of this kind for a `destination` that a server named."""
         origin = destination.origin
         if kind is AddressKind.PUBLIC or origin.host in self._allow_hosts or _is_listed(origin, self._allow_hosts):
             return

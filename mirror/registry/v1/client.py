@@ -136,7 +136,7 @@ class V1Client:
     def _ping(self, work: Work) -> bool:
         """Return whether the host answers the v1 ping. The result is cached.
 
-        A host that requires credentials for the ping is treated as if it did not answer."""
+        A host that requires credentials for the ping is treated like a host that does not answer."""
         if self._answers_ping is None:
             self._pings.share("", lambda: self._send_ping(work), work.stop)
         return bool(self._answers_ping)
