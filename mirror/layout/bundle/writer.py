@@ -19,7 +19,6 @@ from mirror.layout.bundle.index_document import index_json
 from mirror.layout.bundle.journal import Journal, JournalContents, JournalEntry, read_journal
 from mirror.layout.bundle.output import CHUNK, read_chunks, write_at, write_to_pipe
 from mirror.layout.bundle.reader import INDEX_NAME, INVENTORY_NAME, VERSION, VERSION_NAME, BundleReader
-from mirror.layout.bundle.tar_reader import bundle_incomplete
 from mirror.layout.bundle.tar_writer import MemberContents, MemberPosition, TarMap, blob_path
 from mirror.layout.inventory import Inventory
 from mirror.oci.descriptor import Descriptor
@@ -322,7 +321,8 @@ class BundleWriter:
         missing_blobs = self.missing_blobs()
         if missing_blobs:
             more = f" and {len(missing_blobs) - 1} more" if len(missing_blobs) > 1 else ""
-            raise bundle_incomplete(str(self._path), f"missing blobs: {missing_blobs[0]}{more}")
+            what = f"{self._path}: missing blobs: {missing_blobs[0]}{more}"
+            raise Refused(what, hint="export again", code="bundle_incomplete")
         if self._journal is not None:
             self._journal.sync()
 
