@@ -1,8 +1,8 @@
-"""The hierarchy of errors, and the exit codes.
+"""The exception hierarchy of `mirror`, and the exit codes of the command line.
 
-Every error that can appear in a report is a `MirrorError`. It says what failed, on what, what to do next, and whether
-a retry can help. Its `code` is a stable identifier for programs; its text is human-readable. The exit code of a run is
-the worst of the exit codes of its errors (`worst_exit_code`).
+Every error that can appear in a report is a `MirrorError`. It describes what failed, on which object, what to do next,
+and whether a retry can help. Its `code` is a stable identifier for programs, and its text is human-readable. The exit
+code of a run is the worst exit code among its errors (`worst_exit_code`).
 """
 
 from __future__ import annotations
@@ -52,14 +52,15 @@ def _escape(match: re.Match[str]) -> str:
 class MirrorError(Exception):
     """Base class of all errors that can appear in a report.
 
-    what: a clause that says what failed, and on what. It may contain text from a server; the constructor escapes it.
-    hint: what the user can do about it; empty if there is no advice.
+    what: a clause that says what failed and on which object. The constructor escapes it, because it may contain text
+    from a server.
+    hint: what the user can do about the error; empty if there is no advice.
     code: one of the codes in docs/operations.md, "Error codes".
     status: the HTTP status of the response that caused the error, if any.
     retryable: whether the same request may succeed when it is sent again in this run.
     retry_after: the seconds to wait before a retry, as requested by the server; None if it requested no wait.
     registry_code: the `code` in the registry's error document (`NAME_UNKNOWN`), if it sent one.
-    host: the name in `Limits` of the host that caused the error, if it may differ from the registry's host.
+    host: the host that caused the error, as named in `Limits`, if it may differ from the registry's host.
     account: the credentials that were refused, without secrets, such as `user acme, password from env HUB_TOKEN`.
     protocol: the registry protocol that was used (`v1`); empty for the default, v2.
     request_id: the id of the HTTP request that failed (mirror/registry/http/exchange_log.py), if requests are logged.
@@ -106,13 +107,13 @@ class MirrorError(Exception):
 
     @property
     def is_transient(self) -> bool:
-        """Whether a later run may succeed even if nobody changes anything.
+        """Whether the error may be temporary, so that a later run may succeed without any change.
 
         In contrast, `retryable` says whether a retry in this run may succeed."""
         return self.code in TRANSIENT or (self.retryable and self.code in TRANSIENT_IF_RETRYABLE)
 
     def with_subject(self, subject: str) -> MirrorError:
-        """Return an error with `subject` in front of the text, or this error if the text already contains `subject`.
+        """Return a copy of the error whose text begins with `subject`, or this error if its text contains `subject`.
 
         If several callers share an error, each of them adds its own subject."""
         return self if subject in self.what else self.with_text(f"{subject}: {self.what}")
@@ -136,9 +137,9 @@ class MirrorError(Exception):
 
 
 class RemoteError(MirrorError):
-    """A registry did not do what was requested.
+    """A registry failed or refused to do what was requested.
 
-    The cause may be temporary, or it may need a fix by the registry's operator."""
+    The cause may be temporary, or the registry's operator may have to fix it."""
 
     code = "bad_response"
 
@@ -176,7 +177,7 @@ class AuthError(RemoteError):
 
 
 class Refused(MirrorError):
-    """The operation was refused to protect integrity or safety.
+    """The operation was refused for integrity or safety reasons, such as a wrong digest.
 
     The user has to investigate the cause (exit code 3). A retry does not help."""
 
@@ -185,15 +186,15 @@ class Refused(MirrorError):
 
 
 class SparseRefused(RemoteError):
-    """The target does not accept an index without all the manifests that it lists."""
+    """The target rejected an index, because manifests that the index lists are missing from the target."""
 
     code = "blob_missing"
 
 
 class OtherPlatform(MirrorError):
-    """The image is for a platform that the mirror does not copy.
+    """The image is for a platform that the mirror does not select.
 
-    It is skipped, which is not a failure (exit code 0)."""
+    The image is skipped, which is not a failure (exit code 0)."""
 
     code = "not_found"
     exit_code = OK
@@ -216,7 +217,7 @@ class ConfigError(MirrorError):
 
 
 class LockBusy(MirrorError):
-    """Another run holds the lock on the state or on a store, so that this run cannot start or write."""
+    """Another run holds the lock on the state or on a store, so this run cannot start or cannot write."""
 
     code = "lock_busy"
     exit_code = BUSY
@@ -231,12 +232,13 @@ class Cancelled(MirrorError):
     code = "interrupted"
 
 
-# A run exits with the first of these codes that any of its results has. A signal takes precedence (commands/sync.py).
+# The exit code of a run is the first of these codes that one of its results has. The exit code of a signal takes
+# precedence (commands/sync.py).
 _WORST_FIRST = (LOCAL, REFUSED, FAILED, BUSY)
 
 
 def is_failed_lookup(error: MirrorError) -> bool:
-    """Return whether `error` is an error response to a lookup, such as 500, that does not say if the object exists.
+    """Return whether `error` is a response to a lookup, such as 500, that leaves open whether the object exists.
 
     Return False for rejected credentials and rate limits, because an upload would fail for the same reason."""
     return (

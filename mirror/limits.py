@@ -34,7 +34,7 @@ class _Outage(Struct):
 
 
 class HostWait(Struct, frozen=True):
-    """A host for which requests wait. seconds: the time until the next request. reason: a phrase for the cause."""
+    """A host to which requests are delayed. seconds: the time until the next request. reason: a phrase."""
 
     host: str
     reason: str
@@ -91,7 +91,7 @@ class Availability:
         return self._down is not None
 
     def check_available(self, kind: str = "") -> bool:
-        """Raise an error if a request of `kind` must not be sent now. Return whether it is a probe.
+        """Raise an error if a request of `kind` must not be sent now. Return whether the request is a probe.
 
         During an outage, one request per minute is sent as a probe, or fewer if the host asked for a longer wait."""
         if self._down is None and kind not in self._exhausted:
@@ -106,7 +106,7 @@ class Availability:
         raise error.with_text(self.describe_outage(error))
 
     def _outage_wait(self) -> HostWait | None:
-        """Return the wait for the next probe, or None if there is no outage."""
+        """Return how long requests wait for the next probe, and why, or None if there is no outage."""
         with self._guard:
             outage = self._down or next(iter(self._exhausted.values()), None)
             if outage is None:
@@ -199,10 +199,10 @@ class HostLimits(Availability):
         return start - now
 
     def wait(self) -> HostWait | None:
-        """Return why and how long requests to the host wait, or None if the next one may be sent now.
+        """Return why and how long requests to the host are delayed, or None if the next request may be sent now.
 
-        They wait if the host is paused or down, if one of its quotas is used up, or if its rate limit delays the next
-        request by more than a second."""
+        Requests are delayed if the host is paused or down, if one of its quotas is used up, or if its rate limit
+        delays the next request by more than a second."""
         with self._lock:
             now, state = self._clock.now(), self._state
             if state.paused_until > now:
@@ -213,7 +213,7 @@ class HostLimits(Availability):
         return self._outage_wait()
 
     def pause(self, seconds: float, reason: str = "paused") -> bool:
-        """Pause the host: allow no request to start for `seconds`. reason: a phrase for the progress display.
+        """Pause the host: start no request to it for `seconds`. reason: a phrase for the progress display.
 
         Return True if the host was not paused before, so that the caller logs each pause once."""
         with self._lock:
@@ -234,7 +234,7 @@ class HostLimits(Availability):
             return dict(sorted(self._state.requests.items()))
 
     def use(self) -> HostUsage:
-        """Return how the host was used so far."""
+        """Return the use of the host so far: requests over time, response statuses, pauses and quota."""
         with self._lock:
             return self._use.result()
 
@@ -293,7 +293,7 @@ class Limits:
             return sorted(self._hosts.values(), key=lambda host: host.name)
 
     def waiting_hosts(self) -> list[HostWait]:
-        """Return the hosts for which requests wait now, sorted by name."""
+        """Return the hosts to which requests are delayed at present, sorted by name."""
         return [wait for host in self.hosts() if (wait := host.wait()) is not None]
 
     def count_retry(self, waited: float = 0.0) -> None:
@@ -308,11 +308,13 @@ class Limits:
         self._queued.seconds = self.limit_wait_seconds() + seconds
 
     def limit_wait_seconds(self) -> float:
-        """Return the seconds this thread has waited because of pauses and rate limits, which retry budgets exclude."""
+        """Return how many seconds this thread has waited because of pauses and rate limits.
+
+        Retry budgets do not include these waits."""
         seconds: float = getattr(self._queued, "seconds", 0.0)
         return seconds
 
     def record_refused_wait(self, seconds: float) -> None:
-        """Record that a server asked for a wait of `seconds` before a retry, which the retry policy does not allow."""
+        """Record that a server asked for a wait of `seconds`, which is longer than the retry policy allows."""
         with self._lock:
             self.retry_after = max(seconds, self.retry_after or 0.0)

@@ -1,8 +1,8 @@
 """The protocols `Source` and `Target`, through which the rest of the package uses every store.
 
-Registries (v2), old registries (v1, read-only), OCI image layouts and bundles are stores. The planner uses even a
-target only as a `Source`, so it cannot write to it. Every method may be called from any thread, and blocks until it is
-done. It raises `Cancelled` when `work` is stopped, and no errors other than `MirrorError`.
+Registries (v2), old registries (v1, read-only), OCI image layouts and bundles are stores. The planner uses a target
+only as a `Source`, so it cannot write to the target. Each method may be called on any thread, and blocks until it is
+done. It raises `Cancelled` when `work` is stopped. All its errors are of the class `MirrorError`.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def _do_nothing() -> None:
 
 
 class TransformResult(Struct, frozen=True):
-    """The result of a transform: a root manifest, and the store that its blobs and child manifests are read from.
+    """The result of a transform: a root manifest, and the store that contains its blobs and child manifests.
 
-    release: called when the result will not be read any more. It may be called more than once."""
+    release: called when the result is no longer needed. It may be called more than once."""
 
     root: Manifest
     source: Source
@@ -59,7 +59,7 @@ class TransformResult(Struct, frozen=True):
 
 
 class Transform(Protocol):
-    """A conversion of an image that targets do not accept as it is. Runs when the image is copied, not during planning.
+    """The conversion of an image that targets do not accept unchanged. It runs during the copy, not during planning.
 
     identity: identifies the image and the kind of conversion; the same in all runs. The state stores the digest of the
     result under this key. The methods run on threads, with a permit for the source's host. `create_part` may run on
@@ -68,7 +68,7 @@ class Transform(Protocol):
     identity: str
 
     def parts(self, work: Work) -> Sequence[TransformPart]:
-        """Return the parts that have to be created before `build_image` is called, in any order."""
+        """Return the parts that must be created, in any order, before `build_image` is called."""
         ...
 
     def create_part(self, part: TransformPart, work: Work) -> None:
@@ -82,7 +82,7 @@ class Transform(Protocol):
 
 @runtime_checkable
 class DatedTransform(Transform, Protocol):
-    """A Transform of an image without a config at its source. Only the transform can find the date of the image."""
+    """A Transform that determines the creation date of its image, which has no config at the source."""
 
     def created(self, work: Work) -> str:
         """Return the date on which the image was created, as stated at the source, or "" if none is stated."""
@@ -90,18 +90,19 @@ class DatedTransform(Transform, Protocol):
 
 
 class Version(Struct, frozen=True):
-    """What a tag or digest refers to in a store at the time of the lookup: a manifest, or an image to be converted.
+    """The manifest, or the image to be converted, that a tag or digest refers to at the time of the lookup.
 
-    digest: the digest of the manifest that a target gets. If the image is changed on the way, by a transform or by the
-    selection of platforms, the digest of the last result, or None if that is not known.
+    digest: the digest of the manifest that is written to targets. If a transform or the selection of platforms changes
+    the image, the digest that resulted the last time, or None if that is not known.
     manifest: set if the body had to be read to determine the digest.
     media_type: the media type of the manifest, if the store returned it.
     protocol: the registry protocol that was used.
     reason: why this protocol was used, if there was a choice.
-    platforms: the platforms that the store has of a sparse image, if it knows that; empty for a complete image.
-    other_platform: why the image is skipped, if an earlier run found that it is for a platform that is not wanted.
-    source_id: the identifier at the source, if it may not be the digest that a target gets: an image id, or the digest
-    of the manifest at the source."""
+    platforms: the platforms of a sparse image that the store contains, if the store records them; empty for a complete
+    image.
+    other_platform: why the image is skipped, if an earlier run found that it is for a platform that is not selected.
+    source_id: the identifier at the source, if it may differ from the digest on targets: an image id, or the digest of
+    the manifest at the source."""
 
     digest: Digest | None
     manifest: Manifest | None = None
@@ -115,7 +116,7 @@ class Version(Struct, frozen=True):
 
     @property
     def is_unknown(self) -> bool:
-        """Whether the digest is unknown until the image has been read, because the state has no earlier result."""
+        """Whether the digest is unknown until the image has been read, because the state contains no earlier result."""
         return self.digest is None
 
     @property
@@ -137,11 +138,11 @@ class BlobReader(AbstractContextManager["BlobReader"], Protocol):
 
 
 class UploadSession(AbstractContextManager["UploadSession"], Protocol):
-    """A session for uploading one blob to one repository. If it is closed without a commit, the store deletes it."""
+    """An upload session for one blob and one repository. If it is closed before the commit, the store deletes it."""
 
     @property
     def committed(self) -> bool:
-        """Whether the store has confirmed that it holds the blob."""
+        """Whether the store has confirmed that it has stored the blob."""
         ...
 
     @property
@@ -167,22 +168,21 @@ class Mount(Enum):
 
 
 class LeftOut(Struct, frozen=True):
-    """What a sparse copy of an image leaves out on purpose: parts of an index whose bytes are kept.
+    """The parts of an image that a sparse copy leaves out on purpose. The index is copied unchanged.
 
-    platforms: the platforms that the copy has, in the form of `oci/platform.py`, sorted. indexes: the indexes whose
-    entries were selected by platform. digests: the manifests and blobs that these list and that the copy does not
-    need."""
+    platforms: the platforms that the copy contains, in the form of `oci/platform.py`, sorted. indexes: the indexes
+    whose entries were selected by platform. digests: the manifests and blobs that are left out."""
 
     platforms: tuple[str, ...]
     indexes: frozenset[Digest]
     digests: frozenset[Digest]
 
     def covers(self, parent: Manifest, part: Descriptor) -> bool:
-        """Return whether `part`, which the manifest `parent` lists, is left out."""
+        """Return whether the copy leaves out `part`, which the manifest `parent` lists."""
         return parent.digest in self.indexes and part.digest in self.digests
 
     def has_part_of(self, index: Manifest) -> bool:
-        """Return whether `index` lists something that is left out."""
+        """Return whether `index` lists a manifest or blob that the copy leaves out."""
         return any(self.covers(index, part) for part in (*index.children, *index.blobs))
 
 
@@ -197,7 +197,7 @@ class ExpectedImage(Struct, frozen=True):
 
 
 class Source(Protocol):
-    """A store that can be read from.
+    """A store from which images can be read.
 
     host: the name of the host, for permits and reports.
     partial: whether the store may leave out blobs that the target is expected to have. A run looks for such blobs on
@@ -220,7 +220,7 @@ class Source(Protocol):
         ...
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterable[Version | MirrorError]:
-        """Yield what each of `references` (tags or digests) refers to, in the same order.
+        """Resolve tags and digests: for each of `references`, in order, yield a Version or an error.
 
         A store uses as few requests as possible. An error for one reference, such as NotFound, is yielded in its place,
         and the other references are still resolved. Raises errors that concern all references, such as failed
@@ -228,7 +228,7 @@ class Source(Protocol):
         ...
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
-        """Return what `reference` refers to, together with its manifest.
+        """Read the manifest that `reference` refers to, and return it in a Version.
 
         In contrast to `resolve`, this method always reads the manifest, even if its digest is available without it."""
         ...
@@ -252,16 +252,16 @@ class Source(Protocol):
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor] | None:
         """Return the descriptors of the manifests whose subject is `digest`.
 
-        Return None if the store has no such lists. An index under the tag `oci.referrers.referrers_tag` then lists
-        them."""
+        Return None if the store has no lists of referrers. In this case, an index under the tag
+        `oci.referrers.referrers_tag` lists them."""
         ...
 
 
 class Target(Source, Protocol):
-    """A store that can be written to.
+    """A store to which images can be written.
 
     needs_all_images: whether `begin` needs the list of all images before the first byte is written, as for a bundle.
-    incomplete: whether the store needs all images, and its existing content says that some of them are missing.
+    incomplete: whether the store needs all images, and its existing content is marked as lacking some of them.
     on_disk: whether the store is on disk, so that its repositories share their blobs and a lookup costs no request."""
 
     needs_all_images: bool
@@ -302,9 +302,9 @@ class Target(Source, Protocol):
     ) -> bool:
         """Store `manifest` under a tag or its digest.
 
-        left_out: if the image is sparse, what is left out of it on purpose. Return whether `referrers` lists the
-        manifest now, which is also true if it has no subject. Raises RemoteError (blob_missing) if anything else that
-        the manifest refers to is missing, or if the store does not accept sparse images."""
+        left_out: the parts that a sparse image leaves out on purpose. Return whether `referrers` now lists the
+        manifest; True if the manifest has no subject. Raises RemoteError (blob_missing) if anything else that the
+        manifest refers to is missing, or if the store does not accept sparse images."""
         ...
 
     def delete(self, repository: str, reference: str, work: Work) -> None:

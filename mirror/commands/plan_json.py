@@ -37,7 +37,7 @@ def plan_document(summary: PlanSummary, config: Path, *, exit_code: int, drifts:
         },
         "images": [_copy_fields(change) for change in copies],
         "failures": [_failed_fields(failed) for failed in failures],
-        "bundles_to_rebuild": summary.bundles_to_rebuild,
+        "bundles_to_rebuild": list(summary.bundles_to_rebuild),
         "left_out": {
             "repositories": {name: dict(rules) for name, rules in sorted(summary.rejected_repositories.items())},
             "tags": {name: _selection_fields(one) for name, one in sorted(summary.selections.items())},

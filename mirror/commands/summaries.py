@@ -31,7 +31,7 @@ def plan_lines(summary: PlanSummary, config: Path) -> list[str]:
     for source, selection in sorted(summary.selections.items()):
         for text in _selection_texts(selection):
             lines += wrap_line(f"{source}: {text}", line_width())
-    lines += [f"rebuild {bundle}: it is incomplete" for bundle in summary.bundles_to_rebuild]
+    lines += [f"rebuild {bundle}: {reason}" for bundle, reason in summary.bundles_to_rebuild.items()]
     lines += _other_platforms_lines(summary.other_platforms)
     if not summary.changes:
         rebuild = (
@@ -146,6 +146,7 @@ def _drift_line(drift: Drift) -> str:
         DriftKind.UNLOCKED: f"not locked, the source has {now}",
         DriftKind.ATTACHED: f"the image has the attachment {drift.current}, which is not locked",
         DriftKind.DETACHED: f"the image no longer has the attachment {drift.locked}",
+        DriftKind.EXCLUDED: f"the configuration no longer selects the attachment {drift.locked}",
     }
     return f"{drift.kind.value:8} {drift.name}: {what[drift.kind]}"
 

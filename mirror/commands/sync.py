@@ -37,6 +37,7 @@ from mirror.state.hints import State
 from mirror.state.ownership import OwnershipRecords
 from mirror.state.run_marks import WHOLE, partition_of_shards, use_partition_mark
 from mirror.sync.copy_queue import CopyQueue
+from mirror.sync.deadline_estimate import DeadlineEstimate
 from mirror.sync.image_copier import ImageCopier
 from mirror.sync.recorder import ResultRecorder
 from mirror.sync.repair import wrap_for_repair
@@ -239,6 +240,7 @@ class _SyncRun:
         context.stores.delete_leftovers()
         context.manifests.close()  # delete files that a killed run left behind
         locations = context.stores.blob_locations(state)
+        estimate = DeadlineEstimate(locations, self._signals.seconds_to_deadline)
 
         def mark_repository(repository: Repository) -> None:
             """Mark a repository as unfinished before the first write to it."""
@@ -249,6 +251,7 @@ class _SyncRun:
             """Record the result for a blob in the report. If it failed, mark the host that caused the error as down."""
             if error is not None:
                 context.stores.mark_host_down(error)
+            estimate.record(request, result)
             results.record_blob(request, result, error)
 
         blob_recorder = BlobRecorder(record_result)
@@ -274,6 +277,7 @@ class _SyncRun:
             targets,
             blob_recorder,
             reader.attachments.protection,
+            estimate,
             check_all=self._options.deep,
             repair=self._options.repair,
             before_write=mark_repository,
@@ -311,6 +315,8 @@ class _SyncRun:
             if context.run_until_signal(copy_queue.run(planning), copy_queue.halt) is None:
                 for _, error in context.run_problems("all other images were imported" if results.codes == {OK} else ""):
                     results.record_error(error)
+                if estimate.left_out:
+                    self._signals.reach_deadline()
 
     def _summary(self, report: Report, cost: RunCost, code: int, *, quiet: bool) -> list[str]:
         """Return the lines of the summary. quiet: whether to return only the lines about failures."""

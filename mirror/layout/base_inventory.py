@@ -1,4 +1,4 @@
-"""Queries an inventory: which blobs the base of a differential bundle has, and whether a bundle is complete."""
+"""Finds the blobs that a base already has, and the content of a bundle that the bundle's inventory does not list."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class BaseInventory:
         return self._repositories.get(blob, ())
 
     def find_blobs(self, manifests: Iterable[Manifest]) -> dict[Digest, tuple[str, ...]]:
-        """Return the blobs that the base must have, because it has a manifest that refers to them.
+        """Return the blobs that the base must have, because the base has a manifest that refers to them.
 
         Each blob is mapped to the repositories that have the manifest. An inventory made from a report lists only root
         manifests, so its blobs can only be found in this way. manifests: children before parents."""
@@ -36,12 +36,17 @@ class BaseInventory:
         implied: dict[Digest, tuple[str, ...]] = {}
         for one in reversed(list(manifests)):
             repositories = implied.get(one.digest) or self._repositories_with_manifest(one.digest)
-            # Other inventories list everything that the base has. It may lack children of an index, if that is sparse.
+            # Other inventories list everything that the base has. Of a sparse index, the base may lack children.
             if repositories and self._is_from_report(one.digest):
                 implied.update({child.digest: repositories for child in one.children})
                 # A target may have an image without its foreign layers.
                 found.update({blob.digest: repositories for blob in one.blobs if not blob.foreign})
         return found
+
+    @property
+    def is_from_report(self) -> bool:
+        """Whether the inventory was made from a report, which has no sizes and lists only root manifests."""
+        return any(one.size is None for one in self._inventory.manifests.values())
 
     def _repositories_with_manifest(self, digest: Digest) -> tuple[str, ...]:
         """Return the repositories of the base that have the manifest, or an empty tuple if none has it."""
@@ -51,13 +56,13 @@ class BaseInventory:
         return tuple(sorted(name for name, one in holders if digest in one.manifests))
 
     def _is_from_report(self, digest: Digest) -> bool:
-        """Return whether the inventory may have been made from a report, which has no sizes and only root manifests."""
+        """Return whether the entry of a manifest may come from a report, which lists only roots, without sizes."""
         known = self._inventory.manifests.get(digest)
         return known is None or known.size is None
 
 
 def sparse_parts(inventory: Inventory, read: Callable[[Digest], Manifest]) -> SparseParts:
-    """Return what the sparse images of an inventory leave out. read: returns the manifest with a digest."""
+    """Return the parts that the sparse images of an inventory leave out. read: returns the manifest with a digest."""
     parts = SparseParts(read)
     for contents in inventory.repositories.values():
         for root, platforms in contents.platforms.items():

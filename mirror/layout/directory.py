@@ -1,8 +1,8 @@
 """An OCI image layout in a directory, as a Source and a Target. Many repositories share the blobs of the layout.
 
 A blob gets its name only when it is complete and on disk, and index.json names only content that is on disk. The
-layout is therefore consistent even after the process was killed or the power failed, and a later run reuses everything
-that was finished.
+layout is therefore consistent even if the process is killed or the power fails, and a later run reuses all complete
+blobs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _RECOPY_HINT = "copy the layout again, or export the images again"
 
 
 class MissingContentError(NotFound):
-    """Raised if content to which a layout refers is missing: the layout is damaged, or was not copied completely."""
+    """Raised if a layout refers to content that is missing. The layout is damaged, or was copied only partially."""
 
     code = "bundle_incomplete"
     exit_code = Refused.exit_code
@@ -44,8 +44,8 @@ class ManifestInUseError(RemoteError):
 class LayoutStore:
     """A Source and Target for an OCI layout in a directory. Thread-safe. `close` releases the lock on the layout.
 
-    adopts: the repositories to which tags without a repository name are assigned, for example the repository that the
-    configuration names in a source. new: True for a target, whose directory may be missing or empty."""
+    adopts: the repositories to which tags without a repository name are assigned, such as the repository in
+    `oci:DIR:REPOSITORY`. new: True for a target, whose directory may be missing or empty."""
 
     partial = False
     needs_all_images = False
@@ -78,13 +78,13 @@ class LayoutStore:
         return self._index_file.query(lambda index: index.tags(repository))
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterator[Version | MirrorError]:
-        """For each tag or digest, yield a Version with the digest of the manifest that it refers to, or an error."""
+        """Resolve tags and digests: for each, yield a Version with the digest of the manifest, or an error."""
         for reference in references:
             work.stop.raise_if_requested()
             yield self._resolve(repository, reference)
 
     def _resolve(self, repository: str, reference: str) -> Version | MirrorError:
-        """Return a Version with the digest of the manifest that a tag or digest refers to, or an error."""
+        """Resolve one tag or digest: return a Version with the digest of the manifest, or an error."""
         descriptor = self._lookup(repository, reference)
         if isinstance(descriptor, MirrorError):
             return descriptor
@@ -100,7 +100,7 @@ class LayoutStore:
         return Version(descriptor.digest, media_type=descriptor.media_type, platforms=platforms)
 
     def _platforms(self, repository: str, reference: str) -> tuple[str, ...]:
-        """Return the platforms that a sparse image has, or an empty tuple if the image is complete."""
+        """Return the platforms that a sparse image contains, or an empty tuple if the image is complete."""
         return self._index_file.query(lambda index: index.platforms(repository, reference))
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
@@ -148,7 +148,7 @@ class LayoutStore:
         The first call reads all manifests of the layout; later calls reuse the result until the index changes."""
 
         def roots() -> list[Root]:
-            """Return the roots of the current index."""
+            """Return the root manifests that the current index.json lists."""
             return self._index_file.query(lambda index: list(index.roots()))
 
         name = self._index_file.query(lambda index: index.effective_repository(repository))  # also updates `revision`
@@ -157,8 +157,8 @@ class LayoutStore:
     def _lookup(self, repository: str, reference: str) -> Descriptor | NotFound | Refused:
         """Return the descriptor of the manifest that a tag or digest refers to, or an error if it is not found.
 
-        For a digest, the descriptor has neither a size nor a media type. Raises Refused and LocalError if the whole
-        layout is unusable."""
+        If `reference` is a digest, the descriptor has neither a size nor a media type. Raises Refused and LocalError if
+        the whole layout is unusable."""
 
         def find(index: Index) -> Descriptor | NotFound | Refused:
             """Find the tag in the index. Return a NotFound or Refused error instead of raising it."""
@@ -178,7 +178,9 @@ class LayoutStore:
         )
 
     def _check_size(self, descriptor: Descriptor, size: int) -> None:
-        """Raise Refused (size_mismatch) if `size`, the size of a blob's file in bytes, differs from its descriptor."""
+        """Raise Refused (size_mismatch) if the descriptor of a blob states a size other than `size`.
+
+        size: the size of the blob's file in bytes."""
         if descriptor.size not in (None, size):
             raise Refused(
                 f"{self._files.blob_path(descriptor.digest)} has {size} bytes, expected {descriptor.size}",
@@ -223,13 +225,13 @@ class LayoutStore:
     def put_manifest(
         self, repository: str, reference: str, manifest: Manifest, work: Work, *, left_out: LeftOut | None = None
     ) -> bool:
-        """Write a manifest and add it to the index. For a sparse image, the index also records which platforms it has.
+        """Write a manifest and add it to the index. For a sparse image, the index also records the image's platforms.
 
         Return True, because a layout needs no lists of referrers. Raises RemoteError (blob_missing if the layout lacks
-        a blob or child, manifest_invalid for schema 1), LocalError."""
+        a blob or a child manifest, manifest_invalid for schema 1), LocalError."""
         if manifest.kind is Kind.SCHEMA1:
             raise RemoteError(
-                f"{self.host}:{repository}:{reference} is a schema 1 image, which an OCI layout cannot hold",
+                f"{self.host}:{repository}:{reference} is a schema 1 image, which an OCI layout cannot store",
                 hint="set `schema1: convert` for this mirror",
                 code="manifest_invalid",
             )
@@ -271,10 +273,11 @@ class LayoutStore:
             self._referrers.invalidate()
 
     def delete_unused(self, manifests: Collection[Digest], work: Work) -> int:
-        """Delete the `manifests` that no index entry references any more, and the content that only they reference.
+        """Delete manifests that index.json no longer references, and the content that only they reference.
 
-        Return the number of bytes that were freed. Nothing is deleted if it is not known what an entry of the index
-        needs. Must not be called while another thread writes. Raises LocalError, Cancelled."""
+        manifests: the candidates. Return the number of bytes that were freed. If the index has an entry that cannot be
+        interpreted, nothing is deleted, because the entry may need any content. Must not be called while another thread
+        writes. Raises LocalError, Cancelled."""
         self._index_file.begin(work)
         self._index_file.publish()  # index.json must not name a removed file
         roots, is_known = self._index_file.query(lambda one: (list(one.roots()), not one.has_unusable_entries))

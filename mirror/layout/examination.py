@@ -14,7 +14,7 @@ _MAX_LISTED = 50  # maximum number of problems that are printed; further problem
 _MAX_REFERENCES = 5  # maximum number of affected images that are named for each problem
 
 References: TypeAlias = Callable[[Digest], Iterable[Digest]]
-"""A function that returns the digests to which a manifest refers. For a blob or an unreadable manifest, none."""
+"""A function that returns the digests to which a manifest refers. It returns none for a blob or unreadable manifest."""
 
 
 class LayoutProblem(Struct, frozen=True):
@@ -95,7 +95,7 @@ class VerificationResult(Struct):
             one = self.sparse == 1
             yield f"{self.what}: {self.sparse} {'image has' if one else 'images have'} only some of the platforms"
         if self.unreferenced:
-            yield f"{self.what}: contains {self.unreferenced} files that nothing refers to"
+            yield f"{self.what}: contains {self.unreferenced} unreferenced files"
         yield f"{self.what}: {'complete with its base' if base else 'complete'}; {counts}"
 
 

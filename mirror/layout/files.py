@@ -31,7 +31,9 @@ _FILE_MODE = 0o644  # readable by all users: the user who imports a layout may n
 
 
 class LayoutFiles:
-    """Reads and writes the files of one layout directory. Thread-safe. Opened directories stay open until `close`."""
+    """Reads and writes the files of one layout directory. Thread-safe.
+
+    Directories that were opened stay open until `close` is called."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -162,9 +164,9 @@ class LayoutFiles:
         return self._remember(name, os.open(base_name, _DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=parent))
 
     def _remember(self, name: str, descriptor: int) -> int:
-        """Store the descriptor of an open directory for later calls, and return it.
+        """Store the descriptor of the open directory `name` for later calls, and return the stored descriptor.
 
-        If another thread has already stored one for `name`, close `descriptor` and return the stored one."""
+        If another thread has already stored a descriptor for `name`, close `descriptor`."""
         with self._lock:
             stored = self._directories.setdefault(name, descriptor)
         if stored != descriptor:
@@ -188,7 +190,7 @@ class LayoutFiles:
             raise local_error("create the directory", self.path, error) from error
 
     def create_blob_directory(self, algorithm: str) -> None:
-        """Create the directory for blobs with this digest algorithm. Raises Refused (unsafe_path), LocalError."""
+        """Create the directory for blobs whose digests use `algorithm`. Raises Refused (unsafe_path), LocalError."""
         for name in ("blobs", f"blobs/{algorithm}"):
             parent_name, _, base_name = name.rpartition("/")
             try:
@@ -203,10 +205,10 @@ class LayoutFiles:
 
     @contextmanager
     def write_blob(self, digest: Digest) -> Iterator[NewFile]:
-        """Return a context manager that yields a file, to which the `with` block writes the content of a new blob.
+        """Return a context manager that yields a file for the content of a new blob.
 
-        When the block exits, the bytes of the blob are on disk. The name of the file survives a power cut only after
-        `sync` has been called. If the block raises an exception, no blob is created. Raises LocalError."""
+        When the `with` block exits, the bytes of the blob are on disk. The name of the file survives a power cut only
+        after `sync` has been called. If the block raises an exception, no blob is created. Raises LocalError."""
         name = f"blobs/{digest.algorithm}"
         with self._lock:
             cached = name in self._directories
@@ -298,7 +300,7 @@ def _translate_error(doing: str, path: Path, error: OSError) -> Exception:
 
 
 def _unsafe_path_error(path: Path, why: str) -> Refused:
-    """Return the error for a path that must not be opened. why: a clause that says why."""
+    """Return the error for a path that must not be opened. why: the reason, as a clause."""
     return Refused(
         f"refused to open {path}: {why}",
         hint="a layout may contain only regular files and directories; if you trust this one, copy it with `cp -rL`",

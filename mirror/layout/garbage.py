@@ -1,4 +1,4 @@
-"""Finds the content of a layout that is not needed any more after images have been deleted."""
+"""Finds the content of a layout that is no longer needed after images have been deleted."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def find_unused(deleted: Collection[Digest], roots: Iterable[Root], read: Read, 
     """Return the deleted manifests, and the manifests and blobs below them, that no root needs.
 
     Only content of the deleted images is returned: other files may belong to a copy that another tool has not finished.
-    If a manifest that is still needed is missing or damaged, return an empty set, because it is not known what that
-    image needs. Raises Cancelled, LocalError."""
+    If a manifest that is still needed is missing or damaged, return an empty set, because its image may need any
+    content. Raises Cancelled, LocalError."""
     try:
         needed = _find_needed(roots, read, work)
     except (NotFound, Refused):
@@ -42,7 +42,7 @@ def find_unused(deleted: Collection[Digest], roots: Iterable[Root], read: Read, 
 
 
 def _find_needed(roots: Iterable[Root], read: Read, work: Work) -> set[Digest]:
-    """Return all manifests and blobs that the roots need.
+    """Return the digests of all manifests and blobs that `roots` need.
 
     Raises Cancelled, LocalError, Refused, and NotFound if a manifest is missing in an image that is not sparse."""
     needed: set[Digest] = set()

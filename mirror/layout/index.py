@@ -32,7 +32,7 @@ MAX_ROOTS = 200_000  # an index.json with more entries could exceed MAX_NODES wh
 
 
 class Index:
-    """The roots of a layout, indexed by repository and tag. Not thread-safe. Does no I/O.
+    """The root manifests that index.json lists, by repository and tag. Not thread-safe. Does no I/O.
 
     what: the name of the file, for messages. adopts: the repositories to which tags without a repository name are
     assigned."""
@@ -69,7 +69,7 @@ class Index:
         return index
 
     def _add(self, entry: Value, where: str) -> None:
-        """Add one entry of index.json. If it is invalid, record the error. where: the position, for messages."""
+        """Add one entry of index.json. If the entry is invalid, record the error. where: its position, for messages."""
         text = to_json(entry)
         self._entry_count += 1
         try:
@@ -127,17 +127,17 @@ class Index:
         return found
 
     def effective_repository(self, repository: str) -> str:
-        """Return the name of the repository to look up for `repository`.
+        """Replace an empty repository name by the name of the only repository. Return other names unchanged.
 
-        An empty name refers to the only repository, if `adopts` contains the empty name, all tags have a repository,
-        and there is exactly one repository. Otherwise the name is returned unchanged."""
+        An empty name is also returned unchanged if `adopts` does not contain it, if a tag has no repository name, or if
+        there is not exactly one repository."""
         if repository or "" not in self._adopts or self._tags.get(""):
             return repository
         names = self.repositories()
         return names[0] if len(names) == 1 else ""
 
     def _adopted_tags(self, repository: str) -> dict[str, tuple[Root, ...]]:
-        """Return the tags without a repository name and their roots. If `repository` is not in `adopts`, return {}."""
+        """Return the roots, by tag, of the tags without a repository name that are assigned to `repository`."""
         return self._tags.get("", {}) if repository in self._adopts else {}
 
     def find(self, repository: str, tag: str) -> Root:
@@ -151,7 +151,7 @@ class Index:
         return roots[0]
 
     def platforms(self, repository: str, reference: str) -> tuple[str, ...]:
-        """Return the platforms that a sparse image has, or an empty tuple for other images."""
+        """Return the platforms that a sparse image contains, or an empty tuple for other images."""
         if ":" in reference and reference not in self._sparse:
             return ()
         if ":" not in reference:
@@ -169,18 +169,18 @@ class Index:
 
     @property
     def has_unusable_entries(self) -> bool:
-        """Whether the index has entries that `mirror` cannot interpret, so that it is not known what they need."""
+        """Whether the index has entries that `mirror` cannot interpret. Such an entry may need any content."""
         return bool(self._opaque_entries)
 
     def roots(self) -> Iterator[Root]:
-        """Iterate over all roots. Roots without a name come last."""
+        """Iterate over all root manifests in the index. Those without a name come last."""
         for tags in self._tags.values():
             for roots in tags.values():
                 yield from roots
         yield from self._nameless.values()
 
     def references(self) -> Iterator[tuple[str, Digest]]:
-        """Yield the name (`REPOSITORY:TAG` or `REPOSITORY@DIGEST`) and the digest of each root."""
+        """Yield the name (`REPOSITORY:TAG` or `REPOSITORY@DIGEST`) and the digest of each root manifest."""
         for repository, tags in self._tags.items():
             for tag, roots in tags.items():
                 for root in roots:
@@ -191,9 +191,9 @@ class Index:
     def repository_not_found(self, repository: str) -> NotFound:
         """Return the error for a repository that does not exist."""
         known = self.repositories()
-        hint = f"its repositories: {', '.join(known[:10])}{', …' if len(known) > 10 else ''}" if known else ""
+        hint = f"existing repositories: {', '.join(known[:10])}{', …' if len(known) > 10 else ''}" if known else ""
         if "" in self._tags and repository not in self._adopts:
-            hint += f"{'; it also has' if hint else 'it has'} tags without a repository name"
+            hint += f"{'; ' if hint else ''}some tags have no repository name"
         return NotFound(f"{self._what} has no repository {repository!r}", hint=hint)
 
     def _ambiguous_error(self, repository: str, tag: str) -> Refused:
@@ -213,7 +213,7 @@ class Index:
         replaced. Entries without a name that refer to children of `manifest` are removed. Raises Refused (too_many) if
         the index already has MAX_ROOTS entries."""
         if self._entry_count >= MAX_ROOTS:
-            hint = "use another layout for further images"
+            hint = "write further images to another layout"
             raise Refused(f"{self._what} has the maximum of {self._entry_count} entries", hint=hint, code="too_many")
         if platforms:
             self._sparse.add(manifest.digest)
@@ -231,7 +231,7 @@ class Index:
             self._remove_unnamed(repository, child.digest)
 
     def _remove_unnamed(self, repository: str, digest: Digest) -> bool:
-        """Remove a root without a name. Return whether it existed."""
+        """Remove the root that has this digest and no name. Return whether there was one."""
         removed = self._nameless.pop((repository or None, digest), None) is not None
         self._entry_count -= removed
         return removed
@@ -245,7 +245,7 @@ class Index:
         return any(removed)
 
     def _remove(self, repository: str, reference: str) -> bool:
-        """Remove a tag, or all entries for a digest, under exactly this repository name. Return whether any existed."""
+        """Remove a tag, or all entries for a digest, of exactly this repository name. Return whether any existed."""
         tags = self._tags.get(repository, {})
         if ":" in reference:
             removed = [tag for tag, roots in tags.items() if any(one.descriptor.digest == reference for one in roots)]

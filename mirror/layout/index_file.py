@@ -66,14 +66,14 @@ class IndexFile:
 
     @property
     def revision(self) -> tuple[object, ...]:
-        """A value that changes when another process has replaced index.json."""
+        """A value that changes when another process replaces index.json."""
         return self.has_lock, self._signature
 
     def adopted_names(self, repository: str) -> tuple[str | None, ...]:
-        """If `repository` is in `adopts`, return the values of `Root.repository` for the roots that are assigned to it.
+        """Return the values of `Root.repository` with which a root belongs to `repository`, in addition to its name.
 
-        These roots do not name a repository: their values are the empty string and None. If `repository` is not in
-        `adopts`, return an empty tuple."""
+        If `repository` is in `adopts`, roots that name no repository are assigned to it: their values are the empty
+        string and None. Otherwise, the result is empty."""
         return ("", None) if repository in self._adopts else ()
 
     def query(self, query_index: Callable[[Index], T]) -> T:

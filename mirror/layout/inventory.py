@@ -1,8 +1,8 @@
 """The inventory: a small file that lists the contents of a store. It is the first member of a bundle, and the base of a
 differential export.
 
-Its format is described by inventory.schema.json. Equal content gives equal bytes, so the sha256 of an inventory
-identifies everything that it lists.
+inventory.schema.json describes the format. Inventories with equal content are equal byte for byte, so the sha256 of an
+inventory identifies everything that it lists.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ class ManifestInfo(Struct, frozen=True):
 
 
 class RepositoryContents(Struct):
-    """One repository in an inventory. roots: untagged manifests to which no other manifest in it refers.
+    """The contents of one repository in an inventory.
 
-    platforms: the platforms that each sparse image has, by the digest of its root."""
+    roots: the untagged manifests that no other manifest in the repository refers to. platforms: the platforms that each
+    sparse image contains, by the digest of the image's root manifest."""
 
     tags: dict[str, Digest] = field(default_factory=dict)
     roots: set[Digest] = field(default_factory=set)
@@ -53,21 +54,21 @@ class RepositoryContents(Struct):
 class BaseBlob(Struct, frozen=True):
     """A blob that a differential bundle leaves out because its base has it.
 
-    size: bytes. repositories: the repositories of the base that contain it."""
+    size: bytes. repositories: the repositories of the base that contain the blob."""
 
     size: int
     repositories: tuple[str, ...]
 
 
 class BaseBlobs(Protocol):
-    """The blobs of the store into which a differential bundle will be imported (`base_inventory.py`)."""
+    """The blobs of a base: the store into which a differential bundle will be imported (see `base_inventory.py`)."""
 
     def repositories_with(self, blob: Digest) -> tuple[str, ...]:
         """Return the repositories of the base that have the blob, or an empty tuple if none has it."""
         ...
 
     def find_blobs(self, manifests: Iterable[Manifest]) -> dict[Digest, tuple[str, ...]]:
-        """Return the blobs that the base must have, because it has a manifest that refers to them."""
+        """Return the blobs that the base must have, because the base has a manifest that refers to them."""
         ...
 
 
@@ -76,7 +77,7 @@ class Inventory(Struct):
 
     blobs: the size in bytes of each blob. base: the blobs that a differential bundle leaves out. missing: the names of
     images that could not be fetched (`REPOSITORY:TAG` or `REPOSITORY@DIGEST`), and of repositories whose tags could not
-    be listed (`REPOSITORY` or `PREFIX/*`). It is empty if the store is complete."""
+    be listed (`REPOSITORY` or `PREFIX/*`); empty if the store is complete."""
 
     repositories: dict[str, RepositoryContents] = field(default_factory=dict)
     manifests: dict[Digest, ManifestInfo] = field(default_factory=dict)
@@ -122,14 +123,14 @@ class Inventory(Struct):
             contents.tags[image.reference] = root.digest
 
     def _add_platforms(self, contents: RepositoryContents, root: Digest, image: ExpectedImage) -> None:
-        """Add the platforms of a sparse image. If the repository also has the complete image, it counts as complete."""
+        """Record the platforms of a sparse image, unless the repository also contains the complete image."""
         known = contents.platforms.pop(root, ())
         is_complete = root in contents.manifests and not known
         if image.left_out is not None and not is_complete:
             contents.platforms[root] = tuple(sorted({*known, *image.left_out.platforms}))
 
     def normalize(self) -> None:
-        """After the last `add`, remove blobs that the base has from `blobs`, and tagged manifests from `roots`."""
+        """Remove blobs that the base has from `blobs`, and tagged manifests from `roots`. Call this last."""
         for digest in self.base.keys() & self.blobs.keys():
             del self.blobs[digest]
         for contents in self.repositories.values():
@@ -200,7 +201,7 @@ def read_inventory(path: Path) -> Inventory:
         hint = "create one with `mirror inventory`"
         raise ConfigError(f"cannot read the inventory {path}: {error.strerror}", hint=hint) from error
     if len(data) > MAX_BYTES:
-        raise ConfigError(f"{path} has more than {MAX_BYTES} bytes, the maximum size of an inventory")
+        raise ConfigError(f"{path} is larger than {MAX_BYTES} bytes, the maximum size of an inventory")
     try:
         return parse_inventory(data, str(path))
     except Refused as error:
@@ -294,12 +295,12 @@ def _parse_missing(value: Value, what: str) -> tuple[str, ...]:
 def _require_object(value: Value, what: str) -> Mapping[str, Value]:
     """Return `value` if it is a JSON object. Otherwise raise Refused (bundle_invalid)."""
     if not isinstance(value, dict):
-        raise _invalid_error(what, "expected an object")
+        raise _invalid_error(what, "expected a JSON object")
     return value
 
 
 def _object_items(value: Mapping[str, Value], key: str, what: str) -> Iterable[tuple[str, Value]]:
-    """Return the members of the JSON object under `key`, or no members if the key is missing."""
+    """Return the members of the JSON object under `key`. If the key is missing, return no members."""
     return _require_object(value.get(key, {}), f"{what}: {key}").items()
 
 
@@ -327,5 +328,5 @@ def _parse_size(value: Value, what: str) -> int:
 
 
 def _invalid_error(what: str, why: str) -> Refused:
-    """Return the error for an invalid inventory."""
+    """Return the error for an invalid inventory. why: the reason, as a clause."""
     return Refused(f"{what}: {why}", code="bundle_invalid")

@@ -17,10 +17,10 @@ READERS = 8  # maximum number of manifests that are read in parallel
 
 
 class StoreSurvey(Struct):
-    """An inventory that was built by reading the manifests of a store, and the errors that occurred.
+    """The inventory of a store, and the errors that occurred when its manifests were read.
 
     problems: the errors for tags and manifests that could not be read. parts: for each manifest, the digests that it
-    refers to and their sizes in bytes."""
+    refers to, with the sizes of the content in bytes."""
 
     inventory: Inventory = field(default_factory=Inventory)
     problems: list[MirrorError] = field(default_factory=list)
@@ -83,9 +83,9 @@ class _RepositorySurvey:
         self._read_referrers(list(self._contents.manifests))
 
     def _read_referrers(self, subjects: Sequence[Digest]) -> None:
-        """Read the referrers of manifests, then the referrers of these, and so on. They become roots without a tag.
+        """Read the referrers of `subjects`, then their referrers, and so on. Add all of them as roots without a tag.
 
-        If the store does not list referrers by itself, they are found by tags, which have been read before."""
+        If the store does not list referrers, nothing is read: they have tags, which have been read before."""
         while subjects:
             listed = list(self._pool.map(self._list_referrers, subjects))
             found = dict.fromkeys(digest for digests in listed for digest in digests)
@@ -96,7 +96,7 @@ class _RepositorySurvey:
             subjects = sorted(self._contents.manifests - before)
 
     def _list_referrers(self, digest: Digest) -> list[Digest]:
-        """Return the referrers of a manifest that the store lists. An error is recorded as a problem."""
+        """Return the digests of a manifest's referrers, as the store lists them. Record an error as a problem."""
         self._work.stop.raise_if_requested()
         try:
             return [one.digest for one in self._source.referrers(self._name, digest, self._work) or ()]

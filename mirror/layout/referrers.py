@@ -52,7 +52,7 @@ class Referrers:
         return [merged[one] for one in sorted(merged)]
 
     def add(self, repository: str, manifest: Manifest) -> None:
-        """Add a manifest that the store received to the index. If the index is still being built, discard the index."""
+        """Add a manifest that was written to the store. If the index is still being built, discard the index."""
         with self._lock:
             referrers = self._index.value_if_created() if self._index is not None else None
             if referrers is None:

@@ -52,8 +52,8 @@ def make_root(manifest: Manifest, repository: str, name: str | None, platforms: 
 def parse_annotations(entry: Value, where: str) -> tuple[str | None, str | None, tuple[str, ...]]:
     """Return the name, the repository and the platforms from the annotations of an entry.
 
-    The first two are None if they are missing. The repository is used only for an entry without a name, so an invalid
-    one is treated as missing. Raises Refused (bundle_invalid)."""
+    The name and the repository are None if they are missing. The repository is used only for an entry without a name,
+    so an invalid repository is treated as missing. Raises Refused (bundle_invalid)."""
     annotations = entry.get("annotations") if isinstance(entry, dict) else None
     if annotations is None:
         return None, None, ()

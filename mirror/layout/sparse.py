@@ -1,7 +1,7 @@
-"""Sparse images in layouts and bundles: an index whose bytes were kept, but which has only some of its platforms.
+"""Sparse images in layouts and bundles: the index is unchanged, but only some of its platforms are present.
 
-The store records the platforms that such an image has: a layout in the annotation `mirror.platforms` of the root in
-index.json, a bundle also in its inventory. What the image leaves out is determined from these platforms and the index.
+The store records the platforms of such an image: a layout in the annotation `mirror.platforms` of the root in
+index.json, a bundle also in its inventory. The platforms and the index determine the parts that the image leaves out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MAX_DEPTH = 16  # levels of nested indexes
 
 
 def parse_platforms(value: Value, where: str) -> tuple[str, ...]:
-    """Return the platforms of a sparse image from the list or the comma-separated text that a store records.
+    """Parse the platforms of a sparse image, which a store records as a list or as comma-separated text.
 
     where: the position, for messages. Raises Refused (bundle_invalid)."""
     texts = value.split(",") if isinstance(value, str) else value
@@ -34,7 +34,7 @@ def parse_platforms(value: Value, where: str) -> tuple[str, ...]:
 
 
 class SparseParts:
-    """What the sparse images of a store leave out. Not thread-safe.
+    """The parts that the sparse images of a store leave out. Not thread-safe.
 
     read: returns the manifest with a digest; may raise any MirrorError."""
 

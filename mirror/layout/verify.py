@@ -92,7 +92,7 @@ class _LayoutVerifier:
                     self._result.problems.append(LayoutProblem.from_error(error, descriptor.digest))
 
     def _may_lack(self, descriptor: Descriptor) -> bool:
-        """Return whether this is a foreign layer that the layout does not contain."""
+        """Return whether the descriptor refers to a foreign layer that the layout does not contain."""
         return descriptor.foreign and self._files.blob_size(descriptor.digest) is None
 
     def _verify_manifest(self, descriptor: Descriptor) -> list[Descriptor]:

@@ -24,7 +24,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def parse_date(value: Value) -> int:
-    """Return a date in microseconds since the epoch, or NO_DATE if `value` is not a date in the format of RFC 3339."""
+    """Convert an RFC 3339 date to microseconds since the epoch. Return NO_DATE if `value` is not a valid date."""
     if not isinstance(value, str) or len(value) > _LONGEST or not _RFC3339.fullmatch(value):
         return NO_DATE
     try:
@@ -51,7 +51,7 @@ def date_in_manifest(manifest: Manifest) -> int:
 
 
 def _read_object(body: bytes) -> strictjson.Object:
-    """Return the JSON object in `body`, or an empty one if it is not valid."""
+    """Return the JSON object in `body`, or an empty object if the JSON is invalid."""
     try:
         document = strictjson.parse(body, what="document", fold=False)
     except Refused:

@@ -37,16 +37,16 @@ class Descriptor(Struct, frozen=True):
 
     @property
     def foreign(self) -> bool:
-        """Whether this is a non-distributable layer with a URL.
+        """Whether the object is a foreign layer: a non-distributable layer with a URL.
 
-        Such layers are not uploaded, and not expected on targets."""
+        Foreign layers are not uploaded, and not expected on targets."""
         return bool(self.urls) and self.media_type.startswith(_FOREIGN)
 
 
 def unique_descriptors(descriptors: Iterable[Descriptor], what: str) -> tuple[Descriptor, ...]:
     """Return one descriptor per digest, in order of first appearance.
 
-    If a digest has foreign and other descriptors, one that is not foreign is returned (see `Descriptor.foreign`).
+    If a digest has both foreign and other descriptors, one of the others is returned (see `Descriptor.foreign`).
     what: the name of the document in error messages. Raises Refused (manifest_invalid) if a digest has two sizes."""
     found: dict[Digest, Descriptor] = {}
     for descriptor in descriptors:
@@ -59,7 +59,7 @@ def unique_descriptors(descriptors: Iterable[Descriptor], what: str) -> tuple[De
 
 
 def parse_descriptor(value: Value, where: str) -> Descriptor:
-    """Parse a descriptor. Raises Refused (manifest_invalid, manifest_ambiguous) if it is not valid.
+    """Parse a descriptor from JSON. Raises Refused (manifest_invalid, manifest_ambiguous) if it is invalid.
 
     where: the position of the descriptor in its document, for error messages."""
     if not isinstance(value, dict):
@@ -106,7 +106,7 @@ def _check_data(data: Value, digest: Digest, size: int, where: str) -> None:
 
 
 def parse_platform_object(value: Object) -> Platform:
-    """Return the platform in a JSON object of the form that indexes and image configs share.
+    """Return the platform that a JSON object states: `platform` in an index, or an image config.
 
     A value that is not a string is treated as missing. Values are made printable, and cut to 64 characters."""
 

@@ -39,7 +39,7 @@ class Digest(str):
 
     @classmethod
     def parse(cls, text: object) -> Digest:
-        """Parse a digest.
+        """Validate `text` and return it as a Digest.
 
         Raises Refused (ref_invalid) unless it is sha256 or sha512 in lower-case hex of the right length."""
         if isinstance(text, str) and _KNOWN.fullmatch(text):

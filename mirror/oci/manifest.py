@@ -70,7 +70,7 @@ _GENERIC_TYPES = {"", "application/json", "application/octet-stream", "text/plai
 
 
 class StoredContent(Protocol):
-    """A manifest's bytes that are stored on disk and read only when they are needed."""
+    """The bytes of a manifest, which are stored on disk and read only when they are needed."""
 
     @property
     def size(self) -> int:
@@ -85,7 +85,7 @@ class StoredContent(Protocol):
 class Manifest(Struct, frozen=True):
     """A manifest or index whose bytes match `digest`.
 
-    content: the bytes, or where they are stored. children: descriptors of child manifests, in the document's order.
+    content: the bytes, or a reader for stored bytes. children: descriptors of child manifests, in the document's order.
     blobs: the config, then the layers, each digest once. Foreign layers (`Descriptor.foreign`) are included.
     artifact_type: the `artifactType` or, if there is none, the media type of the config; empty if there is neither."""
 
@@ -110,14 +110,14 @@ class Manifest(Struct, frozen=True):
 
 
 def is_manifest_type(media_type: str) -> bool:
-    """Return whether `media_type` is that of a manifest or index that this program can copy."""
+    """Return whether `media_type` is the type of a manifest or index that this program can copy."""
     return media_type in _KINDS
 
 
 def manifest_too_big_error(what: str, size: int | None = None) -> Refused:
     """Return the error for a manifest larger than MAX_BYTES. what: its name. size: its size in bytes, if known."""
     has = f"has {size} bytes" if size is not None else "is too large"
-    hint = "push a smaller one (an index can be split), or exclude the tag with `tags.exclude`"
+    hint = "push a smaller manifest (an index can be split), or exclude the tag with `tags.exclude`"
     return Refused(f"{what} {has}; a manifest may have at most {MAX_BYTES} bytes", hint=hint, code="manifest_too_big")
 
 
@@ -185,7 +185,7 @@ def _may_be_schema1(declared: str, body: bytes) -> bool:
 
 
 def _check_digest(actual: Digest, expected: Digest, body: bytes, what: str) -> None:
-    """Raise Refused (digest_mismatch) unless both digests are equal."""
+    """Raise Refused (digest_mismatch) unless `actual`, the digest of `body`, is the expected digest."""
     if actual != expected:
         raise Refused(
             f"{what}: received {len(body)} bytes, but their digest is {actual}, not {expected}",
@@ -221,7 +221,7 @@ def _media_type(document: Object, declared: str, what: str) -> str:
 
 
 def _type_from_keys(document: Object, what: str) -> str:
-    """Return the media type that the keys of the document imply. Raises Refused if they are not conclusive."""
+    """Return the media type that the keys of a manifest imply. Raises Refused if the keys imply no type."""
     # mediaType is optional in OCI 1.0.
     if "fsLayers" in document and document.get("schemaVersion") == 1:
         return SCHEMA1_SIGNED if "signatures" in document else SCHEMA1
@@ -245,7 +245,7 @@ def _check_version(document: Object, kind: Kind, what: str) -> None:
 
 
 def _entries(document: Object, key: str, what: str) -> list[Value]:
-    """Return the list at `key`. Raises Refused if it is not a list or has too many entries."""
+    """Return the list at `key` of a manifest. Raises Refused if it is not a list or has too many entries."""
     entries = document.get(key)
     if not isinstance(entries, list):
         raise Refused(f"{what}: {key} is not a list", code="manifest_invalid")
@@ -263,13 +263,13 @@ def _children(document: Object, kind: Kind, what: str) -> Iterator[Descriptor]:
 
 
 def _index_entries(document: Object, what: str) -> Iterator[Descriptor]:
-    """Yield the descriptors in the `manifests` of an index."""
+    """Yield the descriptors in the list `manifests` of an index."""
     for number, entry in enumerate(_entries(document, "manifests", what)):
         yield parse_descriptor(entry, f"{what}: manifests[{number}]")
 
 
 def _blobs(document: Object, kind: Kind, what: str) -> Iterator[Descriptor]:
-    """Yield the descriptors of the blobs. A blob that is listed twice is yielded twice."""
+    """Yield the descriptors of the blobs of a manifest. A blob that is listed twice is yielded twice."""
     if kind is Kind.INDEX:
         # Build caches are indexes that list layers. Entries that are not manifests are copied as blobs.
         for descriptor in _index_entries(document, what):
@@ -304,7 +304,7 @@ def _schema1_layers(document: Object, what: str) -> Iterator[Descriptor]:
 
 
 def _subject(document: Object, kind: Kind, what: str) -> Descriptor | None:
-    """Return the descriptor of the subject, or None if the manifest has none."""
+    """Return the descriptor of a manifest's subject, or None if the manifest has no subject."""
     if kind is Kind.SCHEMA1 or document.get("subject") is None:
         return None
     return parse_descriptor(document["subject"], f"{what}: subject")

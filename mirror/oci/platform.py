@@ -1,4 +1,4 @@
-"""Platforms: parses them as a configuration names them, and compares them with the platforms of images.
+"""Parses the names of platforms in a configuration, and compares them with the platforms of images.
 
 The form is that of containerd, `OS/ARCHITECTURE[/VARIANT]`, with an optional OS version: `OS(VERSION)/ARCHITECTURE`.
 Sources: github.com/containerd/platforms, "Platform Specifiers" and "Normalization"; OCI image-spec v1.1,
@@ -58,7 +58,9 @@ class Platform(Struct, frozen=True):
 
     @property
     def is_known(self) -> bool:
-        """Whether this names a platform. BuildKit gives attestation manifests the platform `unknown/unknown`."""
+        """Whether the operating system and the architecture are known.
+
+        BuildKit gives attestation manifests the platform `unknown/unknown`."""
         return not {self.os, self.architecture} & {"", "unknown"}
 
     def normalize(self) -> Platform:
@@ -84,7 +86,7 @@ class Platform(Struct, frozen=True):
 
 
 def parse_platform(text: str) -> Platform:
-    """Parse a platform in a configuration. Raises ConfigError, which says what to write instead, if it is invalid."""
+    """Parse the name of a platform in a configuration. Raises ConfigError, with a correction, if it is invalid."""
     form = _FORM.fullmatch(text)
     if form is None:
         raise ConfigError(f"not a platform: {printable(text, 80)!r}; {_EXPECTED}")
@@ -97,9 +99,9 @@ def parse_platform(text: str) -> Platform:
             raise ConfigError(f"{text!r} is an alias; write {str(instead)!r}")
         name, known = ("operating system", SYSTEMS) if platform.os not in SYSTEMS else ("architecture", ARCHITECTURES)
         value = platform.os if platform.os not in SYSTEMS else platform.architecture
-        raise ConfigError(f"unknown {name} {value!r}; the known ones are {', '.join(known)}")
+        raise ConfigError(f"unknown {name} {value!r}; expected one of {', '.join(known)}")
     variants = VARIANTS.get(platform.architecture, ())
     if platform.variant and variants and platform.variant not in variants:
         what = f"unknown variant {platform.variant!r} of {platform.architecture}"
-        raise ConfigError(f"{what}; the known ones are {', '.join(variants)}")
+        raise ConfigError(f"{what}; expected one of {', '.join(variants)}")
     return platform

@@ -18,8 +18,8 @@ from mirror.oci.platform import Platform
 from mirror.oci.strictjson import Object, Value
 from mirror.util.structs import Struct, replace
 
-MAX_PLATFORMS = 100  # of a filter
-FORMAT = 1  # of the indexes that `filter_index` makes; part of the key under which the state stores their digests
+MAX_PLATFORMS = 100  # the maximum number of platforms in a filter
+FORMAT = 1  # the version of the indexes that `filter_index` creates; part of the key of their digests in the state
 CONFIG_TYPES = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
 _REFERENCE_TYPE = "vnd.docker.reference.type"
 _REFERENCE_DIGEST = "vnd.docker.reference.digest"
@@ -30,7 +30,7 @@ class PlatformFilter(Struct, frozen=True):
     """The platforms that a mirror copies, and how it treats an index that has other platforms.
 
     platforms: sorted, without duplicates. sparse: if set, the index is kept unchanged, and only the manifests of other
-    platforms are left out; otherwise the index is replaced with a smaller one."""
+    platforms are left out; otherwise the index is replaced with a smaller index."""
 
     platforms: tuple[Platform, ...]
     sparse: bool = False
@@ -48,7 +48,7 @@ class PlatformFilter(Struct, frozen=True):
         return any(one.covers(platform) for one in self.platforms)
 
     def keeps_digest(self, media_type: str) -> bool:
-        """Return whether the filter never changes the digest of a manifest of this media type."""
+        """Return whether the filter never changes the digest of a manifest with this media type."""
         return self.sparse and is_index_type(media_type)
 
     @property
@@ -65,7 +65,7 @@ class PlatformFilter(Struct, frozen=True):
 
 
 class IndexEntry(Struct, frozen=True):
-    """One entry of the `manifests` of an index.
+    """One entry in the list `manifests` of an index.
 
     raw: the entry as in the document. described: for an attestation manifest, the digest of the manifest that it
     describes."""
@@ -82,7 +82,7 @@ class IndexEntry(Struct, frozen=True):
 
     @property
     def may_be_index(self) -> bool:
-        """Whether this may be a nested index whose platforms are stated only by its own entries."""
+        """Whether the entry may be a nested index whose own entries state the platforms."""
         media_type = self.descriptor.media_type
         return self.platform is None and self.described is None and (not media_type or is_index_type(media_type))
 
@@ -90,7 +90,7 @@ class IndexEntry(Struct, frozen=True):
 class FilteredIndex(Struct, frozen=True):
     """An index whose entries were selected by platform.
 
-    root: the smaller index, or the original one if it is sparse or has no other platforms.
+    root: the smaller index, or the original index if it is sparse or has no other platforms.
     nested: the smaller nested indexes that were created; the source does not have them.
     indexes: the digests of the original index, and of all nested indexes whose entries were selected.
     left_out: the digests of manifests and blobs that these indexes list and that are left out.
@@ -104,7 +104,7 @@ class FilteredIndex(Struct, frozen=True):
 
 
 def is_index_type(media_type: str) -> bool:
-    """Return whether this is the media type of an index."""
+    """Return whether `media_type` is the media type of an index."""
     return media_type in (OCI_INDEX, DOCKER_LIST)
 
 
@@ -123,7 +123,7 @@ def filter_index(
 
     wanted: the platforms to select. nested: the manifests of the children that `nested_indexes` yields, at all levels.
     what: the name of the image in messages. Raises RemoteError (not_found) if the index lists platforms, but none of
-    the wanted ones."""
+    the wanted platforms."""
     run = _IndexFilter(nested, wanted)
     root = run.filter(index)
     platforms = tuple(sorted(run.platforms, key=str))
@@ -138,7 +138,7 @@ def filter_index(
 
 
 class _IndexFilter:
-    """Filters one image. Each nested index is filtered once, even if several indexes list it."""
+    """A filter for the indexes of one image. Each nested index is filtered once, even if several indexes list it."""
 
     def __init__(self, nested: Mapping[Digest, Manifest], wanted: PlatformFilter) -> None:
         self._nested = nested
@@ -155,7 +155,7 @@ class _IndexFilter:
         return frozenset(self._results)
 
     def filter(self, index: Manifest, *, is_root: bool = True) -> Manifest | None:
-        """Return an index with the selected entries. If all are selected, return `index`; if none is, return None."""
+        """Return an index with the selected entries: `index` itself if all are selected, or None if there are none."""
         if index.digest in self._results:
             return self._results[index.digest]
         self._results[index.digest] = index  # ends a cycle; only manifests with false digests can form one
@@ -164,7 +164,7 @@ class _IndexFilter:
         rest: list[Value] = [entry.raw for entry in selected if entry is not None]
         result: Manifest | None = index
         if self._wanted.sparse:
-            pass  # also if nothing is left: otherwise it could not be found out later that this was intended
+            pass  # even if no entry is selected: later checks must be able to see that this was intended
         elif not rest and entries:
             result = None
         elif selected != entries:
@@ -175,7 +175,7 @@ class _IndexFilter:
         return result
 
     def _select(self, entries: Sequence[IndexEntry]) -> list[IndexEntry | None]:
-        """Return for each entry: the same entry, an entry for a smaller nested index, or None if it is left out."""
+        """Return for each entry the same entry, an entry for a smaller nested index, or None if it is left out."""
         selected = [entry if entry.described is not None else self._select_entry(entry) for entry in entries]
         listed = {entry.descriptor.digest for entry in entries}
         kept = {
@@ -191,7 +191,7 @@ class _IndexFilter:
         return selected
 
     def _select_entry(self, entry: IndexEntry) -> IndexEntry | None:
-        """Return the result for an entry that is not an attestation, in the same way as `_select`."""
+        """Return the result of `_select` for one entry that is not an attestation."""
         platform = entry.platform
         if platform is not None:
             self.platforms.add(platform)
@@ -234,8 +234,8 @@ def _described_digest(raw: Object) -> Digest | None:
 
 
 def _render(index: Manifest, document: Object) -> Manifest:
-    """Return a manifest like `index` that contains `document`. Equal documents give equal bytes on every machine."""
-    what = f"the index made from {index.digest}"
+    """Return an index of the same type as `index` that contains `document`. Equal documents give equal bytes."""
+    what = f"the index created from {index.digest}"
     try:
         text = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     except ValueError as error:  # a number such as 1e999, which JSON allows

@@ -54,7 +54,7 @@ def contains_repository(path: str, repository: str) -> bool:
 def parse_host(text: str) -> str:
     """Return `host[:port]` in canonical form: in lower case, without a trailing dot, and `docker.io` for Docker Hub.
 
-    Raises ConfigError (ref_invalid) if it is invalid."""
+    Raises ConfigError (ref_invalid) if the host is invalid."""
     if "@" in text:
         raise _invalid_error(text, "a reference must not contain credentials")
     if not text.isascii():  # before lower(), which turns the Kelvin sign into an ASCII k
@@ -117,7 +117,7 @@ class Repository(Struct, frozen=True, order=True):
 
     @classmethod
     def parse(cls, text: str) -> Repository:
-        """Parse a repository. Raises ConfigError (ref_invalid) if it is not valid or has a tag or digest."""
+        """Parse a repository. Raises ConfigError (ref_invalid) if it is invalid, or has a tag or digest."""
         reference = Reference.parse(text)
         if reference.tag or reference.digest:
             raise _invalid_error(text, "expected a repository without a tag or digest")
@@ -171,7 +171,7 @@ class Reference(Struct, frozen=True, order=True):
 
     @property
     def name(self) -> str:
-        """The digest if there is one, otherwise the tag. In a request URL, it follows `/manifests/`."""
+        """The digest of the reference or, without a digest, its tag. It follows `/manifests/` in a request URL."""
         return self.digest or self.tag or ""
 
     def __str__(self) -> str:
@@ -212,7 +212,7 @@ def _path_hint(path: str) -> str:
         return "the repository is missing"
     if _PATH.fullmatch(path.lower()):
         return f"the name of a repository must be lowercase: {path.lower()!r}"
-    return "a repository consists of lower-case letters and digits, joined by '/', '.', '_', '__' or '-'"
+    return "the name of a repository consists of lower-case letters and digits, joined by '/', '.', '_', '__' or '-'"
 
 
 def _invalid_error(text: str, hint: str) -> ConfigError:

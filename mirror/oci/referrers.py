@@ -21,7 +21,7 @@ from mirror.oci.strictjson import Object, Value
 
 SIGNATURE, SBOM, ATTESTATION = "signature", "sbom", "attestation"
 KINDS = (SIGNATURE, SBOM, ATTESTATION)
-"""The short names for groups of artifact types."""
+"""The kinds of artifacts: short names for groups of artifact types."""
 
 _SUFFIXES = {".sig": SIGNATURE, ".att": ATTESTATION, ".sbom": SBOM}  # of cosign's tags
 _TAG_PARTS = (32, 64)  # maximum numbers of characters of the algorithm and of the encoded part
@@ -31,7 +31,7 @@ _ATTACHMENT_TAG = re.compile(r"sha256-[0-9a-f]{64}(\.sig|\.att|\.sbom)?|sha512-[
 _WORDS = {
     SIGNATURE: {"signature", "sig", "simplesigning", "sigstore"},
     SBOM: {"sbom", "spdx", "cyclonedx", "syft"},
-    # A bundle of sigstore is a signed statement: the signature of an image, or an attestation.
+    # A Sigstore bundle is a signed statement: the signature of an image, or an attestation.
     ATTESTATION: {"attestation", "att", "provenance", "toto", "slsa", "vex", "openvex", "dsse", "sigstore"},
 }
 
@@ -51,12 +51,12 @@ def signature_tags(digest: Digest) -> dict[str, str]:
 
 
 def is_attachment_tag(tag: str) -> bool:
-    """Return whether a tag has the form of `referrers_tag` or `signature_tags`."""
+    """Return whether a tag has the form of the tags that `referrers_tag` and `signature_tags` return."""
     return _ATTACHMENT_TAG.fullmatch(tag) is not None
 
 
 def kind_of_tag(tag: str) -> str:
-    """Return the kind of the artifacts under a tag of cosign, or an empty string for another tag."""
+    """Return the kind of the artifacts under one of cosign's tags, or an empty string for another tag."""
     return next((kind for suffix, kind in _SUFFIXES.items() if tag.endswith(suffix)), "")
 
 
@@ -81,8 +81,8 @@ def merge_referrers(old: Manifest | None, referrers: Iterable[Manifest], what: s
     """Return the body of the index that lists `referrers` in addition to the entries of `old`.
 
     The entries and the other members of `old` are kept, and new entries are appended, sorted by digest. Return None if
-    `old` already has all of them. what: the name of the index in error messages. Raises Refused (too_many,
-    manifest_too_big) if the index would be too large to be read again."""
+    `old` already lists all `referrers`. what: the name of the index in error messages. Raises Refused (too_many) if the
+    index would be too large to be read again."""
     document: Object = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
     if old is not None:
         parsed = strictjson.parse(old.body, what=what)
@@ -104,11 +104,12 @@ def merge_referrers(old: Manifest | None, referrers: Iterable[Manifest], what: s
 
 
 def contains_entries(one: Manifest, other: Manifest) -> bool:
-    """Return whether `one`, the manifest under a tag of attachments, contains all content of the manifest `other`.
+    """Return whether the manifest `one` contains all content of the manifest `other`.
 
-    For a list of referrers, the digests of the entries are compared. For another artifact, the layers and their
-    annotations are compared: cosign stores a signature in an annotation, so the layers of two signatures may be equal.
-    The subject, the type and the annotations of `other` must also be in `one`."""
+    `one` is the manifest under a tag of attachments. For a list of referrers, the digests of the entries are compared.
+    For another artifact, the layers and their annotations are compared: cosign stores a signature in an annotation, so
+    the layers of two signatures may be equal. The subject, the type and the annotations of `other` must also be in
+    `one`."""
     if one.kind is not other.kind or one.kind is Kind.SCHEMA1:
         return False
     if one.kind is Kind.INDEX:
@@ -134,5 +135,5 @@ def _canonical_items(value: Value) -> Counter[str]:
 
 
 def _digest_of(entry: Value) -> str:
-    """Return the digest of an entry in printable form, or an empty string if it has none."""
+    """Return the digest in an entry of an index in printable form, or an empty string if there is none."""
     return printable(entry.get("digest", ""), 200) if isinstance(entry, dict) else ""

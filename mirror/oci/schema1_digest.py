@@ -22,7 +22,7 @@ def schema1_digest(body: bytes, document: Object, what: str) -> Digest:
     if signatures is None:
         return Digest.of(body)
     if not isinstance(signatures, list) or not signatures:
-        raise Refused(f"{what}: signatures is not a non-empty list", code="manifest_invalid")
+        raise Refused(f"{what}: signatures must be a non-empty list", code="manifest_invalid")
     payloads = {_payload(body, signature, what) for signature in signatures}
     if len(payloads) != 1:
         raise Refused(f"{what}: its signatures cover different payloads", code="manifest_invalid")
@@ -30,7 +30,7 @@ def schema1_digest(body: bytes, document: Object, what: str) -> Digest:
 
 
 def _payload(body: bytes, signature: Value, what: str) -> bytes:
-    """Return the payload that a signature covers. Raises Refused if the signature's description of it is invalid."""
+    """Return the payload that a signature covers. Raises Refused if the signature does not describe it correctly."""
     protected = signature.get("protected") if isinstance(signature, dict) else None
     head = strictjson.parse(_decode_base64url(protected, what), what=f"{what}: signatures[].protected")
     length = head.get("formatLength") if isinstance(head, dict) else None

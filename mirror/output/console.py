@@ -54,7 +54,7 @@ class Console:
 
     @property
     def is_unicode(self) -> bool:
-        """Whether the stream can represent all characters."""
+        """Whether the encoding of the stream can represent all Unicode characters."""
         return self.encoding.lower().replace("-", "").startswith("utf")
 
     def size(self) -> tuple[int, int]:

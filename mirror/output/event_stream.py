@@ -1,4 +1,4 @@
-"""The events of `--json-events`: what happens in a run, as JSON lines on standard output.
+"""Writes the events of `--json-events`, which report what happens in a run, as JSON lines on standard output.
 
 docs/progress.md, "Events for programs", describes the events. Events and fields may be added, but not changed.
 """
@@ -30,7 +30,9 @@ Fields = Mapping[str, object]
 
 
 class EventStream:
-    """Writes the events of a run. Thread-safe; no method waits for the reader. Implements ProgressWatcher."""
+    """Writes the events of a run as JSON lines. Thread-safe. No method waits for the reader of the lines.
+
+    Implements ProgressWatcher."""
 
     every = 0.25  # seconds; every pause of a host is longer, so that none is missed
 
@@ -50,11 +52,11 @@ class EventStream:
         self._emit("run_started", {"schema": 1, "version": __version__, "config": config})
 
     def start_phase(self, phase: Phase) -> None:
-        """Write the event `phase`."""
+        """Write the event `phase`, which reports that the run begins a new phase."""
         self._emit("phase", {"phase": phase})
 
     def add_image(self, entry: ImageEntry) -> None:
-        """Write the event `image`, with the entry of the report for one image on one target."""
+        """Write the event `image`, which contains the report's entry for one image on one target."""
         self._emit("image", entry_fields(entry))
 
     def add_blob(self, fields: Fields, *, is_root: bool) -> None:
@@ -67,7 +69,7 @@ class EventStream:
         self._emit("run_ended", fields)
 
     def receive(self, snapshot: Snapshot, *, last: bool) -> None:
-        """Write `host_waiting` and `host_resumed` for hosts that began or ceased to wait, and `progress` if it is due.
+        """Write `host_waiting` and `host_resumed` for hosts whose wait began or ended, and `progress` if it is due.
 
         last: whether the run has ended. In this case, `progress` is always written."""
         self._compare_hosts(snapshot)
@@ -77,7 +79,7 @@ class EventStream:
             self._emit("progress", _progress_fields(self._history[0], snapshot))
 
     def _compare_hosts(self, snapshot: Snapshot) -> None:
-        """Write events for the differences between the hosts that wait now and those that waited before."""
+        """Write `host_waiting` and `host_resumed` for the hosts whose wait has changed since the last snapshot."""
         before, self._waiting = self._waiting, {}
         for one in snapshot.hosts:
             until = snapshot.seconds + one.seconds
@@ -90,11 +92,11 @@ class EventStream:
             self._emit("host_resumed", {"host": host})
 
     def _emit(self, event: str, fields: Fields) -> None:
-        """Queue one event."""
+        """Put one event on the queue of the writer."""
         self._lines.put(partial(self.encode, event, fields, self._now()))
 
     def encode(self, event: str, fields: Fields, moment: float) -> str:
-        """Return the line for an event. moment: its time, in seconds since the epoch."""
+        """Return the JSON line for an event. moment: the time of the event, in seconds since the epoch."""
         common: dict[str, object] = {"ts": timestamp(moment), "event": event, "run": self._run}
         return json_line(common | {key: plain_value(value) for key, value in fields.items()}, self._redact)
 
@@ -130,19 +132,19 @@ def _progress_fields(before: Snapshot, now: Snapshot) -> dict[str, object]:
 
 @contextmanager
 def open_events(*, run: str, redact: Redactor) -> Iterator[EventStream]:
-    """Return a context manager that yields an EventStream, which writes to standard output until the block exits.
+    """Return a context manager that yields an EventStream. It writes to standard output until the `with` block exits.
 
     If the reader of a pipe exits, the events are dropped. After another error, a warning is logged as well. The run
     continues in both cases. run: the id of the run."""
 
     def warn(error: OSError) -> None:
-        """Log that events are missing, unless the reader has exited."""
+        """Log a warning that events are missing, unless the error means that the reader has exited."""
         if error.errno != errno.EPIPE:
             text = f"cannot write the events to standard output: {error.strerror}; the run continues without them"
             _log.warning("events_failed", extra={"text": text})
 
     def describe_dropped(count: int) -> str:
-        """Return the event that says how many events were dropped."""
+        """Return the line of an event that reports how many events were dropped."""
         return events.encode("events_dropped", {"count": count}, time.time())
 
     # Standard output is not closed here: `mirror/cli.py` has opened its descriptor if it was closed.

@@ -1,4 +1,7 @@
-"""The charts of the HTML report, as positions and sizes in percent that its template draws as SVG."""
+"""Computes the charts of the HTML report. The template of the report draws them as SVG.
+
+All positions and sizes are percentages.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ _SMALLEST = 0.3  # percent; smaller parts would be invisible
 
 
 class ChartPart(Struct, frozen=True):
-    """A rectangle. name: its CSS class. start, width: its position and size in percent. text: for a tooltip."""
+    """A rectangle in a chart. name: its CSS class. start, width: its position and size in percent. text: a tooltip."""
 
     name: str
     start: float
@@ -29,7 +32,7 @@ class ChartPart(Struct, frozen=True):
 
 
 class ChartRow(Struct, frozen=True):
-    """A row of a chart: a name, rectangles beside each other, and a text."""
+    """A row of a chart: a name, a bar of adjacent rectangles, and a text."""
 
     name: str
     parts: list[ChartPart]
@@ -37,7 +40,7 @@ class ChartRow(Struct, frozen=True):
 
 
 class ChartColumn(Struct, frozen=True):
-    """A column of a chart, with its position and width in percent, and rectangles on top of each other."""
+    """A column of a chart, which consists of stacked rectangles. start, width: its position and size in percent."""
 
     start: float
     width: float
@@ -46,7 +49,7 @@ class ChartColumn(Struct, frozen=True):
 
 
 class ColumnChart(Struct, frozen=True):
-    """A chart with one column for each run. highest: the largest value. first, last: the ends of the time axis."""
+    """A chart with one column for each run. highest: the largest value. first, last: labels of the time axis."""
 
     title: str
     highest: str
@@ -56,7 +59,7 @@ class ColumnChart(Struct, frozen=True):
 
 
 def repository_rows(images: Iterable[ReportedImage]) -> list[ChartRow]:
-    """Return a row for each source repository whose images were copied: the bytes that were sent and mounted."""
+    """Return a row for each source repository, with the bytes that were sent and mounted for its images."""
     sent, mounted = Counter[str](), Counter[str]()
     for image in images:
         name = repository_of(image.source)
@@ -81,12 +84,12 @@ def repository_rows(images: Iterable[ReportedImage]) -> list[ChartRow]:
 
 
 def _bytes_text(sent: int, mounted: int) -> str:
-    """Format the bytes that were sent for a repository, and those that mounts saved."""
+    """Format the number of bytes that were sent for a repository, and the number that mounts saved."""
     return f"{format_size(sent)} + {format_size(mounted)}" if mounted else format_size(sent)
 
 
 def repository_of(reference: str) -> str:
-    """Return the repository of `HOST/REPOSITORY:TAG` or `HOST/REPOSITORY@DIGEST`."""
+    """Return `HOST/REPOSITORY` for a reference `HOST/REPOSITORY:TAG` or `HOST/REPOSITORY@DIGEST`."""
     name = reference.partition("@")[0]
     head, slash, last = name.rpartition("/")
     return head + slash + last.partition(":")[0] if slash else name
@@ -101,7 +104,7 @@ def kind_rows(requests: Mapping[str, Mapping[str, int]]) -> list[ChartRow]:
 
 
 def host_rows(report: ReportDocument) -> tuple[list[ChartRow], float]:
-    """Return a row for each host with its requests over time and its pauses, and the end of the axis in seconds."""
+    """Return the rows of the timeline, with the requests and pauses of each host, and the axis's end in seconds."""
     ends = [report.seconds, 1.0]
     for use in report.hosts.values():
         ends += [pause.start + pause.seconds for pause in use.pauses]
@@ -116,7 +119,7 @@ def host_rows(report: ReportDocument) -> tuple[list[ChartRow], float]:
 
 
 def _host_text(use: HostUsage, requests: int) -> str:
-    """Describe how a host was used."""
+    """Format the number of requests to a host, and how long the host was paused."""
     paused = sum(pause.seconds for pause in use.pauses)
     text = format_count(requests, "request")
     return f"{text}, paused {format_duration(paused)}" if paused else text
@@ -143,7 +146,7 @@ def _timeline(use: HostUsage, end: float) -> list[ChartPart]:
 
 
 def history_charts(history: History) -> list[ColumnChart]:
-    """Return the charts of the last runs, or an empty list if there are fewer than two."""
+    """Return the charts that compare the last runs, or an empty list if there are fewer than two runs."""
     runs = history.runs
     if len(runs) < 2:
         return []
@@ -184,7 +187,7 @@ def _column_chart(
 
 
 def _run_text(run: PastRun) -> str:
-    """Describe a run in one line."""
+    """Describe a run in one line: its end, exit code, numbers of images, bytes sent, and duration."""
     seconds = (run.ended - run.started).total_seconds()
     counts = ", ".join(f"{count} {result}" for result, count in run.images.items() if count) or "no images"
     sent = format_size(run.bytes.get("sent", 0))
@@ -192,7 +195,7 @@ def _run_text(run: PastRun) -> str:
 
 
 def format_time(moment: datetime) -> str:
-    """Format a time with a precision of minutes. It is in UTC, like all times in a report."""
+    """Format a time in UTC with a precision of minutes."""
     return f"{moment:%Y-%m-%d %H:%M}"
 
 

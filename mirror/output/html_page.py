@@ -1,4 +1,4 @@
-"""The HTML report of a run: one page without external resources, which can be read without JavaScript.
+"""Renders the HTML report of a run: one page without external resources, which can be read without JavaScript.
 
 Importing Jinja2 takes 0.1 s, so this module is imported only when it is needed. All texts are escaped by the template
 engine, and a Content-Security-Policy in the page allows no script but its own.
@@ -76,7 +76,7 @@ def _environment() -> Environment:
 
 
 def _escape_controls(value: object) -> object:
-    """Return a text without control characters. Other values, and the parts of the template, are not changed."""
+    """Escape the control characters in a text. Return other values, and the parts of the template, unchanged."""
     return printable(value, 5000) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 

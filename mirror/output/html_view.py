@@ -1,4 +1,4 @@
-"""The texts of the HTML report: what its template shows of a run, its failures, its changes and its images."""
+"""Prepares the texts that the template of the HTML report shows: the run, its failures, changes and images."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _ORDER = {"failed": 0, "conflict": 1, "skipped": 2, "kept": 3, "copied": 4, "del
 _MEANINGS = {
     OK: "nothing failed",
     FAILED: "some images failed",
-    REFUSED: "something was refused for integrity or safety; look at the cause",
+    REFUSED: "something was refused for integrity or safety; check the cause",
     LOCAL: "a local error occurred",
 }
 
 
 class PageRun(Struct, frozen=True):
-    """The values in the header of the page. state: a CSS class."""
+    """The values in the header of the HTML report. state: a CSS class."""
 
     id: str
     command: str
@@ -48,7 +48,7 @@ class PageRun(Struct, frozen=True):
 
 
 class PageTile(Struct, frozen=True):
-    """A number in the summary, with its label. state: a CSS class."""
+    """A number in the summary of the HTML report, with its label. state: a CSS class."""
 
     number: str
     label: str
@@ -56,7 +56,10 @@ class PageTile(Struct, frozen=True):
 
 
 class PageExample(Struct, frozen=True):
-    """An image that failed. text: its error; empty if the text of the cause contains it. since: may be empty."""
+    """A failed image that the HTML report shows as an example of a cause.
+
+    text: the error; empty if the text of the cause contains it. since: since when the image has been failing, as text;
+    empty if it has not failed before."""
 
     source: str
     target: str
@@ -65,7 +68,7 @@ class PageExample(Struct, frozen=True):
 
 
 class PageCause(Struct, frozen=True):
-    """A cause of failures. title: the number of failures. more: how many images are not shown."""
+    """A cause of failures in the HTML report. title: the number of failures. more: the number of images not shown."""
 
     title: str
     text: str
@@ -76,7 +79,7 @@ class PageCause(Struct, frozen=True):
 
 
 class PageTag(Struct, frozen=True):
-    """A copied image. name: without its repository. change: how the target changed. title: a tooltip."""
+    """A copied image in the HTML report. name: its tag or digest. change: how the target changed. title: a tooltip."""
 
     name: str
     change: str
@@ -84,7 +87,7 @@ class PageTag(Struct, frozen=True):
 
 
 class PageChange(Struct, frozen=True):
-    """The copied images of one source repository. more: how many images are not shown."""
+    """The copied images of one source repository in the HTML report. more: the number of images not shown."""
 
     repository: str
     text: str
@@ -93,7 +96,7 @@ class PageChange(Struct, frozen=True):
 
 
 class PageImage(Struct, frozen=True):
-    """A row of the table of images."""
+    """A row in the table of images in the HTML report."""
 
     result: str
     state: str
@@ -107,7 +110,7 @@ class PageImage(Struct, frozen=True):
 
 
 def run_view(report: ReportDocument) -> PageRun:
-    """Return the values in the header of the page."""
+    """Return the values for the header of the HTML report."""
     stopped = report.exit >= SIGNALLED
     outcome = "succeeded" if report.exit == OK else "stopped" if stopped else "failed"
     meaning = "stopped by a signal" if stopped else _MEANINGS.get(report.exit, "failed")
@@ -118,7 +121,7 @@ def run_view(report: ReportDocument) -> PageRun:
 
 
 def tile_views(report: ReportDocument) -> list[PageTile]:
-    """Return the numbers in the summary."""
+    """Return the numbers for the summary of the HTML report."""
     totals, copies = report.totals, report.command == "sync"
     always = ("copied", "up-to-date", "failed") if copies else ("up-to-date", "failed")
     labels = {"copied": "copied", "up-to-date": "up to date", "failed": "failed"}
@@ -138,12 +141,12 @@ def tile_views(report: ReportDocument) -> list[PageTile]:
 
 
 def _tile_state(result: str, counts: dict[str, int]) -> str:
-    """Return the CSS class for the number of images with a result."""
+    """Return the CSS class of the tile that shows the number of images with `result`."""
     return _STATES[result] if counts.get(result) and result in ("failed", "conflict", "copied") else ""
 
 
 def cause_views(report: ReportDocument, images: Sequence[ReportedImage]) -> tuple[list[PageCause], str]:
-    """Return the causes of failures, and a text about those that are not shown."""
+    """Return the causes of failures, and a text about the causes that are not shown."""
     causes = Causes()
     for image in images:
         if image.error is not None and image.result in ("failed", "conflict"):
@@ -162,7 +165,7 @@ def cause_views(report: ReportDocument, images: Sequence[ReportedImage]) -> tupl
 
 
 def _cause_view(cause: Cause, since: Mapping[tuple[str, str], str]) -> PageCause:
-    """Return one cause. since: texts that say since when images have been failing, by source and target."""
+    """Convert a cause for the HTML report. since: by source and target, texts such as `failing since TIME UTC`."""
     examples = [
         PageExample(
             one.source, one.target, "" if cause.text else one.failure.message, since.get((one.source, one.target), "")
@@ -204,7 +207,7 @@ def _tag_view(image: ReportedImage, repository: str) -> PageTag:
 
 
 def _change_text(group: Sequence[ReportedImage]) -> str:
-    """Describe the copies of one repository."""
+    """Summarize the copied images of one repository: the numbers of images, blobs and bytes."""
     sent = sum(image.bytes.get("sent", 0) for image in group)
     copied, mounted = (sum(image.blobs.get(outcome, 0) for image in group) for outcome in ("copied", "mounted"))
     blobs = f"{format_count(copied, 'blob')} copied"
@@ -213,20 +216,20 @@ def _change_text(group: Sequence[ReportedImage]) -> str:
 
 
 def image_views(report: ReportDocument, images: Sequence[ReportedImage]) -> tuple[list[PageImage], str]:
-    """Return the rows of the table of images, failures first, and a text about the images that it lacks."""
+    """Return the rows of the table of images, failures first, and a text about the images that are not in the table."""
     ordered = sorted(images, key=lambda image: (_ORDER[image.result], image.source, image.target))
     shown = [_image_view(image) for image in ordered[:MAX_IMAGES]]
     texts = [] if shown else ["No image is listed."]
     if len(images) > len(shown):
-        texts.append(f"The report lists {format_count(len(images) - len(shown), 'other image')}.")
+        texts.append(f"The report lists {format_count(len(images) - len(shown), 'more image')}.")
     unlisted = sum(report.totals.images.values()) - len(images)
     if unlisted > 0:
-        texts.append(f"Images that were up to date, and that the report counts but does not list: {unlisted}.")
+        texts.append(f"Images that were up to date and are not listed in the report: {unlisted}.")
     return shown, " ".join(texts)
 
 
 def _image_view(image: ReportedImage) -> PageImage:
-    """Return a row of the table of images."""
+    """Return the row for one image in the table of images."""
     error = image.error
     text = f"{error.code}: {error.message}" if error is not None else ""
     digest = image.digest or ""
@@ -245,5 +248,5 @@ def _image_view(image: ReportedImage) -> PageImage:
 
 
 def repository_names(images: Sequence[ReportedImage]) -> list[str]:
-    """Return the names of source repositories that the filter suggests."""
+    """Return the names of source repositories that the filter of the HTML report suggests."""
     return sorted({repository_of(image.source) for image in images})[:MAX_NAMES]

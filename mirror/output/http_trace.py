@@ -1,4 +1,4 @@
-"""The file of `--trace-http`: one JSON object for each HTTP request and its response."""
+"""Writes the file of `--trace-http`: one JSON object for each HTTP request and its response."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def open_trace(path: Path, *, run: str, redact: Redactor) -> Iterator[None]:
     formatter = JsonFormatter(run, redact)
 
     def warn(error: OSError) -> None:
-        """Log that the trace is incomplete."""
+        """Log a warning that the trace is incomplete."""
         text = f"cannot write the trace {path}: {error.strerror}; the run continues without it"
         _log.warning("trace_failed", extra={"path": str(path), "text": text})
 
@@ -66,20 +66,20 @@ class _TraceHandler(logging.Handler):
         self._formatter = formatter
 
     def createLock(self) -> None:  # noqa: N802 (logging's name)
-        """Create no lock, because the LineWriter is thread-safe."""
+        """Do nothing. The handler needs no lock, because the LineWriter is thread-safe."""
         self.lock = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Queue a record."""
+        """Put a record on the queue of the LineWriter."""
         self._lines.put(partial(self._encode, record))
 
     def _encode(self, record: logging.LogRecord) -> str:
-        """Return the line for a record."""
+        """Return the JSON line for a record."""
         return self._formatter.encode(record, record_fields(record))
 
 
 def _open_private(path: Path) -> int:
-    """Create the file, or empty it, so that only its owner may read it. Pipes and devices are opened as they are.
+    """Create the trace file, or empty it. Only its owner may read it. Pipes and devices are opened as they are.
 
     Raises LocalError if it cannot be opened, belongs to another user, or is a symbolic link to a regular file."""
     try:

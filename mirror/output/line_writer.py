@@ -1,4 +1,4 @@
-"""Writes lines for programs to a file, pipe or terminal, on a thread of its own."""
+"""Writes machine-readable lines to a file, pipe or terminal on a separate thread."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class LineWriter(AbstractContextManager["LineWriter"]):
         self._queue.put(encode)
 
     def _run(self) -> None:
-        """Write lines until the writer is closed. This is the function of the thread."""
+        """Write queued lines until the writer is closed. Runs on the thread of the writer."""
         with open_nonblocking(self._descriptor) as descriptor:
             poll = select.poll()
             poll.register(descriptor, select.POLLOUT)
@@ -97,7 +97,7 @@ class LineWriter(AbstractContextManager["LineWriter"]):
         return lines, encode is not None
 
     def _write(self, descriptor: int, poll: select.poll, data: bytes) -> None:
-        """Write all of `data`. Give up if it cannot be written in time while the writer is being closed."""
+        """Write all of `data`. If the writer is being closed, stop at its deadline."""
         rest = memoryview(data)
         while rest:
             if not poll.poll(_POLL * 1000):

@@ -86,14 +86,14 @@ class RunLog:
 
     @property
     def failure(self) -> LocalError | None:
-        """The error that caused lines of the file to be lost or delayed, or None if there was none.
+        """The error that caused lines of the log file to be lost or delayed, or None if there was none.
 
         The run continues, and exits with the error's code. After `finish`, the value covers all records so far. For
         later records, it is complete when the log is closed."""
         return self._listener.failure
 
     def flush(self) -> None:
-        """Wait until all records so far are written, but for a few seconds at most."""
+        """Wait until all records logged so far have been written, for at most a few seconds."""
         self._listener.flush(_FLUSH)
 
     def finish(self, within: float = _FLUSH) -> None:
@@ -162,7 +162,7 @@ class _QueueHandler(logging.Handler):
         self._listener = listener
 
     def createLock(self) -> None:  # noqa: N802 (logging's name)
-        """Create no lock, because the queue is thread-safe."""
+        """Do nothing. The handler needs no lock, because the queue is thread-safe."""
         self.lock = None
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -184,7 +184,7 @@ def _exception_fields(error: BaseException | None) -> dict[str, object]:
 
 
 class _FlushMarker:
-    """A marker on the queue. The event `reached` is set when all records before it have been processed.
+    """A marker in the queue of log records. The event `reached` is set when all records before it are processed.
 
     last: whether it is a failure if lines cannot be written at that point."""
 
@@ -194,7 +194,7 @@ class _FlushMarker:
 
 
 class _LogWriter:
-    """Writes queued log records to the file and the console, on a thread of its own.
+    """Writes queued log records to the file and the console on a separate thread.
 
     As a context manager, it starts the thread. When the `with` block exits, all records are written and the thread is
     joined."""
@@ -221,7 +221,7 @@ class _LogWriter:
         self._thread.join()
 
     def put(self, item: logging.LogRecord | _FlushMarker | None, *, soon: bool = True) -> None:
-        """Queue a record, a marker, or None to end the thread. soon: whether to process it without a short delay."""
+        """Queue a record, a marker, or None to end the thread. soon: whether not to wait for further records first."""
         self._queue.put(item)
         if soon:
             self._soon.set()
@@ -242,7 +242,7 @@ class _LogWriter:
         mark.reached.wait(within)
 
     def _run(self) -> None:
-        """Process the queue until the log is closed. This is the function of the thread."""
+        """Process the queue until the log is closed. Runs on the thread of the writer."""
         try:
             while self._process_queue():
                 self._write()

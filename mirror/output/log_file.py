@@ -35,7 +35,7 @@ _NEW = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class LogLocked(LocalError):
-    """The error if another process holds the lock on the log file for longer than a write normally takes."""
+    """Raised if another process holds the lock on the log file for longer than a write normally takes."""
 
     def __init__(self, path: Path, lock: str) -> None:
         super().__init__(
@@ -186,7 +186,7 @@ class Backlog:
             self._characters = 0
 
     def limit_lock_waits(self, seconds: float) -> None:
-        """After `seconds` from now, let writes wait only briefly for the file's lock. Any thread may call this."""
+        """Make writes wait only briefly for the file's lock once `seconds` have passed. Any thread may call this."""
         self._file.waits_end = min(self._file.waits_end, time.monotonic() + seconds)
 
     def close(self) -> None:

@@ -105,9 +105,9 @@ def _redact_value(value: object, redact: Redactor) -> object:
 
 
 class ConsolePrinter:
-    """Prints log records on the console. Warnings and errors that repeat an earlier line are only counted, and so are
-    further warnings of the same event.
+    """Prints log records on the console, and limits the number of warnings and errors.
 
+    Lines that repeat an earlier warning or error are only counted. So are further warnings of the same event.
     shown: the lowest level to print. in_file: whether a log file contains all warnings and errors."""
 
     def __init__(self, console: Console, shown: int, redact: Redactor, *, in_file: bool) -> None:

@@ -1,4 +1,4 @@
-"""Metrics of the last run in the text format of Prometheus, for a textfile collector or an HTTP endpoint.
+"""Formats the metrics of the last run for Prometheus, for a textfile collector or an HTTP endpoint.
 
 Importing `prometheus_client` takes time, so this module is imported only when it is needed.
 """
@@ -35,7 +35,9 @@ def render_metrics(report: ReportDocument, history: History, *, config: Path, sh
 
 
 def write_textfile(path: Path, metrics: bytes) -> None:
-    """Replace the file at `path`. All users may read it, because collectors run as another user. Raises LocalError."""
+    """Replace the metrics file at `path`. All users may read it, because collectors run as a different user.
+
+    Raises LocalError."""
     with atomic_write(path, mode=0o644) as out:
         out.write(metrics)
 
@@ -58,7 +60,7 @@ class _RunCollector(Collector):
             text = "End of the last run with exit code 0 after which no image was failing."
             yield self._single("last_success_timestamp_seconds", text, history.last_success.timestamp())
         if history.oldest_failure is not None:
-            text = "Start of the earliest run since which an image has failed in every run."
+            text = "Start of the run in which the longest-failing image first failed."
             yield self._single("oldest_failure_timestamp_seconds", text, history.oldest_failure.timestamp())
         yield self._single("last_run_retries", "Retries in the last run.", totals.retries)
         yield self._single("last_run_wait_seconds", "Sum of the waits before retries.", totals.waited_seconds)
@@ -76,7 +78,7 @@ class _RunCollector(Collector):
         text = "Responses that the last run received, by host and HTTP status."
         yield self._family("last_run_responses", text, ("host", "status"), _double_labels(statuses))
         paused = {host: sum(pause.seconds for pause in use.pauses) for host, use in report.hosts.items() if use.pauses}
-        text = "Seconds for which a host was paused in the last run because it asked for a pause."
+        text = "Seconds for which the last run paused requests to a host because the host asked for a pause."
         yield self._family("last_run_pause_seconds", text, ("host",), _single_labels(paused))
         quotas = {host: use.quota for host, use in report.hosts.items() if use.quota is not None}
         remaining = {host: quota.remaining for host, quota in quotas.items()}
@@ -86,11 +88,11 @@ class _RunCollector(Collector):
         yield self._family("quota_limit_pulls", "Quota of a host for pulls.", ("host",), _single_labels(limits))
 
     def _single(self, name: str, text: str, value: float) -> GaugeMetricFamily:
-        """Return a metric with one sample."""
+        """Return a metric with one sample, which has only the labels of the run."""
         return self._family(name, text, (), (((), value),))
 
     def _family(self, name: str, text: str, labels: Sequence[str], samples: Samples) -> GaugeMetricFamily:
-        """Return a metric with a sample for each pair of label values and number."""
+        """Return a metric with the given samples. labels: the names of the labels, in addition to those of the run."""
         family = GaugeMetricFamily(f"mirror_{name}", text, labels=("config", "shard", *labels))
         for values, number in samples:
             family.add_metric([*self._run_labels, *values], number)
@@ -98,12 +100,12 @@ class _RunCollector(Collector):
 
 
 def _single_labels(counts: Mapping[str, float]) -> Samples:
-    """Return the samples of a metric with one label."""
+    """Convert counts to the samples of a metric with one label."""
     return (((name,), count) for name, count in counts.items())
 
 
 def _double_labels(counts: Mapping[str, Mapping[str, int]]) -> Samples:
-    """Return the samples of a metric with two labels."""
+    """Convert nested counts to the samples of a metric with two labels."""
     return (((first, second), count) for first, inner in counts.items() for second, count in inner.items())
 
 

@@ -64,9 +64,9 @@ def choose_event(
 def next_sent_message(
     report: ReportDocument, failure: str | None, event: str | None, last: SentMessage | None
 ) -> SentMessage | None:
-    """Return the record of messages to keep for the next run.
+    """Return the state of a webhook's messages that the history stores for the next run.
 
-    event: the event for which a message was sent; None if no message was necessary. last: the record of the run before.
+    event: the event for which a message was sent; None if no message was necessary. last: the state before this run.
     The time of the last failure message is kept while the failure stays the same."""
     if failure is None or (event != "failure" and last is not None and last.failure == failure):
         return last

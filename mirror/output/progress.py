@@ -25,7 +25,7 @@ _ENOUGH_IMAGES = 10  # images that must have been read before the bytes of the o
 
 
 class WaitingHost(Protocol):
-    """A host for which requests wait for some seconds. reason: a phrase, such as `rate limited`."""
+    """A host to which requests are delayed. seconds: the remaining delay. reason: a phrase, such as `rate limited`."""
 
     @property
     def host(self) -> str: ...
@@ -69,7 +69,7 @@ class BlobProgress:
         self.is_running = True
 
     def add(self, count: int) -> None:
-        """Add `count` to the number of bytes that were sent or read. This method can be the `progress` of a `Work`."""
+        """Add `count` to the number of bytes sent or read. This method can serve as the `progress` of a `Work`."""
         self.position += count
         self.moved += count
         if self._on_bytes is not None:
@@ -77,7 +77,7 @@ class BlobProgress:
 
 
 class BlobSnapshot(Struct, frozen=True):
-    """The values of a BlobProgress at one moment."""
+    """The values of a BlobProgress at one moment. The fields are those of BlobProgress."""
 
     place: str
     digest: str
@@ -87,7 +87,7 @@ class BlobSnapshot(Struct, frozen=True):
 
 
 class Snapshot(Struct, frozen=True):
-    """The progress at one moment.
+    """The progress of a run at one moment.
 
     images: the number of images that were selected so far, once for each target.
     done: the number of images that have a result. failed: how many of these failed.
@@ -97,7 +97,7 @@ class Snapshot(Struct, frozen=True):
     total is not known. is_estimate: whether it contains an estimate for images that have not been read yet.
     seconds: the time since the start of the run.
     blobs: the largest blobs in progress. more_blobs: the number of other blobs in progress.
-    hosts: the hosts for which requests wait."""
+    hosts: the hosts to which requests are delayed."""
 
     phase: Phase
     images: int
@@ -126,9 +126,9 @@ class Progress:
         work: Phase = "copying",
         on_bytes: Callable[[], object] | None = None,
     ) -> None:
-        """phase: the first phase. work: the phase that follows the planning. now: returns a time in seconds.
+        """Start to measure the progress. phase: the first phase. work: the phase that follows planning.
 
-        on_bytes: called on any thread when bytes of a blob were copied or hashed."""
+        now: returns a time in seconds. on_bytes: called on any thread when bytes of a blob were copied or hashed."""
         self._now = now
         self._on_bytes = on_bytes
         self._begin = now()
@@ -148,11 +148,11 @@ class Progress:
 
     @property
     def phase(self) -> Phase:
-        """The current phase."""
+        """The current phase of the run."""
         return self._phase
 
     def set_phase(self, phase: Phase) -> None:
-        """Begin a phase. After `stopping`, no other phase begins."""
+        """Begin a phase of the run. After `stopping`, no other phase begins."""
         with self._lock:
             if self._phase in (phase, "stopping"):
                 return
@@ -160,11 +160,11 @@ class Progress:
         self.on_phase(phase)
 
     def end_planning(self) -> None:
-        """Begin the phase that follows the planning."""
+        """Begin the phase that follows planning."""
         self.set_phase(self._work_phase)
 
     def set_host_source(self, waiting_hosts: Callable[[], Sequence[WaitingHost]]) -> None:
-        """Set the function that returns the hosts for which requests wait."""
+        """Set the function that returns the hosts to which requests are delayed."""
         self._waiting_hosts = waiting_hosts
 
     # ---- images
@@ -209,7 +209,9 @@ class Progress:
         return blob
 
     def end_blob(self, blob: BlobProgress, *, complete: bool) -> None:
-        """Remove a blob. complete: whether it was copied or hashed; if not, its size is no longer expected."""
+        """Remove a blob that is no longer in progress. complete: whether the whole blob was copied or hashed.
+
+        If it is not complete, its size no longer counts as expected."""
         with self._lock:
             del self._blobs[blob]
             if blob.action in _COUNTED:
@@ -220,7 +222,9 @@ class Progress:
     def running_blob(
         self, place: str, digest: str, size: int | None = None, action: BlobAction = "copy"
     ) -> Iterator[BlobProgress]:
-        """Return a context manager that yields a blob in progress. Unless the block raises, the blob is complete."""
+        """Return a context manager that yields a blob in progress, which ends when the `with` block exits.
+
+        Unless the block raises an exception, the blob then counts as complete."""
         blob = self.start_blob(place, digest, size, action)
         blob.start_at(0)
         complete = False
@@ -231,7 +235,7 @@ class Progress:
             self.end_blob(blob, complete=complete)
 
     def snapshot(self) -> Snapshot:
-        """Return the current values."""
+        """Return the current progress of the run."""
         hosts = tuple(self._waiting_hosts())
         with self._lock:
             blobs = list(self._blobs)

@@ -34,12 +34,12 @@ Wait = Callable[[float], bool]
 
 
 class ProgressWatcher(Protocol):
-    """Receives a snapshot of the progress every `every` seconds."""
+    """An object that receives a snapshot of the progress at intervals. every: the interval in seconds."""
 
     every: float
 
     def receive(self, snapshot: Snapshot, *, last: bool) -> None:
-        """Receive the current progress. last: whether the run has ended."""
+        """Handle a snapshot of the current progress. last: whether the run has ended."""
         ...
 
 
@@ -130,7 +130,7 @@ def _show_live(progress: Progress, console: Console, wait: Wait) -> None:
 
 
 class _LiveView:
-    """The content of the live display."""
+    """The lines of the live progress display."""
 
     def __init__(self, progress: Progress, console: Console, screen: RichConsole) -> None:
         self._progress = progress
@@ -153,15 +153,15 @@ class _LiveView:
         )
 
     def _erase_wrapped_rows(self, width: int) -> None:
-        """After the terminal became narrower, erase the rows into which it has wrapped the lines of the display.
+        """Erase the extra rows into which the terminal wrapped the lines of the display when it became narrower.
 
-        The library erases one row for each line."""
+        The library `rich` erases only one row for each line."""
         lengths = [sum(len(text) for text, _ in line) for line in self._lines]
         rows = sum(max(0, length - 1) // width for length in lengths)
         self._console.write_raw("\x1b[2K\x1b[1A" * rows)
 
     def render(self) -> Text:
-        """Return the lines as a renderable of `rich`."""
+        """Return the current lines of the display as a `rich` renderable."""
         from rich.text import Text  # noqa: PLC0415 (see `_show_live`)
 
         text = Text(no_wrap=True, overflow="crop")

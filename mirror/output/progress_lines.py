@@ -19,7 +19,7 @@ _UNITS = {unit: 1024**power for power, unit in enumerate(("bytes", "KiB", "MiB",
 
 
 def plain_line(before: Snapshot, now: Snapshot) -> str:
-    """Return all values of the snapshot `now` in one line. The speed is the average since the snapshot `before`."""
+    """Format the snapshot `now` as one line. The speed is the average since the snapshot `before`."""
     numbers = ", ".join([*_image_parts(now), *_byte_parts(before, now)])
     blobs = [f"{one.action} {one.place}{_digest_suffix(one)}: {_amount(one)}" for one in now.blobs]
     if now.more_blobs:
@@ -28,7 +28,7 @@ def plain_line(before: Snapshot, now: Snapshot) -> str:
 
 
 def display_lines(before: Snapshot, now: Snapshot, *, width: int, height: int, unicode: bool = True) -> list[Line]:
-    """Return the lines of a live display, each at most `width - 3` columns wide, and fewer lines than `height`.
+    """Return fewer than `height` lines for a live display, each at most `width - 3` columns wide.
 
     unicode: whether the terminal can show characters other than ASCII."""
     # Some terminals wrap a line that fills the last column. After Ctrl-C, a terminal shows `^C` at the cursor.
@@ -49,13 +49,13 @@ def display_lines(before: Snapshot, now: Snapshot, *, width: int, height: int, u
 
 
 def _image_parts(now: Snapshot) -> list[str]:
-    """Return the numbers of images as texts, or nothing if no image has been selected."""
+    """Return the numbers of images as texts, or an empty list if no image has been selected."""
     parts = [f"{now.done} of {now.images} images"] if now.images else []
     return [*parts, f"{now.failed} failed"] if now.failed else parts
 
 
 def _byte_parts(before: Snapshot, now: Snapshot) -> list[str]:
-    """Return the number of bytes, the speed, and the remaining time, as texts."""
+    """Return the number of bytes, the speed and the remaining time as texts."""
     parts = []
     if now.expected or now.moved:
         about, total = "about " if now.is_estimate else "", now.expected
@@ -66,7 +66,7 @@ def _byte_parts(before: Snapshot, now: Snapshot) -> list[str]:
 
 
 def _total_line(before: Snapshot, now: Snapshot, width: int, *, unicode: bool) -> Iterator[tuple[str, Style]]:
-    """Yield the parts of the line with the total bar, which has no bar if the total is not known."""
+    """Yield the parts of the line for the whole run. It contains a bar only if the total is known."""
     done, total = (now.complete, now.expected) if now.expected else (now.done, now.images)
     parts = _byte_parts(before, now)
     text = _fit([f"{100 * done // total} %", *parts] if total else parts, width)
@@ -79,7 +79,9 @@ def _total_line(before: Snapshot, now: Snapshot, width: int, *, unicode: bool) -
 
 
 def _blob_line(blob: BlobSnapshot, width: int, *, unicode: bool) -> Line:
-    """Return the line for a blob in progress. The end of its repository is kept, because the host is often the same."""
+    """Return the line for a blob in progress. If the repository is too long, its beginning is cut off.
+
+    Blobs in progress often have the same host, so the end of the repository is more useful."""
     amount, lead = f"{_amount(blob):>17}", f"  {blob.action} "
     if width < _NARROW:
         room = max(0, width - len(lead) - len(amount) - 1)
@@ -93,20 +95,20 @@ def _blob_line(blob: BlobSnapshot, width: int, *, unicode: bool) -> Line:
 
 
 def _digest_suffix(blob: BlobSnapshot) -> str:
-    """Return `@` and the beginning of the digest, or nothing if the digest is not known."""
+    """Return `@` and the beginning of the digest, or an empty string if the digest is not known."""
     algorithm, colon, encoded = blob.digest.partition(":")
     return f"@{algorithm}:{encoded[:_DIGEST]}" if colon else ""
 
 
 def _host_lines(now: Snapshot) -> list[str]:
-    """Return a text for each host for which requests wait, and the number of further hosts."""
+    """Return a text for each host to which requests are delayed, and the number of further such hosts."""
     texts = [_host_text(one) for one in now.hosts[:MOST_HOSTS]]
     more = len(now.hosts) - MOST_HOSTS
     return [*texts, f"{more} more hosts wait"] if more > 0 else texts
 
 
 def _host_text(waiting: WaitingHost) -> str:
-    """Return a text that says why and how long requests to a host wait."""
+    """Return a text that says why and how long requests to a host are delayed."""
     return f"{waiting.host}: {waiting.reason}, {_whole_seconds(waiting.seconds)} left"
 
 
@@ -128,7 +130,7 @@ def _amount(blob: BlobSnapshot) -> str:
 
 
 def _amount_of(done: int, total: int, about: str) -> str:
-    """Return two sizes, such as `1.2 of 3.4 GiB`. about: a word to put before the second one, or nothing."""
+    """Format two sizes, such as `1.2 of 3.4 GiB`. about: a word that precedes the second size, or an empty string."""
     left, right = format_size(done), format_size(total)
     number, _, unit = left.partition(" ")
     return f"{number if right.endswith(f' {unit}') else left} of {about}{right}"

@@ -49,7 +49,7 @@ class Redactor:
         self._forms: Mapping[str, tuple[str, ...]] = {}  # by their first _KEY characters
 
     def add(self, secret: str, user: str | None = None) -> None:
-        """Hide `secret` from now on, in all usual encodings.
+        """Register a secret, so that it is removed from texts in all usual encodings.
 
         These are plain text, percent-encoding, escaping for JSON, for HTML and by `printable`, and base64, either alone
         or after `user:`. A secret that is shorter than SHORTEST is hidden only in base64 after `user:`."""

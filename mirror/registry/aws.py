@@ -1,8 +1,8 @@
-"""Calls the API of Amazon ECR and ECR Public with boto3, and converts its exceptions.
+"""Calls the API of Amazon ECR and ECR Public with boto3, and converts the exceptions of boto3 to MirrorErrors.
 
 boto3 reads its own settings: credentials, profile, region and endpoints from the AWS_ variables and ~/.aws, a proxy
-from HTTPS_PROXY, certificate authorities from AWS_CA_BUNDLE. Its calls block and cannot be interrupted, so each has
-short time limits. Importing boto3 takes 0.2 s, so this module is imported only when a call is made.
+from HTTPS_PROXY, certificate authorities from AWS_CA_BUNDLE. Calls to boto3 block and cannot be interrupted, so each
+call has short time limits. Importing boto3 takes 0.2 s, so this module is imported only when a call is made.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mirror.registry.ecr_hosts import EcrHost
 
 CONNECT_TIMEOUT = 5.0  # seconds
 READ_TIMEOUT = 15.0  # seconds
-ATTEMPTS = 3  # of a call; botocore waits between them ("standard" retry mode), also after throttling
+ATTEMPTS = 3  # attempts of each call; botocore waits between them ("standard" retry mode), also after throttling
 
 _CREDENTIALS_HINT = (
     "give boto3 credentials: AWS_PROFILE, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role of this machine"
@@ -61,7 +61,7 @@ Response = Mapping[str, object]
 
 
 class _Client(Protocol):
-    """The methods of boto3's clients `ecr` and `ecr-public` that are used here."""
+    """The methods of boto3's clients `ecr` and `ecr-public` that this module uses."""
 
     def create_repository(self, **parameters: object) -> Response: ...
 
@@ -76,8 +76,9 @@ class EcrApi:
     """A client for the API of Amazon ECR for one registry host. Thread-safe. Close it after use.
 
     names: the parts of the host name. If it contains no region, boto3's settings determine the region. endpoint: the
-    URL of the API, or an empty string for the one that boto3 chooses. Raises AuthError, ConfigError. All methods raise
-    AuthError, RateLimited, NetworkError, RemoteError; the `registry_code` of a RemoteError is the code of AWS."""
+    URL of the API, or an empty string for the URL that boto3 chooses. The constructor raises AuthError, ConfigError.
+    All methods raise AuthError, RateLimited, NetworkError, RemoteError. The `registry_code` of a RemoteError is the
+    error code of AWS."""
 
     def __init__(self, host: str, names: EcrHost, endpoint: str) -> None:
         self._host = host
@@ -89,19 +90,19 @@ class EcrApi:
         self._client.close()
 
     def create_repository(self, what: str, parameters: Mapping[str, object]) -> None:
-        """Call CreateRepository. Messages of errors begin with `what`."""
+        """Call CreateRepository. Error messages begin with `what`."""
         self._call(what, "CreateRepository", lambda: self._client.create_repository(**parameters))
 
     def describe_repositories(self, what: str, parameters: Mapping[str, object]) -> Response:
-        """Call DescribeRepositories, and return its response. Messages of errors begin with `what`."""
+        """Call DescribeRepositories, and return its response. Error messages begin with `what`."""
         return self._call(what, "DescribeRepositories", lambda: self._client.describe_repositories(**parameters))
 
     def get_authorization_token(self, what: str) -> Response:
-        """Call GetAuthorizationToken, and return its response. Messages of errors begin with `what`."""
+        """Call GetAuthorizationToken, and return its response. Error messages begin with `what`."""
         return self._call(what, "GetAuthorizationToken", self._client.get_authorization_token)
 
     def _call(self, what: str, operation: str, call: Callable[[], Response]) -> Response:
-        """Call an operation of the API with `call`, and return its response. Convert the exceptions of boto3."""
+        """Call an operation of the API with `call`, and return the response. Convert exceptions to MirrorErrors."""
         try:
             return call()
         except botocore.exceptions.ClientError as error:
@@ -114,7 +115,7 @@ class EcrApi:
             raise AuthError(text, hint=_CREDENTIALS_HINT) from error
 
     def _create_client(self, names: EcrHost, endpoint: str) -> _Client:
-        """Return the client for the API. This sends no request to ECR."""
+        """Create the boto3 client for the API, without sending a request to ECR."""
         try:
             client: _Client = boto3.session.Session().client(
                 self._prefix,
@@ -134,12 +135,12 @@ class EcrApi:
             raise ConfigError(f"{self._host}: no AWS region is known", hint=hint) from error
         except botocore.exceptions.BotoCoreError as error:
             raise _no_response_error(self._host, error) from error
-        except (OSError, ValueError) as error:  # an unreadable file, or a URL that is none
+        except (OSError, ValueError) as error:  # an unreadable file, or an invalid URL
             raise ConfigError(f"{self._host}: {error}", hint=_SETTINGS_HINT) from error
         return client
 
     def _response_error(self, what: str, operation: str, error: botocore.exceptions.ClientError) -> MirrorError:
-        """Return the error for an error response of AWS."""
+        """Return the MirrorError for an error response from AWS."""
         details, metadata = error.response.get("Error", {}), error.response.get("ResponseMetadata", {})
         code, message = str(details.get("Code", "")), str(details.get("Message", ""))
         status = metadata.get("HTTPStatusCode")
@@ -163,7 +164,7 @@ class EcrApi:
 
 
 def _no_response_error(what: str, error: botocore.exceptions.BotoCoreError) -> MirrorError:
-    """Return the error for a call that received no response."""
+    """Return the error for a call to AWS that received no response."""
     if isinstance(error, _NO_CREDENTIALS):
         return AuthError(f"{what}: boto3 has no AWS credentials: {error}", hint=_CREDENTIALS_HINT)
     if isinstance(error, _BAD_SETTINGS):

@@ -52,11 +52,12 @@ def open_blob(
     offset: int = 0,
     url: Destination | None = None,
 ) -> BlobStream:
-    """Open `blob` for reading, starting at byte `offset`. url: where to read it instead of from the repository.
+    """Open `blob` for reading, starting at byte `offset`.
 
-    If the registry does not support range requests, the whole blob is requested and the first `offset` bytes are
-    skipped. The caller already has these bytes, and verifies the digest of the whole blob.
-    Raises Refused (size_mismatch) if the blob's size on the registry differs from the size in its descriptor."""
+    If `url` is set, the blob is read from `url`, not from the repository. If the registry does not support range
+    requests, the whole blob is requested and the first `offset` bytes are skipped. The caller already has these bytes,
+    and verifies the digest of the whole blob. Raises Refused (size_mismatch) if the blob's size on the registry differs
+    from the size in its descriptor."""
     what = str(url or f"{session.settings.host}/{repository}@{blob.digest}")
     where = url or _blob_path(repository, blob)
     stream = _request_range(session, where, blob, scopes, work, offset) if offset and blob.size is not None else None
@@ -151,7 +152,7 @@ def _skip_bytes(stream: ResponseStream, count: int) -> None:
     while count:
         count_read = stream.readinto(buffer[: min(len(buffer), count)])
         if not count_read:
-            text = f"{stream.request}: the blob ended before the offset at which the download was to be resumed"
+            text = f"{stream.request}: the blob ended before the offset at which the download should resume"
             raise NetworkError(text, code="truncated")
         count -= count_read
 

@@ -12,7 +12,7 @@ from mirror.util.cancellation import Work
 
 
 class Catalog(Protocol):
-    """Lists the repositories of one registry. Implementations are thread-safe."""
+    """An interface that lists the repositories of one registry. Implementations are thread-safe."""
 
     def list_repositories(self, prefix: str, work: Work) -> Iterable[str]:
         """Yield the names of all repositories that begin with `prefix`. The result may also contain other names.

@@ -61,7 +61,7 @@ class RegistryV2:
         missing: MissingRepositories | None = None,
         referrers_api: ReferrersApi | None = None,
     ) -> None:
-        """catalog: lists the repositories. If it is None, they are listed over the v2 API."""
+        """Create a client. If `catalog` is None, repositories are listed with the v2 API."""
         self._session = session
         self._catalog = catalog or V2Catalog(session)
         self._missing = missing or MissingRepositories(session.settings.host)
@@ -138,10 +138,10 @@ class RegistryV2:
             raise
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterable[Version | MirrorError]:
-        """Yield one result per reference, in the same order: its version, or the error if it cannot be resolved.
+        """Yield the version of each reference, in the same order, or the error if a reference cannot be resolved.
 
-        Raises NetworkError if two consecutive references fail with it, and any error that concerns more than one
-        reference."""
+        Raises NetworkError if two consecutive references fail with a NetworkError, and any error that concerns more
+        than one reference."""
         failed_before = False
         for reference in references:
             work.stop.raise_if_requested()
@@ -168,8 +168,8 @@ class RegistryV2:
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobStream:
         """Open a blob for reading, starting at byte `offset`. Use the result in a `with` block.
 
-        The caller verifies the digest. Raises NotFound if the registry does not have the blob. If a source does not
-        have a foreign layer, it is read from its URLs."""
+        The caller verifies the digest. Raises NotFound if the registry does not have the blob. A foreign layer that a
+        source lacks is read from the URLs in its descriptor."""
         try:
             return open_blob(self._session, repository, blob, self._read_scopes(repository), work, offset=offset)
         except NotFound as error:
@@ -248,7 +248,7 @@ class RegistryV2:
             response = self._missing.send(repository, work, post)
         except NotFound as error:
             if not self.speaks_v2:
-                error.hint = error.hint or "targets must support the v2 API, and nothing shows that this host does"
+                error.hint = error.hint or "a target must support the v2 API, but no response shows that this host does"
             raise
         return self._create_upload(repository, blob, response)
 
@@ -264,7 +264,7 @@ class RegistryV2:
         Return whether the registry lists the manifest among the referrers of its subject. If the response to the push
         was lost, the registry is asked whether it has the referrers API. Raises Refused or RemoteError if the registry
         rejects the manifest, SparseRefused if it does not accept sparse images, and Refused (target_lied) if it stored
-        a different one."""
+        a different manifest."""
         what = manifest_name(self._session, repository, reference)
 
         def put() -> Response:
@@ -305,7 +305,7 @@ class RegistryV2:
         return manifest.subject is None
 
     def _has_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> bool:
-        """Return whether `reference` refers to `manifest` on the registry. Raises an error if it may be temporary."""
+        """Return whether `reference` refers to `manifest` on the registry. Raises only errors that may be temporary."""
         try:
             found = resolve_reference(self._session, repository, reference, self._read_scopes(repository), work)
         except RemoteError as error:

@@ -1,4 +1,4 @@
-"""Amazon ECR and ECR Public as services that create repositories, list them, and issue passwords for a registry.
+"""The services of Amazon ECR and ECR Public: they create repositories, list them, and issue passwords for a registry.
 
 Source: Amazon ECR API reference, "CreateRepository", "DescribeRepositories" and "GetAuthorizationToken".
 """
@@ -44,7 +44,7 @@ class EcrService:
         self._names_in_registry: LazyValue[tuple[str, ...]] = LazyValue(self._read_repositories)
 
     def _open_api(self) -> EcrApi:
-        """Return the client for the API, which is opened by the first call."""
+        """Open a client for the API of Amazon ECR."""
         from mirror.registry.aws import EcrApi  # noqa: PLC0415 (boto3 is an extra, and importing it takes 0.2 s)
 
         return EcrApi(self._host, self._names, self._settings.endpoint)
@@ -76,7 +76,7 @@ class EcrService:
         return True
 
     def _parameters(self, name: str) -> dict[str, object]:
-        """Return the parameters of CreateRepository."""
+        """Return the parameters with which CreateRepository creates the repository `name`."""
         settings, parameters = self._settings, dict[str, object](repositoryName=name)
         if self._names.account:
             parameters["registryId"] = self._names.account  # never the account of the credentials by mistake
@@ -92,7 +92,7 @@ class EcrService:
 
     @property
     def lists_repositories(self) -> bool:
-        """Whether the API lists all repositories of the host. For ECR Public, it lists only those of one account."""
+        """Whether the API lists all repositories of the host. ECR Public lists only the repositories of one account."""
         return not self._names.public
 
     def list_repositories(self, prefix: str, work: Work) -> Iterable[str]:
@@ -102,7 +102,7 @@ class EcrService:
         return [name for name in self._names_in_registry.get(work) if name.startswith(prefix)]
 
     def _read_repositories(self, work: Work) -> tuple[str, ...]:
-        """Return the names of all repositories."""
+        """Request the names of all repositories in the registry, page by page."""
         what = f"listing the repositories of {self._host}"
         parameters: dict[str, object] = {"maxResults": PAGE_SIZE}
         if self._names.account:
@@ -145,7 +145,7 @@ class EcrService:
 def _lifetime(expires: object, response: Mapping[str, object]) -> float:
     """Return the lifetime of a password in seconds, within the allowed limits.
 
-    It starts at the Date of the response, so that a wrong clock on this machine has no effect."""
+    The lifetime starts at the time in the Date header, so that a wrong clock on this machine has no effect."""
     if not isinstance(expires, datetime):
         return MIN_LIFETIME
     metadata = response.get("ResponseMetadata")

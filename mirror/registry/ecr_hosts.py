@@ -24,7 +24,7 @@ _PRIVATE = re.compile(
 class EcrHost(Struct, frozen=True):
     """The parts of a registry host name of Amazon ECR. A part that the name does not contain is empty.
 
-    account: the AWS account (12 digits). region: the AWS region. fips, dual_stack: whether the name is that of a FIPS
+    account: the AWS account (12 digits). region: the AWS region. fips, dual_stack: whether the name belongs to a FIPS
     or dual-stack endpoint, so that the same kind of endpoint is used for the API. public: whether it is ECR Public."""
 
     account: str = ""
@@ -34,13 +34,13 @@ class EcrHost(Struct, frozen=True):
     public: bool = False
 
     def repository_name(self, repository: str) -> str:
-        """Return the name of a repository as the API expects it. On ECR Public, this leaves out the registry's alias.
+        """Return the name of a repository for the API of ECR. On ECR Public, the name excludes the registry's alias.
 
         If the path contains nothing after the alias, return an empty string."""
         return repository.partition("/")[2] if self.public else repository
 
     def creation_command(self, repository: str) -> str:
-        """Return the command of the AWS CLI that creates a repository."""
+        """Return the AWS CLI command that creates a repository."""
         service = "ecr-public" if self.public else "ecr"
         region = f" --region {self.region}" if self.region else ""
         account = f" --registry-id {self.account}" if self.account else ""

@@ -31,7 +31,7 @@ def open_foreign_layer(
             raise
         except MirrorError as error:
             if isinstance(error, AuthError):
-                error.retryable = False  # a URL of a layer is not signed anew by a retry
+                error.retryable = False  # a retry does not get a new signature for the URL of a layer
             errors.append(error)
     cause = max(errors, key=lambda one: (one.retryable, isinstance(one, Refused)))
     what = f"{session.settings.host}/{repository} does not have the foreign layer {layer.digest}, and {cause.what}"

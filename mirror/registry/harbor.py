@@ -63,7 +63,7 @@ class HarborApiAuthorizer(Anonymous):
 
 
 class HarborService:
-    """Creates projects on one Harbor host, with the registry's settings for TLS, proxy and timeouts. Thread-safe.
+    """A service that creates projects on one Harbor host, with the settings of the registry. Thread-safe.
 
     Close the object after use."""
 
@@ -126,5 +126,5 @@ class HarborService:
 
 
 def _flag_text(flag: bool) -> str:
-    """Return a flag as the API of Harbor writes it."""
+    """Return a flag in the form of Harbor's API: the string `true` or `false`."""
     return "true" if flag else "false"

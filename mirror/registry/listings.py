@@ -30,7 +30,7 @@ PAGE_SIZE = 1000
 _SMALLER_SIZES = (100, 50, 20, 10)
 # Numbers of names that indicate a full page. If such a page has no Link, the next page is always requested.
 _FULL_PAGE_COUNTS = frozenset({50, 100, 200, 250, 500, PAGE_SIZE})
-# While it is unknown how a registry paginates, a page without a Link that has fewer names is taken as the last one.
+# While it is unknown how a registry paginates, a page without a Link that has fewer names is taken as the last page.
 MIN_SILENT_PAGE = 20
 _SIZE_REJECTED = frozenset({400, 413, 416, 422})
 _LAST_REJECTED = _SIZE_REJECTED | {404, 405, 501}
@@ -42,7 +42,7 @@ MAX_PAGE_BYTES = 16 << 20
 MAX_PAGES = 10_000
 MAX_NAMES = 1_000_000
 _HINTS = {
-    "tags": "list the tag names under `tags` in the configuration: the registry's list is then not needed",
+    "tags": "list the tag names under `tags` in the configuration, so that the registry's list is not needed",
     "repositories": "configure one mirror for each repository, without `*`",
 }
 
@@ -111,7 +111,7 @@ class _ListReader:
         self._what = f"{session.settings.host}{path}"
         self._seen: set[str] = set()
         self._requested: set[str] = set()  # the paths of pages, with their queries
-        self._empty_pages = 0  # consecutive ones
+        self._empty_pages = 0  # number of consecutive empty pages
         self._greatest_first = False  # for an unsorted page, choose `last` by sort order before choosing by position
 
     def names(self) -> Iterator[str]:

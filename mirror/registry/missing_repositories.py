@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class RepositoryCreator(Protocol):
-    """Creates repositories on one registry. Implementations are thread-safe."""
+    """A service that creates repositories on one registry. Implementations are thread-safe."""
 
     def container(self, repository: str) -> str:
         """Return the name of the object that must exist for a push: the repository itself, or its project."""
@@ -40,7 +40,7 @@ def is_missing_repository(error: NotFound) -> bool:
 
 
 class MissingRepositories:
-    """The repositories of one registry that may have to be created. Thread-safe.
+    """A handler for requests to repositories that a registry may lack. Creates them or adds hints. Thread-safe.
 
     creator: creates repositories; None if the configuration does not allow this. It is called only after the registry
     has reported a missing repository, and not again for the same name after a success or a permanent failure.
@@ -64,7 +64,7 @@ class MissingRepositories:
         self._existing.add(repository)
 
     def send(self, repository: str, work: Work, request: Callable[[], T], *, names_another: bool = False) -> T:
-        """Call `request`, which writes to the repository. If the repository is missing, create it and call it again.
+        """Call `request`, which writes to a repository. If it is missing, create it and call `request` again.
 
         names_another: whether the request also names a second repository, such as the source of a mount. That
         repository may be the missing one, so nothing is created if `repository` is known to exist. Raises the errors of
@@ -84,7 +84,7 @@ class MissingRepositories:
         try:
             result = request()
         except NotFound as error:
-            # The registry may need a moment until it knows the new repository.
+            # The registry may need a moment before it recognizes the new repository.
             error.retryable = not names_another and is_missing_repository(error)
             raise
         self._existing.add(repository)
@@ -95,7 +95,7 @@ class MissingRepositories:
         name = creator.container(repository)
 
         def create() -> None:
-            """Create it, unless this run has tried it before."""
+            """Create the repository or its project, unless this run has tried this before."""
             if name in self._results:
                 return
             try:
@@ -119,7 +119,7 @@ class MissingRepositories:
             raise copy_error(error)
 
     def _creation_hint(self, repository: str, error: NotFound) -> str:
-        """Return a hint that says how to create a repository. The hint is specific if the registry is ECR or Harbor."""
+        """Return a hint that says how to create a repository on this registry, which may be ECR or Harbor."""
         key = registry_key(self._host, "create")
         ecr = parse_ecr_host(self._host)
         if ecr is not None:

@@ -40,10 +40,10 @@ def classify_mount_error(error: RemoteError) -> Mount:
 def explain_manifest_error(error: RemoteError, what: str, manifest: Manifest, *, sparse: bool = False) -> MirrorError:
     """Return the error to report for a rejected manifest, with a specific code and a hint.
 
-    sparse: whether it is an index that lists manifests which are left out of the target on purpose."""
+    sparse: whether the manifest is an index of which some child manifests are left out of the target on purpose."""
     if error.status in (400, 404) and error.registry_code in _MISSING_CODES and sparse:
         return SparseRefused(
-            f"{what}: the target does not accept an index that lists manifests which it does not have: {error.what}",
+            f"{what}: the target rejects an index that lists manifests missing on the target: {error.what}",
             hint=SPARSE_HINT,
             status=error.status,
             registry_code=error.registry_code,
@@ -77,7 +77,7 @@ def explain_manifest_error(error: RemoteError, what: str, manifest: Manifest, *,
     if (error.status or 0) < 500 and any(words in message for words in _IMMUTABLE_PHRASES):
         return Refused(
             f"{what} cannot be overwritten on the target: {error.what}",
-            hint="tags are immutable on the target",
+            hint="tags are immutable on the target: push under another tag, or allow the target to overwrite tags",
             code="tag_immutable",
             status=error.status,
         )

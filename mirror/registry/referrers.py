@@ -6,8 +6,8 @@ repository in this run. This does not apply if the response says that the reposi
 Each repository is treated separately, because some repositories on a host may be caches of another registry, which may
 lack the API. If a repository has listed referrers before, it has the API, so a later rejection is an error.
 
-The list is never filtered by the registry (`artifactType`), because some registries ignore the filter without saying
-so, and because one request then serves all types.
+Requests never contain the filter `artifactType`, because some registries silently ignore it, and because one request
+without a filter serves all types.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _ABOUT_CONTENT = frozenset({"NAME_UNKNOWN", "MANIFEST_UNKNOWN"})
 
 
 class ReferrersApi:
-    """Lists referrers with the API of one registry, and remembers which repositories support it. Thread-safe."""
+    """A client for the referrers API of one registry. Remembers which repositories support the API. Thread-safe."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._first_requests: SingleFlight[str, None] = SingleFlight("the first request for a list of referrers")
-        self._exists: dict[str, bool] = {}  # whether there is an API, by repository, as soon as it is known
+        self._exists: dict[str, bool] = {}  # whether each repository has the API; no entry while it is unknown
         self._listed: set[str] = set()  # the repositories that have listed referrers
 
     def record_support(self, repository: str) -> None:
@@ -82,7 +82,7 @@ class ReferrersApi:
     def _request(
         self, repository: str, digest: Digest, scopes: tuple[Scope, ...], work: Work
     ) -> list[Descriptor] | None:
-        """Request all pages of a list. Return None if the repository does not have the API."""
+        """Request all pages of a list of referrers. Return None if the repository does not have the API."""
         path = f"/v2/{repository}/referrers/{digest}"
         what = f"the list of referrers of {self._session.settings.host}/{repository}@{digest}"
         destination = self._session.url_policy.destination(path)
@@ -138,7 +138,7 @@ class ReferrersApi:
 
 
 def _parse_page(response: Response, what: str) -> tuple[Descriptor, ...]:
-    """Return the entries of one page. Raises RemoteError if it is not an index, and Refused if an entry is invalid."""
+    """Return the referrers on one page. Raises RemoteError if it is not an index, Refused if an entry is invalid."""
     if len(response.body) <= _LONGEST_EMPTY_LIST and _is_empty(response.body, what):
         return ()
     content_type = response.headers.get("content-type") or ""
@@ -147,7 +147,7 @@ def _parse_page(response: Response, what: str) -> tuple[Descriptor, ...]:
         raise RemoteError(f"{what} is not an OCI index, but a {index.media_type}", hint=_HINT, status=response.status)
     if index.blobs:
         raise Refused(
-            f"{what} names {index.blobs[0].digest}, whose type {index.blobs[0].media_type} is not that of a manifest",
+            f"{what} names {index.blobs[0].digest}, but {index.blobs[0].media_type} is not the type of a manifest",
             hint=_HINT,
             code="manifest_invalid",
         )
@@ -155,7 +155,7 @@ def _parse_page(response: Response, what: str) -> tuple[Descriptor, ...]:
 
 
 def _is_empty(body: bytes, what: str) -> bool:
-    """Return whether `manifests` is null, which some registries, written in Go, send instead of an empty list."""
+    """Return whether `manifests` in `body` is null, which some registries send instead of an empty list."""
     try:
         document = strictjson.parse(body, what=what)
     except Refused:

@@ -23,7 +23,7 @@ class Retries:
     """The retry logic for one session. Thread-safe."""
 
     def __init__(self, limits: Limits, policy: Policy, host: str) -> None:
-        """Errors that do not name a host are attributed to `host`."""
+        """Create the retry logic. Errors that do not name a host are attributed to `host`."""
         self._limits = limits
         self._policy = policy
         self._host = host
@@ -91,7 +91,7 @@ class Retries:
 
 
 class _ExhaustedMarker:
-    """A context manager that marks MirrorErrors from its block as already retried, to prevent further retries."""
+    """A context manager that marks MirrorErrors raised in its block, to prevent further retries."""
 
     def __enter__(self) -> None:
         pass

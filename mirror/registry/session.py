@@ -54,7 +54,7 @@ class Session:
         cookies: CookieJar | None = None,
         url_policy: UrlPolicy | None = None,
     ) -> None:
-        """`deadline` is the time limit for a small request, in seconds. If `cookies` is None, no cookies are stored."""
+        """Create a session. `deadline` limits a small request, in seconds. If `cookies` is None, none are stored."""
         self.settings, self._limits, self._resolve = settings, limits, resolve
         self.url_policy = url_policy or UrlPolicy(settings)
         self.host: HostLimits = limits.host(self.url_policy.name)
@@ -67,8 +67,8 @@ class Session:
         self._client = HttpClient(
             settings, self.url_policy, limits, self._connector, user_agent=user_agent, deadline=deadline
         )
-        self._one_off: LazyValue[OneOffClient] = LazyValue(lambda work: self._create_one_off_client())
         self._retries = Retries(limits, self._policy, self.url_policy.name)
+        self._one_off: LazyValue[OneOffClient] = LazyValue(lambda work: self._create_one_off_client())
 
     def open_api(self, url_policy: UrlPolicy, authorizer: Authorizer) -> Session:
         """Return a session for another API of the same registry, with the same settings. Close it after use."""
@@ -111,7 +111,7 @@ class Session:
         """Send a small request, with retries if `work` allows them, and return the response.
 
         `destination` is a path on the registry, or a Destination that `url_policy` has accepted. `kind` names the
-        request in statistics. Redirects of GET and HEAD are followed, so another host may have sent the response (see
+        request in statistics. GET and HEAD requests follow redirects, so the response may come from another host (see
         its `destination`). Raises TooBig if the response body is longer than `limit` bytes."""
         request = Request(method, kind, self._to_destination(destination), tuple(headers), body)
         send = partial(self._send_following_redirects, request, scopes, work, expect, streamed=False)
@@ -151,7 +151,7 @@ class Session:
         expect: Collection[int],
         limit: int = _MAX_SMALL_BODY,
     ) -> Response:
-        """Send a request with a streamed body of `length` bytes, or a chunked one if `length` is None. Does not retry.
+        """Send a request with a streamed body, without retries. If `length` (in bytes) is None, the body is chunked.
 
         If `body` raises, the connection is closed, so that the registry does not see a complete body. No more bytes are
         sent after an early response. After a 401, raises an AuthError, which is retryable if a retry can help."""
@@ -181,8 +181,9 @@ class Session:
         work: Work,
         kind: str = "token",
     ) -> Response:
-        """Send a request to a token service that `url_policy.check_realm` has accepted, and return the response. Only
-        the statuses 408, 425, 429 and 5xx are errors. They are retried as in `call`, and raised if they persist."""
+        """Send a request to a token service that `url_policy.check_realm` has accepted, and return the response.
+
+        The statuses 408, 425, 429 and 5xx are retried as in `call`. If they persist, they are raised as errors."""
         request = Request(method, kind, destination, (("Accept", "application/json"),))
 
         def attempt() -> Response:
@@ -196,14 +197,14 @@ class Session:
         return self._retries.run(attempt, request, work)
 
     def _create_one_off_client(self) -> OneOffClient:
-        """Return the client for token services."""
+        """Create the client for requests to token services."""
         from mirror.registry.http.one_off import OneOffClient  # noqa: PLC0415 (importing requests takes 0.1 s)
 
         options = {"idle": self.settings.idle_timeout, "deadline": self._deadline}
         return OneOffClient(self._client, self._connector, self.url_policy, user_agent=self._user_agent, **options)
 
     def error_for(self, response: Response, method: str, kind: str) -> MirrorError:
-        """Return the error for a response that has an expected status, but that the caller rejects."""
+        """Return the error for a response whose status is expected, but which the caller rejects."""
         return self._error_of(Request(method, kind, response.destination), response, response.body)
 
     def mark_down_if_unreachable(self, error: MirrorError) -> None:
@@ -226,7 +227,7 @@ class Session:
                 raise self._read_error(stream, scopes)
             with stream:
                 stream.read_error_body()
-                location = stream.headers.single("location")
+                location = stream.headers.single("location", stream.request)
                 if not location:
                     raise RemoteError(f"{stream.request}: the redirect has no Location header", status=stream.status)
                 request = request.with_destination(self.url_policy.check_redirect(location, request.destination))
@@ -235,11 +236,10 @@ class Session:
     def _send_with_renewal(
         self, request: Request, scopes: tuple[Scope, ...], work: Work, streamed: bool
     ) -> ResponseStream:
-        """Send a request. After a 401 or an expired token, renew the credentials and send it once more, or twice if
-        projects may be created: a token may be older than its project."""
+        """Send a request. After a 401 or an expired token, renew the credentials and send the request again."""
         if not self._is_registry(request.destination):
             return self._client.send(request, work, streamed=streamed)
-        for may_renew in (True, self.settings.create is not None, False):
+        for may_renew in (True, self.settings.create is not None, False):  # a token may be older than its project
             stream, sent = self._send_authorized(request, scopes, work, streamed)
             reason = self._read_reason(stream, request, scopes, work, sent)
             if stream.status == 401 and status_errors.is_project_missing(reason):
@@ -279,7 +279,7 @@ class Session:
     def _handle_challenge(
         self, stream: ResponseStream, scopes: tuple[Scope, ...], sent: str | None, work: Work
     ) -> MirrorError:
-        """Let the authorizer handle a rejection, and return it as an error. Raises AuthError if it is final."""
+        """Pass a rejection to the authorizer, and return it as an error. Raises AuthError if the rejection is final."""
         try:
             error = self._read_error(stream, scopes)
         except BaseException:
@@ -294,8 +294,8 @@ class Session:
     ) -> bytes:
         """Return the body of a 403, or of a 401 without a challenge. For other responses, return an empty body.
 
-        A response to HEAD has none. If the reason may be an expired password (ECR) or a missing project (Harbor, whose
-        challenge is blank), a GET request is sent to get it."""
+        A response to a HEAD request has no body. If the reason may be an expired password (ECR) or a missing project
+        (Harbor, whose challenge is blank), a GET request is sent to obtain the reason."""
         fields = stream.headers.get_all("www-authenticate")
         if stream.status != 403 and (stream.status != 401 or any(field.strip() for field in fields)):
             return b""
@@ -345,6 +345,6 @@ class Session:
         )
         error.request_id = response.request_id
         if request.destination.named_by_server and isinstance(error, AuthError):
-            # No credentials were sent to this host. If a signed URL has expired, a retry gets a new one.
+            # No credentials were sent to this host. If a signed URL has expired, a retry gets a new URL.
             error.code, error.retryable = "auth_denied", response.status == 403
         return error

@@ -1,7 +1,6 @@
-"""The body of an upload.
+"""The body of an upload, whose last bytes are sent only after the digest of the blob has been verified.
 
-The bytes of the blob are read from the source and counted. The last bytes are sent only after the digest has been
-verified.
+The bytes of the blob are read from the source and counted.
 """
 
 from __future__ import annotations
@@ -78,7 +77,7 @@ class TrackedReader:
 def hold_back_end(
     reader: BlobReader, counter: ByteCounter, limit: int | None, *, must_end: bool
 ) -> Iterator[memoryview]:
-    """Yield at most `limit` bytes from `reader`, in buffers. Yield each buffer only after the next one has been read.
+    """Yield at most `limit` bytes from `reader`, in buffers, each only after the next buffer has been read.
 
     The reader verifies the digest at the end of the blob, so the last buffer is yielded only after the digest has been
     verified. If `must_end` is true, raises Refused (size_mismatch) if the blob is longer than `limit`. If `limit` is

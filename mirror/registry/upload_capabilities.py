@@ -15,11 +15,11 @@ _MAX_LOST_SESSIONS = 2  # sessions that a registry may lose between chunks; then
 
 
 class ChunkSizes(Struct, frozen=True):
-    """Which blobs are sent in chunks, and how large the chunks are. All sizes are in bytes.
+    """The sizes that determine which blobs are sent in chunks, and how large the chunks are. All sizes are in bytes.
 
     above: larger blobs are sent in chunks from the first attempt.
     first: the size of the first chunk. largest: the size to which chunks grow.
-    smallest: if a host rejects chunks of this size as too large, it is not sent any smaller ones.
+    smallest: the smallest size that is tried after a host has rejected larger chunks.
     seconds: the next chunk is twice as large if a chunk took less time than this."""
 
     above: int = 64 << 20
@@ -62,7 +62,8 @@ class UploadCapabilities(Struct):
     def record_lost_session(self, digest: Digest, *, has_wrong_bytes: bool) -> None:
         """Record that a registry lost the session of a blob between chunks.
 
-        has_wrong_bytes: whether it stored other bytes than it received. Then the blob is not sent in chunks again."""
+        has_wrong_bytes: whether the registry stored different bytes than it received. If so, the blob is not sent in
+        chunks again."""
         self.lost_sessions[digest] = _MAX_LOST_SESSIONS if has_wrong_bytes else self.lost_sessions.get(digest, 0) + 1
 
     def record_broken_upload(self, digest: Digest, sent: int) -> None:
@@ -72,5 +73,5 @@ class UploadCapabilities(Struct):
 
 
 def is_known_to_reject_chunks(host: str) -> bool:
-    """Return whether the registry on a host is known not to accept uploads in chunks."""
+    """Return whether the registry on a host is known to reject uploads in chunks."""
     return host in _WITHOUT_CHUNKS or host.endswith(_DOMAINS_WITHOUT_CHUNKS) or parse_ecr_host(host) is not None

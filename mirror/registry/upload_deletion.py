@@ -36,7 +36,7 @@ def delete_upload(session: Session, repository: str, location: Destination, what
 
 @contextmanager
 def _limited_work(seconds: float) -> Iterator[Work]:
-    """Return a context manager that yields a Work that is stopped after `seconds`, but not when the run is stopped."""
+    """Provide a Work in a `with` block. The Work is stopped after `seconds`, but not when the run is stopped."""
     stop = Stop()
     timer = threading.Timer(seconds, stop.request, args=("time limit",))
     timer.start()

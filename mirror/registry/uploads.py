@@ -64,7 +64,7 @@ class RegistryUpload:
         self._what = f"{session.settings.host}/{repository}@{blob.digest}"
         locations = response.headers.get_all("location")
         if len(locations) != 1 or not locations[0]:
-            raise RemoteError(f"{self._what}: the response to the POST has no Location header", retryable=True)
+            raise RemoteError(f"{self._what}: the response to the POST lacks a single Location header", retryable=True)
         self._location = session.url_policy.check_upload_location(locations[0], response.destination)
 
     @property
@@ -100,16 +100,16 @@ class RegistryUpload:
     def _handle_failure(
         self, error: RemoteError, body: TrackedBody, sent: int, *, whole: bool = False, chunk: int = 0
     ) -> MirrorError:
-        """Record what a failed upload shows about the host, and return the error. The error is retryable if another
-        method can be tried.
+        """Record which methods the host rejects, and return the error of a failed upload.
 
-        `sent` is the number of bytes sent, and `chunk` the chunk size in bytes, or 0 without chunks. `whole` is true
-        after a single PUT. The capabilities do not show this upload's method: other uploads may have changed them."""
+        The error is retryable if another method can be tried. `sent` is the number of bytes sent, and `chunk` the chunk
+        size in bytes, or 0 without chunks. `whole` is true after a single PUT. The capabilities do not show which
+        method this upload used, because other uploads may have changed them."""
         if error is body.error:
             self._was_busy = False
             return error
         was_busy, self._was_busy = self._was_busy, whole and error.status in (429, 503)
-        is_mixed = error.registry_code == "DIGEST_INVALID"  # the session has wrong content and cannot be resumed
+        is_mixed = error.registry_code == "DIGEST_INVALID"  # the session contains wrong bytes and cannot be resumed
         self._is_lost = self._is_lost or is_mixed or error.status in (404, 416) or (was_busy and not self._was_busy)
         if error.status == 413:
             return self._handle_too_large(error, chunk)
@@ -140,8 +140,9 @@ class RegistryUpload:
         return error
 
     def _handle_too_large(self, error: RemoteError, chunk: int) -> MirrorError:
-        """Return the error for a request body that was rejected as too large (413). It is retryable if smaller chunks
-        can be tried."""
+        """Return the error for a request body that was rejected as too large (413).
+
+        The error is retryable if smaller chunks can be tried."""
         sizes = self._capabilities.sizes
         chunk_size = min(chunk // 2 or sizes.first, self._capabilities.chunk_size or sizes.first)
         while chunk_size >= (self._blob.size or 1):
@@ -162,7 +163,7 @@ class RegistryUpload:
         return RemoteError(error.what, hint=error.hint, code=error.code, status=error.status, retryable=True)
 
     def _check_committed(self, response: Response, work: Work) -> None:
-        """Check that the registry has stored the blob. If the response is not a 201, send a HEAD to find out."""
+        """Check that the registry has stored the blob. If the response is not a 201, send a HEAD request to verify."""
         reported = response.headers.get_all("docker-content-digest")
         if reported and reported[0] != self._blob.digest and reported[0].startswith("sha256:"):
             raise Refused(f"{self._what}: the target stored {reported[0]} instead", code="target_lied")
@@ -205,7 +206,7 @@ class RegistryUpload:
     def _send_chunks(self, body: TrackedBody, work: Work, size: int, chunk: int) -> None:
         """Send the blob in chunks, starting with the first byte that the registry has not acknowledged.
 
-        chunk: the size of the first chunk, or 0 for the usual size. The next ones may be larger."""
+        chunk: the size of the first chunk, or 0 for the usual size. Later chunks may be larger."""
         if self._acknowledged:
             self._request_offset(work, size)
         capabilities = self._capabilities
@@ -222,7 +223,7 @@ class RegistryUpload:
             raise self._handle_failure(error, body, 0, chunk=chunk) from error
 
     def _send_chunk(self, reader: BlobReader, end: int, work: Work, *, last: bool = False) -> None:
-        """Send a chunk, which ends before offset `end`, with a PATCH. last: whether the blob ends there."""
+        """Send the chunk that ends before offset `end` with a PATCH. last: whether the blob also ends there."""
         response = self._send_range("PATCH", self._location, reader, end, work=work, last=last)
         self._update_location(response)
         self._received_bytes(response, end)
@@ -244,7 +245,7 @@ class RegistryUpload:
     def _send_range(
         self, method: str, destination: Destination, reader: BlobReader, end: int, *, work: Work, last: bool
     ) -> Response:
-        """Send the bytes up to offset `end` in one request. last: whether the blob ends there."""
+        """Send the bytes before offset `end` in one request. last: whether `end` is the end of the blob."""
         length = end - self._acknowledged
         return self._session.upload(
             method,
@@ -306,7 +307,7 @@ class RegistryUpload:
             )
 
     def _update_location(self, response: Response) -> None:
-        """Use the Location header of a response, if it has one, for the next request."""
+        """Send the next request to the URL in the Location header of a response, if the response has one."""
         locations = response.headers.get_all("location")
         if locations and locations[0]:
             self._location = self._session.url_policy.check_upload_location(locations[0], response.destination)

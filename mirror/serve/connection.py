@@ -101,7 +101,7 @@ class ServerConnection(BaseHTTPRequestHandler):
         body.drain(_MAX_LINGER_BYTES)
 
     def _handle(self, body: ConnectionBody) -> ServerResponse:
-        """Return the response to the parsed request."""
+        """Return the response to the request that was parsed last."""
         if not self.path.startswith("/"):
             return HttpError(400, "UNKNOWN", "the request target must begin with a slash").to_response()
         try:

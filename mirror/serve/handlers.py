@@ -123,7 +123,7 @@ class RegistryHandler:
         return json_response({"repositories": names}, headers=link)
 
     def _repositories(self) -> frozenset[str]:
-        """Return the names of all repositories."""
+        """Return the names of all repositories in the store."""
         found = {name for name in self._store.repositories("", self._work) if isinstance(name, str)}
         if self._default_repository and self._has_tags(self._default_repository):
             found.add(self._default_repository)
@@ -157,7 +157,7 @@ class RegistryHandler:
         return json_response({"name": repository, "tags": page_tags}, headers=link)
 
     def _get_manifest(self, request: ServerRequest, repository: str, reference: str) -> ServerResponse:
-        """Answer GET or HEAD for a manifest."""
+        """Answer GET or HEAD /v2/REPOSITORY/manifests/REFERENCE."""
         if ":" in reference:
             _parse_digest(reference)
             self._require_repository(repository)
@@ -186,7 +186,7 @@ class RegistryHandler:
             raise
 
     def _get_blob(self, request: ServerRequest, repository: str, text: str) -> ServerResponse:
-        """Answer GET or HEAD for a blob or for a range of it."""
+        """Answer GET or HEAD /v2/REPOSITORY/blobs/DIGEST, for the whole blob or a range."""
         digest = _parse_digest(text)
         self._require_repository(repository)
         headers: Headers = (
@@ -229,7 +229,7 @@ class RegistryHandler:
         return json_response(document, headers=headers, media_type=OCI_INDEX)
 
     def _get_upload(self, request: ServerRequest, repository: str, session: str) -> ServerResponse:
-        """Answer GET for an upload session with its location and the range of bytes received."""
+        """Answer GET for an upload session: return its location and the range of bytes received so far."""
         if self._pushes is None:
             raise HttpError(404, "BLOB_UPLOAD_UNKNOWN", "this registry is read-only")
         return self._pushes.handle(request, repository, session)

@@ -74,7 +74,7 @@ class ServerResponse(Struct, frozen=True):
 
 @dataclass(eq=False)  # not frozen: a context manager sets the traceback of an exception
 class HttpError(Exception):
-    """An error response as the distribution-spec defines it. code: an error code, such as MANIFEST_UNKNOWN."""
+    """An error response as defined by the distribution-spec. code: an error code, such as MANIFEST_UNKNOWN."""
 
     status: int
     code: str

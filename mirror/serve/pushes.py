@@ -26,7 +26,7 @@ from mirror.serve.push_sessions import PushSession, VerifyingBody
 from mirror.store import Mount
 from mirror.util.cancellation import Work
 
-MAX_SESSIONS = 200  # each has an open file
+MAX_SESSIONS = 200  # maximum number of upload sessions; each of them has an open file
 MAX_MANIFEST_BYTES = 4 << 20  # bytes
 _BUFFER_BYTES = 256 << 10  # bytes
 _POLL_INTERVAL = 0.5  # seconds between two checks for a stop while another request changes manifests
@@ -64,7 +64,7 @@ class PushHandler:
         return repository in self._repositories_pushed
 
     def has_deleted(self, repository: str, digest: str) -> bool:
-        """Return whether a manifest has been deleted from `repository` since the server started, but its file was kept.
+        """Return whether a manifest whose file was kept has been deleted from `repository` since the server started.
 
         The file is kept if another repository has the manifest."""
         return (repository, digest) in self._deleted
@@ -228,10 +228,10 @@ class PushHandler:
         return ServerResponse(202)
 
     def _clear_deletion(self, repository: str, manifest: Manifest) -> None:
-        """Remove a manifest that was pushed again from the recorded deletions.
+        """Forget that a manifest was deleted, because it has been pushed again.
 
-        If the manifest is an index, remove all recorded deletions in the repository, because the index may refer to the
-        deleted manifests."""
+        If the manifest is an index, forget all deletions in the repository, because the index may refer to the deleted
+        manifests."""
         if manifest.children:
             self._deleted = {one for one in self._deleted if one[0] != repository}
         self._deleted.discard((repository, manifest.digest))

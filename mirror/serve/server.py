@@ -56,7 +56,7 @@ def serve(
     tls = server_context(certificate, key)
     if writable and not _is_loopback(host):
         raise ConfigError(
-            f"--writable with --listen {printable(listen, 80)}: anyone who can reach this address could push",
+            f"refused --writable with --listen {printable(listen, 80)}: anyone who can reach this address could push",
             hint="with --writable, listen on a loopback address such as 127.0.0.1:5000",
         )
     stop = Stop()
@@ -259,7 +259,7 @@ class RegistryServer:
             thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
                 hint = "the disk that contains the layout or bundle may not be responding"
-                raise LocalError("a connection of the server did not close in time", hint=hint)
+                raise LocalError(f"a client connection did not close within {_SHUTDOWN_TIMEOUT:g} s", hint=hint)
 
     def _accept(self) -> None:
         """Accept connections until the server shuts down."""

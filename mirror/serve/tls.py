@@ -23,14 +23,14 @@ def server_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext
     if certificate is None or key is None:
         raise ConfigError(
             "--tls-cert and --tls-key must be given together",
-            hint="give a file with the certificate and its chain, and a file with the key",
+            hint="specify a file with the certificate and its chain, and a file with its private key",
         )
     for option, path in (("--tls-cert", certificate), ("--tls-key", key)):
         try:
             path.read_bytes()
         except OSError as error:
             what = f"{option}: cannot read {printable(path)}: {error.strerror or error}"
-            raise ConfigError(what, hint="give the path of a PEM file") from error
+            raise ConfigError(what, hint="specify the path of a PEM file") from error
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.sslsocket_class = TlsSocket
     context.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -196,7 +196,7 @@ class AttachmentSearch:
         listed = await self._manifests.read_referrers(self._entry.source, self._entry.repository, subject)
         tag = referrers_tag(subject)
         may_exist = self._tags is None or tag in self._tags
-        is_ordinary = may_exist and self._is_copied_as_image(tag)
+        is_ordinary = may_exist and is_copied_as_image(self._entry, tag, self._is_selected)
         read_index = listed is None
         if listed is None:
             self._has_lists = False
@@ -216,10 +216,6 @@ class AttachmentSearch:
             for descriptor in listed
         ]
         return refs + await self._find_signatures(subject, level)
-
-    def _is_copied_as_image(self, tag: str) -> bool:
-        """Return whether this run mirrors an existing tag of attachments like other tags, and no target renames it."""
-        return self._entry.mirrors_attachment_tag(tag) and self._is_selected(self._entry.name + reference_suffix(tag))
 
     async def _find_signatures(self, subject: Digest, level: int) -> list[AttachmentRef]:
         """Return what cosign's tags for one manifest refer to.
@@ -244,7 +240,7 @@ class AttachmentSearch:
                 descriptor,
                 tag,
                 names=frozenset({kind}),
-                ordinary=self._is_copied_as_image(tag),
+                ordinary=is_copied_as_image(entry, tag, self._is_selected),
                 level=level,
             )
             for (tag, kind), descriptor in zip(wanted.items(), descriptors, strict=True)
@@ -271,6 +267,13 @@ class AttachmentSearch:
         text = f"{self._entry.name}:{tag} is not an index of manifests, so it is not used as a list of referrers"
         _log.warning("no_referrers_index", extra={"source": self._entry.name, "text": text})
         return ()
+
+
+def is_copied_as_image(entry: MirrorEntry, tag: str, is_selected: Callable[[str], bool]) -> bool:
+    """Return whether a run mirrors an existing tag of attachments like other tags, and no target renames it.
+
+    is_selected: returns whether the run mirrors a source reference, according to `--only`."""
+    return entry.mirrors_attachment_tag(tag) and is_selected(entry.name + reference_suffix(tag))
 
 
 def _list_attachment_tags(entry: MirrorEntry, work: Work) -> frozenset[str] | None:

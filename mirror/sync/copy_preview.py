@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mirror.errors import Cancelled, MirrorError
+from mirror.oci.referrers import is_attachment_tag
 from mirror.sync.image_reader import Image, ImageReader
 from mirror.sync.plan_decisions import check_immutable
 from mirror.sync.plan_model import Action, PlanEntry
@@ -13,17 +14,20 @@ async def preview_copy(reader: ImageReader, plan_entry: PlanEntry) -> Image | No
     """Read the manifests of an image that a sync would copy, and return the image with its attachments.
 
     Return None if the target has the image already, or if the image must be converted, which requires its layers.
-    Raises the errors with which a sync would reject the image (not_signed, not_found, tag_immutable), OtherPlatform,
-    and the errors of the source."""
-    reference = plan_entry.reference
+    Raises the errors with which a sync would reject the image (not_signed, not_found, tag_immutable, target_conflict),
+    OtherPlatform, and the errors of the stores."""
+    reference, old = plan_entry.reference, plan_entry.old_digest
     version = await reader.resolve(reference)
     await reader.check_signature(reference)
     if version.transform is not None:
         return None
     graph = await reader.read_graph(reference)
     check_immutable(plan_entry, graph.root.digest)
-    if graph.root.digest == plan_entry.old_digest and not plan_entry.incomplete:
+    if graph.root.digest == old and not plan_entry.incomplete:
         return None
+    if is_attachment_tag(plan_entry.tag) and old is not None:
+        protection = reader.attachments.protection
+        await protection.check_overwrite(reference.entry, plan_entry.target, plan_entry.tag, old, graph.root)
     return await reader.read_image(reference)
 
 

@@ -186,8 +186,8 @@ class CopyQueue:
         for group in self._from_partial.values():
             self._enqueue_deferred(group, await self._run_check(self._bases.find_missing(group), group))
         for host, group in self._for_bundles.items():
-            # Equal tags are not enough if the bundle may lack blobs because it was written with a different base, or
-            # images because it was written for a different selection.
+            # Equal tags are not enough if the bundle was written with a different base, or if it lacks images because
+            # it was written for a different selection.
             store = self._targets[host]
             completable = store.incomplete and not self._lifecycle.missing_images(host)
             must_rewrite = self._deep or store.partial or completable

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from mirror.errors import Cancelled, MirrorError, OtherPlatform, Refused
+from mirror.errors import MirrorError, OtherPlatform, Refused
 from mirror.oci.descriptor import unique_descriptors
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
@@ -66,7 +66,7 @@ class PlannedCopy(Struct, frozen=True):
 class PlanSummary(Struct):
     """A summary of what a sync would do.
 
-    bundles_to_rebuild: incomplete bundles that a sync would write again although all their images are up to date.
+    bundles_to_rebuild: the bundles that a sync would write again although all their images are up to date, and why.
     up_to_date: the number of images that are up to date.
     other_platforms: the number of images that are skipped because they are for platforms that are not wanted.
     failures: the images, mirrors and sources that failed.
@@ -78,7 +78,7 @@ class PlanSummary(Struct):
     manifests: the number of manifests to read from registries with GET."""
 
     changes: list[PlannedCopy] = field(default_factory=list)
-    bundles_to_rebuild: list[str] = field(default_factory=list)
+    bundles_to_rebuild: dict[str, str] = field(default_factory=dict)
     up_to_date: int = 0
     other_platforms: int = 0
     failures: list[FailedImage] = field(default_factory=list)
@@ -118,7 +118,6 @@ class DryRun:
         self._blobs_sent: set[tuple[str, Digest]] = set()
         self._manifests_read: set[tuple[str, Digest]] = set()
         self._bundles: set[str] = set()
-        self._bundles_without_blobs: set[str] = set()  # lack blobs that their bases lack as well
         self._failed_hosts: set[str] = set()
 
     async def run(self, plan: Coro[None]) -> None:
@@ -150,8 +149,6 @@ class DryRun:
                 self.summary.up_to_date += 1
                 self._progress.count_image()
                 self._reader.release(plan_entry.reference)
-            if to_bundle and target.store.partial:
-                self._tasks.create_task(self._check_bundle_blobs(plan_entry))
         elif source.partial and not to_bundle:
             self._from_partial[source.host].append(plan_entry)
         else:
@@ -227,21 +224,10 @@ class DryRun:
 
         Call this after `run`."""
         for host in sorted(self._bundles - self._failed_hosts):
-            if targets[host].incomplete or host in self._bundles_without_blobs:
-                self.summary.bundles_to_rebuild.append(host)
-
-    async def _check_bundle_blobs(self, plan_entry: PlanEntry) -> None:
-        """Check whether a differential bundle or its base has every blob of an image. If not, mark the bundle."""
-        target = plan_entry.target
-        try:
-            graph = await self._platforms.read_target_graph(plan_entry)
-            complete = all(await run_group(self._bases.has_blob(target.repository, blob) for blob in graph.blobs))
-        except MirrorError as error:
-            if isinstance(error, Cancelled):
-                raise
-            complete = False
-        if not complete:
-            self._bundles_without_blobs.add(target.repository.host)
+            if targets[host].incomplete:
+                self.summary.bundles_to_rebuild[host] = "it is incomplete"
+            elif targets[host].partial:
+                self.summary.bundles_to_rebuild[host] = "it lacks blobs, or was written with a different base"
 
     async def _check_unchanged(self, plan_entry: PlanEntry) -> None:
         """Check the signature of an image that is up to date, and add the image to the summary."""
@@ -287,7 +273,7 @@ class DryRun:
 
     async def _measure_attachments(self, plan_entry: PlanEntry, digest: Digest) -> None:
         """Add the attachments that a target lacks to the summary. digest: the digest of the image, which it has."""
-        reader, target = self._reader.attachments, plan_entry.target
+        reader = self._reader.attachments
         try:
             missing = await reader.find_missing(plan_entry, await reader.find_for_target(plan_entry, digest))
             attachments = await reader.read(plan_entry.reference, missing)
@@ -300,8 +286,6 @@ class DryRun:
             self._add_copy(plan_entry, digest, [one.graph for one in attachments], len(attachments))
             return
         self.summary.up_to_date += 1
-        if is_bundle(target.repository.host) and target.store.partial:
-            await self._check_bundle_blobs(plan_entry)
 
     def _add_copy(
         self, plan_entry: PlanEntry, digest: Digest, graphs: Sequence[ManifestGraph], attachments: int

@@ -19,6 +19,7 @@ from mirror.store import Target, Version
 from mirror.sync.attachment_copier import AttachmentCopier, ImagePush
 from mirror.sync.attachments import Attachment
 from mirror.sync.copy_hints import CopyHintWriter, OwnershipWriter
+from mirror.sync.deadline_estimate import DeadlineEstimate
 from mirror.sync.image_reader import Image
 from mirror.sync.manifest_graph import ManifestGraph
 from mirror.sync.manifest_writer import ManifestWriter, manifest_descriptor
@@ -44,6 +45,7 @@ class ImageCopier:
     targets: the targets by host.
     recorder: records the result for each manifest, and for each blob that failed.
     protection: decides whether a tag of attachments may be overwritten.
+    estimate: decides whether there is enough time to copy an image.
     check_all: whether to look up every object on the target, even if it is known to exist.
     repair: whether to read every manifest on the target, including the root.
     before_write: called on a thread before each manifest is written."""
@@ -58,6 +60,7 @@ class ImageCopier:
         targets: Mapping[str, Target],
         recorder: BlobRecorder,
         protection: TagProtection,
+        estimate: DeadlineEstimate,
         *,
         check_all: bool,
         repair: bool = False,
@@ -74,6 +77,7 @@ class ImageCopier:
         self._repair = repair
         self._writer = ManifestWriter(calls, locations, recorder, before_write=before_write)
         self._protection = protection
+        self._estimate = estimate
         self._attachments = AttachmentCopier(
             calls, self._writer, protection, self._copy_blobs, notes.delete_tag_record, ownership
         )
@@ -82,11 +86,13 @@ class ImageCopier:
         """Copy an image with its attachments, and return whether the target lacked any part of it.
 
         If the target reports that it lacks a blob that it was known to have, the image is pushed once more, with a
-        lookup of every object. Raises the errors that the stores raise."""
+        lookup of every object. Raises Cancelled if there is not enough time before the deadline, and the errors that
+        the stores raise."""
         if image.graph.left_out is not None:
             self._writer.check_sparse(plan_entry)
         graphs = [image.graph, *(one.graph for one in image.attachments)]
         await self._read_hints(plan_entry, graphs)
+        self._estimate.check(plan_entry, (blob for graph in graphs for blob in graph.blobs))
         return await self._push_and_retry(
             plan_entry, counts, lambda check_all: self._push(plan_entry, image, counts, check_all=check_all)
         )

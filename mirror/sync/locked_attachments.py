@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.referrers import kinds_of_type, referrers_tag, signature_tags
-from mirror.sync.attachment_search import AttachmentRef
+from mirror.sync.attachment_search import AttachmentRef, is_copied_as_image
 from mirror.sync.image_lock import LockedAttachment
 from mirror.sync.manifest_graph import ManifestCache
-from mirror.sync.plan_model import MirrorEntry, reference_suffix
+from mirror.sync.plan_model import MirrorEntry
 
 
 def lock_attachments(refs: Iterable[AttachmentRef]) -> tuple[LockedAttachment, ...]:
@@ -62,7 +62,7 @@ async def restore_attachments(
     lists: dict[Digest, set[Digest] | None] = {}
     refs = []
     for one in attachments:
-        if one.tag and _is_copied_as_image(entry, one.tag, is_selected):
+        if one.tag and is_copied_as_image(entry, one.tag, is_selected):
             continue
         if not one.tag and one.subject not in lists:
             lists[one.subject] = await _read_list(manifests, entry, referrers_tag(one.subject), is_selected)
@@ -98,17 +98,12 @@ def _names(locked: LockedAttachment, kind: str) -> frozenset[str]:
     return kinds_of_type(kind) | {kind}
 
 
-def _is_copied_as_image(entry: MirrorEntry, tag: str, is_selected: Callable[[str], bool]) -> bool:
-    """Return whether the run copies a tag of attachments like that of any other image."""
-    return entry.mirrors_attachment_tag(tag) and is_selected(entry.name + reference_suffix(tag))
-
-
 async def _read_list(
     manifests: ManifestCache, entry: MirrorEntry, tag: str, is_selected: Callable[[str], bool]
 ) -> set[Digest] | None:
     """Return the entries of the list of referrers under a locked tag, or None if the tag is not copied itself."""
     image = (entry.locked or {}).get(entry.repository, {}).get(tag)
-    if image is None or not _is_copied_as_image(entry, tag, is_selected):
+    if image is None or not is_copied_as_image(entry, tag, is_selected):
         return None
     index = await manifests.read(entry.source, entry.repository, image.digest)
     return {child.digest for child in index.children}

@@ -12,6 +12,7 @@ from typing import TypeVar
 from mirror.errors import Cancelled, MirrorError, NotFound, OtherPlatform, RemoteError
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
+from mirror.selection.attachment_rules import AttachmentRules
 from mirror.selection.tag_rules import SelectionSummary
 from mirror.store import Version
 from mirror.sync.attachment_search import AttachmentRef
@@ -162,6 +163,7 @@ class DriftKind(Enum):
     DROPPED = "dropped"  # the rules do not select the tag any more
     ATTACHED = "attached"  # the image has an attachment that is not locked
     DETACHED = "detached"  # the image does not have the locked attachment any more
+    EXCLUDED = "excluded"  # the rules do not select the locked attachment any more
     UNLOCKED = "unlocked"  # the rules select the tag, but it is not locked
 
 
@@ -233,20 +235,38 @@ def _compare(found: LockComparison, before: SourceReference | None, after: Sourc
 async def _compare_attachments(
     found: LockComparison, before: SourceReference, after: SourceReference, find_attachments: FindAttachments
 ) -> None:
-    """Compare the locked attachments of an image with the attachments that it has now at the source."""
+    """Compare the locked attachments of an image with the attachments that it has now at the source.
+
+    If the rules may leave out some of them, the image is searched again without these rules."""
     locked = (before.entry.locked or {}).get(before.entry.repository, {}).get(before.tag)
     if locked is None or locked.attachments is None:
         return
+    old = _attachment_keys(locked.attachments)
     try:
-        current = await _find_attachments(after, find_attachments)
+        new = every = _attachment_keys(await _find_attachments(after, find_attachments))
+        rules = after.entry.attachments
+        if old - new and rules is not None and (rules.has_filter or after.entry.platforms is not None):
+            unfiltered = replace(after.entry, platforms=None, attachments=AttachmentRules())
+            every = _attachment_keys(await _find_attachments(_with_entry(after, unfiltered), find_attachments))
     except Cancelled:
         raise
     except MirrorError as error:
         found.failures.append((after.name, error))
         return
-    old, new = ({(one.subject, one.tag, one.digest) for one in each or ()} for each in (locked.attachments, current))
-    found.drifts += [Drift(DriftKind.DETACHED, after.name, digest, None) for *_, digest in sorted(old - new)]
+    for key in sorted(old - new):
+        kind = DriftKind.EXCLUDED if key in every else DriftKind.DETACHED
+        found.drifts.append(Drift(kind, after.name, key[-1], None))
     found.drifts += [Drift(DriftKind.ATTACHED, after.name, None, digest) for *_, digest in sorted(new - old)]
+
+
+def _attachment_keys(attachments: Iterable[LockedAttachment] | None) -> set[tuple[Digest, str, Digest]]:
+    """Return the subject, the tag and the digest of each attachment."""
+    return {(one.subject, one.tag, one.digest) for one in attachments or ()}
+
+
+def _with_entry(reference: SourceReference, entry: MirrorEntry) -> SourceReference:
+    """Return the same reference at the same version, for another mirror entry."""
+    return SourceReference(entry, reference.identifier, reference.tag, reference.version)
 
 
 def _add_drift(

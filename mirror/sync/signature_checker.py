@@ -168,7 +168,10 @@ class _SignatureSearch:
             return None
 
     async def _list_referrers(self) -> Sequence[Descriptor]:
-        """Return the referrers of the image: from the referrers API or, if it lists none, from the referrers tag."""
+        """Return the referrers of the image, from the referrers tag if the source does not list referrers.
+
+        A source that lists them has to list those of the tag as well (distribution-spec, "Enabling the Referrers API"),
+        and attachments are copied by the same rule, so that the target gets the signature that was accepted."""
         try:
             listed = await self._manifests.read_referrers(self._source, self._repository, self._digest, keep=True)
         except NotFound:
@@ -176,7 +179,7 @@ class _SignatureSearch:
         except Refused as error:
             self._record_rejection(error)
             return ()
-        if listed:
+        if listed is not None:
             return listed
         index = await self._read(referrers_tag(self._digest))
         return index.children if index is not None and index.kind is Kind.INDEX else ()

@@ -54,7 +54,9 @@ class BlobCopier:
         progress: Progress,
         before_write: Callable[[Repository], None],
     ) -> None:
-        """recorder: records the result of each copy.
+        """Create a copier whose requests run through `calls`.
+
+        recorder: records the result of each copy.
         progress: the progress of the run, to which each copy is added.
         before_write: called on a worker thread before each write to a repository, with the repository."""
         self._calls = calls
@@ -63,7 +65,7 @@ class BlobCopier:
         self._progress = progress
         self._sources = BlobSources()
         self._copies: SharedTasks[tuple[Repository, Digest, int | None], BlobResult] = SharedTasks(calls.tasks)
-        # Held by the leader. The references are weak, so a lock is deleted when no copy holds it or waits for it.
+        # The leader holds the lock. The references are weak, so a lock is deleted when no copy holds or awaits it.
         self._leader_locks: WeakValueDictionary[tuple[str, Digest], asyncio.Lock] = WeakValueDictionary()
         self._idle = IdleSessions(calls)
         self._mounts = Mounts(calls, locations, routes, self._idle, before_write)
@@ -184,7 +186,7 @@ class BlobCopier:
         If the lookup still fails after all retries, log a warning and return False, so that the blob is uploaded."""
 
         def look_up(work: Work) -> bool:
-            """Look up the blob. Runs on a worker thread."""
+            """Look up the blob in the target repository. Runs on a worker thread."""
             try:
                 return request.target.has_blob(request.repository.path, request.blob, work)
             except RemoteError as error:

@@ -57,7 +57,9 @@ class BlobLocations:
         wildcards: Mapping[str, Collection[Callable[[str], bool]]] | None = None,
         login_path: Callable[[Repository], str] = lambda repository: "",
     ) -> None:
-        """mountable: by host, the paths of the repositories that the configuration names as a source or target.
+        """Start a run, in which no location is known yet. hints: the hints from earlier runs.
+
+        mountable: by host, the paths of the repositories that the configuration names as a source or target.
         wildcards: by host, functions that return whether a wildcard of the configuration selects a path.
         login_path: returns the path whose credentials requests for a repository use, or an empty string if they use
         those of the host.
@@ -68,7 +70,7 @@ class BlobLocations:
         self._wildcards = wildcards or {}
         self._mountable = defaultdict(set, {host: set(paths) for host, paths in mountable.items()})
         self._blobs: defaultdict[Repository, set[Digest]] = defaultdict(set)
-        self._manifests: defaultdict[Repository, set[Digest]] = defaultdict(set)  # a digest can be both
+        self._manifests: defaultdict[Repository, set[Digest]] = defaultdict(set)  # a digest can be in both
         self._holders: defaultdict[tuple[str, Digest], list[str]] = defaultdict(list)  # paths, last added first
         self._suggested: defaultdict[tuple[str, Digest], dict[str, None]] = defaultdict(dict)  # paths
         self._expected: defaultdict[Repository, set[Digest]] = defaultdict(set)
@@ -96,7 +98,7 @@ class BlobLocations:
             )
 
     def add_size(self, blob: Descriptor) -> None:
-        """Remember the size of a blob, which was verified. Raises Refused (size_mismatch) if another size is known."""
+        """Remember the verified size of a blob. Raises Refused (size_mismatch) if a different size is already known."""
         self.check_size(blob)
         if blob.size is not None:
             self._sizes[blob.digest] = blob.size
@@ -188,21 +190,21 @@ class BlobLocations:
         return sorted(candidates, key=lambda path: self._differ(self._logins(repository, path)))[:MAX_CANDIDATES]
 
     def _logins(self, repository: Repository, from_path: str) -> tuple[str, str, str]:
-        """Return the host, and the login paths of `repository` and of the repository `from_path`."""
+        """Return the host, and the paths whose credentials are used for `repository` and for the path `from_path`."""
         other = Repository(repository.host, from_path)
         return repository.host, self._login_path(repository), self._login_path(other)
 
     @staticmethod
     def _differ(logins: tuple[str, str, str]) -> bool:
-        """Return whether two repositories have different credentials."""
+        """Return whether the two repositories in a result of `_logins` have different credentials."""
         return logins[1] != logins[2]
 
     def _allows_mounts_from(self, host: str, path: str) -> bool:
-        """Return whether the configuration names a repository or selects it with a wildcard. Others are not used."""
+        """Return whether the configuration allows mounts from a repository: names it, or selects it with a wildcard."""
         return path in self._mountable[host] or any(selects(path) for selects in self._wildcards.get(host, ()))
 
     def find_holder(self, repository: Repository, digest: Digest) -> str | None:
-        """Return the path of another repository on the same host that has the blob (verified in this run), or None."""
+        """Return the path of another repository on the host in which this run has verified the blob, or None."""
         return next((path for path in self._holders[repository.host, digest] if path != repository.path), None)
 
     def sibling_repositories(self, repository: Repository) -> list[Repository]:

@@ -21,7 +21,7 @@ class BlobRecorder:
     blob that was reported to exist had to be copied after all."""
 
     def __init__(self, record: BlobCallback) -> None:
-        """record: the callback. It is called with the request, the result and, if the copy failed, the error."""
+        """Create a recorder. record: the callback. Its arguments are the request, the result, and the error or None."""
         self._record = record
         self._lock = threading.Lock()
         self._outcomes: dict[tuple[Repository, Digest], BlobOutcome | None] = {}  # None if the copy failed
@@ -39,7 +39,7 @@ class BlobRecorder:
         self._record(request, result, error)
 
     def record_manifest(self, request: BlobRequest, result: BlobResult, error: MirrorError | None = None) -> None:
-        """Record that a manifest was written or already existed, or with which error writing it failed.
+        """Record the result of writing a manifest. error: the error that made the write fail, if it failed.
 
         This may be called several times for one manifest that has several references."""
         if self._store_outcome(request, result.outcome, error, success_is_final=True):

@@ -57,7 +57,7 @@ class BlobResult(Struct, eq=False):
     bytes_read, bytes_sent, attempts: the totals, including failed attempts. seconds: the duration of the copy.
     size_verified: whether the bytes or the target confirmed the size in the descriptor.
     counted: whether the counters of an image already include this result (`take_outcome`).
-    progress: what the progress display shows of the copy."""
+    progress: the progress of the copy, for the progress display."""
 
     outcome: BlobOutcome | None = None
     mounted_from: str | None = None

@@ -1,4 +1,4 @@
-"""Tracks the sources from which a blob can be read: those of all copy requests in progress for the blob."""
+"""Tracks the sources from which each blob can be read: the sources of all copy requests in progress for the blob."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class UploadState(Struct, eq=False):
 
     @property
     def source_host(self) -> str:
-        """The host of the sources."""
+        """The host of all source stores of this upload."""
         return self.sources[0].store.host
 
     @property
@@ -77,7 +77,7 @@ class BlobUploader:
         progress: Progress,
         before_write: Callable[[Repository], None],
     ) -> None:
-        """progress, before_write: see `BlobCopier`."""
+        """Create an uploader whose requests run through `calls`. progress, before_write: see `BlobCopier`."""
         self._locations = locations
         self._sources = sources
         self._routes = routes
@@ -115,7 +115,7 @@ class BlobUploader:
             if not upload_try.is_shared:
                 tried.update(sources)
         if failure is None:
-            raise RuntimeError("the request has no source")
+            raise RuntimeError("the copy request has no source")
         raise failure
 
     def _next_sources(self, request: BlobRequest, tried: Collection[BlobSource]) -> list[BlobSource]:
@@ -224,7 +224,7 @@ class BlobUploader:
         Each attempt needs an upload permit, a permit for the target host, and the additional `permits`."""
 
         def attempt(work: Work) -> None:
-            """Count and make one attempt. Runs on a worker thread."""
+            """Make one attempt to upload the blob, and count it. Runs on a worker thread."""
             upload_try.result.attempts += 1
             upload.attempt(work)
 

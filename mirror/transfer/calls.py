@@ -42,7 +42,7 @@ RESULT_NOT_NEEDED = "the result is no longer needed"
 CLOSE_TIMEOUT = 60.0  # seconds that `close` waits for threads
 MAX_THREADS = 256
 LOCAL_CALLS = 4  # maximum number of calls without another permit that run at the same time
-LARGE_MANIFESTS = 2  # maximum number in memory at the same time, besides cached ones
+LARGE_MANIFESTS = 2  # maximum number of large manifests in memory at the same time, not counting cached manifests
 DEFAULT_POLICY = Policy()
 
 
@@ -67,7 +67,9 @@ class Calls:
         policy: Policy = DEFAULT_POLICY,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        """stop: after this stop is requested, all waits end, running calls are stopped, and no further call starts.
+        """Prepare to run calls for the coroutines of the event loop `loop`. limits: the limits of hosts.
+
+        stop: after this stop is requested, all waits end, running calls are stopped, and no further call starts.
         downloads, uploads: the numbers of download and upload permits.
         policy: the retry policy for calls that do not set one.
         draw: see `Policy.wait_before_next`."""
@@ -305,7 +307,7 @@ class _CallAttempt(Generic[T]):
         return self._call(Work(self.stop, self._count_bytes, self._once))
 
     def _count_bytes(self, count: int) -> None:
-        """Count bytes that the call transferred."""
+        """Count bytes that the call has transferred."""
         self.bytes_moved += count
 
 

@@ -33,7 +33,8 @@ class BlobDownload:
     Used by one thread at a time."""
 
     def __init__(self, blob: Descriptor, sources: Sequence[BlobSource], failures: ReadFailures | None = None) -> None:
-        """sources: in order of preference.
+        """Create a download of `blob` without opening it. sources: the sources to read from, in order of preference.
+
         failures: the failed reads of this run. Sources that failed earlier are skipped; new failures are added."""
         self._blob = blob
         self._sources = list(sources)  # the first one is read

@@ -1,4 +1,4 @@
-"""Keeps upload sessions that are open but not in use: between two calls of a copy, or after a copy was cancelled."""
+"""Keeps upload sessions that are open but idle: between two calls of a copy, or after a copy was cancelled."""
 
 from __future__ import annotations
 

@@ -32,7 +32,9 @@ class Mounts:
         idle: IdleSessions,
         before_write: Callable[[Repository], None],
     ) -> None:
-        """idle: keeps the upload sessions that registries open instead of mounting a blob.
+        """Prepare to mount blobs, with requests that run through `calls`.
+
+        idle: keeps the upload sessions that registries open instead of mounting a blob.
         before_write: called on a worker thread before each mount request, with the repository."""
         self._calls = calls
         self._locations = locations

@@ -40,7 +40,7 @@ def host_permit(name: str) -> str:
 
 
 class TooFewPermits(MirrorError, ValueError):
-    """The error for a call that could never start, because it needs more units of a permit than exist."""
+    """Raised for a call that could never start, because it needs more units of a permit than exist."""
 
 
 class Permits:
@@ -49,7 +49,9 @@ class Permits:
     def __init__(
         self, loop: asyncio.AbstractEventLoop, capacity: Callable[[str], int], ready_at: Callable[[str], float]
     ) -> None:
-        """capacity: returns the total number of units of the named permit.
+        """Create permits on the event loop `loop`.
+
+        capacity: returns the total number of units of the named permit.
         ready_at: returns the time until which the named permit is on hold.
 
         Both are called once for each permit, before its first use."""
@@ -116,7 +118,7 @@ class Permits:
                     fail_future(waiter, error.with_text(error.what))
 
     def used_units(self, name: str) -> int:
-        """Return how many units of the permit `name` are currently granted."""
+        """Return the number of units of the permit `name` that calls currently hold."""
         return self._permit(name).used
 
     def waiting_calls(self) -> int:

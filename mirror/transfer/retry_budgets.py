@@ -20,7 +20,7 @@ SINGLE_ATTEMPT = Policy(budget=0.0)
 
 
 class RetryBudgets:
-    """Runs the calls that transfer blobs. All callers share one retry budget for each blob and host."""
+    """Runs the calls that transfer blobs. All calls for the same blob and host share one retry budget."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls

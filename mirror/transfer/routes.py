@@ -14,7 +14,8 @@ class Routes:
     def __init__(
         self, pairs: Iterable[tuple[str, str]], *, mounting: Mapping[str, bool], parallel: Mapping[str, int]
     ) -> None:
-        """pairs: the source host and target host of every mirror entry.
+        """Create the routes of a configuration. pairs: the source host and target host of every mirror entry.
+
         mounting: by host, whether the configuration allows mounts.
         parallel: by host, the maximum number of parallel requests."""
         self._targets: defaultdict[str, set[str]] = defaultdict(set)

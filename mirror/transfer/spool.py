@@ -28,7 +28,7 @@ STOP_CHECK_INTERVAL = 1.0  # seconds between two checks for a stop while a reade
 
 
 class DownloadBroken(NetworkError):
-    """The error that an upload raises if the download into its spool file failed or was restarted.
+    """Raised by an upload if the download into its spool file failed or was restarted.
 
     The upload starts again once the file is complete."""
 
@@ -162,7 +162,9 @@ class Spool:
     Must be used on the event loop. Only `prepare` and `close` access the disk."""
 
     def __init__(self, directory: Path, limit: int | None) -> None:
-        """limit: the maximum total size in bytes. If it is None, `prepare` sets it to half of the free space."""
+        """Create a spool in `directory` without accessing the disk. limit: the maximum total size in bytes.
+
+        If `limit` is None, `prepare` sets it to half of the free space."""
         self._directory = directory
         self._limit = limit
         self._dropped: list[Path] = []

@@ -17,7 +17,7 @@ Coro: TypeAlias = Coroutine[Any, Any, T]
 
 
 class Tasks:
-    """Holds the tasks in progress, because the event loop has only weak references to them.
+    """Keeps references to the tasks in progress, because the event loop has only weak references to them.
 
     bugs: the errors, except MirrorErrors, that were raised by tasks that nobody awaits."""
 

@@ -1,4 +1,4 @@
-"""Runs the attempts to upload one blob. If the registry supports it, an attempt resumes the previous one's session."""
+"""Runs the attempts to upload one blob. If possible, an attempt resumes the upload session of the previous attempt."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ class BlobUpload:
         before_write: Callable[[], None],
         session: UploadSession | None = None,
     ) -> None:
-        """progress: what the progress display shows of the upload.
+        """Create an upload of `blob` that has made no attempt yet. progress: the progress of the upload, for display.
+
         before_write: called before an upload session is opened.
         session: an open session to use, such as one that the registry opened instead of mounting the blob."""
         self._target = target

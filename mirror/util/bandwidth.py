@@ -1,4 +1,4 @@
-"""Limits the bytes per second that are read from and written to a registry, also by time of day."""
+"""Limits how many bytes per second are read from and written to a registry, also depending on the time of day."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _BURST = 0.1  # seconds; unused bandwidth from this time can still be used
 
 
 class BandwidthWindow(Struct, frozen=True):
-    """Limits for a part of each day. A direction that is None keeps the limit that applies outside of all windows.
+    """Bandwidth limits for a part of each day.
 
-    begin, end: minutes after midnight, local time. A window that ends before it begins passes midnight.
-    read, write: bytes per second."""
+    begin, end: minutes after midnight, local time. A window whose end is before its beginning spans midnight.
+    read, write: bytes per second. If one of them is None, the limit that applies outside of all windows is used."""
 
     begin: int
     end: int
@@ -35,7 +35,7 @@ class BandwidthWindow(Struct, frozen=True):
 
 
 class Bandwidth(Struct, frozen=True):
-    """The limits for one registry, in bytes per second. At each time, the first matching window counts."""
+    """The bandwidth limits of one registry, in bytes per second. The first window that includes the time applies."""
 
     read: float = UNLIMITED
     write: float = UNLIMITED
@@ -62,7 +62,7 @@ def local_minute() -> int:
 
 
 class Throttle:
-    """Limits the bytes per second of one direction. All transfers of a host share one throttle. Thread-safe.
+    """Limits the bytes per second in one direction. All transfers of a host share one throttle. Thread-safe.
 
     limit: returns the current limit in bytes per second; it may change while blobs are transferred."""
 
@@ -94,7 +94,7 @@ class Throttle:
 
 
 class HostThrottles:
-    """The throttles of one registry. minute: returns the current minute of the day, in local time."""
+    """The throttles for reading from and writing to one registry. minute: returns the minute of the day, local time."""
 
     def __init__(self, bandwidth: Bandwidth, clock: Clock, minute: Callable[[], int] = local_minute) -> None:
         self.read = Throttle(lambda: bandwidth.read_limit(minute()), clock)

@@ -109,7 +109,7 @@ class Stop:
         return leave
 
     def close(self) -> None:
-        """Detach this stop from its parent, so that a request on the parent no longer affects it."""
+        """Detach this stop from its parent, so that a request on the parent no longer affects this stop."""
         self._leave()
 
 
@@ -136,7 +136,7 @@ def _do_nothing() -> None:
 
 
 def _no_progress(count: int) -> None:
-    """Ignore the progress of a call."""
+    """Do nothing: the default of Work.progress."""
 
 
 class Work(Struct, frozen=True):
@@ -175,15 +175,15 @@ class Work(Struct, frozen=True):
                 timer.join()
 
     def with_progress(self, progress: Callable[[int], None]) -> Work:
-        """Return a copy that also reports progress to `progress`."""
+        """Return a copy of this context that also reports progress to `progress`."""
 
         def report(count: int) -> None:
-            """Report the progress of the call."""
+            """Report `count` bytes to both callbacks."""
             self.progress(count)
             progress(count)
 
         return Work(self.stop, report, self.retries, self.urgent)
 
     def without_retries(self) -> Work:
-        """Return a copy that does not retry requests."""
+        """Return a copy of this context with which calls do not retry requests."""
         return Work(self.stop, self.progress, False, self.urgent)

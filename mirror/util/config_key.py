@@ -13,7 +13,7 @@ _USERINFO = re.compile(r"[^/]*@")
 
 
 def format_key_path(path: KeyPath) -> str:
-    """Format the path of a key, such as `mirrors[2].tags`."""
+    """Format the path of a configuration key, such as `mirrors[2].tags`."""
     text = ""
     for part in path:
         if isinstance(part, int):
@@ -25,12 +25,12 @@ def format_key_path(path: KeyPath) -> str:
 
 
 def registry_key(host: str, *keys: str) -> str:
-    """Format the path of a key in the settings of the registry `host`, such as `registries."ghcr.io".rate`."""
+    """Format the path of a configuration key of the registry `host`, such as `registries."ghcr.io".rate`."""
     return format_key_path(("registries", host, *keys))
 
 
 def quote_key(key: str) -> str:
-    """Return a key in double quotes, shortened to at most 80 characters.
+    """Return a configuration key in double quotes, shortened to at most 80 characters.
 
     Non-ASCII characters are escaped, and user information in a URL is hidden."""
     safe = _USERINFO.sub("***@", key)

@@ -29,7 +29,7 @@ class FileReader:
         self.size: int | None = os.fstat(descriptor).st_size if written is None else written
 
     def fileno(self) -> int:
-        """Return the file descriptor."""
+        """Return the descriptor of the open file."""
         return self._descriptor
 
     def readinto(self, buffer: memoryview) -> int:

@@ -82,7 +82,7 @@ class NewFile(io.FileIO):
         self._path = path
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """Write all of `data`. Raises LocalError."""
+        """Write all of `data` to the file. Raises LocalError."""
         left = memoryview(data).cast("B")
         total = len(left)
         try:
@@ -125,7 +125,7 @@ def atomic_write(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
 
 @contextmanager
 def new_file(directory: int, path: Path, *, into: int | None = None, mode: int = 0o600) -> Iterator[NewFile]:
-    """Return a context manager that yields a new file. When its `with` block exits, it renames the file to `path.name`.
+    """Return a context manager that yields a new file. The file is renamed to `path.name` when the `with` block exits.
 
     directory: an open directory for the temporary file. into: an open directory on the same file system for the renamed
     file; by default, `directory`. All bytes are on disk before the rename. If the block raises, the file is deleted. To
@@ -197,7 +197,7 @@ def delete_leftovers(directory: Path) -> int:
 
 
 def _check_replaceable(path: Path) -> None:
-    """Raise LocalError or OSError if `path` exists and is not a regular file or a link."""
+    """Raise LocalError or OSError if `path` exists and is neither a regular file nor a link."""
     with suppress(FileNotFoundError):
         found = path.lstat().st_mode
         if stat.S_ISDIR(found):
@@ -324,7 +324,7 @@ class Lock(AbstractContextManager["Lock"]):
             os.pwrite(descriptor, f"pid {os.getpid()} since {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}\n".encode(), 0)
 
     def _read_holder(self) -> str:
-        """Describe the process that holds the lock, for messages. Return an empty string if it is unknown."""
+        """Describe the process that holds the lock, for messages. Return an empty string if the process is unknown."""
         with suppress(OSError):
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
@@ -346,5 +346,5 @@ class Lock(AbstractContextManager["Lock"]):
 
 
 def _busy_hint(wait: float) -> str:
-    """Return the hint for the error that another run holds the lock. wait: how many seconds this run has waited."""
+    """Return the hint for the error that another run holds the lock. wait: the seconds that this run has waited."""
     return f"it did not finish within {wait:g} s" if wait > 0 else "use --lock-wait SECONDS to wait until it finishes"

@@ -1,4 +1,4 @@
-"""Records how a run used one host: requests over time, statuses of responses, pauses, and the quota that is left."""
+"""Records the use of a host by a run: requests over time, response statuses, pauses, and the remaining quota."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from mirror.util.structs import Struct, field
 
 MAX_INTERVALS = 120  # the maximum number of intervals in which requests are counted
-MAX_PAUSES = 100  # the maximum number of pauses that are recorded; later ones extend the last
+MAX_PAUSES = 100  # the maximum number of pauses that are recorded; later pauses extend the last one
 
 
 class Pause(Struct, frozen=True):
@@ -28,7 +28,7 @@ class Quota(Struct, frozen=True):
 
 
 class HostUsage(Struct, frozen=True):
-    """How a run used one host.
+    """The use of one host by a run: requests over time, response statuses, pauses, and the remaining quota.
 
     statuses: the number of responses by HTTP status. requests: the number of requests in each interval since the start
     of the run. interval: the length of an interval in seconds."""
@@ -62,12 +62,12 @@ class HostUseRecorder:
         self._requests[position] += 1
 
     def add_response(self, status: int, quota: Quota | None) -> None:
-        """Count one response with this HTTP status. quota: the quota that the response states, if any."""
+        """Count one response with the HTTP status `status`. quota: the quota that the response states, if any."""
         self._statuses[str(status)] += 1
         self._quota = quota or self._quota
 
     def add_pause(self, start: float, seconds: float) -> None:
-        """Record a pause. If it begins before the last one ends, or if there are too many, the last one is extended."""
+        """Record a pause. If it overlaps the last pause, or if there are too many pauses, extend the last pause."""
         last = self._pauses[-1] if self._pauses else None
         if last is not None and (start <= last.start + last.seconds or len(self._pauses) == MAX_PAUSES):
             self._pauses[-1] = Pause(last.start, max(last.seconds, start + seconds - last.start))
@@ -75,7 +75,7 @@ class HostUseRecorder:
             self._pauses.append(Pause(start, seconds))
 
     def result(self) -> HostUsage:
-        """Return what was collected so far. Times are rounded to milliseconds."""
+        """Return the use of the host so far. Times are rounded to milliseconds."""
         return HostUsage(
             dict(sorted(self._statuses.items())),
             self._interval,

@@ -16,7 +16,7 @@ from mirror.util.structs import Struct
 
 
 class Clock(Protocol):
-    """A monotonic clock, in seconds. Tests pass a fake one."""
+    """A monotonic clock that measures seconds. Tests use a fake clock."""
 
     def now(self) -> float:
         """Return the time in seconds."""

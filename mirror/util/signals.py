@@ -1,6 +1,6 @@
-"""Handles SIGINT and SIGTERM. The first signal stops the run cleanly, and the second one ends the process at once.
+"""Handles SIGINT and SIGTERM. The first signal stops the run cleanly. The second signal ends the process immediately.
 
-A command that runs until it is stopped also handles SIGHUP, which requests that the configuration is read again.
+A command that runs until it is stopped also handles SIGHUP, which requests a reload of the configuration.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Signals:
     hangup_received: whether a SIGHUP has arrived. The code that handles it sets this to False.
     on_signal: a callback that the event loop calls after the first signal.
 
-    A deadline ends a run like a signal, except for the exit code. It is monotonic time, in seconds; None for no
-    deadline."""
+    deadline: the monotonic time, in seconds, at which the run ends as after a signal, but with another exit code; None
+    if there is no deadline."""
 
     def __init__(self, *, hangup: bool = False) -> None:
         self.number: int | None = None
@@ -139,8 +139,12 @@ class Signals:
         self.deadline = None if seconds is None else time.monotonic() + seconds
         self.deadline_reached = False
 
+    def seconds_to_deadline(self) -> float | None:
+        """Return the number of seconds until the deadline of the run, or None if it has none."""
+        return None if self.deadline is None else self.deadline - time.monotonic()
+
     def reach_deadline(self) -> None:
-        """End the run because of the deadline, unless a signal has ended it."""
+        """End the run because its deadline has been reached, unless a signal has already ended the run."""
         if self.number is None:
             self._end_time = time.monotonic()
             self.deadline_reached = True

@@ -69,7 +69,8 @@ class SingleFlight(Generic[K, T]):
     callers makes the call again."""
 
     def __init__(self, what: str, timeout: float | None = WAIT_LIMIT) -> None:
-        """what: the name of the calls in error messages.
+        """Prepare to share calls. what: the name of the calls in error messages.
+
         timeout: the maximum number of seconds to wait for another thread's call. None means that there is no limit."""
         self._what = what
         self._timeout = timeout

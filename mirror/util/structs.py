@@ -1,4 +1,4 @@
-"""`Struct`, the base class of all types that consist only of their fields, and their conversion from and to JSON.
+"""`Struct`, the base class of value types, and the conversion of values from and to JSON.
 
 Only this module imports msgspec. Defining a Struct class takes a twentieth of the time that a dataclass takes, which
 matters for a run that has nothing to copy. Creating, comparing and hashing values is also faster (docs/decisions.md,

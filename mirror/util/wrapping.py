@@ -13,7 +13,7 @@ _WORD = re.compile(r"\([a-z0-9_]+, [0-9]{3}\)|(?:`[^`]*`|\S)+")
 def line_width() -> int:
     """Return the width of lines in columns, which is at least MIN_WIDTH.
 
-    This is the environment variable COLUMNS or, if it is not set, the width of the terminal; by default, 80."""
+    The width is the environment variable COLUMNS or, if it is not set, the width of the terminal; by default, 80."""
     return max(MIN_WIDTH, shutil.get_terminal_size((80, 24)).columns)
 
 

@@ -218,6 +218,8 @@ def test_a_signature_tag_that_is_mirrored_like_any_other_tag_is_not_overwritten_
     mirror_run.sync()
     assert made == signatures(target, signer)
     theirs = signer.sign(target, "copy", "theirs")
+    planned = mirror_run("plan", mirror_run.config_file)
+    assert (3, True) == (planned.code, f"exclude the tag `{signer.tag}` from this mirror" in planned.text)
     ran = mirror_run.sync(expect=3)
     assert f"exclude the tag `{signer.tag}` from this mirror" in ran.text
     assert {f"{target.host}/copy:{signer.tag}": "conflict"}.items() <= mirror_run.results().items()

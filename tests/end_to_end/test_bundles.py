@@ -205,6 +205,38 @@ def test_a_differential_export_has_only_new_content_and_needs_its_base(
         assert_equal(stocked, name, target)
 
 
+@pytest.mark.parametrize("known_by", ["bundle", "report", "configuration"])
+def test_an_unchanged_differential_export_reads_no_manifest_and_copies_nothing(
+    known_by: str, gap: Gap, stocked: RealRegistry, target: RealRegistry, graphs: dict[str, Graph]
+) -> None:
+    gap.export(stocked)
+    gap.arrive(target)
+    report = gap.tool.state / "report.json"
+    base = gap.inventory(
+        gap.far_side(target) if known_by == "configuration" else report if known_by == "report" else gap.bundle
+    )
+    graphs["app"].image("v2", layers=[graphs["app"].layer("app"), graphs["app"].layer("moved", 90_000)])
+    push(stocked, "app", graphs["app"])
+    gap.bundle = gap.media / "second.tar"
+    gap.export(stocked, base=str(base))
+    stocked.mark()
+    ran = gap.export(stocked, base=str(base))
+    assert {"GET tags", "HEAD manifest"} >= stocked.counts().keys()
+    assert {"up-to-date"} == set(gap.tool.results().values()), str(ran)
+    assert 0 == gap.tool("plan", "--exit-code", gap.tool.config_file).code
+
+    gap.arrive(target)
+    grown = gap.inventory(gap.bundle if known_by == "bundle" else gap.far_side(target))
+    planned = gap.tool("plan", "--exit-code", gap.tool.config_file)
+    assert (10, True) == (planned.code, "written with a different base" in planned.out), str(planned)
+    size = gap.bundle.stat().st_size
+    gap.export(stocked, base=str(grown))
+    assert gap.bundle.stat().st_size < size - 80_000, "what the base has by now is left out"
+    gap.arrive(target)
+    for name in NAMES:
+        assert_equal(stocked, name, target)
+
+
 @pytest.mark.parametrize("known_by", ["bundle", "report"])
 def test_verify_counts_the_blobs_of_the_base_of_a_differential_bundle(
     known_by: str, scripted: ScriptedFactory, mirror_run: MirrorTool, media: Path

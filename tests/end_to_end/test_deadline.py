@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
 from mirror.cli import main
+from mirror.oci.digest import Digest
 from mirror.util.cancellation import Stop
 from mirror.util.files import Lock
 from tests.conftest import ScriptedFactory
 from tests.registries.process import eventually
 from tests.registries.scripted import ScriptedRegistry
 from tests.registries.wires import Pipe
-from tests.support.images import Graph
+from tests.support.images import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Graph
 from tests.support.oracle import assert_equal, assert_whole
 from tests.support.tool import MirrorTool
 
@@ -70,6 +73,33 @@ def test_a_run_that_ends_before_its_deadline_succeeds(scripted: ScriptedFactory,
         mirror_run.sync("--deadline", "10 min")
         assert_equal(source, "app", target)
         assert 0 == mirror_run.report()["exit"]
+
+
+def test_an_image_that_cannot_be_copied_in_time_is_not_started(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    graph = Graph("deadline")
+    for number in range(3):
+        graph.image(f"v{number}", size=5 << 20)
+    source.load("app", graph)
+    layer = {"mediaType": OCI_LAYER, "digest": Digest.of(b"never read"), "size": 100 << 30}
+    config = graph.blob(b"{}", OCI_CONFIG)
+    document = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config.json(), "layers": [layer]}
+    graph.raw(json.dumps(document).encode(), OCI_MANIFEST, "v3-large")
+    source.load("app", graph)
+    with Pipe(int(target.host.rpartition(":")[2]), rate=8e6) as pipe:
+        mirrors = [{"source": f"{source.host}/app", "targets": [f"{pipe.host}/app"]}]
+        mirror_run.config(mirrors, source, parallel={"images": 1}, registries={pipe.host: {"plain-http": True}})
+        ran = mirror_run.sync("--deadline", "10 min", expect=1)
+        name = f"{pipe.host}/app:v3-large"
+    assert {"copied": 3, "skipped": 1} == Counter(mirror_run.results().values())
+    (left,) = [image for image in mirror_run.report()["images"] if image["result"] == "skipped"]
+    assert (name, "deadline") == (left["target"], left["error"]["code"])
+    assert "100 GiB at" in left["error"]["message"]
+    assert "stopped by the deadline" in ran.text
+    assert layer["digest"] not in {seen.reference for seen in source.requests()}
+    assert ["v0", "v1", "v2"] == copied_tags(target)
 
 
 def test_each_cycle_has_its_own_deadline(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:

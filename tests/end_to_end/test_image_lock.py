@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,30 @@ def test_plan_with_a_lock_shows_how_attachments_differ(scripted: ScriptedFactory
         f"detached {name}: the image no longer has the attachment {one}" for one in gone
     } == set(lines)
     assert "3 detached" in ran.out.splitlines()[-1]
+
+
+def test_plan_with_a_lock_tells_attachments_that_the_rules_leave_out_from_those_that_are_gone(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source", referrers=True), scripted("target")
+    signed = signed_lock(mirror_run, source, target, tags=["3.20"])
+    (of_child,), name = signed.listed[signed.child.digest], f"{source.host}/app:3.20"
+    locked, moved = {one for listed in signed.listed.values() for one in listed}, signed.graph.tags[signed.tag]
+
+    def compare() -> dict[str, set[str]]:
+        """Return the last words of the lines, which are digests, by the first word."""
+        found = defaultdict(set)
+        for line in mirror_run("plan", mirror_run.config_file, "--locked", lock_file(mirror_run)).out.splitlines():
+            if name in line and line.startswith(("detached", "excluded")):
+                found[line.split()[0]].add(line.split()[-1])
+        return found
+
+    configure(mirror_run, source, target, tags=["3.20"], platforms=["linux/arm64"])
+    assert {"excluded": locked, "detached": {moved}} == compare()
+    configure(mirror_run, source, target, tags=["3.20"], platforms=["linux/amd64"])
+    assert {"excluded": locked - {of_child}, "detached": {moved}} == compare()
+    del source.storage.repositories["app"].manifests[of_child]
+    assert {"excluded": locked - {of_child}, "detached": {moved, of_child}} == compare()
 
 
 def test_a_lock_of_a_mirror_without_attachments_or_with_platforms_has_what_is_copied(

@@ -240,7 +240,7 @@ def test_names_without_a_repository_belong_to_the_adopting_repository(tmp_path: 
         assert ["v1"] == list(store.tags("lib", WORK))
         with pytest.raises(NotFound) as caught:
             list(store.tags("app", WORK))
-        assert "its repositories: lib; it also has tags without a repository name" == caught.value.hint
+        assert "existing repositories: lib; some tags have no repository name" == caught.value.hint
 
 
 def test_an_empty_repository_name_means_the_only_repository(layout: Path, graph: Graph, tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_an_empty_repository_name_means_the_only_repository(layout: Path, graph:
     several = lay(tmp_path / "several", app=graph, lib=graph)
     with opened(several, adopts=[""]) as store, pytest.raises(NotFound) as caught:
         list(store.tags("", WORK))
-    assert "its repositories: app, lib" == caught.value.hint
+    assert "existing repositories: app, lib" == caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["localhost:5000/app:v1", "docker.io/library/alpine@" + Digest.of(b""), "h.example/a"])

@@ -154,7 +154,7 @@ def test_the_page_of_2000_images_is_smaller_than_2_mib_and_a_larger_one_is_bound
     assert len(page_of(tmp_path, entries(2000)).encode()) < 2 << 20
     text = page_of(tmp_path, entries(2 * MAX_IMAGES))
     assert len(text.encode()) < 2 << 20
-    assert f"The report lists {MAX_IMAGES} other images." in text
+    assert f"The report lists {MAX_IMAGES} more images." in text
 
 
 def test_the_charts_of_hosts_show_requests_and_pauses_at_their_times() -> None:

@@ -147,7 +147,7 @@ def test_a_list_of_null_is_empty(scripted: ScriptedFactory) -> None:
         (b"<html>a login page</html>", "HTML page"),
         (b"{}", "neither a manifest nor an index"),
         (index(media_type=DOCKER_LIST), "is not an OCI index"),
-        (index(entry(1, "application/vnd.example.thing")), "not that of a manifest"),
+        (index(entry(1, "application/vnd.example.thing")), "not the type of a manifest"),
         (index({"mediaType": OCI_INDEX, "digest": "sha256:../../x", "size": 1}), "not a digest"),
         (index({"mediaType": OCI_INDEX, "digest": OTHER, "size": -1}), "expected a number of bytes"),
         (index(*(entry(number) for number in range(10_001))), "more than 10000"),

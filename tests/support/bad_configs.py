@@ -905,7 +905,7 @@ PLATFORMS = (
         _mirror("platforms: [linux/amd65, linux/amd64/v9, windows]"),
         "5:15",
         (
-            "platforms[0]: unknown architecture 'amd65'; the known ones are 386, amd64,",
+            "platforms[0]: unknown architecture 'amd65'; expected one of 386, amd64,",
             "platforms[1]: unknown variant 'v9' of amd64",
             "platforms[2]: not a platform: 'windows'; expected OS/ARCHITECTURE[/VARIANT]",
         ),

@@ -22,6 +22,7 @@ from mirror.output.report import Report, RunCost
 from mirror.selection.tag_rules import TagRules
 from mirror.store import ExpectedImage
 from mirror.sync.copy_queue import CopyQueue
+from mirror.sync.deadline_estimate import DeadlineEstimate
 from mirror.sync.image_copier import ImageCopier
 from mirror.sync.image_reader import ImageReader
 from mirror.sync.manifest_graph import ManifestCache
@@ -213,6 +214,7 @@ class World:
                 targets,
                 blob_recorder,
                 protection,
+                DeadlineEstimate(locations, lambda: None),
                 check_all=deep,
                 before_write=lambda repository: None,
             )

@@ -19,7 +19,7 @@ from mirror.util.cancellation import Work
 
 
 def find_gaps(bundle: BundleReader, work: Work) -> Iterator[str]:
-    """Yield a message for each missing member, wrong size or damaged manifest in a bundle.
+    """Yield a message for each member of a bundle that is missing, has the wrong size, or is a damaged manifest.
 
     A blob that is left out because the base has it is not reported. Raises LocalError, Cancelled."""
     return (

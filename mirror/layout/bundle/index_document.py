@@ -1,4 +1,4 @@
-"""The index.json of a bundle, which is made from its inventory."""
+"""Creates the index.json of a bundle from the bundle's inventory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def index_json(inventory: Inventory, inventory_bytes: bytes) -> bytes:
         return {"mediaType": found.media_type, "digest": digest, "size": found.size, "annotations": annotations}
 
     def platforms(name: str, digest: Digest) -> dict[str, str]:
-        """Return the annotation of a sparse image, or nothing for a complete one."""
+        """Return the annotation with the platforms of a sparse image, or an empty dict for a complete image."""
         found = inventory.repositories[name].platforms.get(digest)
         return {OF_PLATFORMS: ",".join(found)} if found else {}
 

@@ -30,7 +30,7 @@ _MAX_BYTES = 512 << 20  # maximum size of a journal that is read, in bytes
 
 
 class JournalEntry(Struct, frozen=True):
-    """A blob that was written to a bundle. offset, size: the position of its data in the tar and its size, in bytes."""
+    """The entry for one blob in a bundle. offset, size: the position of its data in the tar and its size, in bytes."""
 
     digest: Digest
     offset: int

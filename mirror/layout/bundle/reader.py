@@ -92,7 +92,7 @@ class BundleReader:
         more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
         return Refused(
             f"{self.what} is incomplete: it lacks {', '.join(names[:_MAX_NAMED])}{more}",
-            hint="not everything could be fetched during the export; export again",
+            hint="not all images could be fetched during the export; export again",
             code="bundle_incomplete",
         )
 
@@ -134,7 +134,7 @@ class BundleReader:
         contents = self._repository_contents(repository)
         if contents is None:
             known = ", ".join(self.repositories()[:10])
-            hint = f"its repositories: {known}" if known else ""
+            hint = f"existing repositories: {known}" if known else ""
             raise NotFound(f"{self.what} has no repository {repository!r}", hint=hint)
         # A tag of a sparse image has no digest in the list, so that its platforms are looked up.
         return [
@@ -167,7 +167,7 @@ class BundleReader:
         raise NotFound(f"{self.what}:{repository}{mark}{reference} does not exist")
 
     def platforms(self, repository: str, reference: str) -> tuple[str, ...]:
-        """Return the platforms that a sparse image has, or an empty tuple for other images."""
+        """Return the platforms that a sparse image contains, or an empty tuple for other images."""
         if self.inventory is None:
             return self.index.platforms(repository, reference)
         contents = self._repository_contents(repository)

@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 
 from mirror.errors import LocalError, MirrorError, NotFound, Refused, RemoteError
 from mirror.layout.base_inventory import BaseInventory
 from mirror.layout.bundle.reader import BundleReader, MemberReader, open_bundle, open_standard_input
 from mirror.layout.bundle.tar_reader import bundle_incomplete
+from mirror.layout.bundle.upload import BundleUpload
 from mirror.layout.bundle.writer import BundleWriter
 from mirror.layout.inventory import Inventory
 from mirror.layout.referrers import Referrers
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
-from mirror.store import DAMAGED, BlobReader, ExpectedImage, LeftOut, Mount, Version
+from mirror.store import DAMAGED, ExpectedImage, LeftOut, Mount, Version
 from mirror.util.cancellation import Work
 from mirror.util.single_flight import LazyValue
 
@@ -31,8 +31,9 @@ from mirror.util.single_flight import LazyValue
 class BundleStore:
     """A Source and Target for a bundle in a file or on a standard stream. Thread-safe. Opens the bundle on first use.
 
-    partial: the bundle may lack blobs, such as those that its base has. incomplete: the bundle lacks images that it
-    should have. Both are False until the bundle is opened."""
+    partial: the bundle may lack blobs, such as those that its base has. For a target, the blobs that it leaves out are
+    not exactly those that the current base has. incomplete: the bundle lacks images that it should have. Both are False
+    until the bundle is opened."""
 
     needs_all_images = True
     on_disk = True
@@ -48,7 +49,7 @@ class BundleStore:
         new: bool = False,
         repair: bool = False,
     ) -> None:
-        """Prepare the store; no file is opened.
+        """Prepare the store without opening a file.
 
         file: the path, or None for a standard stream. host: name of the store. spool: directory for copies of pipes.
         base: the blobs that a new bundle leaves out. adopts: the repositories to which tags without a repository name
@@ -74,7 +75,7 @@ class BundleStore:
     def _open(self, work: Work) -> BundleReader:
         """Open the existing bundle, and set `partial` and `incomplete`."""
         bundle = self._open_file(work)
-        self.partial = not bundle.is_self_contained
+        self.partial = not (self._matches_base(bundle, work) if self._new else bundle.is_self_contained)
         self.incomplete = bundle.incomplete_error() is not None
         return bundle
 
@@ -131,13 +132,13 @@ class BundleStore:
         return self.reader(work).tags(repository)
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterator[Version | MirrorError]:
-        """For each tag or digest, yield a Version with the digest of the manifest that it refers to, or an error."""
+        """Resolve tags and digests: for each, yield a Version with the digest of the manifest, or an error."""
         for reference in references:
             work.stop.raise_if_requested()
             yield self._resolve(repository, reference, work)
 
     def _resolve(self, repository: str, reference: str, work: Work) -> Version | MirrorError:
-        """Return a Version with the digest of the manifest that a tag or digest refers to, or an error."""
+        """Resolve one tag or digest: return a Version with the digest of the manifest, or an error."""
         try:
             digest, media_type = self.reader(work).find(repository, reference)
         except NotFound as error:
@@ -258,10 +259,21 @@ class BundleStore:
         """Return the blobs that the existing bundle leaves out and that the current base has."""
         bundle = self.reader(work)
         left_out = set(bundle.inventory.base) if bundle.inventory is not None else set()
-        known = {digest for digest in left_out if self._base.repositories_with(digest)}
-        if len(known) < len(left_out):
+        return self._find_in_base(bundle, left_out, work)
+
+    def _matches_base(self, bundle: BundleReader, work: Work) -> bool:
+        """Return whether the bundle contains all blobs that its inventory lists, except those that the base has."""
+        inventory = bundle.inventory
+        if inventory is None or bundle.missing_digests():
+            return False
+        return self._find_in_base(bundle, inventory.base.keys() | inventory.blobs.keys(), work) == inventory.base.keys()
+
+    def _find_in_base(self, bundle: BundleReader, blobs: Set[Digest], work: Work) -> frozenset[Digest]:
+        """Return those of the blobs that the current base has. The bundle's manifests refer to these blobs."""
+        known = {digest for digest in blobs if self._base.repositories_with(digest)}
+        if len(known) < len(blobs) and self._base.is_from_report:
             known.update(self._base.find_blobs(bundle.manifests_children_first(work)))
-        return frozenset(left_out & known)
+        return frozenset(blobs & known)
 
     def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | BundleUpload:
         """Return MOUNTED if the bundle has the blob, otherwise ABSENT.
@@ -303,33 +315,6 @@ class BundleStore:
                 code="bundle_invalid",
             )
         return self._writer
-
-
-class BundleUpload:
-    """An UploadSession that writes one blob to its position in a new bundle. A failed upload needs no cleanup."""
-
-    resumable = False
-
-    def __init__(self, writer: BundleWriter, blob: Descriptor) -> None:
-        self._writer = writer
-        self._blob = blob
-        self.committed = False
-
-    def send(self, body: Callable[[int], BlobReader], work: Work) -> None:
-        """Write the blob, unless the bundle already has it.
-
-        body: opens the blob at an offset in bytes. Raises Refused, LocalError, Cancelled, and the exceptions of
-        `body`."""
-        self._writer.write(self._blob, body, work)
-        self.committed = True
-
-    def __enter__(self) -> BundleUpload:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
 
 
 def _take_standard_output() -> int:

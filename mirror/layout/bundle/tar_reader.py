@@ -1,4 +1,4 @@
-"""A strict reader for the tar of a bundle. It treats the tar as untrusted, and writes no files.
+"""A strict reader for the tar archive of a bundle. It treats the archive as untrusted, and writes no files.
 
 It returns the files of an OCI layout. Other regular files with harmless names are skipped. Everything else is refused:
 links, devices, sparse files, names outside the directory, duplicate members, and anything that two tar readers could
@@ -70,7 +70,7 @@ class Input(Protocol):
 
 
 class Member(Struct, frozen=True):
-    """A member of the tar that is a file of the layout.
+    """A member of a bundle's tar archive that is a file of the layout.
 
     name: without a leading `./`. offset: the start of its data, in bytes from the start of the tar. size: bytes."""
 
@@ -269,7 +269,7 @@ class _TarReader:
                 self._raise_invalid("a pax header is damaged")
             key = _decode(found[2])
             if key in keys:
-                self._raise_invalid(f"a pax header has {printable(key, 40)!r} twice")
+                self._raise_invalid(f"a pax header contains {printable(key, 40)!r} twice")
             keys.add(key)
             yield key, data[found.end() : length - 1]
             data = data[length:]

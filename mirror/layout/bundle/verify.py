@@ -97,7 +97,7 @@ class _BundleVerifier:
     # ---- members
 
     def _read_member(self, member: Member) -> None:
-        """Read one member. Verify its digest if it is below `blobs/`, and parse it if it may be a manifest."""
+        """Read one member. If it is below `blobs/`, verify its digest. If it may be a manifest, parse it."""
         if not member.name.startswith("blobs/"):
             self._read_small_member(member)
             return

@@ -19,7 +19,6 @@ from mirror.layout.bundle.index_document import index_json
 from mirror.layout.bundle.journal import Journal, JournalContents, JournalEntry, read_journal
 from mirror.layout.bundle.output import CHUNK, read_chunks, write_at, write_to_pipe
 from mirror.layout.bundle.reader import INDEX_NAME, INVENTORY_NAME, VERSION, VERSION_NAME, BundleReader
-from mirror.layout.bundle.tar_reader import bundle_incomplete
 from mirror.layout.bundle.tar_writer import MemberContents, MemberPosition, TarMap, blob_path
 from mirror.layout.inventory import Inventory
 from mirror.oci.descriptor import Descriptor
@@ -166,7 +165,7 @@ class BundleWriter:
     # ---- reuse of existing blobs
 
     def _resumable_entries(self, earlier_journal: JournalContents, stop: Stop) -> list[JournalEntry]:
-        """Return the journal entries whose data is in the file. Data that was not synced is verified first."""
+        """Return the journal entries whose data is in the partial file. Data that was not synced is verified first."""
         resumed_entries = []
         for number, entry in enumerate(earlier_journal.entries):
             position = self._position_of(entry.digest)
@@ -321,9 +320,9 @@ class BundleWriter:
         """Sync the file to disk. Raises Refused (bundle_incomplete) if a blob is missing."""
         missing_blobs = self.missing_blobs()
         if missing_blobs:
-            raise bundle_incomplete(
-                str(self._path), f"{len(missing_blobs)} blobs are missing, among them {missing_blobs[0]}"
-            )
+            more = f" and {len(missing_blobs) - 1} more" if len(missing_blobs) > 1 else ""
+            what = f"{self._path}: missing blobs: {missing_blobs[0]}{more}"
+            raise Refused(what, hint="export again", code="bundle_incomplete")
         if self._journal is not None:
             self._journal.sync()
 

@@ -52,7 +52,7 @@ def insert_path(text: str, config: Path | None) -> str:
 
 
 def quote_path(path: Path) -> str:
-    """Return a path as one argument of a command. A path that begins with `-` must not look like an option."""
+    """Quote a path as one argument of a shell command. A path that begins with `-` is changed to begin with `./`."""
     name = printable(path, 4096)
     return shlex.quote(f"./{name}" if name.startswith("-") else name)
 
@@ -86,7 +86,7 @@ def _block_texts(cause: Cause, width: int) -> list[str]:
 
 
 def _shorten(text: str, room: int) -> str:
-    """Return the words of a text that fit into `room` columns, at least one, with an ellipsis if words are left out."""
+    """Shorten a text to the words that fit into `room` columns, but at least one, and an ellipsis."""
     if len(text) <= room:
         return text
     end = text.rfind(" ", 0, max(room - 1, 1))
@@ -107,7 +107,7 @@ def _full_name(failed: FailedImage) -> str:
 
 
 def _short_name(failed: FailedImage, host: str) -> str:
-    """Return the name of the image on the host that caused its failure, without this host."""
+    """Return the name of the image on the host that caused the failure, without the host."""
     for name in (failed.target, failed.source):
         if host and name.startswith((f"{host}/", f"{host}:")):
             return printable(name[len(host) + 1 :])
@@ -127,7 +127,7 @@ def _example_text(failed: FailedImage, host: str) -> str:
 
 
 def _without_host(message: str, host: str) -> str:
-    """Return a message in which URLs and the names of repositories do not begin with `host`, except in `--only`."""
+    """Remove `host` from the URLs and repository names in a message, except after `--only`."""
     if not host:
         return message
     message = re.sub(rf"\bhttps?://{re.escape(host)}(?=/)", "", message)

@@ -1,4 +1,4 @@
-"""Groups failures by their cause, so that a thousand images behind one wrong password are reported as one problem.
+"""Groups failures by their cause, so that a wrong password that affects a thousand images is reported once.
 
 Failures have the same cause if they have the same host, account, HTTP status, error code and hint.
 """
@@ -23,7 +23,7 @@ _Key = tuple[str, str, str, int | None, str, str]
 
 
 class Cause(Struct):
-    """A cause of failures, with the failures that it led to.
+    """A cause that several failures have in common, with their number and some examples.
 
     result: `failed` or `conflict`. host, account, status: see `Failure`; empty or None if they are unknown.
     retryable: whether a later run may succeed without any change, for all of these failures.
@@ -47,21 +47,21 @@ class Cause(Struct):
 
     @property
     def count(self) -> int:
-        """The number of failures."""
+        """The number of failures with this cause."""
         return self.images + self.others
 
     @property
     def text(self) -> str:
-        """The part of the messages that all failures share."""
+        """The part of the messages that all failures with this cause share."""
         return ": ".join(self._shared or ())
 
     @property
     def hint(self) -> str:
-        """What the user can do."""
+        """The advice on how to resolve the cause; empty if there is none."""
         return (self.examples[0].failure.hint if self.examples else "") or REMEDIES.get(self.code, "")
 
     def add(self, failed: FailedImage) -> None:
-        """Add a failure."""
+        """Add a failure that has this cause."""
         self.images += failed.is_image
         self.others += not failed.is_image
         self.retryable = self.retryable and failed.failure.retryable
@@ -73,7 +73,7 @@ class Cause(Struct):
 
 
 class Causes:
-    """Collects the causes of failures. The memory that this takes does not grow with the number of failures.
+    """Collects the causes of failures. Memory use does not grow with the number of failures.
 
     The result does not depend on the order in which failures are added, unless there are more than MAX_CAUSES causes.
     Not thread-safe."""
@@ -82,7 +82,7 @@ class Causes:
         self._causes: dict[_Key, Cause] = {}
 
     def add(self, failed: FailedImage) -> None:
-        """Add a failure to its cause."""
+        """Add a failure to the cause that it has in common with other failures, or create a cause."""
         failure = failed.failure
         key: _Key = (
             failed.result,
@@ -101,7 +101,7 @@ class Causes:
         cause.add(failed)
 
     def __iter__(self) -> Iterator[Cause]:
-        """Yield the causes: first those that a later run cannot resolve by itself, then by the number of failures."""
+        """Yield the causes. Causes that need action by the user come first; then the most frequent ones come first."""
         order = sorted(self._causes.items(), key=lambda item: (item[1].retryable, -item[1].count, str(item[0])))
         return (cause for _, cause in order)
 
@@ -131,7 +131,7 @@ def _mask_names(text: str, failed: FailedImage) -> str:
 
 
 def _general_parts(failed: FailedImage) -> list[str]:
-    """Split a message at its colons, and remove the parts at its beginning that concern only this image or request."""
+    """Split a message at its colons, and remove the leading parts that concern only this image or request."""
     parts, names = failed.failure.message.split(": "), _names(failed)
     while parts and ("://" in parts[0] or any(name in parts[0] for name in names) or _VARIABLE.search(parts[0])):
         del parts[0]
@@ -139,6 +139,6 @@ def _general_parts(failed: FailedImage) -> list[str]:
 
 
 def _common_beginning(one: list[str], other: list[str]) -> list[str]:
-    """Return the longest beginning that two lists have in common."""
+    """Return the longest common prefix of two lists."""
     count = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
     return one[:count]

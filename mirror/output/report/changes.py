@@ -24,7 +24,7 @@ _SortKey = tuple[str, list[str | int]]
 
 
 class ChangeRow(Struct, frozen=True):
-    """One row of the table of changes.
+    """One row of the table that lists changed images.
 
     repository: the heading under which the row is listed. name: the tag or digest after its separator, such as `:3.20`.
     change: the kind of change. old, new: the digests before and after the change, or None. amounts: further columns,
@@ -40,7 +40,7 @@ class ChangeRow(Struct, frozen=True):
 
 
 class Changes:
-    """The changed images of a run, sorted by name. Keeps only the first ones unless `keep_all` is set.
+    """The changed images of a run, sorted by name. Only the first images are kept, unless `keep_all` is set.
 
     Not thread-safe."""
 
@@ -64,7 +64,7 @@ class Changes:
         del self._keys[self._limit :], self._entries[self._limit :]
 
     def rows(self) -> list[ChangeRow]:
-        """Return the rows for the images that were kept."""
+        """Return the rows of the table of changes, for the images that were kept."""
         return [_row(entry) for entry in self._entries]
 
 
@@ -76,7 +76,7 @@ def sort_key(reference: str) -> _SortKey:
 
 
 def _row(entry: ImageEntry) -> ChangeRow:
-    """Return the row for a copied image."""
+    """Return the row of the table of changes for a copied image."""
     repository = repository_name(entry.target)
     copied, mounted = entry.blobs.get("copied", 0), entry.blobs.get("mounted", 0)
     blobs = f"{copied} + {mounted}" if mounted else f"{copied}"

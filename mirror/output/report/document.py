@@ -1,4 +1,4 @@
-"""Reads a report.json that a run wrote into values. docs/operations.md, "Report", describes its fields."""
+"""Parses the report.json of a run. docs/operations.md, "Report", describes its fields."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_BYTES = 1 << 30  # the maximum size of a report that is read
 
 
 class ReportTotals(Struct, frozen=True):
-    """The object `totals`: numbers of images by result, of blobs by outcome, of bytes by kind, and of requests.
+    """The object `totals` of a report: numbers of images by result, blobs by outcome, bytes by kind, and requests.
 
     requests: by host and then by method and kind. mirrors: the number of images by mirror and result."""
 
@@ -43,7 +43,7 @@ class ReportedError(Struct, frozen=True):
     account: str = ""
 
     def to_failure(self) -> Failure:
-        """Return the error in the form in which causes of failures are determined."""
+        """Convert the error to a Failure, from which the cause is determined."""
         message = self.message.removesuffix(f" ({self.hint})") if self.hint else self.message
         return Failure(self.code, message, self.hint, self.status, self.retryable, self.host, self.account)
 
@@ -66,7 +66,7 @@ class ReportedImage(Struct, frozen=True):
 
 
 class ReportDocument(Struct, frozen=True):
-    """A whole report. command: the command that wrote it.
+    """A parsed report.json. command: the command that wrote the report.
 
     The entries of `images` are kept as they were written; `read_images` parses them."""
 

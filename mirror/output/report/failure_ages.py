@@ -17,7 +17,7 @@ class FailureAges:
     It is not thread-safe."""
 
     def __init__(self, before: Mapping[str, datetime], started: datetime) -> None:
-        """Begin a run. before: the result of `after` in the previous run. started: the start of this run."""
+        """Begin a run. before: the result of `for_next_run` in the previous run. started: the start of this run."""
         self._before = before
         self._started = started
         self._failing: dict[str, datetime] = {}
@@ -40,7 +40,7 @@ class FailureAges:
         return since
 
     def for_next_run(self, *, complete: bool) -> dict[str, datetime]:
-        """Return since when each failing image has been failing, for the next run.
+        """Return the time since which each failing image has been failing. The history stores it for the next run.
 
         complete: whether the run processed all images that are selected. If not, failing images that it did not process
         are kept. Failing images of a repository that could not be listed are always kept."""

@@ -95,7 +95,7 @@ class Report(AbstractContextManager["Report"]):
         return report
 
     def add(self, entry: ImageEntry) -> None:
-        """Add an entry. Disk errors are not raised: an entry that cannot be written to disk stays in memory."""
+        """Add an entry to the report. Disk errors are not raised: if writing the entry fails, it stays in memory."""
         if entry.error is not None:
             more = tuple(self._redact_failure(failure) for failure in entry.more_errors)
             entry = replace(entry, error=self._redact_failure(entry.error), more_errors=more)
@@ -112,7 +112,7 @@ class Report(AbstractContextManager["Report"]):
             self._chunks.add(json.dumps(entry_fields(entry, since), ensure_ascii=True).encode())
 
     def _redact_failure(self, failure: Failure) -> Failure:
-        """Return a failure whose texts are printable and contain no secrets."""
+        """Return a copy of a failure whose texts are printable and contain no secrets."""
         message, hint, account = (
             self._redact(printable(text, 600)) for text in (failure.message, failure.hint, failure.account)
         )
@@ -301,6 +301,6 @@ def read_references_file(path: Path) -> list[str]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise ConfigError(f"cannot read {path}: {reason}", hint="it must contain one reference per line") from error
+        raise ConfigError(f"cannot read {path}: {reason}", hint="specify a file with one reference per line") from error
     stripped = (line.strip() for line in lines)
     return [line for line in stripped if line and not line.startswith("#")]

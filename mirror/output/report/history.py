@@ -1,4 +1,4 @@
-"""What the state directory keeps about earlier runs: summaries of the last runs, and since when images are failing.
+"""The history file of a state directory: summaries of the last runs, and since when images have been failing.
 
 The file contains only hints. If it is missing, damaged or not a history, a new history is started.
 """
@@ -23,7 +23,7 @@ MAX_BYTES = 16 << 20
 
 
 class PastRun(Struct, frozen=True):
-    """The summary of one run. requests: the number of all requests."""
+    """The summary of one earlier run. requests: the total number of requests."""
 
     run: str
     started: AwareTime
@@ -37,7 +37,8 @@ class PastRun(Struct, frozen=True):
 class SentMessage(Struct, frozen=True):
     """The state of the messages to one webhook after the last run.
 
-    failure: identifies the failure that was sent last; empty if the last run succeeded. at: when it was sent."""
+    failure: identifies the last known failure (`failure_digest`); empty if the last run succeeded.
+    at: the end of the run that produced this state."""
 
     failure: str
     at: AwareTime
@@ -58,7 +59,7 @@ class History(Struct, frozen=True):
     sent: dict[str, SentMessage] = field(default_factory=dict)
 
     def with_run(self, report: ReportDocument, failing: Mapping[str, datetime]) -> History:
-        """Return the history with another run. failing: since when each image has been failing after this run."""
+        """Return this history with one more run. failing: since when each failing image has been failing."""
         totals = report.totals
         requests = sum(sum(kinds.values()) for kinds in totals.requests.values())
         past = PastRun(report.run, report.started, report.ended, report.exit, totals.images, totals.bytes, requests)
@@ -67,7 +68,7 @@ class History(Struct, frozen=True):
 
     @property
     def oldest_failure(self) -> datetime | None:
-        """The start of the earliest run since which an image has failed in every run; None if no image is failing."""
+        """The start of the run in which the longest-failing image first failed; None if no image is failing."""
         return min(self.failing.values(), default=None)
 
 

@@ -13,10 +13,11 @@ from mirror.util.structs import encode_json, replace, to_builtins
 
 
 def merge_reports(reports: Sequence[ReportDocument]) -> ReportDocument:
-    """Merge one or more reports into one that contains their sums, and all their images in the given order.
+    """Merge one or more reports into one report, with the sums of their totals and with all their images, in order.
 
-    It covers the time from the first start to the last end. Its exit code is the worst one; the exit code of a signal
-    is the worst of all. Raises ConfigError if two reports are of the same run, or of different commands."""
+    The merged report covers the time from the first start to the last end. Its exit code is the worst exit code; the
+    exit code of a signal is the worst of all. Raises ConfigError if two reports are of the same run, or of different
+    commands."""
     runs = [run for report in reports for run in report.run.split("+")]
     twice = next((run for run, count in Counter(runs).items() if count > 1), None)
     if twice is not None:
@@ -54,12 +55,12 @@ def report_lines(report: ReportDocument) -> Iterator[str]:
 
 
 def _worst_exit(codes: Sequence[int]) -> int:
-    """Return the exit code for several runs."""
+    """Return the worst of the exit codes of several runs."""
     return max((code for code in codes if code >= SIGNALLED), default=worst_exit_code(codes))
 
 
 def _merge_totals(totals: Sequence[ReportTotals]) -> ReportTotals:
-    """Return the sums of all totals."""
+    """Return the sums of the totals of several reports."""
     return ReportTotals(
         images=_sum(one.images for one in totals),
         blobs=_sum(one.blobs for one in totals),
@@ -72,7 +73,7 @@ def _merge_totals(totals: Sequence[ReportTotals]) -> ReportTotals:
 
 
 def _sum(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """Return the sums of counts with the same name. Names keep their order."""
+    """Add up the counts that have the same name. Names keep their order."""
     sums: dict[str, int] = {}
     for one in counts:
         for name, count in one.items():
@@ -81,7 +82,7 @@ def _sum(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 def _sum_by_name(counts: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str, dict[str, int]]:
-    """Return the sums of counts with the same two names."""
+    """Add up the counts that have the same pair of names."""
     sums: dict[str, dict[str, int]] = {}
     for one in counts:
         for name, inner in one.items():
@@ -90,7 +91,7 @@ def _sum_by_name(counts: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str,
 
 
 def _merge_hosts(reports: Sequence[tuple[ReportDocument, float]]) -> dict[str, HostUsage]:
-    """Return how all runs used each host.
+    """Merge the usage of each host in several runs.
 
     reports: each with the number of seconds from the start of the first run to the start of its own run."""
     uses: dict[str, list[tuple[HostUsage, float]]] = {}
@@ -101,7 +102,7 @@ def _merge_hosts(reports: Sequence[tuple[ReportDocument, float]]) -> dict[str, H
 
 
 def _merge_uses(uses: Sequence[tuple[HostUsage, float]]) -> HostUsage:
-    """Return the sum of several uses of one host. The last use must be that of the run that ended last.
+    """Merge the usage of one host in several runs. The last element must be from the run that ended last.
 
     uses: each with the number of seconds from the start of the first run to the start of its own run."""
     interval, requests = _merge_requests(uses)
@@ -117,12 +118,12 @@ def _merge_uses(uses: Sequence[tuple[HostUsage, float]]) -> HostUsage:
 
 
 def _start(pause: Pause) -> float:
-    """Return the start of a pause."""
+    """Return the start of a pause, as a sort key."""
     return pause.start
 
 
 def _merge_requests(uses: Sequence[tuple[HostUsage, float]]) -> tuple[float, list[int]]:
-    """Return the length of an interval in seconds, and the number of requests in each interval."""
+    """Merge the requests of several runs: return the length of an interval in seconds, and the requests in each."""
     interval = max(1.0, *(use.interval for use, _ in uses))
     end = max(offset + len(use.requests) * use.interval for use, offset in uses)
     while end > interval * MAX_INTERVALS:

@@ -1,4 +1,4 @@
-"""The values that a report consists of (results of images, cost of the run), and their form in report.json."""
+"""The values in a report, such as the results of images and the cost of the run, and their form in report.json."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class RunCost(Struct, frozen=True):
 
 
 class FailedImage(Struct, frozen=True):
-    """A failure as the summary shows it.
+    """A failure of an image, repository or mirror, as the summary of a run shows it.
 
     source, target: the names of the image; for a mirror that could not be planned, those of its repositories.
     is_image: whether one image failed, in contrast to a whole repository or mirror."""
@@ -171,8 +171,8 @@ def timestamp(moment: datetime) -> str:
 def entry_fields(entry: ImageEntry, failing_since: datetime | None = None) -> dict[str, object]:
     """Return the JSON object for an entry in the list `images` of report.json (docs/operations.md, "Report").
 
-    failing_since: the start of the first of the consecutive runs in which this image failed; None if it did not fail,
-    or if this is not known."""
+    failing_since: the start of the first of the consecutive runs in which this image has failed; None if the image did
+    not fail, or if the time is not known."""
     fields: dict[str, object] = {
         "source": printable(entry.source, 2000),
         "target": printable(entry.target, 2000),

@@ -1,10 +1,10 @@
-"""What a user can do about a failure whose error contains no hint, by error code."""
+"""Default hints for failures whose errors contain no hint, by error code."""
 
 from __future__ import annotations
 
 _MALICIOUS = "treat the content as malicious until this is explained"
 _CHANGED = (
-    "the registry is damaged or malicious, or the content was changed in transit: find out which before you use it"
+    "the registry is damaged or malicious, or the content was changed in transit: find the cause before you use it"
 )
 
 # docs/operations.md, "Error codes", says more about each code.
@@ -12,7 +12,7 @@ REMEDIES = {
     "config_invalid": "check the configuration with `mirror validate CONFIG`",
     "ref_invalid": "find out who pushed a tag or repository with this name, or exclude it",
     "auth_failed": "check the user name and the secret for this host",
-    "auth_denied": "let the user pull from the source, and pull from and push to the target",
+    "auth_denied": "give this user permission to pull from the source, and to pull from and push to the target",
     "not_found": "check the name; if it is the repository of a target, create it",
     "nothing_selected": "correct the rules of the mirror",
     "tag_count": "check whether the source lost tags; otherwise correct the rules or the limit",
@@ -23,7 +23,7 @@ REMEDIES = {
     "timeout": "run again; if the failure persists, check the registry, or raise `timeouts`",
     "too_slow": "run again; if the failure persists, lower `parallel`, or check the network",
     "truncated": "run again; if the failure persists, check the proxies in front of the registry",
-    "bad_response": "look at the registry's log",
+    "bad_response": "check the registry's log",
     "digest_mismatch": _CHANGED,
     "size_mismatch": _CHANGED,
     "type_mismatch": _CHANGED,
@@ -37,7 +37,7 @@ REMEDIES = {
     "unsafe_realm": "if the token service is correct, add its host to `token-realms`",
     "unsafe_redirect": "if the redirect is correct, add its host to `allow-hosts`",
     "unsafe_location": "if the location is correct, add its host to `allow-hosts`",
-    "unsafe_link": "check the registry's configuration: behind a proxy, it may not know its own name",
+    "unsafe_link": "check the registry's configuration: behind a proxy, it may not know its public host name",
     "unsafe_path": "treat the registry or medium as malicious until this is explained",
     "unsafe_link_member": _MALICIOUS,
     "bundle_invalid": "run `mirror bundle verify` for details, or copy the bundle again",
@@ -49,9 +49,9 @@ REMEDIES = {
     "tag_moved": "run `mirror sync CONFIG`",
     "tag_immutable": "find out why the tag has changed; push under another tag, or remove the rule",
     "local_full": "free space, or set `spool` or `spool-max`",
-    "local_io": "check that the file exists and that this user may use it",
+    "local_io": "check that the file exists and that this user has permission to access it",
     "lock_busy": "wait until the other run has ended, or use `--lock-wait`",
-    "prune_refused": "look at the plan and the targets, then make a new plan",
+    "prune_refused": "check the plan and the targets, then create a new plan",
     "internal_error": "report this bug, with a log of level `debug`",
     "interrupted": "run again",
     "deadline": "run again, or set a later `--deadline`",

@@ -49,7 +49,7 @@ def summary(
     # If the run succeeded, the skipped images are for platforms that the mirrors do not copy.
     if not stopped and set(totals.images) <= ({"up-to-date", "skipped"} if exit_code == OK else {"up-to-date"}):
         return [] if quiet else [f"{_unchanged_line(totals)}; {requests}, {format_duration(cost.seconds)}"]
-    lines = [f"stopped by {stopped}: what was copied stays on the targets; the next run resumes"] if stopped else []
+    lines = [f"stopped by {stopped}: copied images stay on the targets; the next run continues"] if stopped else []
     if not quiet:
         lines += _change_lines(report, width)
         counts = f"images: {_counts_text(totals.images, {**_IMAGES, 'skipped': 'skipped'})}"
@@ -74,7 +74,7 @@ def summary(
 
 
 def _change_lines(report: Report, width: int) -> list[str]:
-    """Return the lines that list what changed on the targets: the first images, and the number of the others."""
+    """Return the lines that list the changed images: the first images, and the number of the others."""
     rows = report.changes.rows()
     if not rows:
         return []
@@ -84,14 +84,16 @@ def _change_lines(report: Report, width: int) -> list[str]:
 
 
 def _retries_text(cost: RunCost) -> str:
-    """Return the number of retries and the longest pause. The sum of parallel pauses could exceed the duration."""
+    """Return a text with the number of retries and the longest pause.
+
+    The sum of the pauses is not shown, because parallel pauses could add up to more than the duration of the run."""
     if not cost.retries:
         return ""
     return f", {format_count(cost.retries, 'retry', 'retries')} (longest pause {format_duration(cost.longest_wait)})"
 
 
 def _unchanged_line(totals: Totals) -> str:
-    """Return the line for a run that changed nothing."""
+    """Return the line of the summary for a run that changed nothing."""
     if not totals.images:
         return "nothing to do: no image is selected"
     if totals.images.get("skipped"):
@@ -100,7 +102,7 @@ def _unchanged_line(totals: Totals) -> str:
 
 
 def _bytes_text(totals: Totals) -> str:
-    """Format how many bytes were read and sent, and how many were saved by mounts."""
+    """Format the numbers of bytes that were read, sent, and saved by mounts."""
     moved = f"{format_size(totals.bytes['read'])} read, {format_size(totals.bytes['sent'])} sent"
     return f"{moved}, {format_size(totals.bytes['mounted'])} saved by mounts" if totals.bytes["mounted"] else moved
 

@@ -14,8 +14,9 @@ from mirror.util.structs import Struct
 
 
 class Scope(Struct, frozen=True, order=True):
-    """The scope of a token: actions (`pull`, `push`, `delete`) on a repository or another resource, such as the
-    catalog."""
+    """The scope of a token: the actions that it allows on a repository, or on another resource such as the catalog.
+
+    The actions on a repository are `pull`, `push` and `delete`."""
 
     repository: str
     actions: tuple[str, ...]
@@ -25,7 +26,7 @@ class Scope(Struct, frozen=True, order=True):
         return f"{self.kind}:{self.repository}:{','.join(self.actions)}"
 
 
-_ADDABLE_ACTIONS = {"pull", "push", "delete"}  # actions that a challenge may add to the requested ones
+_ADDABLE_ACTIONS = {"pull", "push", "delete"}  # actions that a challenge may add to the requested actions
 
 CATALOG = Scope("catalog", ("*",), "registry")
 
@@ -85,7 +86,7 @@ class Authorizer(Protocol):
         ...
 
     def record_no_response(self, scopes: tuple[Scope, ...]) -> None:
-        """Record that the request received no response, or one that does not show whether access is allowed."""
+        """Record that the request received no response, or a response that does not show whether access is allowed."""
         ...
 
     def allow_one_more_request(self, scopes: tuple[Scope, ...], *, only_if_accepted: bool) -> None:
@@ -114,14 +115,14 @@ class Anonymous:
         work: Work,
     ) -> None:
         """Raise AuthError, because the registry requires credentials."""
-        raise AuthError("the registry requires credentials, and none are configured", code="auth_failed", status=401)
+        raise AuthError("the registry requires credentials, but none are configured", code="auth_failed", status=401)
 
     def record_accepted(self, scopes: tuple[Scope, ...]) -> None:
         """Do nothing, because there is no authorization to record."""
         pass
 
     def record_no_response(self, scopes: tuple[Scope, ...]) -> None:
-        """Do nothing, because no other request waits for this one."""
+        """Do nothing, because no other request waits for the authorization of this request."""
         pass
 
     def allow_one_more_request(self, scopes: tuple[Scope, ...], *, only_if_accepted: bool) -> None:

@@ -1,7 +1,7 @@
-"""Parser for the `WWW-Authenticate` header.
+"""A parser for the `WWW-Authenticate` header.
 
-Grammar: RFC 9110, sections 11.2 to 11.6.1 (formerly RFC 7235). Some servers violate it, so the parser skips invalid
-parts up to the next comma and raises no errors.
+Grammar: RFC 9110, sections 11.2 to 11.6.1 (formerly RFC 7235). Some servers violate the grammar, so the parser skips
+invalid parts up to the next comma and raises no errors.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ _UP_TO_COMMA = re.compile(r"[^,]*")
 
 
 class Challenge(Struct, frozen=True):
-    """An authentication challenge. The scheme and the parameter names are in lower case. If a parameter is repeated,
-    its first value is used."""
+    """An authentication challenge from the `WWW-Authenticate` header of a response.
+
+    The scheme and the parameter names are in lower case. If a parameter is repeated, its first value is used."""
 
     scheme: str
     params: Mapping[str, str] = field(default_factory=dict)
@@ -50,7 +51,9 @@ def parse_challenges(fields: Sequence[str]) -> tuple[Challenge, ...]:
 
 
 def choose_challenge(challenges: Iterable[Challenge]) -> Challenge | None:
-    """Return the challenge to answer: the first Bearer challenge with a realm, else the first Basic one, else None."""
+    """Return the challenge to answer: the first Bearer challenge with a realm, or else the first Basic challenge.
+
+    Return None if there is neither."""
     basic = None
     for challenge in challenges:
         if challenge.scheme == "bearer" and challenge.params.get("realm"):
@@ -63,7 +66,7 @@ def choose_challenge(challenges: Iterable[Challenge]) -> Challenge | None:
 def _parse_field(text: str, limit: int) -> list[Challenge]:
     """Return at most `limit` challenges from the value of one `WWW-Authenticate` field."""
     found: list[Challenge] = []
-    params: dict[str, str] | None = None  # of the last challenge; None before the first one
+    params: dict[str, str] | None = None  # of the last challenge; None before the first challenge
     position = _match_end(_SKIP, text, 0)
     while position < len(text):
         token = _TOKEN.match(text, position)
@@ -88,7 +91,7 @@ def _parse_field(text: str, limit: int) -> list[Challenge]:
 
 
 def explain_unsupported(challenges: Sequence[Challenge]) -> str:
-    """Return why none of the challenges can be used, as the end of a sentence about the registry."""
+    """Return the reason why no challenge can be used, as the end of a sentence about the registry."""
     schemes = sorted({challenge.scheme for challenge in challenges})
     if "bearer" in schemes:
         return "requires a bearer token, but its challenge has no realm"
@@ -98,16 +101,18 @@ def explain_unsupported(challenges: Sequence[Challenge]) -> str:
 
 
 def _read_token68(text: str, position: int) -> tuple[str, int]:
-    """Read the token68 value after a scheme, as in `Negotiate a87421000492==`, and return it with the position of its
-    end. Return an empty value if a parameter such as `realm=x` follows instead."""
+    """Read the token68 value after a scheme, as in `Negotiate a87421000492==`. Return the value and its end position.
+
+    Return an empty value if a parameter such as `realm=x` follows instead."""
     gap = _match_end(_GAP, text, position)
     token = _TOKEN68.match(text, gap) if gap > position else None
     return (token.group(), token.end()) if token else ("", position)
 
 
 def _read_value(text: str, position: int) -> tuple[str | None, int]:
-    """Read the value of a parameter, and return it with the position of its end. The value is None if its closing
-    quote is missing."""
+    """Read the value of a challenge parameter. Return the value and its end position.
+
+    The value is None if its closing quote is missing."""
     if text.startswith('"', position):
         quoted = _QUOTED.match(text, position)
         return (_ESCAPE.sub(r"\1", quoted.group(1)), quoted.end()) if quoted else (None, len(text))
@@ -117,7 +122,7 @@ def _read_value(text: str, position: int) -> tuple[str | None, int]:
 
 
 def _item_end(text: str, position: int) -> int:
-    """Return the position of the next comma outside quotes. If there is none, return the end of `text`."""
+    """Return the position of the next comma outside quotes, or the end of `text` if there is no such comma."""
     while position < len(text) and text[position] != ",":
         if text[position] == '"':
             quoted = _QUOTED.match(text, position)

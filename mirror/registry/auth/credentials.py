@@ -29,8 +29,9 @@ _IDENTITY_USER = "<token>"  # Docker's user name for a secret that is an identit
 class Credential(RedactedStruct, frozen=True):
     """A user name with a password, an identity token (for an OAuth2 token service) or a bearer token.
 
-    `origin` tells users where the credential was found. It contains no part of a secret. After `renew_at`, a new one
-    should be looked up; after `expires_at`, it is not valid. Both are values of `Clock.now`, in seconds."""
+    `origin` tells users where the credential was found. It contains no part of a secret. After `renew_at`, a new
+    credential should be looked up. After `expires_at`, the credential is invalid. Both are values of `Clock.now`, in
+    seconds."""
 
     HIDDEN = ("password", "identity_token", "registry_token")
 
@@ -44,8 +45,9 @@ class Credential(RedactedStruct, frozen=True):
 
     @classmethod
     def from_secret(cls, username: str, secret: str, origin: str) -> Credential:
-        """Create a credential from a user name and a secret. As in Docker, the secret of the user `<token>` is an
-        identity token."""
+        """Create a credential from a user name and a secret.
+
+        As in Docker, the secret of the user `<token>` is an identity token."""
         if username == _IDENTITY_USER:
             return cls(identity_token=secret, origin=origin)
         return cls(username, secret, origin=origin)
@@ -67,10 +69,10 @@ class Credential(RedactedStruct, frozen=True):
 
 
 class CredentialService(Protocol):
-    """Provides the credential for one registry, and renews it before it expires. Implementations are thread-safe."""
+    """A service that provides the credential for one registry, and renews it before it expires. Thread-safe."""
 
     def find(self, *, fresh: bool, stop: Stop) -> Credential:
-        """Return the credential, a new one if `fresh` is true. May send requests. Raises MirrorError."""
+        """Return the credential, or a new credential if `fresh` is true. May send requests. Raises MirrorError."""
         ...
 
 
@@ -111,7 +113,7 @@ class CredentialSource:
         return " or ".join(names) if names else "Docker's configuration (no home directory is known)"
 
     def check_docker_files(self, repositories: Iterable[Repository]) -> None:
-        """Read Docker's configuration now, unless mirror's own one has credentials for all `repositories`.
+        """Read Docker's configuration now, unless mirror's own configuration has credentials for all `repositories`.
 
         Raises ConfigError if a file is invalid, so that the problem is reported before the first request."""
         if all(one.host in self._services or self._settings_of(one.host).find_login(one.path) for one in repositories):

@@ -29,7 +29,7 @@ _API_PATHS = {"", "v1", "v2"}
 
 
 def home_directory(environ: Mapping[str, str]) -> Path | None:
-    """Return the user's home directory: $HOME if it is an absolute path, otherwise the one in the user database.
+    """Return the user's home directory: $HOME if it is an absolute path, otherwise the entry in the user database.
 
     Return None if neither is known."""
     home = environ.get("HOME", "")
@@ -138,9 +138,9 @@ class DockerConfig:
     def find_login(self, host: str, repository: str, port: int) -> Login | None:
         """Return the credentials for a repository from `auths`, or None if there are none.
 
-        The entry with the longest path that contains the repository is used. If several entries have this path, one
-        whose key has the usual form is preferred (`host/path`, or Docker's own key for Docker Hub). Otherwise, the
-        first entry is used. Entries without credentials are skipped."""
+        The entry with the longest path that contains the repository is used. If several entries have this path, the
+        entry whose key has the usual form is preferred (`host/path`, or Docker's own key for Docker Hub). Otherwise,
+        the first entry is used. Entries without credentials are skipped."""
         found: list[tuple[int, bool, Login]] = []
         for key, entry in self._auths.items():
             path = _key_path(key)
@@ -179,7 +179,7 @@ class DockerConfig:
         return username, password.rstrip("\0")  # old versions of Docker padded entries with NULs
 
     def _get_mapping(self, document: dict[str, Any], key: str) -> dict[str, Any]:
-        """Return the JSON object under `key`, or an empty one if it is missing. Raises AuthError for other values."""
+        """Return the JSON object under `key`, or an empty dict if it is missing. Raises AuthError for other values."""
         found = document.get(key)
         if found is None:
             return {}

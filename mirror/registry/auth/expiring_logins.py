@@ -1,4 +1,4 @@
-"""Passwords that a service issues for a limited time: each is reused until half of its life is over."""
+"""Passwords that a service issues for a limited time. Each is reused until half of its lifetime has passed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mirror.util.retry_policy import Clock
 from mirror.util.single_flight import SingleFlight, copy_error
 from mirror.util.structs import RedactedStruct, replace
 
-RETRY_AFTER = 60.0  # seconds after a failed renewal until the next one, while the old password is still valid
+RETRY_AFTER = 60.0  # seconds between a failed renewal and the next attempt, while the old password is still valid
 FAILURE_LIFE = 10.0  # seconds for which a temporary failure is reported without another attempt
 
 
@@ -31,7 +31,7 @@ class PasswordService(Protocol):
 
     @property
     def origin(self) -> str:
-        """What messages call the origin of the passwords."""
+        """The name of the service in messages about its passwords, such as `AWS (login: ecr)`."""
         ...
 
     def issue(self, stop: Stop) -> IssuedPassword:
@@ -42,8 +42,8 @@ class PasswordService(Protocol):
 class ExpiringLogin:
     """The credential for one registry, from a service that issues passwords. Thread-safe.
 
-    Threads that need a new password share one request for it. A permanent failure is remembered until a caller needs a
-    fresh password, so that the repositories of a run do not repeat it."""
+    Threads that need a new password share one request. A permanent failure is remembered until a caller needs a fresh
+    password, so that other repositories do not repeat the failed request."""
 
     def __init__(self, service: PasswordService, clock: Clock) -> None:
         self._service = service
@@ -55,9 +55,9 @@ class ExpiringLogin:
         self._calls: SingleFlight[None, Credential] = SingleFlight(f"a password from {service.origin}")
 
     def find(self, *, fresh: bool, stop: Stop) -> Credential:
-        """Return the credential. If `fresh` is true, or half of its life is over, request a new password.
+        """Return the credential. If `fresh` is true, or half of its lifetime has passed, request a new password.
 
-        If that fails but the old password is still valid, return the old one, unless `fresh` is true."""
+        If the request fails but the old password is still valid, return the old password, unless `fresh` is true."""
         seen, failure = self._current()
         if not fresh:
             if seen is not None and self._clock.now() < seen.renew_at:
@@ -67,12 +67,12 @@ class ExpiringLogin:
         return self._calls.share(None, lambda: self._renew(seen, fresh, stop), stop)
 
     def _current(self) -> tuple[Credential | None, MirrorError | None]:
-        """Return the last credential, and the last failure if it has not been too long ago."""
+        """Return the last credential, and the last failure if it is recent enough to be reported again."""
         with self._lock:
             return self._credential, self._failure if self._clock.now() < self._failure_ends else None
 
     def _renew(self, seen: Credential | None, fresh: bool, stop: Stop) -> Credential:
-        """Request a new password, unless another thread has replaced the credential `seen` meanwhile."""
+        """Request a new password, unless another thread has replaced the credential `seen` in the meantime."""
         current, _ = self._current()
         if current is not None and current is not seen:
             return current

@@ -30,7 +30,7 @@ class ScopeState:
         self.refusals = 0  # 401s since the last response with a different status
         self.refused_header: str | None = None  # the last header that led to a 401
         self.suspect_credential: tuple[Credential | None] | None = None  # the credential in `refused_header`
-        self.error: MirrorError | None = None  # all later requests fail with it
+        self.error: MirrorError | None = None  # the error with which all later requests fail
         self.refused_by_registry = False  # the final refusal came from the registry, not from the token service
 
     def discard_grant(self, clock: Clock) -> None:
@@ -42,9 +42,9 @@ class ScopeState:
 
     @property
     def repository(self) -> str:
-        """The repository of the first scope, whose credentials are used. It is empty if the scopes name none.
+        """The repository of the first scope, whose credentials are used, or "" if the scopes name no repository.
 
-        For a mount, the first scope is that of the target repository."""
+        For a mount, the first scope is the scope of the target repository."""
         return self.scopes[0].repository if self.scopes and self.scopes[0].kind == "repository" else ""
 
     @property

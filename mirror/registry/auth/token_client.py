@@ -136,7 +136,7 @@ class TokenClient:
         return Token(value, _parse_lifetime(response.get("expires_in")))
 
     def _refusal_error(self, reply: Reply, credential: Credential | None) -> MirrorError:
-        """Return the error for a response with a status other than 200."""
+        """Return the error for a response of the token service with a status other than 200."""
         # The body is not quoted: some services repeat the credentials in it.
         what = f"the token service of {self._host}"
         status = reply.status

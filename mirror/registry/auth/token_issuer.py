@@ -103,7 +103,7 @@ class TokenIssuer:
                 f"{subject}: no credentials for {self._host}: "
                 f"neither in the configuration nor in {self._credentials.searched_files}",
                 hint=f"set {registry_key(self._host, 'username')} and password, or run `docker login`; "
-                "some registries require credentials for a repository that does not exist",
+                "some registries also require credentials if the repository does not exist",
                 status=status,
                 code=code,
                 host=self._host,
@@ -148,7 +148,7 @@ class TokenIssuer:
         return Grant(f"Bearer {token.value}", now + token.lifetime - early, now + token.lifetime, credential)
 
     def _find_credential(self, request: GrantRequest, stop: Stop) -> Credential | None:
-        """Return the credential for a request. If it is the one that was refused, look it up again."""
+        """Return the credential for a request. If that credential was refused before, look it up again."""
         credential = self._credentials.find(self._host, request.repository, stop=stop)
         if request.suspect_credential is not None and request.suspect_credential[0] == credential:
             return self._reload_credential(request, stop)

@@ -28,7 +28,7 @@ _JSON = ("Accept", "application/json")
 
 
 class RegistryAccess(Struct, frozen=True):
-    """The registry for which a product's API is called: its session and its credentials.
+    """Access to the registry whose product API is called: a session and a source of credentials.
 
     session: the session with the registry. credentials: looks up the credentials for the registry."""
 
@@ -69,21 +69,21 @@ class ApiAuthorizer(Anonymous):
         return self.value
 
     def handle_challenge(self, scopes: object, challenges: Sequence[str], sent: str | None, work: Work) -> None:
-        """Raise AuthError: no other credential can be sent."""
+        """Raise AuthError, because there is no other credential to send."""
         if self.credential is None:
             raise AuthError(f"{self._host} requires credentials", hint=self.hint, status=401)
         raise AuthError(f"{self._host} does not accept {self.credential.description}", hint=self.hint, status=401)
 
 
 class Page(Struct, frozen=True):
-    """One page of a list. next_query: the query of the next page, or None if this is the last one."""
+    """One page of a list. next_query: the query of the next page, or None if this is the last page."""
 
     names: list[str]
     next_query: Mapping[str, str] | None = None
 
 
 class PageResponse(Struct, frozen=True):
-    """The response to a request for a page. Its methods raise RemoteError if it does not have the documented form.
+    """The response to a request for one page of a list. Methods raise RemoteError if its form is not as documented.
 
     what: the list, for error messages. document: the JSON document. query: the query of the request."""
 
@@ -93,7 +93,7 @@ class PageResponse(Struct, frozen=True):
     query: Mapping[str, str]
 
     def field(self, key: str) -> Value:
-        """Return the value under a key of the document, or None if there is none."""
+        """Return the value under a key of the JSON document, or None if the key is missing."""
         return self.document.get(key) if isinstance(self.document, dict) else None
 
     def texts(self, key: str, *, list_key: str = "") -> list[str]:
@@ -110,7 +110,7 @@ class PageResponse(Struct, frozen=True):
         return self._check_strings(self.field(list_key))
 
     def _check_strings(self, items: Value) -> list[str]:
-        """Return `items`, if it is a list of strings."""
+        """Return `items` if it is a list of strings. Raises RemoteError if it is not."""
         names = [item for item in items if isinstance(item, str)] if isinstance(items, list) else []
         if not isinstance(items, list) or len(names) != len(items):
             what = f"the response from {self.what} is not a list of repositories in the documented form"
@@ -161,7 +161,7 @@ class ApiClient:
     def password_of(self, credential: Credential) -> str:
         """Return the password of a credential. Raises AuthError if it has none."""
         if not credential.password:
-            what = f"{self.name} needs a password, and cannot use {credential.description}"
+            what = f"{self.name} requires a password, and does not accept {credential.description}"
             raise AuthError(what, hint=self._authorizer.hint)
         return credential.password
 
@@ -245,7 +245,7 @@ class ApiClient:
             raise
 
     def _parse(self, body: bytes, path: str) -> Value:
-        """Return the JSON document in a response. Raises RemoteError if it is not valid."""
+        """Return the JSON document in a response. Raises RemoteError if the JSON is invalid."""
         try:
             return strictjson.parse(body, what=f"the response from {self.name}{path}", code="bad_response", fold=False)
         except Refused as error:

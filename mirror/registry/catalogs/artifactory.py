@@ -1,7 +1,8 @@
-"""Lists the Docker repositories in a repository of Artifactory, on a host that serves several of these by path.
+"""Lists the Docker repositories in an Artifactory repository.
 
-Source: JFrog's REST API documentation, "List Docker Repositories" (`GET /api/docker/{repo-key}/v2/_catalog`, with `n`
-and `last`). The first part of the name of a repository is the key of the repository in Artifactory.
+The host serves several Artifactory repositories. The first part of the path of a Docker repository is the key of the
+Artifactory repository. Source: JFrog's REST API documentation, "List Docker Repositories"
+(`GET /api/docker/{repo-key}/v2/_catalog`, with `n` and `last`).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class ArtifactoryCatalog:
             )
 
         def read_page(response: PageResponse) -> Page:
-            """Read a page. Only a page without new names is the end of the list, because any page may be short."""
+            """Parse a page. Only a page without new names is the end of the list, because any page may be short."""
             names = response.strings("repositories")
             is_last = not names or names[-1] == response.query.get("last")
             return Page([f"{key}/{name}" for name in names], None if is_last else {**response.query, "last": names[-1]})

@@ -1,9 +1,7 @@
 """Lists the repositories in a namespace on Docker Hub.
 
-
-
 Source: Docker Hub API reference, https://docs.docker.com/reference/api/hub/latest/: "List repositories in a namespace"
-and "Create access token". Anonymous requests get the public repositories.
+and "Create access token". The responses to anonymous requests list only public repositories.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ class DockerHubCatalog:
             raise NotFound("docker.io lists repositories only by namespace", hint=hint)
 
         def read_page(response: PageResponse) -> Page:
-            """Read a page: the names in `results`, and in `next` the URL of the next page, or null."""
+            """Parse a page. `results` contains the names, and `next` the URL of the next page, or null."""
             names = [f"{namespace}/{name}" for name in response.texts("name", list_key="results")]
             return Page(names, None if response.field("next") is None else response.next_page())
 

@@ -1,8 +1,8 @@
 """Lists the container images of an organization or user on GitHub's registry, ghcr.io.
 
 Source: GitHub REST API, "REST API endpoints for packages", https://docs.github.com/en/rest/packages/packages: "List
-packages for an organization" and "List packages for a user". They need a personal access token (classic) with the scope
-`read:packages`, also for public packages.
+packages for an organization" and "List packages for a user". Both require a personal access token (classic) with the
+scope `read:packages`, even for public packages.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class GhcrCatalog:
     def list_repositories(self, prefix: str, work: Work) -> Iterator[str]:
         """Yield the container images of the organization or user that is the first part of `prefix`.
 
-        Raises AuthError without credentials, NotFound if there is no such organization or user."""
+        Raises AuthError if no credentials are configured, NotFound if there is no such organization or user."""
         owner = prefix.partition("/")[0]
         if not owner:
             raise NotFound("ghcr.io lists repositories only by owner", hint="write ghcr.io/owner/*")
 
         def read_page(response: PageResponse) -> Page:
-            """Read a page, which is a list of packages. If another page follows, the headers contain a Link."""
+            """Parse a page, which is a list of packages. If another page follows, the headers contain a Link."""
             # The URL in the Link contains the owner's number instead of its name, so it is not used: pages are counted.
             names = [f"{owner}/{name}" for name in response.texts("name")]
             return Page(names, response.next_page() if response.has_next_link else None)

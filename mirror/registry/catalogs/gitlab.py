@@ -2,7 +2,7 @@
 
 Source: GitLab's "Container registry API", https://docs.gitlab.com/api/container_registry/: "List registry repositories"
 within a group (which includes its subgroups) and within a project; "REST API", "Pagination" and "Namespaced paths". The
-API is on the host of the token service, not on that of the registry.
+API is on the host of the token service, not on the host of the registry.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mirror.registry.http.url_policy import Destination
 from mirror.util.cancellation import Work
 
 SERVICE_PATH = "/jwt/auth"  # the end of the path of GitLab's token service
-_LEVELS = 2  # the names of a project's images may have so many parts after the name of the project
+_LEVELS = 2  # the maximum number of parts that follow the project's path in the name of an image
 _HINT = (
     "as the password, set an access token (personal, group or project) with the scope read_api, because deploy tokens "
     f"and passwords cannot be used; or {ONE_BY_ONE}"
@@ -36,7 +36,7 @@ class GitlabCatalog:
     def list_repositories(self, prefix: str, work: Work) -> Iterator[str]:
         """Yield the repositories of the group or project whose path is `prefix`, or of the project that contains it.
 
-        Raises NotFound if there is none, or if the account may not see it."""
+        Raises NotFound if the group or project does not exist, or if the account may not see it."""
         path = prefix.removesuffix("/")
         if not path:
             hint = f"write {self._access.host}/group/*"
@@ -62,6 +62,6 @@ class GitlabCatalog:
 
 
 def _read_page(response: PageResponse) -> Page:
-    """Read a page of repositories. The last page has neither an X-Next-Page header nor a Link to the next page."""
+    """Parse a page of repositories. The last page has neither an X-Next-Page header nor a Link to the next page."""
     is_last = not response.headers.get("x-next-page") and not response.has_next_link
     return Page(response.texts("path"), None if is_last else response.next_page())

@@ -1,7 +1,5 @@
 """Lists the repositories of a project on Harbor.
 
-
-
 Source: Harbor's API definition (api/v2.0/swagger.yaml): "List repositories of the specified project" and "List all
 authorized repositories", with Basic authentication, `page` and `page_size`, and a Link to the next page. `GET
 /v2/_catalog` is only for administrators of Harbor.
@@ -21,7 +19,7 @@ _HINT = f"the account needs the permission to list repositories of the project; 
 class HarborCatalog:
     """The catalog of Harbor. Thread-safe.
 
-    api: the origin of the API, if it is not the registry's."""
+    api: the origin of the API; None if the registry itself serves the API."""
 
     def __init__(self, access: RegistryAccess, api: Destination | None = None) -> None:
         self._access = access
@@ -39,5 +37,5 @@ class HarborCatalog:
 
 
 def _read_page(response: PageResponse) -> Page:
-    """Read a page, which is a list of repositories. Their names include the project."""
+    """Parse a page, which is a list of repositories. Their names include the project."""
     return Page(response.texts("name"), response.next_page() if response.has_next_link else None)

@@ -26,7 +26,7 @@ _HINT = (
 class QuayCatalog:
     """The catalog of Quay. Thread-safe.
 
-    api: the origin of the API, if it is not the registry's."""
+    api: the origin of the API; None if the registry itself serves the API."""
 
     def __init__(self, access: RegistryAccess, api: Destination | None = None) -> None:
         self._access = access
@@ -35,14 +35,14 @@ class QuayCatalog:
     def list_repositories(self, prefix: str, work: Work) -> Iterator[str]:
         """Yield the repositories in the namespace that `prefix` names, or all public repositories if it is empty.
 
-        With an OAuth token, the list contains the repositories that the user may see, otherwise only public ones. If
-        the configured credentials are not an OAuth token, a warning is logged."""
+        With an OAuth token, the list contains the repositories that the user may see, otherwise only public
+        repositories. If the configured credentials are not an OAuth token, a warning is logged."""
         namespace = prefix.partition("/")[0]
         credential = self._access.find_credential(prefix, work)
         if credential is not None and credential.username != OAUTH_USER:
             source = f"{self._access.host}/{prefix}*"
-            text = f"{source} contains only public repositories: {self._access.host} does not list private ones for "
-            text += f"{credential.description}; {_HINT}"
+            text = f"{source} contains only public repositories: {self._access.host} does not list private "
+            text += f"repositories for {credential.description}; {_HINT}"
             log.warning("only_public_repositories", extra={"source": source, "text": text})
             credential = None
         query = {"namespace": namespace, "public": "true"} if namespace else {"public": "true"}
@@ -52,7 +52,7 @@ class QuayCatalog:
 
 
 def _read_page(response: PageResponse) -> Page:
-    """Read a page: the list `repositories` and, if another page follows, the token `next_page` for it."""
+    """Parse a page: the list `repositories` and, if another page follows, its token `next_page`."""
     namespaces, names = (response.texts(key, list_key="repositories") for key in ("namespace", "name"))
     token = response.field("next_page")
     following = {**response.query, "next_page": token} if isinstance(token, str) and token else None

@@ -1,8 +1,9 @@
-"""Lists the repositories of a registry over the v2 API or, if that does not list them, with the API of the product.
+"""Lists the repositories of a registry with the v2 API or, if that API lists none, with the API of the product.
 
 Docker Hub, quay.io and ghcr.io are recognized by their host names. For other registries, `/v2/_catalog` is requested
-first. Only if this is refused, or lists nothing below the prefix, the product is determined: Harbor, GitLab and Quay by
-the path of their token service, Artifactory by the realm of a challenge, or by a header in the response to a ping.
+first. If this request is refused, or lists nothing below the prefix, the product is determined: Harbor, GitLab and Quay
+by the path of their token service, and Artifactory by the realm of a challenge or by a header in the response to a
+ping.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class RegistryCatalog:
         return found
 
     def _read_list(self, prefix: str, work: Work) -> Sequence[str]:
-        """Read the list from the registry."""
+        """Read the list of the repositories below `prefix` from the registry."""
         known = _KNOWN.get(self._access.host)
         if known is not None:
             return _select(known(self._access).list_repositories(prefix, work), prefix)
@@ -123,7 +124,7 @@ class RegistryCatalog:
 
 
 class _ChallengeRecorder(Anonymous):
-    """An Authorizer that sends no credentials, and records the challenges in a 401."""
+    """An Authorizer that sends no credentials, and records the challenges in a 401 response."""
 
     challenges: Sequence[Challenge] = ()
 

@@ -73,7 +73,7 @@ class LayerPins:
         self._released = False
 
     def release(self) -> None:
-        """Unpin the layers at the first call; do nothing at later calls."""
+        """Unpin the layers. Later calls do nothing."""
         with self._lock:
             first, self._released = not self._released, True
         if first:

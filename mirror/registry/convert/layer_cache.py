@@ -83,11 +83,11 @@ class LayerCache(Generic[N]):
 
     @contextmanager
     def write_layer(self, key: Hashable, *, what: str, code: str) -> Iterator[_PendingLayer[N]]:
-        """Return a context manager that yields an object for converting one layer.
+        """Convert one layer in a `with` block, and add it to the cache under `key`.
 
-        In the `with` block, feed the stored bytes to the object and call its `keep`. When the block exits, the layer is
-        added to the cache under `key`. If the block raises an exception or does not call `keep`, nothing is added.
-        what: the layer's name in error messages. code: the code of these errors."""
+        Feed the stored bytes to the object that the `with` statement yields, and call its method `keep`. The layer is
+        added when the block exits. If the block raises an exception or does not call `keep`, nothing is added. what:
+        the layer's name in error messages. code: the code of these errors."""
         if not self._ready:
             self._create_directory()
         with self._lock:
@@ -138,7 +138,7 @@ class LayerCache(Generic[N]):
             self.remove_leftovers()
 
     def _create_directory(self) -> None:
-        """Create the directory, and determine the limit if none was set. Several threads may call this at once."""
+        """Create the directory, and determine the limit if none was set. Thread-safe."""
         private_directory(self._directory)
         if self._limit is None:
             self._limit = shutil.disk_usage(self._directory).free // 2
@@ -168,7 +168,7 @@ class DigestOnlyCache(LayerCache[N]):
 
     @contextmanager
     def write_layer(self, key: Hashable, *, what: str, code: str) -> Iterator[_PendingLayer[N]]:
-        """Return a context manager for converting a layer, as in LayerCache, but discard the converted bytes."""
+        """Convert one layer in a `with` block, as in LayerCache, but discard the converted bytes."""
         with open(os.devnull, "wb") as out:  # noqa: PTH123 (the null device)
             pending: _PendingLayer[N] = _PendingLayer(out, what=what, code=code)
             yield pending

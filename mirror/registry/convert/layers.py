@@ -23,7 +23,7 @@ from mirror.registry.convert.tar_check import TarChecker
 from mirror.util.structs import Struct
 
 XZ_MEMORY = 128 << 20  # bytes; xz's own highest level needs 65 MiB
-PIECE = 256 << 10  # the maximum number of bytes that are unpacked at once
+PIECE = 256 << 10  # the maximum number of bytes that one step unpacks
 LEVEL = 6  # the gzip level; with a different level, digests would change
 
 # The empty layer as Docker has always written it: a compressed tar of two zero blocks. Its digest is well known.
@@ -81,7 +81,7 @@ class _Unpacker(Protocol):
 
 
 class LayerWriter:
-    """A writer that converts one layer, given its bytes on the registry, to a gzip blob in `out`. Not thread-safe.
+    """A writer that converts the stored bytes of one layer to a gzip blob in the file `out`. Not thread-safe.
 
     Call `feed` with all stored bytes, then `finish`. Both raise Refused, with the code `code` if the bytes are not a
     complete layer of a known format, or with the code `bomb` if the layer is too large. what: the layer's name in
@@ -243,8 +243,8 @@ class _Decompressor(Protocol):
 class _StreamSequence:
     """An unpacker for a layer that consists of one or more compressed streams. Zeros after a stream are padding.
 
-    padding: the number of zeros between two streams must be a multiple of this; 0 if none are allowed. Source: the .xz
-    file format 1.1, section 2.2."""
+    padding: the unit of padding, in bytes. The number of zeros between two streams must be a multiple of it. If it is
+    0, no zeros are allowed between streams. Source: the .xz file format 1.1, section 2.2."""
 
     def __init__(self, new: Callable[[], _Decompressor], magic: bytes, name: str, *, padding: int = 0) -> None:
         self._new = new

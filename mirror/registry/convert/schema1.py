@@ -63,7 +63,7 @@ class Schema1Source:
                 yield self._add_conversion(repository, result, keep=False)
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
-        """Read a reference. If a tag refers to a schema 1 manifest, add a transform that converts it to schema 2."""
+        """Read the version of a reference. If a tag refers to a schema 1 manifest, add a transform to schema 2."""
         version = self._source.read(repository, reference, work)
         return version if ":" in reference else self._add_conversion(repository, version)
 
@@ -80,7 +80,7 @@ class Schema1Source:
         return self._source.omits_blob(blob)
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor] | None:
-        """Return the referrers of a manifest from the wrapped source, or None if it has no lists of them."""
+        """Return the referrers of a manifest from the wrapped source, or None if the source cannot list referrers."""
         return self._source.referrers(repository, digest, work)
 
     def _add_conversion(self, repository: str, version: Version, *, keep: bool = True) -> Version:
@@ -124,7 +124,7 @@ class Schema1Transform:
         self._what = f"{source.host}/{repository}@{digest}"
 
     def parts(self, work: Work) -> Sequence[TransformPart]:
-        """Return one part for each layer of the manifest. A layer that is listed twice has one part."""
+        """Return one part of the transform for each distinct layer of the manifest."""
         layers = [entry.layer for entry in self._read_entries(work) if entry.layer is not None]
         return [TransformPart(self._cache_key(digest)) for digest in dict.fromkeys(layers)]
 
@@ -181,7 +181,7 @@ class Schema1Transform:
 
 
 def _check_digest(layer: Layer, digest: Digest, what: str) -> None:
-    """Raise Refused (digest_mismatch) unless the bytes of `layer` before the conversion have this digest."""
+    """Raise Refused (digest_mismatch) unless `digest` is the digest of the layer's bytes before the conversion."""
     if layer.stored != digest:
         raise Refused(f"{what}: the digest of the received bytes is {layer.stored}", code="digest_mismatch")
 
@@ -205,7 +205,7 @@ def read_history(manifest: Manifest, what: str) -> list[_HistoryEntry]:
 
 
 def _check_parents(entries: Sequence[_HistoryEntry], what: str) -> None:
-    """Raise Refused unless each entry names the next one as its parent, and the last entry names no parent.
+    """Raise Refused unless each entry names the next entry as its parent, and the last entry names no parent.
 
     entries: the history, starting with the top image."""
     parents: list[Value] = [entry.document.get("id") for entry in entries[1:]]
@@ -217,7 +217,7 @@ def _check_parents(entries: Sequence[_HistoryEntry], what: str) -> None:
 
 
 def _list_value(document: Object, key: str) -> list[Value]:
-    """Return the list at `key`, or an empty list if there is none."""
+    """Return the list at `key` of a JSON object, or an empty list if there is none."""
     value = document.get(key)
     return value if isinstance(value, list) else []
 

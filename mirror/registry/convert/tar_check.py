@@ -1,7 +1,7 @@
 """Checks that a stream of bytes is a complete tar archive. Parses the headers and skips the file contents.
 
-If a compressed layer is truncated, the decompressor detects it. If an uncompressed tar is truncated, only its headers
-show it.
+The decompressor detects a truncated compressed layer. Only the headers of an uncompressed tar show whether it is
+truncated.
 
 Sources: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Extended Header"; GNU tar's format for base-256 sizes
 and for sparse files.
@@ -27,7 +27,7 @@ class InvalidTar(ValueError):
 
 
 class TarChecker:
-    """A checker for one archive. Call `feed` with all its bytes, then `end`. Not thread-safe.
+    """A checker for one tar archive. Call `feed` with all bytes of the archive, then `end`. Not thread-safe.
 
     Both methods raise InvalidTar if the archive is invalid."""
 
@@ -35,11 +35,11 @@ class TarChecker:
         self._rest = b""  # the first bytes of an incomplete block
         self._skip = 0  # bytes until the next header
         self._pax: bytearray | None = None  # the extended header that is being read
-        self._pax_left = 0  # bytes that are missing from it
+        self._pax_left = 0  # bytes of this header that have not been received yet
         self._pax_size: int | None = None  # size of the next file, from an extended header
         self._sparse = 0  # bytes of content after the extension headers of a sparse file
         self._in_sparse = False
-        self._zeros = 0  # zero blocks in a row
+        self._zeros = 0  # number of consecutive zero blocks
         self._has_ended = False
         self._headers = 0
 
@@ -83,7 +83,7 @@ class TarChecker:
             raise InvalidTar("it is a truncated tar archive")
 
     def _read_header(self, block: bytes) -> None:
-        """Process one block where a header is expected."""
+        """Process a block at a position where a tar header is expected."""
         if self._in_sparse:
             self._read_sparse_extension(block)
             return
@@ -116,7 +116,7 @@ class TarChecker:
         self._skip = _padded_size(size)
 
     def _read_sparse_extension(self, block: bytes) -> None:
-        """Process an extension header of a sparse file. After the last one, skip the content of the file."""
+        """Process an extension header of a sparse file. After the last header, skip the content of the file."""
         if not block[_EXTENSION_EXTENDED]:
             self._in_sparse, self._skip = False, self._sparse
 
@@ -136,9 +136,9 @@ class TarChecker:
 
 
 def _has_valid_checksum(block: bytes) -> bool:
-    """Return whether the checksum of a header is correct.
+    """Return whether the checksum of a tar header is correct.
 
-    It is the sum of the bytes, which old programs treated as signed, and others as unsigned."""
+    The checksum is the sum of the bytes, which old programs treated as signed, and other programs as unsigned."""
     try:
         recorded = _parse_number(block[_CHECKSUM])
     except InvalidTar:
@@ -149,7 +149,7 @@ def _has_valid_checksum(block: bytes) -> bool:
 
 
 def _parse_number(field: bytes) -> int:
-    """Parse a number field of a header, in octal or base 256. Raises InvalidTar if it is invalid or negative."""
+    """Parse a number in a tar header, in octal or base 256. Raises InvalidTar if it is invalid or negative."""
     if field[0] & 0x80:
         if field[0] == 0xFF:
             raise InvalidTar("a tar header contains a negative size")

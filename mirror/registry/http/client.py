@@ -187,7 +187,7 @@ class HttpClient:
         return self._limits.host(self._host_name(destination))
 
     def _throttles(self) -> HostThrottles | None:
-        """Return the throttles of the registry. They also apply to the hosts to which the registry redirects."""
+        """Return the bandwidth limits of the registry, which also apply to the hosts to which it redirects."""
         return self._limits.host(self._name).throttles
 
     def _host_name(self, destination: Destination) -> str:
@@ -199,16 +199,16 @@ class HttpClient:
         """Send a request as soon as the limits of the host allow it, and read the response headers.
 
         If `streamed` is true, the response body may have any size and no deadline, but it must arrive at a minimum
-        rate. If the peer has closed the idle connection that was used, a GET or HEAD is sent again on a new one. Raises
-        NetworkError, RemoteError, Refused, Cancelled. While requests to the host are suspended, the error that caused
-        the suspension is raised at once."""
+        rate. If the peer has closed the idle connection that was used, a GET or HEAD is sent again on a new connection.
+        Raises NetworkError, RemoteError, Refused, Cancelled. While requests to the host are suspended, raises the error
+        that caused the suspension, without sending a request."""
         return self.run_within_limits(request, work, lambda: self._send_with_retry(request, work, streamed))
 
     def run_within_limits(self, request: Request, work: Work, run: Callable[[], A]) -> A:
         """Wait until the limits of the host allow `request`, send it by calling `run`, and record the outcome.
 
         Returns the response from `run`. Raises the errors of `run`, and Cancelled. While requests to the host are
-        suspended, the error that caused the suspension is raised at once."""
+        suspended, raises the error that caused the suspension, without calling `run`."""
         destination = request.destination
         limits = self.limits_of(destination)
         probes = limits.check_available(f"{request.method} {request.kind}")
@@ -242,7 +242,7 @@ class HttpClient:
         self._pool.close()
 
     def _send_with_retry(self, request: Request, work: Work, streamed: bool) -> ResponseStream:
-        """Send a request. If it fails because the peer had closed an idle connection, send a GET or HEAD once more."""
+        """Send a request. Retry a GET or HEAD once if the peer has closed the idle connection that was used."""
         with self.start_exchange(request) as exchange:
             connection = self._pool.acquire(request.destination, work.stop)
             try:

@@ -1,4 +1,4 @@
-"""A TCP connection with time limits for reads and writes. Another thread can abort it."""
+"""A TCP connection with time limits for reads and writes, which any thread can abort."""
 
 from __future__ import annotations
 
@@ -79,8 +79,9 @@ class Connection:
         self._poll.register(sock, select.POLLIN)
 
     def start_exchange(self, stop: Stop, timeouts: Timeouts, subject: object) -> None:
-        """Prepare to send a request and receive its response. `stop` can cancel this exchange, `timeouts` limit its
-        duration, and its error messages start with `subject`."""
+        """Prepare to send a request and receive its response.
+
+        `stop` can cancel this exchange, `timeouts` limit its duration, and its error messages start with `subject`."""
         self._stop, self._timeouts, self.subject, self.received_any = stop, timeouts, subject, False
 
     def set_timeouts(self, timeouts: Timeouts) -> None:
@@ -116,12 +117,13 @@ class Connection:
         return self.is_readable()
 
     def is_readable(self) -> bool:
-        """Return whether a read would return at once, with bytes or because the peer has closed the connection."""
+        """Return whether a read would not block: bytes were received, or the peer has closed the connection."""
         return bool(self._poll.poll(0))
 
     def receive_into(self, view: memoryview) -> int:
-        """Wait for bytes and read them into `view`. Return the number of bytes read, or 0 if the peer has closed the
-        connection."""
+        """Wait for bytes and read them into `view`. Return the number of bytes read.
+
+        The number is 0 if the peer has closed the connection."""
         while True:
             started = monotonic()
             self._apply_timeout(started)

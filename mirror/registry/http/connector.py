@@ -124,7 +124,8 @@ class _ConnectionAttempt:
     def _connect_through_tls(self, proxy: Proxy, context: ssl.SSLContext | None) -> Connection:
         """Connect to the host through an https proxy. `context` is the TLS context for the host.
 
-        If `context` is None, the host uses plain http. The connection ends at the proxy, which forwards requests."""
+        If `context` is None, the host uses plain http. The connection then ends at the proxy, which forwards requests.
+        """
         tls_client = self._connector.tls_client()
         proxy_context = tls_client.context(for_registry=False)  # may fail, so it is created before any connection
         sock = self._connect_tcp(proxy.host, proxy.port)
@@ -172,7 +173,7 @@ class _ConnectionAttempt:
         return max(_MIN_TIMEOUT, self._deadline - monotonic())
 
     def _make_abortable(self, sock: socket.socket) -> socket.socket:
-        """Register and return a connected socket, so that a stop request shuts it down. Closes the socket on errors."""
+        """Register a connected socket, so that a stop request shuts it down, and return it. Closes it on errors."""
         try:
             # A duplicate is registered, because the TLS handshake detaches the descriptor from its socket object.
             self.sockets.add(sock.dup())

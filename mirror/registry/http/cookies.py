@@ -1,7 +1,7 @@
 """Cookies, which are used only with the v1 protocol: the oldest registries recognize a logged-in client by a cookie.
 
-A cookie is kept until the end of the run, and is sent only to the origin that set it, for repositories that have the
-same credentials as the one for which it was set.
+A cookie is kept until the end of the run. It is sent only to the origin that set it, and only for repositories that
+have the same credentials as the repository for which it was set.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class CookieJar:
             return "; ".join(f"{name}={value}" for name, value in jar.items()) if jar else None
 
     def store(self, origin: Origin, fields: Sequence[str], login_path: str = "") -> None:
-        """Store the cookies that a response from `origin` sets, and remove those that it expires.
+        """Store the cookies that a response from `origin` sets, and remove the cookies that it expires.
 
         `fields` are the values of its Set-Cookie headers. Invalid cookies, cookies larger than MAX_BYTES and new
         cookies after the first MAX_COOKIES are ignored."""

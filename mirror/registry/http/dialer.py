@@ -17,15 +17,15 @@ from mirror.util.cancellation import Stop
 
 ATTEMPT_DELAY = 0.25  # seconds until the next address is tried while earlier attempts are pending: RFC 8305, 8
 MAX_ADDRESSES = 16  # the maximum number of addresses that are tried for one host
-# A registry may need minutes before it responds. Keepalive probes start before middleboxes drop the idle connection;
-# common ones do so after 60 s at the earliest. An unreachable peer is detected after 60 s.
+# A registry may need minutes before it responds. Keepalive probes start before middleboxes drop the idle connection,
+# which common middleboxes do after 60 s at the earliest. An unreachable peer is detected after 60 s.
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}  # seconds, seconds, probes
 # Error numbers for a lack of resources on this machine. After such an error, no other address is tried.
 RESOURCE_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 def interleave(addresses: Sequence[AddressInfo]) -> list[AddressInfo]:
-    """Return the addresses, reordered so that IPv6 and IPv4 alternate. The first stays first. Source: RFC 8305, 4."""
+    """Reorder addresses so that IPv6 and IPv4 alternate. The first address stays first. Source: RFC 8305, 4."""
     families: dict[int, list[AddressInfo]] = {}
     for address in addresses:
         families.setdefault(address[0], []).append(address)
@@ -169,7 +169,7 @@ class Dialer:
         return None
 
     def _record_failure(self, error: OSError) -> None:
-        """Record a failed attempt, so that the next address is tried at once.
+        """Record a failed attempt, so that the next address is tried without delay.
 
         Raises `error` if its number is one of RESOURCE_ERRORS."""
         self._error = error

@@ -42,7 +42,7 @@ _log = logging.getLogger("mirror.http.exchange")  # mirror/output/http_trace.py 
 
 
 class Exchange(AbstractContextManager["Exchange"]):
-    """One HTTP exchange, of which one record is logged when it ends. Used by one thread at a time.
+    """One HTTP exchange (a request and its response), which is logged when it ends. Used by one thread at a time.
 
     As a context manager, it ends the exchange if the block raises an exception.
     id: the number of the request in this process, or None if exchanges are not logged.
@@ -76,7 +76,7 @@ class Exchange(AbstractContextManager["Exchange"]):
             error.request_id = self.id
 
     def end(self, error: BaseException | None = None) -> None:
-        """Log the exchange. Later calls do nothing. error: the error that ended it, if it failed."""
+        """Log the exchange. Later calls do nothing. error: the error, if the exchange failed."""
         if error is not None:
             self.set_error(error)
         request, self._request = self._request, None

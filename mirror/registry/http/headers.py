@@ -52,15 +52,15 @@ class Headers:
         """Return all values of a field, or an empty list if the field is missing."""
         return list(self._fields.get(name.lower(), ()))
 
-    def single(self, name: str) -> str | None:
+    def single(self, name: str, request: object) -> str | None:
         """Return the value of a field that must have a single value, or None if the field is missing.
 
-        Raises RemoteError if the field is repeated with different values."""
+        Raises RemoteError, which names `request`, if the field is repeated with different values."""
         values = self._fields.get(name.lower())
         if not values:
             return None
         if any(value != values[0] for value in values):
-            raise RemoteError(f"the response has {len(values)} {name} headers with different values")
+            raise RemoteError(f"{request}: the response has {len(values)} {name} headers with different values")
         return values[0]
 
     def tokens(self, name: str) -> list[str]:

@@ -47,7 +47,7 @@ class Secret(RedactedStruct, frozen=True):
             return self.plain
         problem = self.problem()
         if problem:
-            raise AuthError(problem, hint="the configuration refers to this variable or file: provide it")
+            raise AuthError(problem, hint="set this variable or write this file: the configuration refers to it")
         if self.env is not None:
             return os.environ[self.env]
         assert self.file is not None  # noqa: S101 - one of the three is set; config/registries.py ensures it
@@ -80,7 +80,7 @@ class TlsSettings(Struct, frozen=True):
 
 
 class V1Mode(Enum):
-    """Whether and when the v1 protocol may be used for a source (docs/configuration.md, `v1`)."""
+    """The rule that decides when the v1 protocol is used for a source (docs/configuration.md, `v1`)."""
 
     NEVER = "never"
     AUTO = "auto"
@@ -145,10 +145,10 @@ class HostSettings(RedactedStruct, frozen=True):
         return (*own, *(login.password for login in self.paths))
 
     def login_path(self, repository: str) -> str:
-        """Return the path in `paths` whose credentials apply to a repository: the longest one that contains it.
+        """Return the path in `paths` whose credentials apply to a repository: the longest path that contains it.
 
         The path is empty if the credentials of the host apply. For a request that concerns no single repository, such
-        as one for the catalog, `repository` is empty."""
+        as a request for the catalog, `repository` is empty."""
         containing = (login.path for login in self.paths if contains_repository(login.path, repository))
         return max(containing, key=len, default="")
 

@@ -1,4 +1,4 @@
-"""Host name lookups with a deadline. A system lookup cannot be interrupted, so each one runs on its own thread."""
+"""Host name lookups with a deadline. A system lookup cannot be interrupted, so each lookup runs on its own thread."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AddressInfo: TypeAlias = tuple[Any, ...]
 """The family, type, protocol, canonical name and address that getaddrinfo returns for an address."""
 
 Resolver: TypeAlias = Callable[[str, int], Sequence[AddressInfo]]
-"""A function that returns the addresses of a host and port, the preferred ones first. Raises OSError, UnicodeError."""
+"""A function that returns the addresses of a host and port, in order of preference. Raises OSError, UnicodeError."""
 
 
 def system_resolve(host: str, port: int) -> Sequence[AddressInfo]:
@@ -36,7 +36,7 @@ class HostLookups:
         self._running: dict[tuple[str, int], Future[Sequence[AddressInfo]]] = {}
 
     def addresses(self, host: str, port: int, *, deadline: float, stop: Stop) -> Sequence[AddressInfo]:
-        """Look up a host and return its addresses, the preferred ones first.
+        """Look up a host and return its addresses, in order of preference.
 
         `deadline` is a time on the monotonic clock. Raises the errors of the resolver, TimeoutError at the deadline,
         Cancelled."""

@@ -87,10 +87,11 @@ class OneOffClient:
             response = self._client.run_within_limits(request, work, partial(self._send, prepared, request, work))
             if response.status not in REDIRECTS:
                 return _request_as_sent(request, prepared), response
-            location = response.headers.single("location")
+            location = response.headers.single("location", request)
             if request.method != "GET" or not location:
                 text = f"{request}: cannot follow the redirect with status {response.status}"
-                raise RemoteError(f"{text}: it needs a GET request and a Location header", status=response.status)
+                why = "the request is not a GET, or the redirect has no Location header"
+                raise RemoteError(f"{text}: {why}", status=response.status)
             request, params = (
                 request.with_destination(self._url_policy.check_token_redirect(location, response.destination)),
                 (),
@@ -123,7 +124,7 @@ class OneOffClient:
         )
 
     def _send(self, prepared: requests.PreparedRequest, request: Request, work: Work) -> Response:
-        """Send a request and read the response. If the peer has closed an idle connection, retry a GET on a new one."""
+        """Send a request and read the response. Retry a GET once if the peer has closed an idle connection."""
         timeouts = Timeouts(self._idle_timeout, monotonic() + self._deadline)
         call = OneOffCall(self._connector, self._client.limits_of(request.destination), request, work, timeouts)
         try:
@@ -139,7 +140,7 @@ class OneOffClient:
         return self._send_once(prepared, call, work)
 
     def _send_once(self, prepared: requests.PreparedRequest, call: OneOffCall, work: Work) -> Response:
-        """Attempt the request once, and read the response. Translate exceptions from `requests` into MirrorErrors."""
+        """Send the request once, and read the response. Convert exceptions of `requests` to MirrorErrors."""
         request = call.request
         exchange = self._client.start_exchange(_request_as_sent(request, prepared))
         with exchange, work.stop.callback_on_stop(call.abort), activate(call):

@@ -22,7 +22,7 @@ PoolKey: TypeAlias = tuple[Origin, bool]
 
 
 class ConnectionPool:
-    """A pool of idle connections. The most recently used one is reused first. Thread-safe.
+    """A pool of idle connections. The most recently used connection is reused first. Thread-safe.
 
     A connection that has been idle for more than MAX_IDLE seconds is not reused. `open` opens a new connection. `keep`
     is the maximum number of idle connections. Before a connection to a host that a server named is reused, `check` is
@@ -45,7 +45,7 @@ class ConnectionPool:
         self._closed = False
 
     def acquire(self, destination: Destination, stop: Stop, *, fresh: bool = False) -> Connection:
-        """Return an idle connection for one exchange. If none is usable, or `fresh` is true, open a new one.
+        """Return an idle connection for one exchange. If none is usable, or `fresh` is true, open a new connection.
 
         The caller must release or close the connection. Raises the errors of `open` and `check`."""
         key = (destination.origin, destination.credentials)

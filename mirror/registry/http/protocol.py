@@ -32,7 +32,7 @@ _NO_BODY_STATUSES = frozenset({204, 304})
 
 
 class BodyFraming(Enum):
-    """How the end of a response body is determined. Source: RFC 9112, section 6.3."""
+    """The rule that determines where a response body ends. Source: RFC 9112, section 6.3."""
 
     NONE = "no body"
     LENGTH = "Content-Length"
@@ -291,7 +291,7 @@ class ResponseParser:
     def _check_start(self, data: bytes | memoryview) -> None:
         """Check that a response starts with `HTTP/1.` and has no white space before its first header field.
 
-        A response in a different protocol is thus rejected at once, not after a timeout. Source: RFC 9112, 2.2."""
+        A response in a different protocol is thus rejected without waiting for a timeout. Source: RFC 9112, 2.2."""
         start = self._first_bytes
         assert start is not None  # noqa: S101 - checked by the caller
         searched = len(start)
@@ -305,7 +305,7 @@ class ResponseParser:
                 raise self._bad_response("the response has a malformed header line")
 
     def _set_error(self, why: str, *, retryable: bool = False) -> None:
-        """Store an error, which is raised after llhttp has returned. Only the first one is kept."""
+        """Store an error to be raised after llhttp has returned. Only the first error is kept."""
         if self._pending_error is None:
             self._pending_error = self._bad_response(why, retryable=retryable)
 
@@ -322,16 +322,18 @@ class ResponseParser:
         return RemoteError(f"{self._subject}: {why}", retryable=retryable)
 
     def _truncated_error(self, where: str) -> NetworkError:
-        """Return a NetworkError (truncated). `where` says where in the response the connection ended."""
+        """Return a NetworkError (truncated) for a response that is incomplete. `where` says where it ended."""
         return NetworkError(f"{self._subject}: the connection ended {where}", code="truncated")
 
 
 def _parse_names(names: bytes) -> tuple[str, ...] | None:
-    """Split field names at line feeds and convert them to lower case. Return None if a name is not a token."""
+    """Split header field names at line feeds, and convert them to lower case. Return None if a name is not a token."""
     return _parse_common_names(names) if len(names) <= _MAX_CACHED_NAMES else _parse_common_names.__wrapped__(names)
 
 
 @functools.lru_cache(maxsize=64)
 def _parse_common_names(names: bytes) -> tuple[str, ...] | None:
-    """Implement `_parse_names` with a cache, because most responses from a registry have the same field names."""
+    """Split field names as `_parse_names` does, and cache the result.
+
+    Most responses from a registry have the same field names."""
     return tuple(names.decode("ascii").lower().split("\n")) if _NAMES.fullmatch(names) else None

@@ -1,4 +1,4 @@
-"""The proxy for a registry: which hosts are contacted through it, and connections through a SOCKS proxy."""
+"""Decides which hosts of a registry are contacted through its proxy, and connects through SOCKS proxies."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Proxy:
         if parts.scheme not in _PORTS or not parts.hostname or not port:
             schemes = ", ".join(f"{scheme}://HOST:PORT" for scheme in _PORTS)
             text = f"the URL of the proxy must have one of these forms: {schemes}"
-            raise ConfigError(text, hint=f"see {registry_key(key, 'proxy')}")
+            raise ConfigError(text, hint=f"correct {registry_key(key, 'proxy')}")
         self.key = key
         self.host = parts.hostname
         self.port = port

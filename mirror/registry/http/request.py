@@ -31,7 +31,7 @@ class Request(RedactedStruct, frozen=True):
         return replace(self, destination=destination)
 
     def with_header(self, name: str, value: str | None) -> Request:
-        """Return a copy with a header before its other headers. If `value` is None, return the request unchanged."""
+        """Return a copy of the request with an additional first header, or the request itself if `value` is None."""
         return self if value is None else replace(self, headers=((name, value), *self.headers))
 
     def __str__(self) -> str:

@@ -92,7 +92,7 @@ _thread_local = _CallOfThread()
 
 @contextmanager
 def activate(call: OneOffCall) -> Iterator[None]:
-    """Return a context manager that makes `call` the current call of this thread until the `with` block exits."""
+    """Make `call` the current call of this thread inside a `with` block."""
     _thread_local.call = call
     try:
         yield
@@ -159,7 +159,7 @@ class _RequestsConnection(HTTPConnection):
 
     @property
     def is_connected(self) -> bool:
-        """Whether the connection can be reused. If it cannot, urllib3 closes it and connects again."""
+        """Whether the connection can be reused. If not, urllib3 closes the connection and opens a new connection."""
         sock = self.sock
         if sock is None or not _current_call().may_reuse or monotonic() > sock.idle_since + MAX_IDLE:
             return False
@@ -196,7 +196,7 @@ class _SocketAdapter:
         """Do nothing: the connection has its own time limits."""
 
     def close(self) -> None:
-        """Remove one user. If it was the last one, close the connection."""
+        """Remove one user, and close the connection if no user is left."""
         self.idle_since = monotonic()
         self._users -= 1
         if not self._users:
@@ -216,10 +216,10 @@ class _ResponseBytes(io.RawIOBase):
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        """Wait for bytes and read them into `buffer`. Return the number of bytes read, or 0 if the peer has closed the
-        connection.
+        """Wait for bytes and read them into `buffer`. Return the number of bytes read.
 
-        Raises NetworkError (truncated) if the headers are incomplete, and RemoteError if they are too large."""
+        The number is 0 if the peer has closed the connection. Raises NetworkError (truncated) if the headers are
+        incomplete, and RemoteError if they are too large."""
         view = memoryview(buffer).cast("B")
         count = self._connection.receive_into(view)
         if not count:

@@ -46,7 +46,7 @@ MIN_SECRET_LENGTH = 6  # characters; shorter credentials are not searched for in
 
 
 def parse_error_document(body: bytes, *, objects: bool = False) -> tuple[str, str]:
-    """Return the code and message of the first error in an OCI error document, or empty strings if `body` is not one.
+    """Return the code and message of the first error in an OCI error document, or empty strings for any other body.
 
     A string in `detail` is appended to the message, because docker-registry gives the reason only there. If `objects`
     is true, an object or a list in `detail` is appended as JSON, the form in which docker-registry reports storage
@@ -131,7 +131,7 @@ def _rate_limit_error(text: str, code: str, message: str, wait: float | None) ->
     Docker Hub has a pull quota, which may be used up for hours, and an abuse limit, which lasts about a minute."""
     quota = code == "TOOMANYREQUESTS" and "pull rate limit" in message.lower()
     if quota and wait is None:
-        hint = "the pull quota is used up: wait until it is renewed, or set credentials, for which it may be larger"
+        hint = "the pull quota is used up: wait until it is renewed, or set credentials that have a higher quota"
         return RateLimited(text, retryable=False, hint=hint)
     return RateLimited(text, hint="lower `parallel` or set `rate` for this host")
 
@@ -180,7 +180,7 @@ def _body_text(status: int, code: str, message: str, body: bytes) -> str:
 
 
 def is_token_expired(status: int, body: bytes) -> bool:
-    """Return whether a response reports an expired token. Amazon ECR does so with 403 and plain text.
+    """Return whether a response reports an expired token, as Amazon ECR does with 403 and plain text.
 
     Source: deis/builder#426."""
     return status == 403 and b"authorization token has expired" in body[:1024].lower()
@@ -192,14 +192,15 @@ def reports_missing_project(message: str) -> bool:
 
 
 def is_project_missing(body: bytes) -> bool:
-    """Return whether an error document says that a project does not exist. Harbor sends it with 401 and no challenge.
+    """Return whether an error document says that a project does not exist.
 
-    Source: goharbor/harbor, src/server/middleware/v2auth/auth.go, and issue 17097."""
+    Harbor sends such a document with 401 and without a challenge. Source: goharbor/harbor,
+    src/server/middleware/v2auth/auth.go, and issue 17097."""
     return reports_missing_project(parse_error_document(body)[1])
 
 
 def redact_body(body: bytes, headers: Sequence[tuple[str, str]], target: str = "") -> bytes:
-    """Return the body of an error response without the secrets of the request, which some servers repeat in it.
+    """Return the body of an error response without the secrets of the request, which some servers repeat there.
 
     `headers` are the request headers, of which Authorization and Cookie contain secrets. `target` is the path and query
     of the request; the query may contain a signature."""

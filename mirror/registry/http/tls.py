@@ -1,4 +1,4 @@
-"""TLS as configured for a registry: contexts, handshakes, connections, and the errors for their failures."""
+"""TLS connections with the settings of a registry: contexts, handshakes, sessions and errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _VALIDITY_ERRORS = {9: "is not valid yet", 10: "has expired"}
 
 
 class TlsClient:
-    """The client side of TLS with the settings of one registry: contexts, handshakes and sessions. Thread-safe."""
+    """A TLS client with the settings of one registry. Creates contexts and performs handshakes. Thread-safe."""
 
     def __init__(self, tls: TlsSettings, key: str) -> None:
         """Create a TLS client. `key` is the registry's name in the configuration, for errors."""
@@ -34,11 +34,11 @@ class TlsClient:
         self._sessions: dict[tuple[ssl.SSLContext, str], ssl.SSLSession] = {}  # the latest for each host and port
 
     def context(self, *, for_registry: bool) -> ssl.SSLContext:
-        """Return the TLS context for the registry or for other hosts. It is created on first use.
+        """Return the TLS context for the registry or for other hosts. The context is created on first use.
 
         If `for_registry` is true, the context is for the registry and its token service. Otherwise, it is for hosts
         that they name: it has no client certificate, and it accepts the certificate authorities of the system in
-        addition to those of the registry. Raises LocalError if a file is not usable."""
+        addition to those of the registry. Raises LocalError if a certificate file cannot be loaded."""
         context = self._contexts.get(for_registry)
         if context is None:  # if two threads create one, either may be used
             context = self._contexts[for_registry] = self._new_context(for_registry=for_registry)
@@ -82,7 +82,7 @@ class TlsClient:
         return _NestedTlsConnection(ssl_socket, outer.ssl_socket, subject)
 
     def _new_context(self, *, for_registry: bool) -> ssl.SSLContext:
-        """Create the TLS context that `context` returns. Raises LocalError if a file is not usable."""
+        """Create the TLS context that `context` returns. Raises LocalError if a certificate file cannot be loaded."""
         tls = self._tls
         # create_default_context() would use the environment variables SSLKEYLOGFILE, SSL_CERT_FILE and SSL_CERT_DIR.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -121,22 +121,24 @@ def _load_system_ca(context: ssl.SSLContext) -> None:
 
 
 def _load_ca(context: ssl.SSLContext, ca: Path) -> None:
-    """Add the certificate authorities of a PEM file to `context`. Raises LocalError if the file is not usable."""
+    """Add the certificate authorities of a PEM file to `context`. Raises LocalError if the file cannot be loaded."""
     try:
         context.load_verify_locations(cafile=ca)
     except OSError as error:  # includes SSLError
-        raise LocalError(f"{ca} is not usable: {_error_reason(error)}", hint="`tls.ca` must be a PEM file") from error
+        text = f"cannot load certificate authorities from {ca}: {_error_reason(error)}"
+        raise LocalError(text, hint="`tls.ca` must be a PEM file with certificates") from error
 
 
 def _load_client_certificate(context: ssl.SSLContext, cert: Path, key: Path | None) -> None:
     """Load the client certificate and its key. If `key` is None, the file `cert` also contains the key.
 
-    Raises LocalError if a file is not usable."""
+    Raises LocalError if a file cannot be loaded."""
     try:
         context.load_cert_chain(cert, key, password="")  # an encrypted key is an error, without a prompt on a terminal
     except OSError as error:
         hint = "`tls.cert` and `tls.key` must be PEM files, and the key must not be encrypted"
-        raise LocalError(f"{key or cert} is not usable: {_error_reason(error)}", hint=hint) from error
+        text = f"cannot load the client certificate from {cert}" + (f" and {key}" if key else "")
+        raise LocalError(f"{text}: {_error_reason(error)}", hint=hint) from error
 
 
 def _error_reason(error: OSError) -> str:
@@ -187,7 +189,7 @@ class TlsConnection(Connection):
         return self._ssl_socket
 
     def is_readable(self) -> bool:
-        """Return whether a read would return at once, possibly with bytes from the buffer of the TLS layer."""
+        """Return whether a read would not block. The TLS layer may have bytes in its buffer."""
         return super().is_readable() or self._ssl_socket.pending() > 0
 
     def send_some(self, view: memoryview) -> int:
@@ -208,7 +210,7 @@ class TlsConnection(Connection):
         return _connection_error(self.subject, error) if isinstance(error, ssl.SSLError) else super()._translate(error)
 
     def _read_alert(self) -> ssl.SSLError | None:
-        """Return the TLS alert that the peer sent, or None. It can still be read after a write has failed."""
+        """Return the TLS alert that the peer sent, or None. An alert can still be read after a write has failed."""
         self.set_timeout(0.0)
         try:
             self._ssl_socket.recv_into(self._buffer)
@@ -238,7 +240,7 @@ class _NestedTlsConnection(TlsConnection):
                 socket.socket.shutdown(self._outer, socket.SHUT_RDWR)
 
     def is_readable(self) -> bool:
-        """Return whether a read would return at once, possibly with bytes from the buffers of either TLS layer."""
+        """Return whether a read would not block. Both TLS layers may have bytes in their buffers."""
         buffered = self._inner.sslobj.pending() or self._inner.incoming.pending or self._outer.pending()
         return buffered > 0 or Connection.is_readable(self)
 
@@ -266,7 +268,7 @@ def _connection_error(subject: object, error: ssl.SSLError) -> MirrorError:
         return Refused(
             f"{subject}: the server rejected the client certificate: {reason}",
             code="tls_error",
-            hint="set `tls.cert` and `tls.key` for this registry to a certificate that the server accepts",
+            hint="set `tls.cert` and `tls.key` for this registry to a certificate and key that the server accepts",
         )
     return NetworkError(f"{subject}: the TLS connection failed: {reason or error}")
 

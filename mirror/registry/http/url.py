@@ -1,7 +1,8 @@
 """The only parser for request URLs. With a single parser, the host that is checked is the host that is contacted.
 
-It accepts only http and https, and rejects everything that parsers are known to interpret differently: backslashes,
-user information, control characters, spaces, host names that are not ASCII, and numbers in place of a host.
+The parser accepts only http and https, and rejects everything that parsers are known to interpret differently:
+backslashes, user information, control characters, spaces, host names that are not ASCII, and numbers in place of a
+host.
 Sources: RFC 3986; RFC 9110, "https URI scheme".
 """
 
@@ -25,7 +26,7 @@ _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 
 
 class BadUrl(ValueError):
-    """Raised for a URL that is not usable. The message gives the reason and contains no part of the URL."""
+    """Raised for a URL that is invalid or unsafe. The message gives the reason and contains no part of the URL."""
 
 
 class Origin(Struct, frozen=True):
@@ -100,9 +101,9 @@ def _escape(target: str) -> str:
 def _check_characters(text: str) -> str:
     """Return `text` unchanged if all its characters are allowed in a URL. Raises BadUrl otherwise."""
     if _FORBIDDEN.search(text):
-        raise BadUrl("it has a space, a control character or a backslash")
+        raise BadUrl("it contains a space, a control character or a backslash")
     if not text.isascii() and max(text) > "\xff":
-        raise BadUrl("it has characters that are not percent-encoded")
+        raise BadUrl("it contains characters that must be percent-encoded")
     return text
 
 

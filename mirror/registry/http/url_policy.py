@@ -57,12 +57,12 @@ class Destination(Struct, frozen=True):
 
     @property
     def path(self) -> str:
-        """The path, unless it is hidden. The query is left out, because it may contain a signature."""
+        """The path without the query, which may contain a signature. The path is `/***` if it is secret."""
         return self.shown_target.partition("?")[0]
 
     @property
     def shown_target(self) -> str:
-        """The target, as logs may contain it: without the path and the query if the path is hidden."""
+        """The target for logs, or `/***` if the path is secret."""
         return "/***" if self.hide_path else self.target
 
     def __str__(self) -> str:
@@ -104,7 +104,7 @@ class UrlPolicy:
 
         Raises Refused (unsafe_path) if the path contains forbidden characters."""
         if not target.startswith("/") or not target.isascii() or not target.isprintable() or " " in target:
-            raise Refused(f"the path of a request is not valid: {printable(target, 80)}", code="unsafe_path")
+            raise Refused(f"the request path has invalid characters: {printable(target, 80)}", code="unsafe_path")
         return replace(self._root, target=target)
 
     def with_api(self, api: Destination) -> UrlPolicy:
@@ -126,8 +126,8 @@ class UrlPolicy:
     def check_upload_location(self, location: str, base: Destination) -> Destination:
         """Check the upload Location in a response from `base`, and return it as a destination.
 
-        Some proxies replace https with http in the Location. If the host is that of `base`, https is restored. Raises
-        Refused (unsafe_location), and RemoteError if `location` is empty."""
+        Some proxies replace https with http in the Location. If the host is the host of `base`, https is restored.
+        Raises Refused (unsafe_location), and RemoteError if `location` is empty."""
         if not location:
             raise RemoteError(f"{base}: the upload Location is empty", retryable=True)
         origin, target = _join_location(location, base, "unsafe_location", "upload location")
@@ -227,7 +227,8 @@ class UrlPolicy:
     def check_peer(self, destination: Destination, address: str) -> None:
         """Check the IP address of a peer before any byte is sent to `destination`. Raises Refused.
 
-        Stores the kind of the address, because the rule for hosts that this origin names depends on it."""
+        Stores the kind of the address. The rule for hosts that the origin of `destination` names depends on this kind.
+        """
         try:
             kind = ip_addresses.address_kind(address)
         except ValueError:
@@ -260,14 +261,14 @@ class UrlPolicy:
         return destination
 
     def _check_literal_address(self, destination: Destination) -> None:
-        """If the host of `destination` is an IP address, check it. Raises Refused.
+        """Check the host of `destination` if it is an IP address instead of a name. Raises Refused.
 
         Behind a proxy, this is the only check of the destination's address."""
         if ip_addresses.is_ip_address(destination.origin.host):
             self._check_address_kind(destination, ip_addresses.address_kind(destination.origin.host))
 
     def _check_address_kind(self, destination: Destination, kind: AddressKind) -> None:
-        """Raise Refused if `kind`, the kind of the address of `destination`, is not allowed for a URL from a server."""
+        """Raise Refused if the URL policy forbids an address of this kind for a `destination` that a server named."""
         origin = destination.origin
         if kind is AddressKind.PUBLIC or origin.host in self._allow_hosts or _is_listed(origin, self._allow_hosts):
             return
@@ -289,7 +290,7 @@ class UrlPolicy:
 
 
 def _join_location(location: str, base: Destination, code: str, what: str) -> tuple[Origin, str]:
-    """Resolve a URL in a response from `base` into its origin and target. Raises Refused if it is not usable.
+    """Resolve a URL in a response from `base` into its origin and target. Raises Refused if the URL is invalid.
 
     `code` and `what` (the kind of URL) are used in errors."""
     try:

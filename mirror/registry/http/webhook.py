@@ -24,8 +24,8 @@ EXCHANGE_TIMEOUT = 5.0  # seconds to send the request and to read the response
 def post_json(settings: HostSettings, origin: Origin, target: str, body: bytes, work: Work) -> None:
     """Send a JSON document to a URL once. Raises MirrorError unless the response has a status from 200 to 299.
 
-    settings: the settings for the host of the URL, of which TLS and proxy are used, but no credentials. origin, target:
-    the two parts of the URL; errors do not contain the target, which may be a secret."""
+    settings: the settings for the host of the URL; its TLS and proxy settings are used, but no credentials. origin,
+    target: the two parts of the URL; errors do not contain the target, which may be a secret."""
     settings = replace(
         settings, plain_http=origin.scheme == "http", connect_timeout=CONNECT_TIMEOUT, idle_timeout=EXCHANGE_TIMEOUT
     )

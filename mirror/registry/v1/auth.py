@@ -62,7 +62,7 @@ class V1Authorizer:
     def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
         """Return the value of the `Authorization` header: the repository's token or Basic credentials.
 
-        Return None if the request is to be sent without this header."""
+        Return None if the request must be sent without this header."""
         if not scopes:  # a ping
             return None
         kind, repository = scopes[0].kind, scopes[0].repository
@@ -111,10 +111,10 @@ class V1Authorizer:
         )
 
     def record_accepted(self, scopes: tuple[Scope, ...]) -> None:
-        """Do nothing, because over v1 no request waits for the authorization of another one."""
+        """Do nothing, because over v1 no request waits for the authorization of another request."""
 
     def record_no_response(self, scopes: tuple[Scope, ...]) -> None:
-        """Do nothing, because over v1 no request waits for the authorization of another one."""
+        """Do nothing, because over v1 no request waits for the authorization of another request."""
 
     def allow_one_more_request(self, scopes: tuple[Scope, ...], *, only_if_accepted: bool) -> None:
         """Do nothing, because over v1 a refusal does not block later requests."""

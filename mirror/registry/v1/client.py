@@ -1,7 +1,7 @@
 """A read-only client for Docker's v1 registry protocol.
 
 Sources: Docker's registry API v1 and hub-registry specification, and the behaviour of Docker 1.10.
-docs/old-registries.md lists where real servers deviate; comments here say where that matters.
+docs/old-registries.md lists the deviations of real servers. Comments name the deviations that this module handles.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class _IndexedRepository(Struct, frozen=True):
-    """The index's response for one repository.
+    """The response of a v1 index for one repository.
 
     hosts: the hosts that serve the repository's tags and images, in the order in which they are tried. is_index:
     whether the response has the form that an index sends."""
@@ -63,7 +63,7 @@ class V1Client:
         self._authorizer.withhold_credentials(repository)
 
     def is_v1_registry(self, repository: str, work: Work, *, ask_index: bool = True) -> bool:
-        """Return whether the host is a v1 registry: whether it answers the v1 ping as a v1 registry does.
+        """Return whether the host answers the v1 ping as a v1 registry does.
 
         If it does not and `ask_index` is set, return whether the host lists the images of the repository as a v1 index
         does. Raises NetworkError, or RemoteError for a 5xx status, if the result cannot be determined."""
@@ -136,7 +136,7 @@ class V1Client:
     def _ping(self, work: Work) -> bool:
         """Return whether the host answers the v1 ping. The result is cached.
 
-        A host that requires credentials for the ping is treated as if it did not answer."""
+        A host that requires credentials for the ping is treated like a host that does not answer."""
         if self._answers_ping is None:
             self._pings.share("", lambda: self._send_ping(work), work.stop)
         return bool(self._answers_ping)
@@ -161,7 +161,7 @@ class V1Client:
     # ---- a repository's index
 
     def _get_index(self, repository: str, work: Work) -> _IndexedRepository:
-        """Return the index's response for a repository. The response is requested only once per repository.
+        """Return the response of the v1 index for a repository. It is requested only once for each repository.
 
         Refusals are cached and raised again. Errors that may be temporary are not cached."""
         known = self._indexes.get(repository)
@@ -172,7 +172,7 @@ class V1Client:
         return known
 
     def _load_index(self, repository: str, work: Work) -> _IndexedRepository:
-        """Request the index's response for a repository, and cache the response or the refusal."""
+        """Request a repository from the v1 index, and cache the response or the refusal."""
         known = self._indexes.get(repository)
         if isinstance(known, _IndexedRepository):
             return known
@@ -186,7 +186,7 @@ class V1Client:
         return index
 
     def _request_index(self, repository: str, work: Work) -> _IndexedRepository:
-        """Request the index's response for a repository, and store the token that the response contains."""
+        """Request a repository from the v1 index, and store the token that the response contains."""
         response = self._session.call(
             "GET",
             f"/v1/repositories/{repository}/images",
@@ -247,7 +247,7 @@ class V1Client:
                 # The Node server does not respond if it does not have the parent of the image.
                 error.hint = (
                     error.hint
-                    or "the image may be incomplete on the registry: some servers do not respond in this case"
+                    or "the image may be incomplete on the registry: some v1 servers then send no response at all"
                 )
             raise
         except NotFound as error:
@@ -261,7 +261,7 @@ class V1Client:
     def _request_from_any(self, hosts: tuple[Destination, ...], request_from: Callable[[Destination], T]) -> T:
         """Call `request_from` for each host until one call succeeds, and return its result.
 
-        NotFound, AuthError and NetworkError are raised at once. After any other RemoteError, the next host is tried."""
+        After a RemoteError, the next host is tried, unless the error is a NotFound, AuthError or NetworkError."""
         for host in hosts[:-1]:
             try:
                 return request_from(host)

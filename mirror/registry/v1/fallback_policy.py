@@ -2,7 +2,7 @@
 
 Content that is read over v1 cannot be verified. If v1 were used after every v2 failure, an attacker could force a
 downgrade. Therefore v1 is used only if the repository is unknown or inaccessible over v2, or if nothing shows that the
-host supports v2. It is never used after the registry has served the repository over v2 in this run or, with `v1: auto`,
+host supports v2. v1 is never used after the registry has served the repository over v2 in this run or, with `v1: auto`,
 in an earlier run. Comments such as `L4` name rows of the tables L and T in docs/fallback.md.
 """
 
@@ -38,7 +38,7 @@ class V2Read(Enum):
 
 
 class V2Failure(Enum):
-    """How a v2 request failed. Each value describes the failure in messages."""
+    """The kind of failure of a v2 request. Each value describes the failure in messages."""
 
     UNKNOWN = "the repository is not available over v2"  # 404, unless the error code contradicts that
     ACCESS = "access is denied over v2"  # 401, 403; also of the token service
@@ -55,7 +55,7 @@ class V2Failure(Enum):
 
 
 class ProtocolChoice(Enum):
-    """What to do after a v2 request failed.
+    """The next step after a failed v2 request.
 
     V1: use v1. STOP: report the v2 error. LIST: request the tag list, and decide by the result. PING: request
     `/v2/` to find out whether the host supports v2, and decide again."""
@@ -67,7 +67,7 @@ class ProtocolChoice(Enum):
 
 
 class Observation(Struct, frozen=True):
-    """What is known about a repository and its host when a v2 request fails.
+    """The facts about a failed v2 request, its repository and its host that determine the next step.
 
     speaks_v2: whether a response from the host stated the v2 API version; None if none has stated it so far and `/v2/`
     has not been requested. answered: whether the registry has served the repository over v2 in this run.
@@ -82,7 +82,7 @@ class Observation(Struct, frozen=True):
 
 
 class Decision(Struct, frozen=True):
-    """A decision about what to do after a v2 request failed. Its reason is a clause for use in messages."""
+    """The next step after a failed v2 request, and the reason for it. The reason is a clause for use in messages."""
 
     choice: ProtocolChoice
     reason: str
@@ -125,7 +125,7 @@ _TAG_RULES: Mapping[V2Failure, ProtocolChoice | str] = {
 
 
 def decide(observation: Observation) -> Decision:  # noqa: PLR0911 - one return per rule
-    """Return what to do after a v2 request failed, according to the rules in docs/fallback.md."""
+    """Return the next step after a failed v2 request, according to the rules in docs/fallback.md."""
     if observation.mode is V1Mode.NEVER:
         return Decision(ProtocolChoice.STOP, "v1 is never used for this source")
     if observation.operation is V2Read.DIGEST:

@@ -1,6 +1,6 @@
 """A Source that reads each tag list and each tag over v2 or over v1.
 
-`fallback_policy` has the rules that choose the protocol, and `fallback_state` applies them and reads the tag lists.
+`fallback_policy` contains the rules that choose the protocol. `fallback_state` applies them and reads the tag lists.
 Callers do not need to know the protocol, but `Version.protocol` states it.
 """
 
@@ -65,7 +65,7 @@ class FallbackSource:
             _log.info("v2_lists_no_tags", extra={"source": f"{self.host}/{repository}", "text": text})
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterator[Version | MirrorError]:
-        """Resolve references over v2, or over v1 if v2 fails and the rules allow it."""
+        """Resolve references over v2, or over v1 if v2 fails and the fallback policy allows v1."""
         state = self._selector.state(repository)
         v2_references = [reference for reference in references if not self._skips_v2(state, reference)]
         results: dict[str, Version | MirrorError] = {}
@@ -88,7 +88,7 @@ class FallbackSource:
             yield result
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
-        """Read a reference over v2, or over v1 if v2 fails and the rules allow it."""
+        """Read a reference over v2, or over v1 if v2 fails and the fallback policy allows v1."""
         state = self._selector.state(repository)
         v2_result: Version | MirrorError | None = None
         if not self._skips_v2(state, reference):
@@ -150,7 +150,7 @@ class FallbackSource:
     def _fall_back(
         self, repository: str, state: RepositoryState, reference: str, v2_result: MirrorError, work: Work
     ) -> Version | MirrorError:
-        """Resolve a reference over v1 after v2 failed, if the rules allow it. Otherwise return the v2 error."""
+        """Resolve a reference over v1 after v2 failed, if the fallback policy allows v1. Else return the v2 error."""
         try:
             choice = self._choose_protocol(repository, state, reference, v2_result, work)
         except MirrorError as error:  # from the tag list, over either protocol
@@ -164,13 +164,13 @@ class FallbackSource:
         if isinstance(v2_result, NotFound) and state.answered and self._mode is V1Mode.AUTO and ":" not in reference:
             v2_result.hint = v2_result.hint or PER_TAG
         if ":" in reference and isinstance(v2_result, NotFound) and not self._selector.speaks_v2:
-            v2_result.hint = v2_result.hint or "v1 cannot read a manifest by digest"
+            v2_result.hint = v2_result.hint or "v1 cannot read a manifest by digest: refer to the image by a tag"
         return v2_result
 
     def _choose_protocol(
         self, repository: str, state: RepositoryState, reference: str, error: MirrorError, work: Work
     ) -> ProtocolChoice:
-        """Return what to do after the v2 request for a reference failed with `error`.
+        """Return the protocol choice for a reference after its v2 request failed with `error`.
 
         If the choice depends on the tag list, the list is requested. If that request fails, its error is raised."""
         operation = V2Read.DIGEST if ":" in reference else V2Read.TAG
@@ -184,7 +184,7 @@ class FallbackSource:
         """Resolve a tag over v1. Raises NotFound if v1 does not list it, Refused if its image id is invalid."""
         what = f"{self.host}/{repository}{'@' if ':' in reference else ':'}{reference}"
         if ":" in reference:
-            hint = "use a tag, or change `v1: only`"
+            hint = "refer to the image by a tag, or remove `v1: only` for this registry"
             raise NotFound(f"{what}: the v1 protocol cannot read manifests by digest", hint=hint, protocol="v1")
         tags = self._selector.get_v1_tags(repository, state, work)
         if reference not in tags:
@@ -221,7 +221,7 @@ class FallbackSource:
             yield from self._check_tag_names(repository, (name for name in tags if name not in v2_tags))
 
     def _check_tag_names(self, repository: str, names: Iterable[str]) -> Iterator[str | MirrorError]:
-        """Yield each valid tag in `names`, and a Refused error for each invalid one."""
+        """Yield each valid tag in `names`, and a Refused error for each invalid tag."""
         for name in names:
             if is_tag(name):
                 yield name

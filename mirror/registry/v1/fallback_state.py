@@ -41,14 +41,14 @@ class NotV1Registry(RemoteError):
 
 
 class RepositoryState(Struct):
-    """What is known in this run about one source repository: its protocol, its tags and errors.
+    """The state of one source repository in this run: the chosen protocol, the tags and the errors.
 
     Several threads use the state without a lock, so each change is a single assignment or `dict.setdefault`."""
 
     uses_v1: bool = False  # v1 was chosen for the whole repository
-    reason: str = "this tag exists only over v1"
+    reason: str = "this tag is available only over v1"
     answered: bool = False  # the registry has served the repository over v2 in this run
-    answered_before: bool | None = None  # the same in an earlier run; None if not read from the state file yet
+    answered_before: bool | None = None  # `answered` in an earlier run; None if not read from the state file yet
     probe_error: MirrorError | None = None  # the error if `probe_listing` could list the tags over neither protocol
     v2_tags: frozenset[str] | None = None  # the tags listed over v2; set only with `v1: per-tag`
     v1_tags: dict[str, Value] | None = None  # the image ids by tag, as listed over v1
@@ -58,7 +58,7 @@ class RepositoryState(Struct):
 
 
 class V2Memory(Protocol):
-    """A record, kept between runs, of the source repositories (`host/path`) that were served over v2."""
+    """A persistent record of the source repositories (`host/path`) that registries have served over v2."""
 
     def has_responded_over_v2(self, repository: str) -> bool:
         """Return whether the repository was served over v2 in an earlier run. Reads a file."""
@@ -162,7 +162,7 @@ class ProtocolSelector:
         _log.info("protocol", extra=fields | {"text": f"{source} {how}: {reason}{also}"})
 
     def list_v2_tags(self, repository: str, state: RepositoryState, work: Work) -> Iterator[str | MirrorError]:
-        """Yield the tags that are listed over v2.
+        """Yield the tags of a repository, as listed over v2.
 
         If v2 fails and v1 is chosen, yield nothing, and set `state.uses_v1`. Raises the v2 error if v1 is not chosen,
         and a combined error if v1 fails too."""
@@ -180,9 +180,9 @@ class ProtocolSelector:
     def _try_v1(
         self, operation: V2Read, repository: str, state: RepositoryState, error: MirrorError, work: Work
     ) -> bool:
-        """Choose v1 after listing the tags over v2 failed, if the rules and the v1 response allow it.
+        """Choose v1 for a repository whose tags could not be listed over v2, if the fallback policy allows v1.
 
-        Return whether v1 was chosen. error: the v2 error. Raises a combined error if v1 fails."""
+        Return whether v1 was chosen. error: the v2 error. Raises a combined error if v1 fails too."""
         decision = self.decide(operation, repository, state, error)
         if decision.choice is ProtocolChoice.PING:
             try:
@@ -215,7 +215,7 @@ class ProtocolSelector:
     def decide(
         self, operation: V2Read, repository: str, state: RepositoryState, error: MirrorError, *, pinged: bool = False
     ) -> Decision:
-        """Return what to do after a v2 request failed with `error`.
+        """Return the next step after a v2 request failed with `error`.
 
         If the reason is a v2 response in an earlier run, add a hint to `error`. pinged: whether `/v2/` was requested
         after the failure; if no response has stated the API version by then, the host is assumed not to support v2."""
@@ -273,7 +273,7 @@ class ProtocolSelector:
         )
 
     def _probe_listing(self, repository: str, state: RepositoryState, work: Work, *, refused: bool) -> None:
-        """Request the tag list, unless the protocol for the repository is already known."""
+        """Request the tag list of a repository, unless its protocol is already known."""
         if state.uses_v1 or state.answered:
             return
         if refused and self._access.has_sent_credentials(repository, work):

@@ -1,7 +1,7 @@
 """Reads the stored bytes of a v1 layer. Resumes broken downloads, and handles the range responses of old servers.
 
 Only the length of the layer and, in some cases, a checksum show whether these bytes are correct. A broken download is
-therefore resumed only if a mixture of two layers would be detected. Otherwise the download has to start again.
+therefore resumed only if a mixture of two layers would be detected. Otherwise the download must start again.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class LayerReader:
         length = _content_length(stream.headers)
         if None not in (length, declared_size) and length != declared_size:
             raise parsing.invalid_error(
-                self._what, f"the response has {length} bytes, but the image's JSON response declared {declared_size}"
+                self._what, f"the response has {length} bytes, but the registry declared {declared_size} for the image"
             )
         self._ranges = "bytes" in stream.headers.tokens("accept-ranges")
         self.end_known = (length, declared_size) != (None, None) or "chunked" in stream.headers.tokens(
@@ -126,7 +126,7 @@ class LayerReader:
         if stream.status == 206 and parsing.is_requested_range(stream.headers, self._bytes, size):
             return stream
         stream.close()
-        raise NetworkError(f"{self._what}: the download cannot be resumed and has to start again", code="truncated")
+        raise NetworkError(f"{self._what}: the download cannot be resumed and must start again", code="truncated")
 
     def close(self) -> None:
         """Close the response, if one is open."""

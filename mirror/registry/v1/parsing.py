@@ -33,7 +33,7 @@ class PingResponse(Struct, frozen=True):
 
 
 class ImageJson(Struct, frozen=True):
-    """The JSON of one image.
+    """The JSON document of one v1 image, with the size and checksums that the registry declares for its layer.
 
     raw: the received bytes. size: the declared size of the stored layer in bytes; None if none was declared.
     checksums: sha256 values in hex, each over the raw JSON, a line feed and the stored layer. One of them must
@@ -60,7 +60,7 @@ def check_id(text: object, what: str) -> str:
 
 
 def parse_ping(response: Response) -> PingResponse | None:
-    """Parse the response to a v1 ping. Return None if it is not a response that a v1 registry sends.
+    """Parse the response to a v1 ping. Return None if v1 registries do not send such a response.
 
     v1 registries respond with `true`, `{}`, `"pong"` or `pong`, with or without v1 headers. A web site that answers
     every request with a page is not a v1 registry."""

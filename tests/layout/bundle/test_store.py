@@ -118,9 +118,9 @@ def test_the_bundle_gets_its_name_only_when_it_is_complete(path: Path) -> None:
     bundle.begin(images, work())
     assert not path.exists()
     bring(bundle, images[:2], graph.blobs)
-    with pytest.raises(Refused, match="blobs are missing") as caught:
+    with pytest.raises(Refused, match="missing blobs: sha256:") as caught:
         bundle.finish(whole=True, work=work())
-    assert "bundle_incomplete" == caught.value.code
+    assert ("bundle_incomplete", "export again") == (caught.value.code, caught.value.hint)
     assert not path.exists()
 
 

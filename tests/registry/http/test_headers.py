@@ -10,10 +10,10 @@ from mirror.registry.http.headers import Headers, request_head
 
 def test_a_field_with_different_values_is_an_error_if_it_must_be_unique() -> None:
     headers = Headers([("Location", "/a"), ("location", "/a"), ("Link", "1"), ("Link", "2")])
-    assert "/a" == headers.single("LOCATION")
-    assert None is headers.single("absent")
-    with pytest.raises(RemoteError):
-        headers.single("link")
+    assert "/a" == headers.single("LOCATION", "GET /")
+    assert None is headers.single("absent", "GET /")
+    with pytest.raises(RemoteError, match=r"^GET /: the response has 2 link headers with different values"):
+        headers.single("link", "GET /")
 
 
 def test_tokens_of_several_lines_are_combined() -> None:
