@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from mirror.errors import AuthError, Cancelled, MirrorError
 from mirror.registry.auth.authorizer import Scope, pull_scopes, widen_scopes
 from mirror.registry.auth.challenge import Challenge, choose_challenge, explain_unsupported, parse_challenges
+from mirror.registry.auth.credential_trial import CredentialTrials
 from mirror.registry.auth.credentials import CredentialSource
 from mirror.registry.auth.scope_state import ScopeState, ScopeStates
 from mirror.registry.auth.token_client import OneOffSender
@@ -56,7 +57,10 @@ class HostAuthorizer:
         self._realm_check = realm_check
         self._clock = clock or SystemClock()
         self._credentials = credentials
-        self._issuer = TokenIssuer(settings.host, credentials, one_off, self._clock)
+        self.trials = CredentialTrials(self._clock)
+        self._issuer = TokenIssuer(
+            settings.host, credentials, one_off, self._clock, self.trials, lambda: realm_check("/v2/")
+        )
         self._states = ScopeStates(self._clock)
         self._scheme: AuthScheme | None = None  # from the last challenge
         self._is_open = False  # the host has accepted a request without a header
@@ -77,7 +81,11 @@ class HostAuthorizer:
             state = self._states.get(scopes)
         elif state.is_authorized:
             grant = state.grant
-            if grant is not None and self._clock.now() < grant.renew_at:
+            if (
+                grant is not None
+                and self._clock.now() < grant.renew_at
+                and (not grant.trial or grant.trial.is_accepted)
+            ):
                 return grant.header
         return self._get_header(state, work)
 
@@ -94,15 +102,22 @@ class HostAuthorizer:
             if state.error is not None:
                 raise copy_error(state.error)
             scheme = self._record_challenge(state, parse_challenges(challenges), sent)
+            if scheme.service is not None:
+                self.trials.leave()  # another thread may request the token, and needs to send the credential for that
             self._get_grant(state, scheme, work)
         except MirrorError as error:
             self._record_error(state, error)
+            if state.refused_by_registry and state.suspect_credential and (sent or "").startswith("Basic "):
+                self._issuer.examine_basic_refusal(state.suspect_credential[0], work)
             raise
         finally:
             self._leave_gates(state)  # this or a waiting thread may send the next request
 
-    def record_accepted(self, scopes: tuple[Scope, ...]) -> None:
-        """Record that a request with these scopes received a response other than 401."""
+    def record_accepted(self, scopes: tuple[Scope, ...], *, is_success: bool = True) -> None:
+        """Record that a request with these scopes received a response other than 401.
+
+        is_success: whether its status is in the range 200 to 299. The credential then counts as accepted."""
+        self.trials.leave(is_success=is_success)
         state = self._states.find(scopes)
         if state is None or (state.is_authorized and not state.refusals):
             return
@@ -175,6 +190,7 @@ class HostAuthorizer:
                     self._wait_at_gate(state, scheme, work.stop)
                     and scheme == (state.scheme or self._scheme)
                     and not state.error
+                    and self._enter_trial(state, grant, work.stop)
                 ):
                     self._warn_plain_http(grant)
                     return grant.header
@@ -192,8 +208,18 @@ class HostAuthorizer:
             return True  # the host allows anonymous access, and there are no credentials
         return state.gate.enter(stop)
 
+    def _enter_trial(self, state: ScopeState, grant: Grant, stop: Stop) -> bool:
+        """Wait until the credential in `grant` may be sent. Return False if it may have changed during the wait."""
+        if self.trials.enter(grant.trial, stop):
+            return True
+        with self._states.lock:
+            if state.grant is grant:
+                state.grant = None  # the credential is looked up again
+        return False
+
     def _leave_gates(self, state: ScopeState) -> None:
         """Allow the next waiting request to be sent."""
+        self.trials.leave()
         state.gate.leave()
         self._first_gate.leave()
 

@@ -80,8 +80,10 @@ class Authorizer(Protocol):
         different value, with which the request should be sent once more. Otherwise raises AuthError."""
         ...
 
-    def record_accepted(self, scopes: tuple[Scope, ...]) -> None:
-        """Record that a request with these scopes received a response other than 401."""
+    def record_accepted(self, scopes: tuple[Scope, ...], *, is_success: bool = True) -> None:
+        """Record that a request with these scopes received a response other than 401.
+
+        is_success: whether its status is in the range 200 to 299, so that the credentials must be right."""
         ...
 
     def record_no_response(self, scopes: tuple[Scope, ...]) -> None:
@@ -116,7 +118,7 @@ class Anonymous:
         """Raise AuthError, because the registry requires credentials."""
         raise AuthError("the registry requires credentials, and none are configured", code="auth_failed", status=401)
 
-    def record_accepted(self, scopes: tuple[Scope, ...]) -> None:
+    def record_accepted(self, scopes: tuple[Scope, ...], *, is_success: bool = True) -> None:
         """Do nothing, because there is no authorization to record."""
         pass
 
