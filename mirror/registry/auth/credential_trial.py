@@ -59,6 +59,11 @@ class CredentialTrial:
             self.is_accepted = self.rejection is None
         self._gate.open()
 
+    def reject(self, rejection: Callable[[str], MirrorError]) -> None:
+        """Reject the credential, so that it is not sent again. rejection: see the attribute `rejection`."""
+        with self._lock:
+            self.is_accepted, self.rejection = False, rejection
+
     def examine(self, ask: Callable[[], int], rejection: Callable[[str], MirrorError], stop: Stop) -> None:
         """Find out whether a refusal concerns the credential itself. If so, reject the credential.
 
@@ -85,8 +90,7 @@ class CredentialTrial:
             raise
         self._was_asked = True
         if status == 401:
-            with self._lock:
-                self.is_accepted, self.rejection = False, rejection
+            self.reject(rejection)
         elif 200 <= status < 300:
             self.accept()
 
