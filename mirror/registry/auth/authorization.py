@@ -8,6 +8,9 @@ password costs only a few requests instead of one per image.
 
 After a 401, the refused credentials are looked up again, or a new token is fetched. At the latest, the second 401 in a
 row (with Basic, the third) is final for that set of scopes: later requests fail without being sent.
+
+If the registry or its token service rejects a password altogether, later requests with any scopes fail without being
+sent (see `credential_trial`).
 """
 
 from __future__ import annotations
