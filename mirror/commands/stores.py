@@ -119,7 +119,7 @@ class Stores:
         if catalog is None:
             from mirror.registry.catalogs.registry_catalog import RegistryCatalog  # noqa: PLC0415 (only for wildcards)
 
-            catalog = RegistryCatalog(session, self._credentials)
+            catalog = RegistryCatalog(session, self._credentials, authorizer.trials, self._limits.clock)
         return RegistryV2(session, catalog=catalog, missing=missing)
 
     def __enter__(self) -> Stores:

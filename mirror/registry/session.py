@@ -317,7 +317,7 @@ class Session:
         if code == 429 or code >= 500:
             self.authorizer.record_no_response(scopes)
         elif code != 401:
-            self.authorizer.record_accepted(scopes)
+            self.authorizer.record_accepted(scopes, is_forbidden=code == 403)
 
     def _is_registry(self, destination: Destination) -> bool:
         """Return whether a destination is the registry itself. Credentials are sent to no other destination."""

@@ -118,12 +118,13 @@ class Gate:
     """A gate that lets one thread pass at a time, until it is opened permanently. Thread-safe.
 
     The thread that passed is the holder, and may enter again. If the holder neither leaves nor enters again within
-    HAND_OVER seconds on `clock`, the next thread may pass. A blocked holder therefore does not block all threads."""
+    `hand_over` seconds on `clock`, the next thread may pass. A blocked holder therefore does not block all threads."""
 
-    __slots__ = ("_clock", "_holder", "_lock", "_opened", "_since", "_wakes")
+    __slots__ = ("_clock", "_hand_over", "_holder", "_lock", "_opened", "_since", "_wakes")
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, hand_over: float = HAND_OVER) -> None:
         self._clock = clock
+        self._hand_over = hand_over
         self._lock = threading.Lock()
         self._opened = False
         self._holder: int | None = None  # ident of the thread that passed
@@ -140,12 +141,12 @@ class Gate:
             now = self._clock.now()
             if self._opened:
                 return True
-            if self._holder is None or self._holder == me or now >= self._since + HAND_OVER:
+            if self._holder is None or self._holder == me or now >= self._since + self._hand_over:
                 self._holder, self._since = me, now
                 return True
             wake = threading.Event()
             self._wakes.add(wake)
-            left = self._since + HAND_OVER - now
+            left = self._since + self._hand_over - now
         with stop.callback_on_stop(wake.set):
             wake.wait(left)
         with self._lock:

@@ -106,7 +106,7 @@ class V1:
             return self._tags("/".join(parts[1:-1]))
         if parts[0] == "images" and len(parts) == 3:
             return self._image(parts[1], parts[2], request)
-        return Reply(404, (("Content-Type", "text/html"),), b"<h1>Not Found</h1>")
+        return json_reply(200, "OK") if parts == ["users", ""] else _no_page()
 
     def _login(self, request: Request) -> bool:
         scheme, _, said = (request.header("Authorization") or "").partition(" ")
@@ -130,7 +130,7 @@ class V1:
 
     def _images(self, name: str, request: Request) -> Reply:
         if not self.index:
-            return Reply(404, (("Content-Type", "text/html"),), b"<h1>Not Found</h1>")
+            return _no_page()
         if self.users and not self._login(request):
             return _error(401, "Requires authorization", ("WWW-Authenticate", 'Basic realm="v1"'))
         tags = self._named(name)
@@ -207,6 +207,10 @@ class V1:
 
 def _error(status: int, message: str, *headers: tuple[str, str]) -> Reply:
     return json_reply(status, {"error": message}, *headers)
+
+
+def _no_page() -> Reply:
+    return Reply(404, (("Content-Type", "text/html"),), b"<h1>Not Found</h1>")
 
 
 def no_v2(request: Request) -> Reply | None:

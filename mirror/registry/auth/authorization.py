@@ -8,20 +8,22 @@ password costs only a few requests instead of one per image.
 
 After a 401, the refused credentials are looked up again, or a new token is fetched. At the latest, the second 401 in a
 row (with Basic, the third) is final for that set of scopes: later requests fail without being sent.
+
+If the registry or its token service rejects a password altogether, later requests with any scopes fail without being
+sent (see `credential_trial`).
 """
 
 from __future__ import annotations
 
 import logging
-import math
-import threading
 from collections.abc import Callable, Sequence
 
 from mirror.errors import AuthError, Cancelled, MirrorError
 from mirror.registry.auth.authorizer import Scope, pull_scopes, widen_scopes
 from mirror.registry.auth.challenge import Challenge, choose_challenge, explain_unsupported, parse_challenges
+from mirror.registry.auth.credential_trial import CredentialTrials
 from mirror.registry.auth.credentials import CredentialSource
-from mirror.registry.auth.scope_state import ScopeState
+from mirror.registry.auth.scope_state import ScopeState, ScopeStates
 from mirror.registry.auth.token_client import OneOffSender
 from mirror.registry.auth.token_issuer import NO_GRANT, AuthScheme, Grant, GrantRequest, TokenIssuer
 from mirror.registry.http.host_settings import HostSettings
@@ -58,10 +60,11 @@ class HostAuthorizer:
         self._realm_check = realm_check
         self._clock = clock or SystemClock()
         self._credentials = credentials
-        self._issuer = TokenIssuer(settings.host, credentials, one_off, self._clock)
-        self._lock = threading.Lock()
-        self._states: dict[tuple[Scope, ...], ScopeState] = {}
-        self._by_repository: dict[str, list[ScopeState]] = {}  # states with a single scope
+        self.trials = CredentialTrials(self._clock)
+        self._issuer = TokenIssuer(
+            settings.host, credentials, one_off, self._clock, self.trials, lambda: realm_check("/v2/")
+        )
+        self._states = ScopeStates(self._clock)
         self._scheme: AuthScheme | None = None  # from the last challenge
         self._is_open = False  # the host has accepted a request without a header
         self._first_gate = Gate(self._clock)  # admits single requests until the scheme is known or the host is open
@@ -76,12 +79,16 @@ class HostAuthorizer:
         May fetch a token, or wait for another thread that is fetching it or sending the first request. After the
         request, the same thread must call `record_accepted`, `handle_challenge` or `record_no_response`. Raises
         AuthError (at once after a final 401), Refused (unsafe_realm), NetworkError."""
-        state = self._states.get(scopes)
+        state = self._states.find(scopes)
         if state is None:
-            state = self._get_state(scopes)
+            state = self._states.get(scopes)
         elif state.is_authorized:
             grant = state.grant
-            if grant is not None and self._clock.now() < grant.renew_at:
+            if (
+                grant is not None
+                and self._clock.now() < grant.renew_at
+                and (not grant.trial or grant.trial.is_accepted)
+            ):
                 return grant.header
         return self._get_header(state, work)
 
@@ -93,24 +100,31 @@ class HostAuthorizer:
         `challenges` are the values of WWW-Authenticate; `sent` is the `Authorization` value of the request. Returns
         normally if the request should be sent again with a new value from `header`. Otherwise raises AuthError or
         Refused. If that error is not retryable, every later call of `header` for these scopes also raises it."""
-        state = self._get_state(scopes)
+        state = self._states.get(scopes)
         try:
             if state.error is not None:
                 raise copy_error(state.error)
             scheme = self._record_challenge(state, parse_challenges(challenges), sent)
+            if scheme.service is not None:
+                self.trials.leave()  # another thread may request the token, and needs to send the credential for that
             self._get_grant(state, scheme, work)
         except MirrorError as error:
             self._record_error(state, error)
+            if state.refused_by_registry and state.suspect_credential and (sent or "").startswith("Basic "):
+                self._issuer.examine_basic_refusal(state.suspect_credential[0], work)
             raise
         finally:
             self._leave_gates(state)  # this or a waiting thread may send the next request
 
-    def record_accepted(self, scopes: tuple[Scope, ...]) -> None:
-        """Record that a request with these scopes received a response other than 401."""
-        state = self._states.get(scopes)
+    def record_accepted(self, scopes: tuple[Scope, ...], *, is_forbidden: bool = False) -> None:
+        """Record that a request with these scopes received a response other than 401.
+
+        is_forbidden: whether its status is 403. Otherwise, the host has accepted the credential."""
+        self.trials.leave(is_accepted=not is_forbidden)
+        state = self._states.find(scopes)
         if state is None or (state.is_authorized and not state.refusals):
             return
-        with self._lock:
+        with self._states.lock:
             if state.error is not None:
                 return
             state.is_authorized = True
@@ -123,51 +137,46 @@ class HostAuthorizer:
 
     def record_no_response(self, scopes: tuple[Scope, ...]) -> None:
         """Record that this thread's request received no usable response, and let the next waiting request be sent."""
-        state = self._states.get(scopes)
+        state = self._states.find(scopes)
         if state is not None:
             self._leave_gates(state)
 
     def has_sent_credentials(self, repository: str, work: Work) -> bool:
         """Return whether reads of `repository` use credentials: the registry requires them, and they were found."""
-        state = self._states.get(pull_scopes(repository))
+        state = self._states.find(pull_scopes(repository))
         scheme = self._scheme if state is None else state.scheme or self._scheme
         return scheme is not None and self._credentials.find(self._host, repository, stop=work.stop) is not None
 
     def forget_refusal(self, repository: str) -> None:
         """Forget a final refusal to read `repository`, so that requests for it are sent again."""
-        with self._lock:
-            self._states.pop(pull_scopes(repository), None)
+        self._states.forget(pull_scopes(repository))
 
     def allow_one_more_request(self, scopes: tuple[Scope, ...], *, only_if_accepted: bool) -> None:
         """Allow one more request with these scopes after a final refusal by the registry. The next 401 is final again.
 
         Call this after a request that a registry may refuse even though it accepts other requests with the same scopes;
         with `only_if_accepted`, only if it has accepted one. A refusal by the token service remains final."""
-        with self._lock:
-            state = self._states.get(scopes)
+        with self._states.lock:
+            state = self._states.find(scopes)
             if state is not None and state.refused_by_registry and (state.is_authorized or not only_if_accepted):
                 state.discard_grant(self._clock)
                 state.refusals = _MAX_REFUSALS - 1
 
     def account(self, scopes: tuple[Scope, ...]) -> str:
         """Return a description of the credentials that requests with these scopes use, or "" if they use none."""
-        return self._states[scopes].account if scopes in self._states else ""
+        state = self._states.find(scopes)
+        return state.account if state is not None else ""
 
     def discard_grants(self, repositories: str) -> None:
         """Discard the grants for a repository that was just created, and for those below it: they allow no access."""
-        with self._lock:
-            for state in self._states.values():
-                if any(f"{scope.repository}/".startswith(f"{repositories}/") for scope in state.scopes):
-                    state.discard_grant(self._clock)
+        self._states.discard_grants(repositories)
 
     def known_secrets(self) -> frozenset[str]:
         """Return all secrets that have been used so far, both plain and as sent in the `Authorization` header.
 
         Of the expired tokens, only the most recent ones are included."""
-        with self._lock:
-            grants = [state.grant for state in self._states.values() if state.grant is not None]
-        sent = {grant.header.partition(" ")[2] for grant in grants if grant.header is not None}
-        return self._issuer.known_secrets() | sent
+        headers = [grant.header for grant in self._states.grants() if grant.header is not None]
+        return self._issuer.known_secrets() | {header.partition(" ")[2] for header in headers}
 
     # --- one request
 
@@ -184,6 +193,7 @@ class HostAuthorizer:
                     self._wait_at_gate(state, scheme, work.stop)
                     and scheme == (state.scheme or self._scheme)
                     and not state.error
+                    and self._enter_trial(state, grant, work.stop)
                 ):
                     self._warn_plain_http(grant)
                     return grant.header
@@ -201,8 +211,18 @@ class HostAuthorizer:
             return True  # the host allows anonymous access, and there are no credentials
         return state.gate.enter(stop)
 
+    def _enter_trial(self, state: ScopeState, grant: Grant, stop: Stop) -> bool:
+        """Wait until the credential in `grant` may be sent. Return False if it may have changed during the wait."""
+        if self.trials.enter(grant.trial, stop):
+            return True
+        with self._states.lock:
+            if state.grant is grant:
+                state.grant = None  # the credential is looked up again
+        return False
+
     def _leave_gates(self, state: ScopeState) -> None:
         """Allow the next waiting request to be sent."""
+        self.trials.leave()
         state.gate.leave()
         self._first_gate.leave()
 
@@ -212,20 +232,6 @@ class HostAuthorizer:
             self._warned = True
             extra = {"event": "plain_http", "host": self._host}
             log.warning("%s: credentials are sent without encryption (plain-http)", self._host, extra=extra)
-
-    def _get_state(self, scopes: tuple[Scope, ...]) -> ScopeState:
-        """Return the state for these scopes, creating it on first use. Their order does not matter."""
-        with self._lock:
-            state = self._states.get(scopes)
-            if state is None:
-                key = tuple(sorted({Scope(s.repository, tuple(sorted(set(s.actions))), s.kind) for s in scopes}))
-                state = self._states.get(key)
-                if state is None:
-                    state = self._states[key] = ScopeState(scopes, self._clock)
-                    if len(key) == 1:
-                        self._by_repository.setdefault(state.repository, []).append(state)
-                self._states[scopes] = state
-        return state
 
     # --- a 401
 
@@ -239,7 +245,7 @@ class HostAuthorizer:
         if scheme is None:
             what = f"{self._subject(state)}: {self._host} {explain_unsupported(challenges)}"
             raise AuthError(what, status=401, host=self._host)
-        with self._lock:
+        with self._states.lock:
             grant = state.grant
             renewing = grant is None and state.scheme is not None
             if renewing or sent != (grant.header if grant else None):
@@ -273,7 +279,7 @@ class HostAuthorizer:
         """Store an error, unless it is retryable or a cancellation. Later requests with these scopes fail with it."""
         if error.retryable or isinstance(error, Cancelled):
             return
-        with self._lock:
+        with self._states.lock:
             state.error = state.error or error
             state.is_authorized = False
             state.grant = None
@@ -306,7 +312,7 @@ class HostAuthorizer:
             raise copy_error(state.error)
         if old is not None and now < old.renew_at:
             return old  # another thread has just renewed it
-        if self._use_wider_grant(state, now) and state.grant is not None:
+        if self._states.use_wider_grant(state, now) and state.grant is not None:
             return state.grant
         request = GrantRequest(self._subject(state), state.repository, state.requested_scopes, state.suspect_credential)
         try:
@@ -319,32 +325,9 @@ class HostAuthorizer:
                 self._record_error(state, error)
                 raise
             grant = replace(old, renew_at=min(old.expires_at, self._clock.now() + RENEWAL_RETRY))
-        with self._lock:
+        with self._states.lock:
             state.grant = grant
             self._renewal_count += 1
             if self._renewal_count % _CLEANUP_EVERY == 0:
-                self._drop_expired_tokens()
+                self._states.drop_expired_tokens(self._clock.now())
         return grant
-
-    def _drop_expired_tokens(self) -> None:
-        """Remove expired tokens to save memory, since each repository has its own token of several KiB."""
-        now = self._clock.now()
-        for state in self._states.values():
-            if state.grant is not None and state.grant.expires_at < now:
-                state.grant = None
-
-    def _use_wider_grant(self, state: ScopeState, now: float) -> bool:
-        """Reuse a valid token that allows at least the actions of `state`. Return whether there is such a token."""
-        if len(state.scopes) != 1 or state.refusals:
-            return False
-        wanted = set(state.scopes[0].actions)
-        with self._lock:
-            for other in self._by_repository[state.repository]:
-                grant = other.grant
-                if grant is None or not now < grant.renew_at < math.inf:
-                    continue
-                if wanted <= set(other.scopes[0].actions):
-                    state.grant = grant
-                    state.is_authorized = state.is_authorized or other.is_authorized
-                    return True
-        return False

@@ -81,8 +81,10 @@ class Authorizer(Protocol):
         different value, with which the request should be sent once more. Otherwise raises AuthError."""
         ...
 
-    def record_accepted(self, scopes: tuple[Scope, ...]) -> None:
-        """Record that a request with these scopes received a response other than 401."""
+    def record_accepted(self, scopes: tuple[Scope, ...], *, is_forbidden: bool = False) -> None:
+        """Record that a request with these scopes received a response other than 401.
+
+        is_forbidden: whether its status is 403, which does not show that the credentials are right."""
         ...
 
     def record_no_response(self, scopes: tuple[Scope, ...]) -> None:
@@ -117,7 +119,7 @@ class Anonymous:
         """Raise AuthError, because the registry requires credentials."""
         raise AuthError("the registry requires credentials, but none are configured", code="auth_failed", status=401)
 
-    def record_accepted(self, scopes: tuple[Scope, ...]) -> None:
+    def record_accepted(self, scopes: tuple[Scope, ...], *, is_forbidden: bool = False) -> None:
         """Do nothing, because there is no authorization to record."""
         pass
 

@@ -46,7 +46,8 @@ class Reply(Protocol):
 class OneOffSender(Protocol):
     """A callable that sends a one-off request to a token service, and retries it if necessary.
 
-    A response with an error status such as 403 is returned, not raised. Raises a MirrorError if all attempts fail."""
+    kind: the name of the request in statistics. A response with an error status such as 403 is returned, not raised.
+    Raises a MirrorError if all attempts fail."""
 
     def __call__(
         self,
@@ -57,6 +58,7 @@ class OneOffSender(Protocol):
         form: Mapping[str, str] | None = None,
         basic: tuple[str, str] | None = None,
         work: Work,
+        kind: str = "token",
     ) -> Reply: ...
 
 
@@ -100,7 +102,7 @@ class TokenClient:
             self._get_only = True
         params = [("service", name)] if name else []
         params += [("scope", scope) for scope in scopes]
-        reply = self._one_off("GET", service, params=params, basic=_basic_credentials(credential), work=work)
+        reply = self._one_off("GET", service, params=params, basic=basic_credentials(credential), work=work)
         return self._parse_token(reply, credential)
 
     def _post_token(self, service: Destination, name: str, scopes: Sequence[str], secret: str, work: Work) -> Reply:
@@ -154,7 +156,7 @@ class TokenClient:
         )
 
 
-def _basic_credentials(credential: Credential | None) -> tuple[str, str] | None:
+def basic_credentials(credential: Credential | None) -> tuple[str, str] | None:
     """Return the user name and password for Basic authentication at the token service, or None if there are none."""
     if credential is None:
         return None

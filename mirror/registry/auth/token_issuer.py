@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mirror.errors import AuthError
+from mirror.registry.auth.credential_trial import CredentialTrial, CredentialTrials
 from mirror.registry.auth.credentials import Credential, CredentialSource
-from mirror.registry.auth.token_client import OneOffSender, TokenClient
+from mirror.registry.auth.token_client import OneOffSender, TokenClient, basic_credentials
 from mirror.registry.http.headers import basic_authorization
 from mirror.registry.http.url_policy import Destination
 from mirror.util.cancellation import Stop, Work
 from mirror.util.config_key import registry_key
 from mirror.util.retry_policy import Clock
-from mirror.util.single_flight import SingleFlight
+from mirror.util.single_flight import SingleFlight, copy_error
 from mirror.util.structs import RedactedStruct, Struct
 
 RELOAD_INTERVAL = 10.0  # seconds; the shortest time between two fresh lookups of credentials
@@ -36,7 +37,8 @@ class AuthScheme(Struct, frozen=True):
 class Grant(RedactedStruct, frozen=True):
     """A value for the `Authorization` header, and the period for which it is valid.
 
-    If `header` is None, the header is not sent. `renew_at` and `expires_at` are values of `Clock.now`, in seconds."""
+    If `header` is None, the header is not sent. `renew_at` and `expires_at` are values of `Clock.now`, in seconds.
+    `trial` is that of the credential if the header contains it. A token is sent without the credential."""
 
     HIDDEN = ("header",)
 
@@ -44,6 +46,7 @@ class Grant(RedactedStruct, frozen=True):
     renew_at: float = math.inf
     expires_at: float = math.inf
     credential: Credential | None = None
+    trial: CredentialTrial | None = None
 
 
 NO_GRANT = Grant()
@@ -65,11 +68,23 @@ class GrantRequest(Struct, frozen=True):
 class TokenIssuer:
     """The issuer of all grants (`Authorization` values) for one registry.
 
+    trials: which credentials the registry has accepted or rejected. api: returns the URL `/v2/` of the registry.
     Thread-safe. No lock is held during requests, credential helper runs or waits."""
 
-    def __init__(self, host: str, credentials: CredentialSource, one_off: OneOffSender, clock: Clock) -> None:
+    def __init__(
+        self,
+        host: str,
+        credentials: CredentialSource,
+        one_off: OneOffSender,
+        clock: Clock,
+        trials: CredentialTrials,
+        api: Callable[[], Destination],
+    ) -> None:
         self._host = host
         self._credentials = credentials
+        self._one_off = one_off
+        self._trials = trials
+        self._api = api
         self._client = TokenClient(host, one_off)
         self._clock = clock
         self._lock = threading.Lock()
@@ -77,23 +92,68 @@ class TokenIssuer:
         self._next_reload_at: dict[str, float] = {}  # by the path to which the credentials apply
         self._tokens: deque[str] = deque(maxlen=_REMEMBERED_TOKENS)
 
-    def issue(self, scheme: AuthScheme, request: GrantRequest, work: Work) -> Grant:
+    def issue(self, scheme: AuthScheme, request: GrantRequest, work: Work, *, may_reload: bool = True) -> Grant:
         """Return a new grant. May request a token, read credential files and run a credential helper.
 
-        Raises AuthError if no suitable credentials were found or the token service refused them. Raises NetworkError,
-        Cancelled."""
-        credential = self._find_credential(request, work.stop)
+        may_reload: whether to request a second token if the credential has changed after the token service refused it.
+        Raises AuthError if no suitable credentials were found, if the token service refused them, or if the host has
+        rejected them before. Raises NetworkError, Cancelled."""
         if scheme.service is None:
-            return self._basic_grant(request, credential)
+            return self._basic_grant(request, self._find_credential(request, work.stop))
+        credential = self._enter_trial(request, work.stop)
         try:
-            return self._token_grant(scheme.service, scheme.name, request, credential, work)
+            grant = self._token_grant(scheme.service, scheme.name, request, credential, work)
         except AuthError as error:
             if error.status not in _REFUSAL_STATUSES:
                 raise
             reloaded = self._reload_credential(request, work.stop)
-            if reloaded == credential:
+            if reloaded == credential or not may_reload:
+                self._examine_token_refusal(scheme, credential, error, work)
                 raise
-            return self._token_grant(scheme.service, scheme.name, request, reloaded, work)
+        else:
+            self._trials.leave(is_accepted=True)
+            return grant
+        finally:
+            self._trials.leave()
+        return self.issue(scheme, request, work, may_reload=False)
+
+    def examine_basic_refusal(self, credential: Credential | None, work: Work) -> None:
+        """After the registry has refused a request with Basic credentials, find out whether it rejects them everywhere.
+
+        May send a request for `/v2/`. Raises Cancelled."""
+        trial = self._trials.find(credential)
+        if trial is None or credential is None:
+            return
+
+        def ask() -> int:
+            """Request `/v2/` with the credentials, and return the status of the response."""
+            basic = basic_credentials(credential)
+            return self._one_off("GET", self._api(), basic=basic, work=work.without_retries(), kind="ping").status
+
+        trial.examine(ask, lambda subject: self.refusal_error(subject, credential), work.stop)
+
+    def _examine_token_refusal(
+        self, scheme: AuthScheme, credential: Credential | None, refusal: AuthError, work: Work
+    ) -> None:
+        """After the token service has responded with `refusal`, find out whether it rejects the credential everywhere.
+
+        May request a token without scopes. Raises Cancelled."""
+        trial = self._trials.find(credential)
+        service = scheme.service
+        if trial is None or service is None or refusal.status != 401:
+            return
+
+        def ask() -> int:
+            """Request a token without scopes, and return the status of the response. If it is unknown, return 0."""
+            try:
+                token = self._client.fetch(service, scheme.name, (), credential, work.without_retries())
+            except AuthError as error:
+                return error.status or 0
+            with self._lock:
+                self._tokens.append(token.value)
+            return 200
+
+        trial.examine(ask, lambda subject: copy_error(refusal), work.stop)
 
     def refusal_error(self, subject: str, credential: Credential | None, status: int = 401) -> AuthError:
         """Return the error for the refusal of `credential`, or of anonymous access if `credential` is None."""
@@ -127,7 +187,8 @@ class TokenIssuer:
         if credential is None or credential.username is None:
             raise self.refusal_error(request.subject, credential)
         header = basic_authorization(credential.username, credential.password or credential.identity_token or "")
-        return Grant(header, credential.renew_at, credential.expires_at, credential)
+        trial = self._trials.find(credential)
+        return Grant(header, credential.renew_at, credential.expires_at, credential, trial)
 
     def _token_grant(
         self, service: Destination, name: str, request: GrantRequest, credential: Credential | None, work: Work
@@ -147,11 +208,27 @@ class TokenIssuer:
         early = min(30.0, 0.2 * token.lifetime)
         return Grant(f"Bearer {token.value}", now + token.lifetime - early, now + token.lifetime, credential)
 
+    def _enter_trial(self, request: GrantRequest, stop: Stop) -> Credential | None:
+        """Return the credential for a request, when it may be sent. The caller must then call `CredentialTrials.leave`.
+
+        Raises the same errors as `_find_credential`."""
+        while True:
+            credential = self._find_credential(request, stop)
+            if self._trials.enter(self._trials.find(credential), stop):
+                return credential
+
     def _find_credential(self, request: GrantRequest, stop: Stop) -> Credential | None:
-        """Return the credential for a request. If that credential was refused before, look it up again."""
+        """Return the credential for a request. If that credential was refused before, look it up again.
+
+        Raises AuthError if the host has rejected the credential, and it has not changed since."""
         credential = self._credentials.find(self._host, request.repository, stop=stop)
-        if request.suspect_credential is not None and request.suspect_credential[0] == credential:
-            return self._reload_credential(request, stop)
+        trial = self._trials.find(credential)
+        is_suspect = request.suspect_credential is not None and request.suspect_credential[0] == credential
+        if is_suspect or (trial is not None and trial.rejection is not None):
+            credential = self._reload_credential(request, stop)
+            trial = self._trials.find(credential)
+            if trial is not None and trial.rejection is not None:
+                raise trial.rejection(request.subject)
         return credential
 
     def _reload_credential(self, request: GrantRequest, stop: Stop) -> Credential | None:

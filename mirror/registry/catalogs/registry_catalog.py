@@ -14,6 +14,7 @@ from contextlib import suppress
 from mirror.errors import AuthError, MirrorError, NotFound, RateLimited, Refused, RemoteError
 from mirror.oci.reference import DOCKER_HUB, is_path
 from mirror.registry.auth.challenge import Challenge, choose_challenge, parse_challenges
+from mirror.registry.auth.credential_trial import CredentialTrials
 from mirror.registry.auth.credentials import CredentialSource
 from mirror.registry.catalog import Catalog, V2Catalog
 from mirror.registry.catalogs.api import ONE_BY_ONE, RegistryAccess
@@ -27,7 +28,8 @@ from mirror.registry.http.headers import Headers
 from mirror.registry.http.url_policy import Destination
 from mirror.registry.session import Anonymous, Session
 from mirror.util.cancellation import Work
-from mirror.util.single_flight import SingleFlight
+from mirror.util.retry_policy import Clock, SystemClock
+from mirror.util.single_flight import SingleFlight, copy_error
 
 _KNOWN: Mapping[str, Callable[[RegistryAccess], Catalog]] = {
     DOCKER_HUB: DockerHubCatalog,
@@ -40,10 +42,17 @@ _ARTIFACTORY_HEADERS = ("x-artifactory-id", "x-jfrog-version")
 
 
 class RegistryCatalog:
-    """The catalog of a registry whose product may be unknown. Each list is read once in a run and kept. Thread-safe."""
+    """The catalog of a registry whose product may be unknown. Each list is read once in a run and kept. Thread-safe.
 
-    def __init__(self, session: Session, credentials: CredentialSource) -> None:
+    trials: which credentials the registry itself has accepted or rejected. clock: the clock of the run."""
+
+    def __init__(
+        self, session: Session, credentials: CredentialSource, trials: CredentialTrials, clock: Clock | None = None
+    ) -> None:
         self._session = session
+        self._trials = trials
+        # A separate object, since the API of a product may reject credentials that the registry accepts.
+        self._api_trials = CredentialTrials(clock or SystemClock())
         self._access = RegistryAccess(session, credentials)
         self._v2 = V2Catalog(session)
         self._lists: dict[str, Sequence[str]] = {}  # by prefix
@@ -64,7 +73,7 @@ class RegistryCatalog:
         """Read the list of the repositories below `prefix` from the registry."""
         known = _KNOWN.get(self._access.host)
         if known is not None:
-            return _select(known(self._access).list_repositories(prefix, work), prefix)
+            return self._read_product_list(known(self._access), prefix, work)
         refusal: MirrorError | None = None
         names: Sequence[str] = ()
         try:
@@ -75,14 +84,38 @@ class RegistryCatalog:
             refusal = error
         if any(name.startswith(prefix) for name in names):
             return names
+        if refusal is not None:
+            trial = self._trials.find(self._access.find_credential(prefix, work))
+            if trial is not None and trial.rejection is not None:
+                raise refusal
         product = self._recognize_product(work)
         if product is not None:
-            return _select(product.list_repositories(prefix, work), prefix)
+            return self._read_product_list(product, prefix, work)
         if refusal is not None:
             if not isinstance(refusal, NotFound):
                 hint = f"if this account may not list the repositories, {ONE_BY_ONE}"
                 refusal.hint = f"{refusal.hint}; {hint}" if refusal.hint else hint
             raise refusal
+        return names
+
+    def _read_product_list(self, product: Catalog, prefix: str, work: Work) -> Sequence[str]:
+        """Read the list from the API of a product, unless the API has rejected the credential before.
+
+        Until the API has accepted the credential, only one list at a time is read with it."""
+        trial = self._api_trials.find(self._access.find_credential(prefix, work))
+        while not self._api_trials.enter(trial, work.stop):
+            if trial is not None and trial.rejection is not None:
+                raise trial.rejection(prefix)
+        try:
+            names = _select(product.list_repositories(prefix, work), prefix)
+            self._api_trials.leave(is_accepted=True)
+        except AuthError as error:
+            if trial is not None and error.status == 401:
+                rejected = error
+                trial.reject(lambda subject: copy_error(rejected))
+            raise
+        finally:
+            self._api_trials.leave()
         return names
 
     def _recognize_product(self, work: Work) -> Catalog | None:

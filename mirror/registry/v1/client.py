@@ -16,7 +16,7 @@ from mirror.registry.blobs import NO_RANGE_STATUSES
 from mirror.registry.http.url_policy import Destination
 from mirror.registry.session import Response, ResponseStream, Session, TooBig
 from mirror.registry.v1 import parsing
-from mirror.registry.v1.auth import ENDPOINT, IMAGES, INDEX, V1Authorizer, v1_scopes
+from mirror.registry.v1.auth import ENDPOINT, IMAGES, INDEX, LOGIN, V1Authorizer, v1_scopes
 from mirror.registry.v1.layer_reader import LayerReader
 from mirror.registry.v1.parsing import ImageJson
 from mirror.util.cancellation import Work
@@ -47,6 +47,7 @@ class V1Client:
         self._session = session
         self._authorizer = authorizer
         authorizer.renew = self._request_index
+        authorizer.log_in = self._log_in
         self.host = session.settings.host
         self._lock = threading.Lock()
         self._answers_ping: bool | None = None  # None if no ping was sent yet
@@ -206,6 +207,20 @@ class V1Client:
         return _IndexedRepository(
             tuple(hosts) or (self._session.url_policy.destination("/"),), parsing.is_index_response(response)
         )
+
+    def _log_in(self, repository: str, work: Work) -> int:
+        """Send the credentials for a repository with a request that concerns no repository, without retries.
+
+        Return the status of the response: 200 or 401. Other responses are errors. Docker 1.10 sends this request for
+        `docker login`."""
+        scopes = v1_scopes(LOGIN, repository)
+        try:
+            response = self._session.call(
+                "GET", "/v1/users/", work.without_retries(), kind="v1-login", scopes=scopes, expect={200}
+            )
+        except AuthError as error:
+            return error.status or 0
+        return response.status
 
     # ---- tags and images
 

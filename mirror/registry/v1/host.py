@@ -31,7 +31,7 @@ class V1Host:
         cache: LayerCache[Ancestor],
         policy: Policy | None,
     ) -> None:
-        authorizer = V1Authorizer(settings, credentials)
+        authorizer = V1Authorizer(settings, credentials, limits.clock)
         session = Session(settings, limits, authorizer=authorizer, cookies=CookieJar(), policy=policy)
         self._client = V1Client(session, authorizer)
         self._cache = cache

@@ -39,6 +39,9 @@ def basic(user: str, word: str) -> str:
     return "Basic " + base64.b64encode(f"{user}:{word}".encode()).decode()
 
 
+basic_header = basic  # under a name that no parameter has
+
+
 class FakeClock:
     def __init__(self) -> None:
         self.time = 5000.0
@@ -77,13 +80,18 @@ class Reply:
 
 @dataclass
 class FakeTokenService:
-    """A token service. By default each request gets a new token for the requested scopes."""
+    """A token service. By default each request gets a new token for the requested scopes.
+
+    It also receives the requests for `/v2/` of the registry, because they are sent in the same way."""
 
     lifetime: object = 300
     logins: set[tuple[str, str]] | None = None  # None: every request gets a token
     failure: Callable[[], None] = lambda: None  # may raise or block
     fixed: str = ""  # if set, the token of every response
     status: int = 200
+    refused: str = "//"  # a request with this text in its scopes gets 401
+    accepts: Callable[[str], bool] = lambda header: True  # whether the registry accepts a request for /v2/
+    pings: list[str] = field(default_factory=list)  # the headers of the requests for /v2/
     calls: list[dict[str, object]] = field(default_factory=list)
     given: dict[str, list[str]] = field(default_factory=dict)  # scopes by token
 
@@ -99,14 +107,17 @@ class FakeTokenService:
         form: Mapping[str, str] | None = None,
         basic: tuple[str, str] | None = None,
         work: Work,
+        kind: str = "token",
     ) -> Reply:
+        if kind == "ping":
+            return self._ping(str(destination), basic)
         scopes = [value for key, value in params if key == "scope"] or (form or {}).get("scope", "").split()
         with self._lock:
             self.calls.append({"method": method, "to": str(destination), "scopes": scopes, "basic": basic})
             number = len(self.calls)
         self.failure()
         login = basic or (("<token>", form["refresh_token"]) if form else None)
-        if self.logins is not None and login not in self.logins:
+        if (self.logins is not None and login not in self.logins) or any(self.refused in scope for scope in scopes):
             return Reply(401, b"")
         if self.status != 200:
             return Reply(self.status, b"")
@@ -114,6 +125,15 @@ class FakeTokenService:
         with self._lock:
             self.given[token] = scopes
         return Reply(200, json.dumps({"token": token, "expires_in": self.lifetime}).encode())
+
+    def _ping(self, url: str, login: tuple[str, str] | None) -> Reply:
+        assert url == f"https://{HOST}/v2/"
+        assert login is not None
+        header = basic_header(*login)
+        with self._lock:
+            self.pings.append(header)
+        self.failure()
+        return Reply(200 if self.accepts(header) else 401, b"")
 
 
 class FakeRegistry:
@@ -150,6 +170,7 @@ class World:
     clock: FakeClock = field(default_factory=FakeClock)
 
     def __post_init__(self) -> None:
+        self.tokens.accepts = lambda header: self.registry.accepts((), header)
         self.auth = HostAuthorizer(
             self.settings, self.logins, self.tokens, UrlPolicy(self.settings).check_realm, self.clock
         )

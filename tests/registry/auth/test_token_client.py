@@ -47,6 +47,7 @@ class Service:
         form: Mapping[str, str] | None = None,
         basic: tuple[str, str] | None = None,
         work: Work,
+        kind: str = "token",
     ) -> Reply:
         assert SERVICE == destination
         self.calls.append((method, list(params), form, basic))

@@ -240,7 +240,8 @@ def test_a_wrong_password_at_the_token_service_costs_the_registry_one_request() 
     assert {("auth_failed", 401)} == {(error.code, error.status) for error in errors}
     what = f"the token service of {HOST} refused user acme, password from env HUB_TOKEN (401)"
     assert {what} == {error.what for error in errors}
-    assert (1, 1) == (world.registry.count, len(world.tokens.calls))
+    assert 1 == world.registry.count
+    assert [["repository:team/app:pull"], []] == [call["scopes"] for call in world.tokens.calls]
 
 
 def test_without_credentials_a_refusal_by_the_token_service_names_the_searched_files() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
@@ -46,10 +47,10 @@ def open_registry() -> Iterator[Open]:
             configured = HostSettings(host, username=user, password=password, **settings)
             source = CredentialSource({host: configured}, {})
             session = stack.enter_context(Session(configured, Limits(), policy=QUICK))
-            session.authorizer = HostAuthorizer(
+            session.authorizer = authorizer = HostAuthorizer(
                 configured, source, session.send_one_off, session.url_policy.check_realm
             )
-            return RegistryV2(session, catalog=RegistryCatalog(session, source))
+            return RegistryV2(session, catalog=RegistryCatalog(session, source, authorizer.trials))
 
         yield open_it
 
@@ -122,6 +123,23 @@ def test_an_account_that_docker_hub_refuses_is_an_error(internet: Any, open_regi
     assert "personal access token" in caught.value.hint
     assert ["POST /v2/auth/token"] == asked(server)
     assert SECRET not in str(caught.value)
+
+
+def test_an_api_that_refuses_an_account_is_not_asked_again_for_other_prefixes(
+    internet: Any, open_registry: Open
+) -> None:
+    server, settings = internet
+    server.hook = docker_hub({"acme": ["app"]}, login=("joe", "another password"))
+    registry = open_registry("docker.io", "joe", **settings)
+
+    def refusal(number: int) -> str:
+        with pytest.raises(AuthError) as caught:
+            names(registry, f"team-{number}/")
+        return str(caught.value)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert 1 == len(set(pool.map(refusal, range(16))))
+    assert ["POST /v2/auth/token"] == asked(server)
 
 
 @pytest.mark.parametrize(
@@ -246,6 +264,23 @@ def test_harbor_lists_the_repositories_of_a_project(scripted: ScriptedFactory, o
     with pytest.raises(AuthError) as caught:
         names(listed, "unknown/")
     assert "permission to list repositories" in caught.value.hint
+
+
+def test_the_api_of_harbor_gets_no_password_that_the_registry_rejected(
+    scripted: ScriptedFactory, open_registry: Open
+) -> None:
+    registry = scripted()
+    product = harbor(PROJECTS, robot="robot$ci:another password")
+
+    def hook(request: Request) -> Reply | None:
+        return error_reply(401, "UNAUTHORIZED", "") if request.path == "/service/token" else product(request)
+
+    registry.hook = hook
+    catalog = open_registry(registry.host, "robot$ci", plain_http=True)
+    for number in range(5):
+        with pytest.raises(AuthError, match=r"the token service of .* refused user robot"):
+            names(catalog, f"team-{number}/")
+    assert ["GET /v2/_catalog", "GET /service/token", "GET /service/token"] == asked(registry)
 
 
 def test_harbor_lists_a_public_project_without_an_account(scripted: ScriptedFactory, open_registry: Open) -> None:

@@ -57,7 +57,7 @@ class Keys:
     def account(self, scopes: tuple[Scope, ...]) -> str:
         return ""
 
-    def record_accepted(self, scopes: tuple[Scope, ...]) -> None:
+    def record_accepted(self, scopes: tuple[Scope, ...], *, is_forbidden: bool = False) -> None:
         self.accepted_scopes.append(scopes)
 
     def record_no_response(self, scopes: tuple[Scope, ...]) -> None:

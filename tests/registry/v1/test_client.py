@@ -213,12 +213,24 @@ def test_a_private_repository_without_credentials_is_an_auth_error(scripted: Scr
     assert "username and password" in error.hint
 
 
-def test_a_wrong_password_costs_two_requests(scripted: ScriptedFactory, tmp_path: Path) -> None:
+def test_a_wrong_password_costs_three_requests(scripted: ScriptedFactory, tmp_path: Path) -> None:
     registry = world(scripted, users={"acme": "right"})
     with opened(registry, tmp_path, mode=host_settings.V1Mode.ONLY, login=("acme", "wrong-password")) as source:
         assert ["auth_failed"] == [one.code for one in outcome(source, "team/app") if isinstance(one, MirrorError)]
         outcome(source, "team/app", ["t"])
-    assert {"GET v1-ping": 1, "GET v1-index": 1} == registry.counts()
+        outcome(source, "team/other")
+    assert {"GET v1-ping": 1, "GET v1-index": 1, "GET v1": 1} == registry.counts()
+    assert "/v1/users/" == registry.log[-1].path
+
+
+def test_a_refusal_of_one_repository_does_not_affect_others(scripted: ScriptedFactory, tmp_path: Path) -> None:
+    registry = world(scripted, users={"acme": "right"})
+    registry.fault("GET v1-index", repository="secret/app", times=FOREVER, status=401)
+    with opened(registry, tmp_path, mode=host_settings.V1Mode.ONLY, login=("acme", "right")) as source:
+        assert isinstance(outcome(source, "secret/app")[0], MirrorError)
+        assert [] == [one for one in outcome(source, "team/app") if isinstance(one, MirrorError)]
+        assert isinstance(outcome(source, "secret/app")[0], MirrorError)
+    assert 1 == registry.counts()["GET v1"]
 
 
 # ---- endpoints
