@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from types import TracebackType
 
 from mirror.errors import NetworkError, Refused, RemoteError
@@ -25,9 +26,18 @@ class BlobStream:
 
     `size` is the size of the whole blob in bytes, or None if the response does not state it."""
 
-    def __init__(self, stream: ResponseStream, size: int | None) -> None:
+    def __init__(
+        self, stream: ResponseStream, size: int | None, open_range: Callable[[int, int, Work], BlobStream]
+    ) -> None:
         self._stream = stream
         self.size = size
+        self._open_range = open_range
+
+    def open_range(self, start: int, end: int, work: Work) -> BlobStream:
+        """Request the bytes of the same blob from offset `start` to before offset `end`, and return their stream.
+
+        Raises RemoteError if the response does not contain exactly this range."""
+        return self._open_range(start, end, work)
 
     def readinto(self, buffer: memoryview) -> int:
         """Read bytes into the beginning of `buffer`. Return the number of bytes read, or 0 at the end of the blob."""
@@ -73,7 +83,27 @@ def open_blob(
     except BaseException:
         stream.close()
         raise
-    return BlobStream(stream, size)
+    return BlobStream(stream, size, partial(_open_range, session, where, blob, scopes))
+
+
+def _open_range(
+    session: Session,
+    where: str | Destination,
+    blob: Descriptor,
+    scopes: tuple[Scope, ...],
+    start: int,
+    end: int,
+    work: Work,
+) -> BlobStream:
+    """Request the bytes of a blob from offset `start` to before offset `end`. See `BlobStream.open_range`."""
+    headers = (("Range", f"bytes={start}-{end - 1}"),)
+    stream = _request_blob(session, where, scopes, work, headers=headers, expect=(206,))
+    match = _content_range(stream)
+    if match is None or (int(match[1]), int(match[2]) + 1) != (start, end) or match[3] not in ("*", str(blob.size)):
+        stream.close()
+        text = f"{stream.request}: the response does not contain the requested range"
+        raise RemoteError(text, code="bad_response")
+    return BlobStream(stream, blob.size, partial(_open_range, session, where, blob, scopes))
 
 
 def _blob_path(repository: str, blob: Descriptor) -> str:

@@ -17,6 +17,7 @@ from mirror.transfer.calls import Calls
 from mirror.transfer.downloads import BlobDownload, BufferedBlob
 from mirror.transfer.idle_sessions import IdleSessions
 from mirror.transfer.permits import DOWNLOADS, UPLOADS, host_permit
+from mirror.transfer.range_threads import RangeThreads
 from mirror.transfer.read_failures import ReadFailures
 from mirror.transfer.retry_budgets import RetryBudgets
 from mirror.transfer.routes import Routes
@@ -86,7 +87,8 @@ class BlobUploader:
         self._before_write = before_write
         self._failures = ReadFailures()
         self._budgets = RetryBudgets(calls)
-        self._downloads = SpoolDownloads(calls, self._budgets, self._failures, progress)
+        self._ranges = RangeThreads(calls)
+        self._downloads = SpoolDownloads(calls, self._budgets, self._failures, self._ranges, progress)
         self._buffered = 0  # bytes of small blobs in memory, or about to be read
 
     async def upload(self, request: BlobRequest, result: BlobResult, session: UploadSession | None) -> None:
@@ -156,7 +158,7 @@ class BlobUploader:
     async def _upload_directly(self, upload_try: UploadState) -> None:
         """Upload the blob without the spool, so that no other upload of the blob can use the bytes."""
         blob = upload_try.request.blob
-        download = BlobDownload(blob, upload_try.sources, self._failures)
+        download = BlobDownload(blob, upload_try.sources, self._failures, self._ranges)
         try:
             if blob.size is not None and blob.size <= SMALL_BLOB and self._buffered + blob.size <= MAX_BUFFERED:
                 await self._upload_from_memory(upload_try, download, blob.size)

@@ -13,6 +13,7 @@ from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Hasher
 from mirror.store import BlobReader
 from mirror.transfer.blob_request import BlobSource
+from mirror.transfer.range_threads import RangeThreads
 from mirror.transfer.read_failures import ReadFailures
 from mirror.util.cancellation import Work
 
@@ -32,13 +33,21 @@ class BlobDownload:
 
     Used by one thread at a time."""
 
-    def __init__(self, blob: Descriptor, sources: Sequence[BlobSource], failures: ReadFailures | None = None) -> None:
+    def __init__(
+        self,
+        blob: Descriptor,
+        sources: Sequence[BlobSource],
+        failures: ReadFailures | None = None,
+        ranges: RangeThreads | None = None,
+    ) -> None:
         """Create a download of `blob` without opening it. sources: the sources to read from, in order of preference.
 
-        failures: the failed reads of this run. Sources that failed earlier are skipped; new failures are added."""
+        failures: the failed reads of this run. Sources that failed earlier are skipped; new failures are added.
+        ranges: lets a large blob be read over several connections; None for only one connection."""
         self._blob = blob
         self._sources = list(sources)  # the first one is read
         self._failures = failures or ReadFailures()
+        self._ranges = ranges
         self._first_error: MirrorError | None = None
         self._hasher = blob.digest.hasher()
         self._checkpoints: dict[int, Hasher] = {0: self._hasher.copy()}
@@ -80,7 +89,10 @@ class BlobDownload:
             error = self._failures.find(source, self._blob)
             if error is None:
                 try:
-                    return source.store.open_blob(source.repository, self._blob, work, offset=self.position)
+                    reader = source.store.open_blob(source.repository, self._blob, work, offset=self.position)
+                    if self._ranges is None:
+                        return reader
+                    return self._ranges.wrap(reader, self._blob, self.position, source.store.host, work)
                 except NotFound as missing:
                     what = f"{source} does not have blob {self._blob.digest}"
                     error = type(missing)(

@@ -11,6 +11,7 @@ from mirror.transfer.blob_request import BlobResult, BlobSource
 from mirror.transfer.calls import Calls
 from mirror.transfer.downloads import BlobDownload
 from mirror.transfer.permits import DOWNLOADS
+from mirror.transfer.range_threads import RangeThreads
 from mirror.transfer.read_failures import ReadFailures
 from mirror.transfer.retry_budgets import RetryBudgets
 from mirror.transfer.shared_tasks import SharedTasks
@@ -22,11 +23,19 @@ from mirror.util.cancellation import Work
 class SpoolDownloads:
     """Runs at most one download for each spool file at a time. Must be used on the event loop."""
 
-    def __init__(self, calls: Calls, budgets: RetryBudgets, failures: ReadFailures, progress: Progress) -> None:
+    def __init__(
+        self,
+        calls: Calls,
+        budgets: RetryBudgets,
+        failures: ReadFailures,
+        ranges: RangeThreads,
+        progress: Progress,
+    ) -> None:
         self._calls = calls
         self._progress = progress
         self._budgets = budgets
         self._failures = failures
+        self._ranges = ranges
         self._tasks: SharedTasks[SpoolFile, None] = SharedTasks(calls.tasks)
         self._first_bytes: dict[SpoolFile, asyncio.Event] = {}  # set when a download has written bytes or has ended
 
@@ -59,7 +68,7 @@ class SpoolDownloads:
             on_start()
             if file.complete:
                 return
-            download = BlobDownload(file.blob, sources, self._failures)
+            download = BlobDownload(file.blob, sources, self._failures, self._ranges)
 
             def note_progress(count: int) -> None:
                 """Show the progress, and wake `wait_for_progress` after the first bytes."""

@@ -1,4 +1,4 @@
-"""Interrupted downloads from registries that do not support ranges."""
+"""Ranges of blobs, and interrupted downloads from registries that do not support ranges."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from mirror.errors import NotFound, Refused
+from mirror.errors import NotFound, Refused, RemoteError
 from mirror.limits import Limits
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
+from mirror.registry.blobs import BlobStream
 from mirror.registry.client import RegistryV2
 from mirror.registry.http.host_settings import HostSettings
 from mirror.registry.session import Session
@@ -100,3 +101,56 @@ def test_a_blob_that_was_deleted_meanwhile_is_missing_and_not_read_again(scripte
         with pytest.raises(NotFound, match="does not have blob"):
             read_all(body)
     assert 2 == len(ranges(registry))
+
+
+# ---- single ranges
+
+
+@contextmanager
+def open_stream(registry: ScriptedRegistry) -> Iterator[BlobStream]:
+    """Yield the stream of a blob in a registry."""
+    graph = Graph("ranges")
+    layer = graph.blob(DATA, "application/octet-stream")
+    registry.load("app", graph)
+    blob = Descriptor(Digest.parse(layer.digest), SIZE, layer.media_type)
+    with (
+        Session(HostSettings(registry.host, plain_http=True), Limits(), policy=Policy(attempts=1)) as session,
+        RegistryV2(session).open_blob("app", blob, Work(Stop(), retries=False)) as stream,
+    ):
+        yield stream
+
+
+def read_range(stream: BlobStream, start: int, end: int) -> bytes:
+    out, buffer = bytearray(), memoryview(bytearray(1 << 18))
+    with stream.open_range(start, end, Work(Stop(), retries=False)) as reader:
+        while count := reader.readinto(buffer):
+            out += buffer[:count]
+    return bytes(out)
+
+
+def test_a_stream_opens_other_ranges_of_its_blob(scripted: ScriptedFactory) -> None:
+    registry = scripted()
+    with open_stream(registry) as stream:
+        assert DATA[1000:3000] == read_range(stream, 1000, 3000)
+        assert DATA[-500:] == read_range(stream, SIZE - 500, SIZE)
+    assert [None, "bytes=1000-2999", f"bytes={SIZE - 500}-{SIZE - 1}"] == ranges(registry)
+
+
+@pytest.mark.parametrize(
+    ("status", "sent"),
+    [
+        (200, None),
+        (206, None),
+        (206, "bytes 1000-2998/{size}"),
+        (206, "bytes 1000-3000/{size}"),
+        (206, "bytes 999-2999/{size}"),
+        (206, "bytes 1000-2999/{larger}"),
+        (416, None),
+    ],
+)
+def test_a_response_with_another_range_is_an_error(scripted: ScriptedFactory, status: int, sent: str | None) -> None:
+    registry = scripted()
+    headers = [] if sent is None else [("Content-Range", sent.format(size=SIZE, larger=SIZE + 1))]
+    registry.hook = lambda request: Reply(status, headers, DATA[1000:3000]) if request.header("Range") else None
+    with open_stream(registry) as stream, pytest.raises(RemoteError):
+        read_range(stream, 1000, 3000)
