@@ -31,7 +31,7 @@ class Shard(Struct, frozen=True):
     count: int
 
     def contains(self, repository: str) -> bool:
-        """Return whether the source repository `host/path` belongs to this shard."""
+        """Return whether the source repository `host/path` is in this shard."""
         return int.from_bytes(hashlib.sha256(repository.encode()).digest()[:8]) % self.count == self.index
 
     def __str__(self) -> str:
@@ -87,7 +87,7 @@ class Options(Struct, frozen=True):
         return "none" if is_hidden else self.progress
 
     def retry_arguments(self) -> list[str]:
-        """Return the options with which another run copies failed images in the same way as this one."""
+        """Return the options that another run needs to copy failed images in the same way as this run."""
         arguments = ["--shard", f"{self.shard.index}/{self.shard.count}"] if self.shard is not None else []
         for name, path in (("--locked", self.locked), ("--base", self.base)):
             arguments += [name, str(path)] if path is not None else []
@@ -108,7 +108,8 @@ class ReferenceFilter:
     def __init__(self, patterns: Sequence[str] | None, shard: Shard | None = None) -> None:
         self._patterns = patterns
         self._shard = shard
-        self._unmatched = set(patterns or ())  # matched nothing so far, and cannot match in an unlisted repository
+        # The patterns that have matched nothing so far, and cannot match in a repository that could not be listed.
+        self._unmatched = set(patterns or ())
         self._in_this_shard: set[str] = set()  # patterns that can match in a repository of this shard
         self._in_other_shards: set[str] = set()  # patterns that can match in a repository of another shard
 
@@ -203,7 +204,9 @@ def _can_match_prefix(pattern: str, beginning: str, alphabet: str) -> bool:
 
 
 def _epsilon_closure(parts: tuple[str, ...], states: set[int]) -> set[int]:
-    """Return `states`, and the states that follow if each `*` matches nothing. A state is an index into `parts`."""
+    """Return the states of a pattern that are reachable from `states` without consuming a character.
+
+    A state is an index into `parts`, the elements of the pattern. A `*` may match nothing."""
     found = set(states)
     for at, part in enumerate(parts):
         if part == "*" and at in found:

@@ -30,7 +30,7 @@ def plan(options: Options) -> int:
         planner = context.planner(state, dry_run, reader, use_hints=not options.deep, reread_dates=options.deep)
 
         async def compare() -> None:
-            """Compare the image lock with the sources if `--locked` is set."""
+            """Compare the image lock with the sources if `--locked` is given."""
             if options.locked is not None:
                 reader = context.image_reader(state, all_attachments=True)
                 make_planner = partial(context.source_planner, state, reader)
@@ -39,7 +39,7 @@ def plan(options: Options) -> int:
                 )
 
         async def run() -> None:
-            """Plan, and compare the image lock at the same time."""
+            """Plan the mirrors, and compare the image lock with the sources at the same time."""
             await run_group([dry_run.run(context.plan_all(planner)), compare()])
 
         stopped = context.run_until_signal(run())
