@@ -61,9 +61,9 @@ def _wildcards(*mirrors: tuple[str, str], rest: str = "") -> str:
 
 
 FILE = (
-    Case("empty", "", "1:1", ("config is empty", "version: 1")),
-    Case("comments-only", "# nothing\n\n# at all\n", "1:1", ("config is empty",)),
-    Case("start-marker-only", "---\n", "1:1", ("config is empty",)),
+    Case("empty", "", "1:1", ("the configuration is empty", "version: 1")),
+    Case("comments-only", "# nothing\n\n# at all\n", "1:1", ("the configuration is empty",)),
+    Case("start-marker-only", "---\n", "1:1", ("the configuration is empty",)),
     Case("top-is-a-list", "- a\n- b\n", "1:1", ("expected a mapping at the top",)),
     Case("top-is-a-text", "hello\n", "1:1", ("expected a mapping at the top",)),
     Case("top-is-a-number", "12\n", "1:1", ("expected a mapping at the top",)),
@@ -467,7 +467,7 @@ REGISTRIES = (
         "ca-damaged",
         _registry("tls: {ca: ca.pem}"),
         "3:29",
-        ("ca.pem has no valid certificate",),
+        ("ca.pem contains no valid certificate",),
         {"ca.pem": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"},
     ),
     Case(
@@ -536,7 +536,7 @@ REGISTRIES = (
         "login-with-username",
         _registry("username: joe, password: {env: PATH}, login: ecr"),
         "3:64",
-        ("`login` gets the user name and password of b.example.com; remove username, password and paths",),
+        ("`login` provides the user name and password of b.example.com; remove `username`, `password` and `paths`",),
     ),
     Case("no-proxy-alone", _registry("no-proxy: [c.example.com]"), "3:29", ("no effect without `proxy`",)),
     Case(
@@ -737,7 +737,7 @@ LOCATIONS = (
         "tag-and-tags",
         f"{_source('a.example.com/app:v1')}  tags: [v1]\n",
         "5:9",
-        ("has a tag or digest", "remove it there"),
+        ("contains a tag or digest", "remove it there"),
     ),
     Case(
         "targets-credentials",
@@ -1019,8 +1019,8 @@ TAGS = (
     Case("min-age-zero", _mirror("tags: {min-age: 0 s}"), "5:19", ("expected 1 s..87600 h, got 0 s",)),
     Case("min-tags", _mirror("tags: {min-tags: -1}"), "5:20", ("expected a number from 0, got -1",)),
     Case("max-tags", _mirror("tags: {max-tags: 0}"), "5:20", ("expected a number from 1, got 0",)),
-    Case("min-above-max", _mirror("tags: {min-tags: 3, max-tags: 2}"), "5:20", ("is more than `max-tags`",)),
-    Case("min-above-newest", _mirror("tags: {newest: 2, min-tags: 3}"), "5:31", ("is more than `newest`",)),
+    Case("min-above-max", _mirror("tags: {min-tags: 3, max-tags: 2}"), "5:20", ("is greater than `max-tags`",)),
+    Case("min-above-newest", _mirror("tags: {newest: 2, min-tags: 3}"), "5:31", ("is greater than `newest`",)),
     Case(
         "two-mirrors-in-one-range",
         f"{HEAD}{MIRROR}  tags: {{semver: '>=2'}}\n- source: c.example.com/app:v2.1\n  targets: [b.example.com/app]\n",
@@ -1082,7 +1082,7 @@ SIGNATURES = (
         "signatures-of-v1",
         _mirror("verify-signatures: {keys: [a.pub]}\n  v1: only"),
         "3:11",
-        ("images of v1 have no signatures, so `verify-signatures` would reject all of them",),
+        ("images from v1 have no signatures, so `verify-signatures` would reject all of them",),
         {"a.pub": PUBLIC_KEY},
     ),
 )
@@ -1210,14 +1210,14 @@ TAG_TEMPLATES = (
         "fixed-tag-for-several-tags",
         _retagged("a.example.com/app", "b.example.com/app:stable") + "  tags: [v1, v2]\n",
         "5:5",
-        ("would give all images the tag stable, but the mirror may select several", 'write "b.example.com/app"'),
+        ("would give all images the tag stable, but the mirror may select several images", 'write "b.example.com/app"'),
         fixed=("app:stable", "app"),
     ),
     Case(
         "tag-template-for-a-digest",
         _retagged(f"a.example.com/app@{_DIGEST}", "b.example.com/app:{tag}-x"),
         "5:5",
-        ("the source has a digest but no tag that could replace {tag}",),
+        ("the source has a digest, but no tag to use for {tag}",),
         fixed=("{tag}-x", "stable"),
     ),
     Case(
@@ -1298,7 +1298,7 @@ REFERRERS = (
         "referrers-excluded",
         _mirror("referrers: {exclude: [application/spdx+json], require: [application/spdx+json]}"),
         "5:58",
-        ('"application/spdx+json" is required, but `include` and `exclude` leave it out',),
+        ('"application/spdx+json" is required, but `include` and `exclude` exclude it',),
     ),
     Case("recheck-number", _mirror("recheck: 24"), "5:12", ('write "24 s"',)),
     Case("recheck-long", _mirror("recheck: 999999 d"), "5:12", ("expected 0 ms..87600 h, got 999999 d",)),
