@@ -19,7 +19,7 @@ class ReadAhead:
         self._tasks: dict[PlanEntry, asyncio.Task[Image]] = {}
 
     def start(self, plan_entries: Iterable[PlanEntry]) -> None:
-        """Start reading images that are not being read yet, unless only their attachments are to be checked."""
+        """Start reading images that are not being read yet, except for images of which only attachments are checked."""
         for plan_entry in plan_entries:
             if plan_entry not in self._tasks and not plan_entry.recheck:
                 task = self._calls.tasks.start(self._reader.read_image(plan_entry.reference))
