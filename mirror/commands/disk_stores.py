@@ -21,8 +21,9 @@ class BundleStores:
     cannot be read, or if `base` is given but no target is a bundle."""
 
     def __init__(self, config: Config, spool: Path, base: Path | None, *, repair: bool = False) -> None:
-        """spool: a directory for data from pipes. base: an inventory to use instead of those in the configuration.
-        repair: whether to recreate damaged bundles."""
+        """Create the bundle stores of a configuration, and read their bases. spool: a directory for data from pipes.
+
+        base: an inventory to use instead of those in the configuration. repair: whether to recreate damaged bundles."""
         if base is not None and not any(is_bundle(target.host) for one in config.mirrors for target in one.targets):
             raise ConfigError("--base is only for bundles, but no target is a bundle", hint="leave the option out")
         adopts: defaultdict[str, set[str]] = defaultdict(set)

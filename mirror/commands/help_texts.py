@@ -97,7 +97,7 @@ EPILOGS = {
             "0": "the plan was written, or everything in it was deleted",
             "1": "a tag was not deleted, or a source or target could not be read",
             **_READS_REGISTRIES,
-            "2": "usage error, or the plan is too old or was made for another configuration",
+            "2": "usage error, or the plan is too old, or for another configuration",
             "75": "another run holds the lock",
         },
     ),
@@ -159,7 +159,7 @@ EPILOGS = {
         },
         {
             "0": "the file was converted",
-            "1": "the file was converted, but a sync with the result would not copy all images: see the notes",
+            "1": "converted, but the result does not copy all images: see the notes",
             "2": "the file is not valid, or nothing can be converted",
             "4": LOCAL_ERROR,
         },

@@ -35,9 +35,9 @@ _NAME_HINT = (
 
 
 class CommandOutput(Struct, frozen=True):
-    """The output of a command.
+    """The output of `mirror bundle` or `mirror inventory`.
 
-    lines: for standard output. code: the exit code. problems: errors to print to standard error."""
+    lines: the lines for standard output. code: the exit code. problems: errors to print to standard error."""
 
     lines: Sequence[str]
     code: int = OK

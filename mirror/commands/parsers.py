@@ -65,7 +65,7 @@ def add_sync(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def add_run_options(command: argparse.ArgumentParser) -> None:
-    """Add the options that `sync` and `copy` have in common to the parser for one of them."""
+    """Add the options that `sync` and `copy` have in common to a parser."""
     verbosity = command.add_mutually_exclusive_group()
     verbosity.add_argument(
         "-v", dest="verbose", action="count", default=0, help="list all changed images; -vv: debug output"

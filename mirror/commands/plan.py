@@ -1,4 +1,4 @@
-"""`mirror plan`: prints what a sync would do."""
+"""`mirror plan`: prints which images a sync would copy, without writing to targets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mirror.transfer.tasks import run_group
 
 
 def plan(options: Options) -> int:
-    """Print what a sync would do and return the exit code. Copies nothing. Raises ConfigError, LocalError.
+    """Print which images a sync would copy, and return the exit code. Raises ConfigError, LocalError.
 
     With `--locked`, also print how the sources differ from the image lock."""
     comparisons: list[LockComparison] = []

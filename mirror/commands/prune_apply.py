@@ -254,7 +254,7 @@ class _PruneRun:
 
 
 def _reason_to_keep(repository: PrunableRepository | None, reference: str) -> str:
-    """Return why a tag of the plan is kept, if the survey gives no reason.
+    """Return the reason why a tag of the plan is kept, if the survey contains no reason.
 
     repository: the result of examining its repository; None if it was not examined."""
     if repository is None or reference not in repository.written:

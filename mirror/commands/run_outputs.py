@@ -43,7 +43,7 @@ class RunOutputs:
     directory: the state directory. shard: the shard of the run, or an empty string."""
 
     def __init__(self, config: Config, directory: Path, shard: str, redactor: Redactor, signals: Signals) -> None:
-        """Read the history. Raises LocalError if the file for metrics cannot be written."""
+        """Read the history of runs. Raises LocalError if the file for metrics cannot be written."""
         self._config = config
         self._directory = directory
         self._shard = shard

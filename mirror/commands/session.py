@@ -140,7 +140,7 @@ class RunContext(Struct, frozen=True):
         )
 
     def must_copy_to(self, host: str, path: str) -> bool:
-        """Return whether a mirror that must select at least one tag (no `allow-empty`) copies to this repository."""
+        """Return whether a mirror that must select at least one tag (no `allow-empty`) copies to a repository."""
         return any(
             target.repository.host == host and can_match(path, target.repository.path, entry.repository_rules)
             for entry in self.entries

@@ -140,7 +140,7 @@ class Stores:
         self._sources.delete_leftovers()
 
     def mark_host_down(self, error: MirrorError) -> None:
-        """Mark the host of `error` as down if the error shows that the host is unavailable.
+        """Mark the host of an error as down if the error shows that the host is unavailable.
 
         error: the last error of a transfer that failed. Its host may be one to which a registry redirects requests.
         Such a host has no client of its own, so any client may mark it."""

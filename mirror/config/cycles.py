@@ -35,7 +35,7 @@ class _WrittenPath(Struct, frozen=True):
 
 
 class Readers:
-    """An index of mirrors by the repositories that they read from."""
+    """An index of mirrors by the repositories from which they read."""
 
     def __init__(self, drafts: Iterable[Draft]) -> None:
         self._literal: defaultdict[Repository, list[Draft]] = defaultdict(list)

@@ -76,7 +76,7 @@ def _not_yet_message(part: dict[str, Any], value: object) -> str:
 
 
 def _unknown_key_message(key: str, part: dict[str, Any]) -> str:
-    """Return the message for an unknown key."""
+    """Return the message for an unknown key, with a suggestion if there is a similar key."""
     elsewhere = paths_of(key)
     if elsewhere and _SYNONYMS.get(_normalize_key(key)) not in part.get("properties", {}):
         of_mirrors = [where for where in elsewhere if where.startswith("mirrors[].")]
@@ -116,7 +116,7 @@ def _normalize_key(key: str) -> str:
 
 
 def _empty_message(path: KeyPath, part: dict[str, Any], value: object) -> str:
-    """Return the message for an empty value."""
+    """Return the message for a list, mapping or string that must not be empty."""
     if path[-1:] == ("tags",):
         return "empty, so nothing would be selected; list tags, or remove the key to select every tag"
     if path[-1:] == ("include",):

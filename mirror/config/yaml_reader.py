@@ -218,7 +218,7 @@ class _Composer:
             self._add_problem(_mark(event), f"{named} is not allowed; remove it, or put the string in quotes")
 
     def _resolve_alias(self, event: yaml.AliasEvent) -> Node:
-        """Return the node that an alias refers to."""
+        """Return the node to which a YAML alias refers."""
         self._aliases += 1
         if self._aliases > MAX_ALIASES:
             self._fail_at(_mark(event), f"too many aliases: at most {MAX_ALIASES} are allowed")
@@ -260,7 +260,7 @@ class _Composer:
             self._add_entry(level.node, key, node)
 
     def _check_key(self, node: Node) -> Scalar:
-        """Return `node` as a key. Raises ConfigErrors if it is not a scalar."""
+        """Return a node as the key of a mapping. Raises ConfigErrors if it is not a scalar."""
         if not isinstance(node, Scalar):
             self.fail(node.line, node.column, "a key must be a string, not a list or a mapping; remove it")
         return node

@@ -60,5 +60,5 @@ EVERY_TAG = TagSelection(every=True)
 
 
 def _merge(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the items of both tuples, each once."""
+    """Return the items of two tuples, each item once."""
     return tuple(dict.fromkeys(one + other))

@@ -24,7 +24,7 @@ class AttachmentRules(Struct, frozen=True):
 
     @property
     def has_filter(self) -> bool:
-        """Whether the selection depends on the names of an attachment, that is, whether any list is set."""
+        """Whether `include` or `exclude` is set, so that the selection depends on the names of an attachment."""
         return bool(self.include or self.exclude)
 
     @property

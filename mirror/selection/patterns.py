@@ -99,6 +99,7 @@ def replace_all(pattern: str, replacement: Callable[[dict[str, str]], str], text
     text."""
 
     def replace_match(match: re.Match[str]) -> str:
+        """Return the replacement for one match."""
         groups = [match.group(0), *match.groups()]
         named = {name: found or "" for name, found in match.groupdict().items()}
         return replacement({str(number): found or "" for number, found in enumerate(groups)} | named)

@@ -26,7 +26,7 @@ class RepositoryRules(Struct, frozen=True):
     exclude: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        """Whether there is any rule."""
+        """Return whether there is any rule."""
         return bool(self.include or self.exclude)
 
     def select(self, names: Iterable[str], prefix: str = "") -> tuple[list[str], Mapping[str, int]]:

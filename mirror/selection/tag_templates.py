@@ -62,7 +62,7 @@ def parse_tag_template(tag: str) -> TagTemplate:
 def common_tag(
     one: TagRules, other: TagRules, template: TagTemplate = KEEP_TAG, other_template: TagTemplate = KEEP_TAG
 ) -> str | None:
-    """Return a tag that images of both of two selections may get on a target, or None if there is no such tag.
+    """Return a tag that images of two selections may both get on a target, or None if there is no such tag.
 
     Return `*` if the tag depends on the tags at the source. template, other_template: the templates for the tags of the
     images that `one` and `other` select; KEEP_TAG for a mirror that reads the images."""

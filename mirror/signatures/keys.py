@@ -36,7 +36,7 @@ class PublicKey:
     hex."""
 
     def __init__(self, name: str, fingerprint: str, check: Callable[[bytes, bytes], None]) -> None:
-        """check: called with a signature and a message. Raises InvalidSignature unless the signature is valid."""
+        """Create a key. check: raises InvalidSignature unless a signature of a message is valid."""
         self.name = name
         self.fingerprint = fingerprint
         self._check = check

@@ -155,7 +155,7 @@ class Database:
         return table in ADDED.get(int(version), ())
 
     def query(self, statement: str, values: Sequence[object]) -> list[tuple[str | bytes | int, ...]]:
-        """Return all rows of a query. Raises DatabaseError."""
+        """Run a query on the state file, and return all rows. Raises DatabaseError."""
         return list(self._query(statement, values))
 
     def tables(self) -> dict[str, str]:
@@ -203,7 +203,7 @@ class Database:
             self.apply([add_tables])
 
     def execute(self, statement: str, rows: Iterable[Sequence[object]]) -> None:
-        """Run a statement that writes, once for each row of values. For use within `apply`."""
+        """Run an SQL statement once for each row of values. Call this only within `apply`."""
         self._db.executemany(statement, rows)
 
     def record_tag(self, side: int, repository: str, tag: str, digest: Digest | None) -> None:

@@ -107,7 +107,7 @@ class AttachmentReader:
     async def find_for_target(
         self, plan_entry: PlanEntry, root: Digest, graph: ManifestGraph | None = None
     ) -> tuple[AttachmentRef, ...]:
-        """Find the source's attachments of an image that a target has, without reading the image at the source.
+        """Find the attachments of an image that a target already has, without reading the image at the source.
 
         graph: the image, if it has been read from the target. Otherwise, its indexes are read from the target, where
         they are the same as at the source. Raises the same errors as `read_all`."""

@@ -59,7 +59,7 @@ class ReferenceCollector:
             self.references[entry.number, entry.repository][reference.tag] = reference
 
     def add_plan_entry(self, plan_entry: PlanEntry) -> None:
-        """Do nothing: targets are not planned."""
+        """Do nothing, because targets are not planned."""
 
     def record_mirror_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
         """Record that a source cannot be read, or that its mirror selects no tags."""
@@ -74,7 +74,7 @@ class ReferenceCollector:
         """Do nothing, because the number of repositories that each rule rejects is not needed."""
 
     def record_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
-        """Do nothing: targets are not planned."""
+        """Do nothing, because targets are not planned."""
 
     def record_selection(self, entry: MirrorEntry, selection: SelectionSummary) -> None:
         """Add the number of tags that wait for `min-age`."""

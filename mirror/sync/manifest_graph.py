@@ -241,7 +241,7 @@ class ManifestCache:
             return kept
 
     def _add_to_cache(self, scope: str, manifest: Manifest) -> Manifest:
-        """Add a manifest to the cache. If the cache is full, drop the least recently used manifests."""
+        """Add a manifest to the cache. If the cache is full, discard the least recently used manifests."""
         with self._lock:  # make room before another body is stored
             while self._bytes + manifest.size > self._limit and self._cached:
                 _, dropped = self._cached.popitem(last=False)

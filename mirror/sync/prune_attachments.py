@@ -91,5 +91,5 @@ def _tags_of(subjects: Collection[Digest]) -> set[str]:
 
 
 def _belongs_to(written: WrittenReference, subjects: Collection[Digest], tags: Collection[str]) -> bool:
-    """Return whether an attachment belongs to one of some subjects. tags: the result of `_tags_of`."""
+    """Return whether the subject of an attachment is one of the given subjects. tags: the result of `_tags_of`."""
     return written.reference in tags if ":" not in written.reference else written.subject in subjects

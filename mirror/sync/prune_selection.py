@@ -92,10 +92,10 @@ class PruneSelection:
             self._failures.append((str(target.repository), entry.repository_rules, error))
 
     def add_plan_entry(self, plan_entry: PlanEntry) -> None:
-        """Do nothing: targets are not planned."""
+        """Do nothing, because targets are not planned."""
 
     def record_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
-        """Do nothing: targets are not planned."""
+        """Do nothing, because targets are not planned."""
 
     def record_repositories(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
         """Do nothing, because the number of repositories that each rule rejects is not needed."""

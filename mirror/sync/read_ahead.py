@@ -11,7 +11,7 @@ from mirror.transfer.calls import Calls
 
 
 class ReadAhead:
-    """Reads images ahead of the workers that copy them."""
+    """Reads images before the workers of the copy queue need them."""
 
     def __init__(self, calls: Calls, reader: ImageReader) -> None:
         self._calls = calls

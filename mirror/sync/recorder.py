@@ -80,7 +80,7 @@ class BlobCounts(Struct):
 
 
 class ResultRecorder:
-    """Records the results of a run. Thread-safe; no method waits for the network or a disk."""
+    """Records the results of a run. Thread-safe. No method waits for the network or a disk."""
 
     def __init__(self, report: Report, progress: Progress, events: EventStream | None = None) -> None:
         """Create a recorder. events: the stream that also receives the results (`--json-events`)."""

@@ -231,7 +231,7 @@ class _SignatureSearch:
         return document
 
     def _record_rejection(self, error: Refused) -> None:
-        """Record an error as the reason why a signature is not accepted. Raise other errors than invalid content."""
+        """Record an error of invalid content as the reason why a signature is not accepted. Raise any other error."""
         if error.code not in _INVALID:
             raise error
         self._reasons[error.what] = None
