@@ -2,8 +2,8 @@
 
 import signal
 
-# This precedes all other imports, which take time. Outside a `Signals` block there is nothing to clean up, so the
-# kernel should end the process without a traceback. If the parent process set SIGINT to be ignored, it stays ignored.
+# This runs before the other imports, which take time. Outside a `Signals` block there is nothing to clean up, so SIGINT
+# ends the process without a traceback. If the parent process set SIGINT to be ignored, it stays ignored.
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -19,7 +19,7 @@ def entry() -> NoReturn:
     """Run the command line, and exit with its exit code."""
     limit_heaps()  # must precede the start of any thread
     code = main()
-    # At exit, the interpreter's garbage collection would take 50 ms, but it skips frozen objects.
+    # Without this, the interpreter's garbage collection at exit takes 50 ms. It skips frozen objects.
     gc.freeze()
     sys.exit(code)
 

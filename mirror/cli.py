@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_command(command: Callable[[argparse.Namespace], int], parsed: argparse.Namespace) -> int:
-    """Run a command and return its exit code. With `-q`, a run that finds the lock held is not an error to print."""
+    """Run a command and return its exit code. With `-q`, print no error if another run holds the lock."""
     try:
         return command(parsed)
     except LockBusy as error:
@@ -44,7 +44,9 @@ def _run_command(command: Callable[[argparse.Namespace], int], parsed: argparse.
 
 
 def _insert_config(text: str, parsed: argparse.Namespace) -> str:
-    """Replace the word CONFIG in the commands of an error by the path of the configuration, if the command has one."""
+    """Return an error message in which the path of the configuration replaces the placeholder CONFIG.
+
+    If the command reads no configuration, the message is returned unchanged."""
     from mirror.output.report.cause_lines import insert_path  # noqa: PLC0415 (only for errors)
 
     given = vars(parsed)
@@ -98,7 +100,7 @@ def _add_inventory(commands: argparse._SubParsersAction[Parser]) -> None:
         "path",
         metavar="FILE-OR-DIR-OR-CONFIG",
         type=_disk_path,
-        help="a bundle, a layout, the report.json of an import, or a configuration, whose targets are read",
+        help="a bundle, a layout, the report.json of an import, or a configuration (to list its targets)",
     )
     inventory.set_defaults(command=_run_and_print, what="inventory")
 
@@ -118,7 +120,9 @@ def _add_serve(commands: argparse._SubParsersAction[Parser]) -> None:
     command.add_argument(
         "--tls-cert", metavar="FILE", type=Path, help="use https with this certificate and its chain (PEM)"
     )
-    command.add_argument("--tls-key", metavar="FILE", type=Path, help="its private key, not encrypted")
+    command.add_argument(
+        "--tls-key", metavar="FILE", type=Path, help="the private key of the certificate, not encrypted (PEM)"
+    )
     command.set_defaults(command=_serve)
 
 
@@ -163,7 +167,7 @@ def _add_schema(commands: argparse._SubParsersAction[Parser]) -> None:
 # The subcommands of each command, with their help.
 _SUBCOMMANDS = {
     "bundle": {
-        "verify": "read and hash a whole bundle or layout, and list what is damaged or missing",
+        "verify": "read and hash all content of a bundle or layout, and list damaged or missing objects",
         "list": "list the references of a bundle or layout with their sizes",
     }
 }
@@ -187,7 +191,7 @@ _COMMANDS = {
 
 
 def _disk_path(text: str) -> Path:
-    """Return the path of a layout or bundle. As in configurations, the argument may begin with `oci:`."""
+    """Convert an argument to the path of a layout or bundle. The argument may begin with `oci:`."""
     return Path(text.removeprefix("oci:"))
 
 
@@ -219,7 +223,7 @@ def _run_and_print(parsed: argparse.Namespace) -> int:
 
 
 def _help(parsed: argparse.Namespace) -> int:
-    """Print the help for a command, or for the program if no command is given. Return the exit code."""
+    """Run `mirror help`: print the help for a command, or for the program if no command is given."""
     topic: list[str] = parsed.topic
     if not topic:
         return print_lines(make_parser().format_help().splitlines())

@@ -1,1 +1,1 @@
-"""The commands. Each command takes its options, opens the stores that it needs, and returns an exit code."""
+"""The commands of `mirror`. Each takes its options, opens the stores that it needs, and returns an exit code."""

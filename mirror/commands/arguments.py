@@ -63,16 +63,16 @@ def _looks_like_an_option(text: str) -> bool:
 
 
 class HelpFormatter(argparse.HelpFormatter):
-    """A help formatter that wraps descriptions, prints epilogs as they are, and prints each command on one line.
+    """A help formatter that wraps descriptions, prints epilogs unchanged, and prints each command on one line.
 
-    By default, argparse reserves too little space for the names, because it ignores the indentation of commands."""
+    The default formatter reserves too little space for the names, because it ignores the indentation of commands."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog)
         self._action_max_length = 14
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        """Return a description or an epilog with line breaks. A text that has line breaks already is not changed."""
+        """Wrap a description or an epilog. A text that already has line breaks is returned unchanged."""
         return text if "\n" in text else super()._fill_text(text, width, indent)
 
 
@@ -82,7 +82,7 @@ def sentence(text: str) -> str:
 
 
 def add_parser(commands: argparse._SubParsersAction[Parser], name: str, text: str) -> Parser:
-    """Add the parser for a command, and return it. The command's help ends with its text in EPILOGS.
+    """Add the parser for a command, and return it. The help of the command ends with its entry in EPILOGS.
 
     text: what the command does, in lower case and without a period."""
     parser = commands.add_parser(

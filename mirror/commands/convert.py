@@ -19,8 +19,8 @@ def convert(tool: str, path: Path, output: Path | None, destination: str | None)
     """Convert a file of another tool, write the new configuration, and return the exit code. Contacts no host.
 
     output: the path of the new file; None or `-` for standard output. The notes about the conversion are printed to
-    standard error. The exit code is 1 if the other tool copies something that a sync with the new file does not copy.
-    If ConfigError or LocalError is raised, nothing is written."""
+    standard error. The exit code is 1 if the other tool copies images that a sync with the new file does not copy.
+    Raises ConfigError or LocalError; in these cases, nothing is written."""
     target = None if output in (None, _STDOUT) else output
     if target is not None:
         _check_output(path, target)

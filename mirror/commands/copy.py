@@ -1,4 +1,4 @@
-"""`mirror copy`: a sync of one mirror that the command line describes."""
+"""`mirror copy`: a sync of one mirror, which the command line defines."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def copy(options: Options) -> int:
 
 
 def _delete_old_states(directory: Path, before: float) -> None:
-    """Delete the states of copies whose last run began before the time `before`, in seconds since the epoch.
+    """Delete the states of `mirror copy` whose last run began before `before`, in seconds since the epoch.
 
     directory: the state directory. A state that another run uses, or that cannot be deleted, is skipped."""
     for folder in directory.iterdir():

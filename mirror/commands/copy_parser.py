@@ -39,10 +39,10 @@ _LISTS = (
 # Options with one value: name, metavar, key path, help.
 _VALUES = (
     ("--newest", "N", ("tags", "newest"), "copy only the N tags with the highest versions"),
-    ("--index", "rewrite|sparse", ("index",), "with --platform: how an index is copied (default rewrite)"),
+    ("--index", "rewrite|sparse", ("index",), "with --platform: how to copy an index (default rewrite)"),
     ("--foreign-layers", "skip|copy", ("foreign-layers",), "what to do with non-distributable layers (default skip)"),
     ("--schema1", "copy|convert|fail", ("schema1",), "what to do with Docker schema 1 manifests (default copy)"),
-    ("--v1", "auto|never|only|per-tag", ("v1",), "whether the source is read over the v1 protocol (default auto)"),
+    ("--v1", "auto|never|only|per-tag", ("v1",), "when to read the source over the v1 protocol (default auto)"),
 )
 
 
@@ -72,7 +72,7 @@ def add_copy(commands: argparse._SubParsersAction[Parser]) -> None:
         "--config",
         metavar="CONFIG",
         type=Path,
-        help="take the settings of registries, and everything else except the mirrors, from this configuration",
+        help="use the settings of this configuration, such as `registries`, but not its mirrors",
     )
     add_run_options(copy)
     copy.set_defaults(command=_copy)
@@ -96,7 +96,7 @@ def _copy_arguments(parsed: argparse.Namespace) -> CopyArguments:
         keys["referrers",] = (False, "--no-referrers")
     rule = next((name for path, (_, name) in keys.items() if path[0] == "tags" and len(path) > 1), None)
     if rule is not None and ("tags",) in keys:
-        hint = "--tag copies exactly these tags; leave out one of the options"
+        hint = "--tag selects exactly the given tags; leave out one of the options"
         raise ConfigError(f"--tag and {rule} cannot be used together", hint=hint)
     return CopyArguments(keys, parsed.config, tuple(parsed.plain_http), Path.cwd())
 

@@ -1,4 +1,4 @@
-"""The layouts and bundles of a run: one store for each directory, file or standard stream in the configuration."""
+"""The layouts and bundles of a run: a store for each directory, file or standard stream in the configuration."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ class BundleStores:
     cannot be read, or if `base` is given but no target is a bundle."""
 
     def __init__(self, config: Config, spool: Path, base: Path | None, *, repair: bool = False) -> None:
-        """spool: a directory for data from pipes. base: an inventory to use instead of those in the configuration.
-        repair: whether to recreate damaged bundles."""
+        """Create the bundle stores of a configuration, and read their bases. spool: a directory for data from pipes.
+
+        base: an inventory to use instead of those in the configuration. repair: whether to recreate damaged bundles."""
         if base is not None and not any(is_bundle(target.host) for one in config.mirrors for target in one.targets):
             raise ConfigError("--base is only for bundles, but no target is a bundle", hint="leave the option out")
         adopts: defaultdict[str, set[str]] = defaultdict(set)
@@ -48,7 +49,7 @@ class BundleStores:
         self.hosts = sorted({*self.sources, *self.targets})
 
     def incomplete_sources(self) -> list[tuple[str, MirrorError]]:
-        """Return the sources whose own inventory says that images are missing from them, each with an error.
+        """Return the sources that lack images from their own inventory, each with an error.
 
         Only sources that were read are checked."""
         return [
@@ -62,10 +63,9 @@ class BundleStores:
 
 
 def check_bases(config: Config, *, must_exist: bool) -> list[str]:
-    """Check the inventories that serve as bases for bundles. Return a warning for each one that does not exist.
+    """Check the inventories that serve as bases for bundles. Return a warning for each missing inventory.
 
-    Raises ConfigError for an invalid inventory. If `must_exist` is True, an inventory that does not exist also raises
-    ConfigError, instead of causing a warning."""
+    Raises ConfigError for an invalid inventory. must_exist: whether a missing inventory, too, raises ConfigError."""
     warnings = []
     exports = [one for one in config.mirrors if any(is_bundle(target.host) for target in one.targets)]
     for mirror in {one.base: one for one in reversed(exports)}.values():
@@ -79,7 +79,7 @@ def check_bases(config: Config, *, must_exist: bool) -> list[str]:
 
 
 def _exists(path: Path) -> bool:
-    """Return whether the path exists. If this cannot be determined, return True."""
+    """Return whether a path exists, or True if this cannot be determined."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -113,7 +113,7 @@ class LayoutStores:
         self.hosts = sorted(stores)
 
     def incomplete_sources(self) -> list[tuple[str, MirrorError]]:
-        """Return an empty list, because a layout does not contain an inventory that could list missing images."""
+        """Return an empty list, because a layout contains no inventory that could list missing images."""
         return []
 
     def close(self) -> None:

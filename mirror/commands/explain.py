@@ -42,10 +42,10 @@ _VERBS = {
 
 
 def explain(options: Options, reference: str, *, as_json: bool) -> int:
-    """Print the explanation of a source or target reference, or of a repository, and return the exit code.
+    """Print what a sync would do with a reference or repository, and why. Return the exit code.
 
-    Contacts the source and the targets of the mirrors to which the reference belongs, and writes nothing. Raises
-    ConfigError if it belongs to no mirror, and LocalError."""
+    The reference may be one of a source or of a target. Only the hosts of its mirrors are contacted, and nothing is
+    written. Raises LocalError, and ConfigError if no mirror has the reference."""
     location = _parse_reference(reference)
     explanations: list[MirrorExplanation] = []
     with open_for_reading(options) as (context, state):
@@ -55,12 +55,12 @@ def explain(options: Options, reference: str, *, as_json: bool) -> int:
             raise _unknown_reference(context.entries, reference, config)
 
         async def run() -> None:
-            """Plan the mirrors to which the reference belongs."""
+            """Plan the mirrors that have the reference."""
             entries = _entries_to_plan(context.entries, subjects)
             reader = context.image_reader(state)
 
             def make_planner(receiver: PlanReceiver, only: RepositoryFilter) -> Planner:
-                """Create a planner for the mirrors to which the reference belongs."""
+                """Create a planner for the mirrors that have the reference."""
                 return context.planner(state, receiver, reader, only=only)
 
             explanations.extend(await explain_subjects(context.calls, entries, subjects, make_planner, reader))
@@ -77,11 +77,11 @@ def explain(options: Options, reference: str, *, as_json: bool) -> int:
 
 
 def _parse_reference(text: str) -> RegistryLocation | LayoutLocation | BundleLocation:
-    """Parse the reference on the command line. Raises ConfigError if it is invalid or contains a wildcard."""
+    """Parse the argument REFERENCE. Raises ConfigError if it is invalid or contains a wildcard."""
     location: Location = parse_source(text)
     if isinstance(location, RegistryLocation | LayoutLocation | BundleLocation) and not location.wildcard:
         return location
-    hint = "give HOST/REPOSITORY:TAG or HOST/REPOSITORY of a source or a target"
+    hint = "specify HOST/REPOSITORY:TAG or HOST/REPOSITORY of a source or a target"
     raise ConfigError(f"{printable(text, 80)} does not name exactly one repository", hint=hint)
 
 
@@ -105,7 +105,7 @@ def _find_subjects(
 
 
 def _source_identifier(entry: MirrorEntry, target: TargetEntry, identifier: str | None) -> str | None:
-    """Return the tag or digest at the source that becomes `identifier` on the target, or None if there is none."""
+    """Return the tag or digest at the source that a mirror copies to `identifier` on a target, or None."""
     if identifier is None or not target.tags.is_fixed:
         return identifier if identifier is None or ":" in identifier else target.tags.source_tag(identifier)
     names = entry.rules.literal or (entry.rules.digest,)
@@ -113,7 +113,7 @@ def _source_identifier(entry: MirrorEntry, target: TargetEntry, identifier: str 
 
 
 def _make_subject(entry: MirrorEntry, path: str, identifier: str | None) -> Subject:
-    """Return the subject for a source repository of a mirror."""
+    """Return the subject of an explanation for a source repository of a mirror. path: the repository."""
     if not entry.wildcard:
         return Subject(entry, identifier)
     rule = entry.repository_rules.rejecting_rule(path.removeprefix(entry.prefix))
@@ -121,7 +121,9 @@ def _make_subject(entry: MirrorEntry, path: str, identifier: str | None) -> Subj
 
 
 def _source_path(entry: MirrorEntry, template: Repository, named: Repository) -> str | None:
-    """Return the source repository that is copied to `named`, or None if `template` does not match `named`."""
+    """Return the path of the source repository that a mirror copies to the target repository `named`.
+
+    Return None if `template`, the target in the mirror, does not match `named`."""
     if template.host != named.host or not can_match(named.path, template.path):
         return None
     if not entry.wildcard:
@@ -132,7 +134,7 @@ def _source_path(entry: MirrorEntry, template: Repository, named: Repository) ->
 
 
 def _repository(location: RegistryLocation | LayoutLocation | BundleLocation, config: Config) -> Repository:
-    """Return the host and path of a location as mirror entries name them. A relative path is resolved."""
+    """Return the repository at a location, named as in mirror entries. A relative path on disk is resolved."""
     if isinstance(location, LayoutLocation):
         return Repository(f"oci:{Path(location.directory).expanduser().resolve()}", location.repository)
     if isinstance(location, BundleLocation):
@@ -143,7 +145,7 @@ def _repository(location: RegistryLocation | LayoutLocation | BundleLocation, co
 
 
 def _unknown_reference(entries: Sequence[MirrorEntry], reference: str, config: Config) -> ConfigError:
-    """Return the error for a reference that belongs to no mirror. The hint names the most similar repository."""
+    """Return the error for a reference that no mirror has. The hint names the most similar source or target."""
     names = [entry.name for entry in entries]
     names += [str(target.repository) for entry in entries for target in entry.targets]
     close = difflib.get_close_matches(reference, names, n=1, cutoff=0.0)
@@ -168,7 +170,7 @@ def _entries_to_plan(entries: Sequence[MirrorEntry], subjects: Sequence[Subject]
 
 
 def _text_lines(explanations: Sequence[MirrorExplanation], config: Config) -> list[str]:
-    """Return the human-readable lines."""
+    """Return the lines that `mirror explain` prints without `--json`."""
     lines: list[str] = []
     for found in explanations:
         mirror = config.mirrors[found.number]
@@ -185,12 +187,14 @@ def _text_lines(explanations: Sequence[MirrorExplanation], config: Config) -> li
 
 
 def _list_rejected(found: MirrorExplanation) -> list[tuple[str, int]]:
-    """Return each rule that leaves out tags of a repository, with their number. The list is empty for a reference."""
+    """Return each rule that leaves out tags of a repository, with the number of these tags.
+
+    The list is empty if the explanation is about one reference."""
     return sorted(found.rejected.items()) if found.found is None else []
 
 
 def _target_lines(target: TargetExplanation) -> list[str]:
-    """Return the lines about one target."""
+    """Return the lines that explain one target."""
     if target.found is None:
         counts = ", ".join(
             f"{target.counts[action]} {text}" for action, text in _COUNTED.items() if target.counts[action]
@@ -205,7 +209,7 @@ def _target_lines(target: TargetExplanation) -> list[str]:
 
 
 def _describe_lookup(found: Version | MirrorError) -> str:
-    """Describe what a reference refers to, or why that is not known. found: the result of looking it up."""
+    """Describe the result of looking up a reference: the digest of its image, or an error."""
     if isinstance(found, MirrorError):
         return str(found)
     digest = source_digest(found)
@@ -215,7 +219,7 @@ def _describe_lookup(found: Version | MirrorError) -> str:
 
 
 def _json_lines(explanations: Sequence[MirrorExplanation], reference: str, config: Config) -> list[str]:
-    """Return the lines of the JSON document (docs/operations.md, "Explaining a reference")."""
+    """Return the lines that `explain --json` prints (docs/operations.md, "Explaining a reference")."""
     mirrors: list[dict[str, object]] = []
     for found in explanations:
         mirror = config.mirrors[found.number]
@@ -234,7 +238,7 @@ def _json_lines(explanations: Sequence[MirrorExplanation], reference: str, confi
 
 
 def _target_fields(target: TargetExplanation) -> dict[str, object]:
-    """Return the JSON object for one target."""
+    """Return the JSON object that explains one target."""
     if target.found is None:
         return {"target": target.name, "actions": dict(target.counts)}
     return {
@@ -246,7 +250,7 @@ def _target_fields(target: TargetExplanation) -> dict[str, object]:
 
 
 def _lookup_fields(found: Version | MirrorError) -> dict[str, object]:
-    """Return the fields `digest` and `error`, one of which is null."""
+    """Return the JSON fields `digest` and `error` for a lookup. One of them is null."""
     if isinstance(found, MirrorError):
         return {"digest": None, "error": {"code": found.code, "message": str(found)}}
     return {"digest": source_digest(found), "error": None}

@@ -1,4 +1,4 @@
-"""The examples and the exit codes that the help of each command ends with."""
+"""The examples and exit codes at the end of each command's help."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ BAD_BUNDLE = "the bundle or layout is damaged or incomplete"
 
 _READS_REGISTRIES = {
     "2": USAGE_ERROR,
-    "3": "something was rejected for integrity or safety; look at the cause",
+    "3": "an object failed an integrity or safety check; see the error message",
     "4": LOCAL_ERROR,
     "130, 143": STOPPED,
 }
 
 
 def epilog(examples: Mapping[str, str], exit_codes: Mapping[str, str], note: str = "") -> str:
-    """Return the text that the help of a command ends with.
+    """Return the end of a command's help: examples, an optional note, and exit codes.
 
-    examples: command lines, each with an explanation or an empty text. exit_codes: their meanings. note: a text between
-    them."""
+    examples: command lines, each with an explanation or an empty text. exit_codes: exit codes with their meanings."""
     columns = max(map(len, examples))
     lines = ["examples:" if len(examples) > 1 else "example:"]
     lines += [f"  {command:{columns}}  {text}".rstrip() for command, text in examples.items()]
@@ -34,13 +33,13 @@ def epilog(examples: Mapping[str, str], exit_codes: Mapping[str, str], note: str
 
 
 PROGRAM = """\
-exit codes: 0 done; 1 something failed, run again; 2 usage or configuration
-error; 3 rejected for integrity or safety, look at the cause; 4 local error;
-10 `plan --exit-code`: there is something to do; 75 another run holds the lock;
-130, 143 stopped by a signal
+exit codes: 0 success; 1 an image or a host failed, run again; 2 usage or
+configuration error; 3 integrity or safety check failed, see the error message;
+4 local error; 10 `plan --exit-code`: a sync would change something; 75 another
+run holds the lock; 130, 143 stopped by a signal
 """
 
-# By command. The test of the help runs each example through the parser.
+# The end of the help, by command. A test parses each example.
 EPILOGS = {
     "sync": epilog(
         {
@@ -73,7 +72,7 @@ EPILOGS = {
         {"mirror plan prod.yaml": "", "mirror plan prod.yaml --json": "for programs"},
         {
             "0": "the plan is complete",
-            "1": "something could not be read",
+            "1": "a source or target could not be read",
             **_READS_REGISTRIES,
             "10": "with --exit-code: a sync would change something",
         },
@@ -85,7 +84,7 @@ EPILOGS = {
         },
         {
             "0": "every selected image is complete on every target",
-            "1": "something is missing, differs or could not be read",
+            "1": "an image is missing, differs or could not be read",
             **_READS_REGISTRIES,
         },
     ),
@@ -96,15 +95,15 @@ EPILOGS = {
         },
         {
             "0": "the plan was written, or everything in it was deleted",
-            "1": "something was not deleted, or could not be read",
+            "1": "a tag was not deleted, or a source or target could not be read",
             **_READS_REGISTRIES,
-            "2": "usage error, or the plan is too old or for another configuration",
+            "2": "usage error, or the plan is too old, or for another configuration",
             "75": "another run holds the lock",
         },
     ),
     "validate": epilog(
         {"mirror validate prod.yaml": "", "mirror validate prod.yaml --secrets": "a missing secret is an error"},
-        {"0": "the configuration is valid", "2": "it is not valid", "4": LOCAL_ERROR},
+        {"0": "the configuration is valid", "2": "the configuration is not valid", "4": LOCAL_ERROR},
     ),
     "lock": epilog(
         {
@@ -121,8 +120,8 @@ EPILOGS = {
     "explain": epilog(
         {"mirror explain prod.yaml docker.io/library/alpine:3.20": ""},
         {
-            "0": "everything was determined",
-            "1": "something could not be determined",
+            "0": "the explanation is complete",
+            "1": "a source or target could not be read",
             **_READS_REGISTRIES,
             "2": "usage error, or no mirror has this source or target",
         },
@@ -141,7 +140,7 @@ EPILOGS = {
     ),
     "inventory": epilog(
         {"mirror inventory import.yaml > far-side.json": "for an export with --base"},
-        {"0": "the inventory is complete", "1": "something could not be read", **_READS_REGISTRIES},
+        {"0": "the inventory is complete", "1": "a repository could not be read", **_READS_REGISTRIES},
     ),
     "serve": epilog(
         {"mirror serve export.tar --listen 127.0.0.1:5000": ""},
@@ -160,7 +159,7 @@ EPILOGS = {
         },
         {
             "0": "the file was converted",
-            "1": "converted, but some images would not be copied: see the notes",
+            "1": "converted, but the result does not copy all images: see the notes",
             "2": "the file is not valid, or nothing can be converted",
             "4": LOCAL_ERROR,
         },
@@ -171,7 +170,7 @@ EPILOGS = {
             "mirror report --merge shard-*/report.json --html report.html": "for all shards",
             "mirror report --merge a.json b.json > both.json": "for both syncs",
         },
-        {"0": "done", "2": "usage error, or there is no such report", "4": LOCAL_ERROR},
+        {"0": "done", "2": "usage error, or the report does not exist", "4": LOCAL_ERROR},
     ),
     "schema": epilog({"mirror schema > mirror.schema.json": ""}, {"0": "done", "4": LOCAL_ERROR}),
     "help": epilog(

@@ -1,4 +1,4 @@
-"""`mirror inventory`: lists the content of layouts, bundles and targets. `mirror bundle` uses parts of it."""
+"""`mirror inventory`: lists the content of layouts, bundles and targets. `mirror bundle` uses parts of this module."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ _NAME_HINT = (
 
 
 class CommandOutput(Struct, frozen=True):
-    """The output of a command.
+    """The output of `mirror bundle` or `mirror inventory`.
 
-    lines: for standard output. code: the exit code. problems: errors to print to standard error."""
+    lines: the lines for standard output. code: the exit code. problems: errors to print to standard error."""
 
     lines: Sequence[str]
     code: int = OK
@@ -45,7 +45,7 @@ class CommandOutput(Struct, frozen=True):
 
 
 def make_inventory(path: Path) -> CommandOutput:
-    """Create an inventory of a bundle, a layout, the targets of a configuration, or the images in a report, as JSON.
+    """Return the inventory of a bundle, a layout, the targets of a configuration, or the images in a report, as JSON.
 
     Raises ConfigError, LocalError, Refused, Cancelled."""
     found = run_with_signals(lambda work: _survey_path(path, work))
@@ -100,12 +100,12 @@ def _survey_store(source: Source, what: str, work: Work, *, bare: bool) -> Store
     """List the content of all repositories in a store. what: the store's name in messages."""
     names = [name for name in source.repositories("", work) if isinstance(name, str)] or [""] * bare
     if not names:
-        raise Refused(f"{what} has no repository names", hint=_NAME_HINT)
+        raise Refused(f"the tags in {what} have no repository names", hint=_NAME_HINT)
     return survey_store(source, names, work)
 
 
 def _survey_bundle(path: Path, work: Work) -> StoreSurvey:
-    """Return the inventory that the bundle contains. If it contains none, create one by reading all manifests."""
+    """Return the inventory in a bundle. If the bundle contains none, create one by reading all manifests."""
     bundle = open_bundle(path, str(path), path.parent, work)
     try:
         missing = bundle.missing_digests()
@@ -122,7 +122,7 @@ def _survey_bundle(path: Path, work: Work) -> StoreSurvey:
 
 
 def _survey_targets(config: Config, work: Work) -> StoreSurvey:
-    """List the content that is present on all target hosts of a configuration."""
+    """List the content that every target host of a configuration has."""
     with Stores(config, Limits(), Redactor(), spool_directory(config)) as stores:
         wanted: dict[str, dict[str, None]] = {}
         for mirror in config.mirrors:
@@ -140,7 +140,7 @@ def _survey_targets(config: Config, work: Work) -> StoreSurvey:
 
 
 def _expand_wildcards(source: Source, paths: Sequence[str] | dict[str, None], work: Work) -> Iterator[str]:
-    """Yield the repositories at `paths`. For a path with a wildcard, yield the existing repositories that match it."""
+    """Yield each path, and instead of a path with a wildcard, the existing repositories that match it."""
     for path in paths:
         before, matched, _ = path.partition(MATCHED)
         if not matched:
@@ -152,7 +152,7 @@ def _expand_wildcards(source: Source, paths: Sequence[str] | dict[str, None], wo
 
 
 def _keep_common(one: Inventory, other: Inventory) -> None:
-    """Remove everything from `one` that `other` lacks, because a base must be complete on all targets."""
+    """Remove all content from an inventory that another one lacks, because all targets must have the whole base."""
     one.manifests = {digest: what for digest, what in one.manifests.items() if digest in other.manifests}
     one.blobs = {digest: size for digest, size in one.blobs.items() if digest in other.blobs}
     for contents in one.repositories.values():
@@ -169,8 +169,8 @@ def _keep_common(one: Inventory, other: Inventory) -> None:
 def _inventory_from_report(path: Path) -> Inventory:
     """Return an inventory of the images that a report lists as present on the targets.
 
-    The inventory contains only root manifests, because a base that has a root manifest also has everything to which the
-    manifest refers. Raises ConfigError if the file is not a report."""
+    The inventory contains only root manifests, because a target that has a root manifest also has all objects to which
+    it refers. Raises ConfigError if the file is not a report."""
     data = path.read_bytes()
     document = strictjson.parse(data, what=str(path), code="bundle_invalid", fold=False, nodes=MAX_NODES)
     images = document.get("images") if isinstance(document, dict) else None
@@ -190,7 +190,7 @@ def _inventory_from_report(path: Path) -> Inventory:
 
 
 def _add_image(found: Inventory, target: str, digest: Digest) -> None:
-    """Add the image in a report entry to an inventory. target: the entry's `target`, such as `host/repo:tag`."""
+    """Add the image of a report entry to an inventory. target: the entry's `target`, such as `host/repo:tag`."""
     name, reference = target.rsplit("@", 1) if "@" in target else target.rsplit(":", 1)
     on_disk = name.startswith(("/", "oci:", "-:"))
     repository = name.rpartition(":")[2] if on_disk else name.partition("/")[2]

@@ -1,4 +1,4 @@
-"""`mirror lock`: writes the selected tags and their digests to an image lock, which `--locked` uses."""
+"""`mirror lock`: writes the selected tags and their digests to an image lock, which the option `--locked` reads."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ STDOUT = Path("-")
 def lock(options: Options, output: Path | None) -> int:
     """Write the image lock of a configuration, and return the exit code. Contacts only the sources.
 
-    output: the path of the image lock, or `-` for standard output. None means the name of the configuration with the
-    suffix `.lock`. If anything cannot be locked, print the problems and write nothing. Raises ConfigError,
-    LocalError."""
+    output: the path of the image lock; `-` for standard output; None for the path of the configuration with the suffix
+    `.lock`. If the digest of any tag cannot be determined, print the problems and write no image lock. Raises
+    ConfigError, LocalError."""
     found: list[tuple[ImageLock, ReferenceCollector]] = []
     with open_for_reading(options) as (context, state):
         config = context.config
@@ -74,6 +74,6 @@ def lock(options: Options, output: Path | None) -> int:
 
 
 def _waiting_text(count: int) -> str:
-    """Return a message about the tags that are not locked because they wait for `min-age`."""
+    """Return a message about the tags that the image lock lacks because they wait for `min-age`."""
     subject = "1 tag waits" if count == 1 else f"{count} tags wait"
     return f"{subject} for min-age, so the image lock does not contain {'it' if count == 1 else 'them'}"

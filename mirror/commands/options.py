@@ -31,7 +31,7 @@ class Shard(Struct, frozen=True):
     count: int
 
     def contains(self, repository: str) -> bool:
-        """Return whether the source repository `host/path` belongs to this shard."""
+        """Return whether the source repository `host/path` is in this shard."""
         return int.from_bytes(hashlib.sha256(repository.encode()).digest()[:8]) % self.count == self.index
 
     def __str__(self) -> str:
@@ -80,14 +80,14 @@ class Options(Struct, frozen=True):
 
     @property
     def progress_mode(self) -> Mode:
-        """How the progress is shown: as `--progress` says, but not at all with `-q`.
+        """The display mode for the progress: the mode that `--progress` sets, or `none` with `-q`.
 
-        With `--json-events`, it is not shown by default: a program that reads the events may use the terminal."""
+        With `--json-events`, the default is `none`, because a program that reads the events may use the terminal."""
         is_hidden = self.verbosity < 0 or (self.json_events and self.progress == "auto")
         return "none" if is_hidden else self.progress
 
     def retry_arguments(self) -> list[str]:
-        """Return the options with which another run copies failed images in the same way as this one."""
+        """Return the options that another run needs to copy failed images in the same way as this run."""
         arguments = ["--shard", f"{self.shard.index}/{self.shard.count}"] if self.shard is not None else []
         for name, path in (("--locked", self.locked), ("--base", self.base)):
             arguments += [name, str(path)] if path is not None else []
@@ -95,7 +95,7 @@ class Options(Struct, frozen=True):
 
     @property
     def selects_all(self) -> bool:
-        """Whether the run processes all images that the configuration selects, or, with `--shard`, all in its shard."""
+        """Whether the run processes all images that the configuration selects or, with `--shard`, all in the shard."""
         return not self.only and self.only_from is None and self.locked is None and self.mirrors is None
 
 
@@ -108,12 +108,13 @@ class ReferenceFilter:
     def __init__(self, patterns: Sequence[str] | None, shard: Shard | None = None) -> None:
         self._patterns = patterns
         self._shard = shard
-        self._unmatched = set(patterns or ())  # matched nothing so far, and cannot match in an unlisted repository
+        # The patterns that have matched nothing so far, and cannot match in a repository that could not be listed.
+        self._unmatched = set(patterns or ())
         self._in_this_shard: set[str] = set()  # patterns that can match in a repository of this shard
         self._in_other_shards: set[str] = set()  # patterns that can match in a repository of another shard
 
     def is_selected(self, reference: str) -> bool:
-        """Return whether the filter selects a reference in a source. Patterns that match it are recorded as used."""
+        """Return whether the filter selects a source reference. Patterns that match it are recorded as used."""
         if self._patterns is None:
             return True
         matching = self._matching_patterns(reference)
@@ -121,7 +122,7 @@ class ReferenceFilter:
         return bool(matching)
 
     def excludes_any(self, references: Iterable[str]) -> bool:
-        """Return whether the filter excludes any of these references. No pattern is recorded as used.
+        """Return whether the filter excludes any of the given references. No pattern is recorded as used.
 
         If all references match, `references` is not iterated."""
         return self._patterns is not None and not all(map(self._matching_patterns, references))
@@ -167,7 +168,7 @@ class ReferenceFilter:
         return [one for one in idle if self._shard is None or self._shard.contains(repository_of(one))]
 
     def unused_in_this_shard(self) -> list[str]:
-        """Return the patterns that matched nothing in this shard, but may match in another one."""
+        """Return the patterns that matched nothing in this shard, but may match in another shard."""
         return sorted(self._unmatched & self._in_other_shards & self._in_this_shard)
 
     def impossible_patterns(self, repositories: Iterable[str]) -> list[str]:
@@ -203,7 +204,9 @@ def _can_match_prefix(pattern: str, beginning: str, alphabet: str) -> bool:
 
 
 def _epsilon_closure(parts: tuple[str, ...], states: set[int]) -> set[int]:
-    """Return `states`, and the states that follow if each `*` matches nothing. A state is an index into `parts`."""
+    """Return the states of a pattern that are reachable from `states` without consuming a character.
+
+    A state is an index into `parts`, the elements of the pattern. A `*` may match nothing."""
     found = set(states)
     for at, part in enumerate(parts):
         if part == "*" and at in found:
@@ -227,12 +230,12 @@ def _split_pattern(pattern: str) -> tuple[str, ...]:
 
 
 def _literal_prefix(pattern: str) -> str:
-    """Return the part of the pattern before the first special character."""
+    """Return the part of a shell pattern before the first special character."""
     return pattern[: min((pattern.find(c) for c in "*?[" if c in pattern), default=len(pattern))]
 
 
 def _matches(pattern: str, name: str) -> bool:
-    """Return whether a pattern equals the name or matches it as a shell pattern."""
+    """Return whether a shell pattern matches a name, or is equal to the name."""
     return pattern == name or fnmatchcase(name, pattern)
 
 

@@ -1,4 +1,4 @@
-"""Checks the options for output files, before any host is contacted: they must not replace a file that the run uses."""
+"""Checks, before any host is contacted, that output files do not replace a file that the run uses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mirror.util.files import local_error
 
 
 def check_outputs(config: Config, options: Options) -> None:
-    """Raise ConfigError if a report, a trace or the events would replace a file, or mix with other output."""
+    """Raise ConfigError if a report or trace would replace a file of the run, or if events would mix with a bundle."""
     if options.json_events and any(target.host == STREAM for mirror in config.mirrors for target in mirror.targets):
         raise ConfigError(
             "`--json-events` cannot be used: the target `-` writes a bundle to standard output",
@@ -31,16 +31,16 @@ def check_outputs(config: Config, options: Options) -> None:
 
 
 def resolve_output(path: Path, config: Config, *, name: str, remedy: str) -> Path:
-    """Resolve symbolic links in the path of a file that a command writes at its end, before any host is contacted.
+    """Resolve symbolic links in the path of an output file, and check the path. Call this before contacting any host.
 
-    name: what the file contains, such as `image lock`. remedy: the end of the hint, which says how to choose another
-    file. Raises ConfigError or LocalError if the file must not or cannot be written there."""
+    name: the content of the file, such as `image lock`. remedy: the end of the hint, which says how to choose another
+    file. Raises ConfigError if the file must not be written there, and LocalError if it cannot be."""
     real = Path(os.path.realpath(path))
     if real == Path(os.path.realpath(config.path)):
         what = f"the {name} would replace the configuration {printable(path)}"
         raise ConfigError(what, hint=f"choose another file {remedy}")
     if real.is_relative_to(os.path.realpath(state_directory(config))):
-        what = f"the {name} cannot be written to {printable(path)}, because this is in the state directory"
+        what = f"the {name} cannot be written to {printable(path)}, because this path is in the state directory"
         raise ConfigError(what, hint=f"choose a file in another directory {remedy}")
     check_directory(path, real)
     return real

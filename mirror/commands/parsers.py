@@ -11,7 +11,7 @@ from mirror.commands.options import Options, Shard
 from mirror.errors import ConfigError
 from mirror.util.deadline import Deadline
 
-TOOLS = ("regsync", "skopeo", "image-syncer", "dregsy")  # whose files `mirror convert` converts
+TOOLS = ("regsync", "skopeo", "image-syncer", "dregsy")  # the tools whose configurations `mirror convert` can read
 
 
 def add_command(
@@ -35,7 +35,7 @@ def add_sync(commands: argparse._SubParsersAction[Parser]) -> None:
     sync = add_command(commands, "sync", _sync, "copy every selected tag to every target")
     _add_only(sync)
     sync.add_argument(
-        "--only-from", metavar="FILE", type=Path, help="read patterns from a file, one per line, such as failed.txt"
+        "--only-from", metavar="FILE", type=Path, help="read patterns for `--only` from FILE, such as failed.txt"
     )
     sync.add_argument(
         "--shard",
@@ -43,13 +43,13 @@ def add_sync(commands: argparse._SubParsersAction[Parser]) -> None:
         type=_shard,
         help="process only the source repositories in shard I of N, where I counts from 0",
     )
-    _add_locked(sync, "copy exactly the images in this file, which `mirror lock` wrote, even if their tags have moved")
+    _add_locked(sync, "copy exactly the images that `mirror lock` recorded in FILE, even if their tags have moved")
     add_run_options(sync)
     sync.add_argument(
         "--every",
         metavar="DURATION",
         type=_interval,
-        help="stay running and sync at this interval, such as 15m, until a signal arrives; SIGHUP reloads CONFIG",
+        help="keep running and sync at this interval, such as 15m, until a signal arrives; SIGHUP reloads CONFIG",
     )
     sync.add_argument(
         "--listen",
@@ -65,13 +65,13 @@ def add_sync(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def add_run_options(command: argparse.ArgumentParser) -> None:
-    """Add the options that `sync` and `copy` have in common to the parser for one of them."""
+    """Add the options that `sync` and `copy` have in common to a parser."""
     verbosity = command.add_mutually_exclusive_group()
     verbosity.add_argument(
         "-v", dest="verbose", action="count", default=0, help="list all changed images; -vv: debug output"
     )
     verbosity.add_argument("-q", dest="quiet", action="store_true", help="print only failures and warnings")
-    command.add_argument("--dry-run", action="store_true", help="show what would be done, without writing")
+    command.add_argument("--dry-run", action="store_true", help="show what would be copied, but write nothing")
     command.add_argument("--fail-fast", action="store_true", help="start no new work after the first failure")
     command.add_argument(
         "--deep", action="store_true", help="check every object of every selected image, even if its tag is unchanged"
@@ -82,13 +82,13 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--base", metavar="INVENTORY", type=Path, help="do not export blobs that this inventory lists")
     command.add_argument("--report", metavar="FILE", type=Path, help="also write the report to this file")
     command.add_argument(
-        "--trace-http", metavar="FILE", type=Path, help="write each HTTP request to this file, without secrets"
+        "--trace-http", metavar="FILE", type=Path, help="log all HTTP requests to this file, without secrets"
     )
     command.add_argument(
         "--progress",
         choices=("auto", "plain", "none"),
         default="auto",
-        help="auto: live display on a terminal, otherwise a line every 30 s",
+        help="auto (the default): a live display on a terminal; plain, and auto elsewhere: a line every 30 s",
     )
     command.add_argument(
         "--json-events", action="store_true", help="write the events of the run to standard output, as JSON lines"
@@ -98,7 +98,7 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         type=_seconds,
         default=0.0,
-        help="wait up to SECONDS for another run to finish",
+        help="if another run holds the lock, wait up to SECONDS for it (default 0)",
     )
 
 
@@ -120,8 +120,8 @@ def _add_locked(command: argparse.ArgumentParser, text: str) -> None:
 
 def add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser for `plan`."""
-    plan = add_command(commands, "plan", _plan, "show what a sync would do, without writing")
-    _add_locked(plan, "plan with the images in this file, which `mirror lock` wrote, and show which tags have changed")
+    plan = add_command(commands, "plan", _plan, "show what a sync would do, but write nothing")
+    _add_locked(plan, "plan with the images that `mirror lock` recorded in FILE, and show which tags have changed")
     plan.add_argument("--exit-code", action="store_true", help="exit with code 10 if a sync would change something")
     plan.add_argument("--json", action="store_true", help="print JSON")
 
@@ -143,13 +143,13 @@ def add_lock(commands: argparse._SubParsersAction[Parser]) -> None:
         dest="output",
         metavar="FILE",
         type=Path,
-        help="the file; by default, CONFIG with the suffix .lock; - for standard output",
+        help="write to this file (default: CONFIG with the suffix .lock); - for standard output",
     )
 
 
 def add_explain(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser for `explain`."""
-    text = "show which rule selects a reference or leaves it out, and what a sync would do with it"
+    text = "show which rule selects or excludes a reference, and what a sync would do with it"
     explain = add_command(commands, "explain", _explain, text)
     explain.add_argument(
         "reference",
@@ -163,7 +163,7 @@ def add_validate(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser for `validate`."""
     validate = add_command(commands, "validate", _validate, "check a configuration offline")
     validate.add_argument(
-        "--secrets", action="store_true", help="treat a missing password, TLS file or base as an error"
+        "--secrets", action="store_true", help="report a missing password, TLS file or base as an error, not a warning"
     )
 
 
@@ -171,10 +171,12 @@ def add_convert(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser for `convert`."""
     text = "convert the configuration of another tool"
     convert = add_parser(commands, "convert", text)
-    convert.add_argument("--from", dest="tool", required=True, choices=TOOLS, help="the tool that the file is for")
-    convert.add_argument("file", metavar="FILE", type=Path, help="the file; for image-syncer, the one with the images")
+    convert.add_argument("--from", dest="tool", required=True, choices=TOOLS, help="the tool that FILE configures")
     convert.add_argument(
-        "-o", dest="output", metavar="FILE", type=Path, help="the new configuration; by default, standard output"
+        "file", metavar="FILE", type=Path, help="the file to convert; for image-syncer, the file that lists the images"
+    )
+    convert.add_argument(
+        "-o", dest="output", metavar="FILE", type=Path, help="write to this file (default: standard output)"
     )
     convert.add_argument(
         "--destination", metavar="HOST/PREFIX", help="for skopeo: the DESTINATION argument of `skopeo sync`"
@@ -198,7 +200,7 @@ def _seconds(text: str) -> float:
         seconds = -1.0
     if 0 <= seconds < 1e9:
         return seconds
-    raise argparse.ArgumentTypeError(f"expected a number of seconds that is not negative, got {text!r}")
+    raise argparse.ArgumentTypeError(f"expected a non-negative number of seconds, got {text!r}")
 
 
 def _interval(text: str) -> float:

@@ -1,4 +1,4 @@
-"""`mirror plan`: prints what a sync would do."""
+"""`mirror plan`: prints which images a sync would copy, without writing to targets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mirror.transfer.tasks import run_group
 
 
 def plan(options: Options) -> int:
-    """Print what a sync would do and return the exit code. Copies nothing. Raises ConfigError, LocalError.
+    """Print which images a sync would copy, and return the exit code. Raises ConfigError, LocalError.
 
     With `--locked`, also print how the sources differ from the image lock."""
     comparisons: list[LockComparison] = []
@@ -30,7 +30,7 @@ def plan(options: Options) -> int:
         planner = context.planner(state, dry_run, reader, use_hints=not options.deep, reread_dates=options.deep)
 
         async def compare() -> None:
-            """Compare the image lock with the sources if `--locked` is set."""
+            """Compare the image lock with the sources if `--locked` is given."""
             if options.locked is not None:
                 reader = context.image_reader(state, all_attachments=True)
                 make_planner = partial(context.source_planner, state, reader)
@@ -39,7 +39,7 @@ def plan(options: Options) -> int:
                 )
 
         async def run() -> None:
-            """Plan, and compare the image lock at the same time."""
+            """Plan the mirrors, and compare the image lock with the sources at the same time."""
             await run_group([dry_run.run(context.plan_all(planner)), compare()])
 
         stopped = context.run_until_signal(run())

@@ -77,7 +77,7 @@ def _failed_fields(failed: FailedImage) -> dict[str, object]:
 
 
 def _selection_fields(selection: SelectionSummary) -> dict[str, object]:
-    """Return the object that says how many tags of a mirror each rule leaves out."""
+    """Return the object with the numbers of tags that a mirror selects, and that each rule leaves out."""
     ends = selection.wait_ends
     waits = datetime.fromtimestamp(ends, UTC).isoformat(timespec="seconds") if ends is not None else None
     return {"selected": selection.count, "by_rule": dict(selection.rejected), "next_tag_at": waits}

@@ -62,7 +62,7 @@ def plan(options: Options, output: Path) -> int:
 
 
 async def _make_plan(config: Config, survey: PruneSurvey) -> PrunePlan:
-    """Return the plan for the tags that may be deleted. survey: these tags, and those that are kept, with reasons."""
+    """Create the plan of a prune. survey: the tags that may be deleted, and the tags that are kept, with reasons."""
     refused, kept, repositories = dict(survey.refused), dict(survey.kept), list[RepositoryPlan]()
     prunable = [found for found in survey.repositories if found.tags]
     for found, result in zip(prunable, await gather_results(map(plan_repository, prunable)), strict=True):
@@ -86,16 +86,16 @@ def check_targets(config: Config) -> None:
 
 
 def shard_folders(directory: Path) -> list[Path]:
-    """Return those folders of shards in the state directory that contain a state."""
+    """Return the folders of shards in the state directory that contain a state file."""
     return sorted(path.parent for path in directory.glob(f"shard-*-of-*/{FILE_NAME}"))
 
 
 async def find_deletable_tags(
     context: RunContext, state: State, records: OwnershipRecords, also: Collection[str] = ()
 ) -> PruneSurvey:
-    """List the sources and the targets, and return which tags may be deleted.
+    """List the tags of the sources and targets, and determine which tags on targets may be deleted.
 
-    also: target repositories that are examined even if all their tags are selected."""
+    also: target repositories to examine even if all their tags are selected."""
     selection = PruneSelection()
     planner = Planner(
         context.calls,

@@ -48,8 +48,8 @@ _log = logging.getLogger("mirror")
 def apply(options: Options, file: Path, max_delete: float) -> int:
     """Delete those tags of a plan that may still be deleted, and return the exit code.
 
-    file: the plan. max_delete: nothing is deleted if this would delete a larger percentage of the copied tags of any
-    repository. Raises ConfigError, LocalError, LockBusy."""
+    file: the plan. max_delete: the limit, as a percentage of the copied tags of each repository. If one repository
+    exceeds it, nothing is deleted. Raises ConfigError, LocalError, LockBusy."""
     config = load(options.config)
     check_targets(config)
     allowed = read_prune_plan(file, config_hash=config.text_hash, now=datetime.now(UTC))
@@ -102,7 +102,7 @@ class _PruneRun:
         self._report: Report
 
     def run(self) -> int:
-        """Set up the log and the report, delete, print the summary, and return the exit code."""
+        """Open the log and the report, delete the tags, print the summary, and return the exit code."""
         started, clock = datetime.now(UTC), time.monotonic()
         run = new_run_id()
         with ExitStack() as stack:
@@ -126,9 +126,9 @@ class _PruneRun:
         return self._signals.exit_if_hung(code)
 
     def _delete_all(self, run: str, clock: float) -> tuple[int, RunCost, int]:
-        """Open the state and the stores, and delete. Return the exit code, the cost, and the number of bytes freed.
+        """Open the state and the stores, and delete the tags. Return the exit code, the cost, and the bytes freed.
 
-        run: the id of the run. clock: the time when the run started, on the monotonic clock."""
+        run: the id of the run. clock: when the run started, on the monotonic clock."""
         with ExitStack() as stack:
             states = [stack.enter_context(State.open(folder, log_state_warning)) for folder in self._folders]
             arguments = (self._options, ReferenceFilter(None), self._redactor, self._signals, states[0], Progress())
@@ -148,7 +148,7 @@ class _PruneRun:
     async def _find_and_delete(
         self, context: RunContext, state: State, records: OwnershipRecords, pruner: Pruner
     ) -> None:
-        """Determine again which tags may be deleted, and delete those in the plan, unless `--max-delete` forbids it."""
+        """Determine again which tags may be deleted, and delete those in the plan, within the limit `--max-delete`."""
         allowed = self._allowed.repositories
         survey = await find_deletable_tags(context, state, records, also=allowed)
         self._record_not_deletable(survey)
@@ -169,7 +169,7 @@ class _PruneRun:
         await run_group(self._prune_host(pruner, host, part) for host, part in by_host.items())
 
     def _allowed_tags(self, found: PrunableRepository) -> list[PlannedDeletion]:
-        """Return the tags that may be deleted and that the plan contains."""
+        """Return the tags of a repository that may be deleted now and that the plan contains."""
         return [one for one in found.tags if self._allowed.allows(found.name, one.reference, one.digest)]
 
     def _check_limit(self, tasks: Sequence[RepositoryTask]) -> PruneRefused | None:
@@ -195,7 +195,7 @@ class _PruneRun:
             self._add_problem(host, error)
 
     def _record_not_deletable(self, survey: PruneSurvey) -> None:
-        """Record the outcome for all tags of the plan that must not be deleted now, or that no longer exist."""
+        """Record the outcome for those tags of the plan that must not be deleted now or no longer exist."""
         found = {one.name: one for one in survey.repositories}
         for name, references in self._allowed.repositories.items():
             repository = found.get(name)
@@ -254,7 +254,7 @@ class _PruneRun:
 
 
 def _reason_to_keep(repository: PrunableRepository | None, reference: str) -> str:
-    """Return why a tag of the plan is kept, if the survey gives no reason.
+    """Return the reason why a tag of the plan is kept, if the survey contains no reason.
 
     repository: the result of examining its repository; None if it was not examined."""
     if repository is None or reference not in repository.written:

@@ -20,7 +20,7 @@ _NAMES = 10  # maximum number of names in one list
 
 
 def plan_lines(plan: PrunePlan, file: Path, *, limit: float, has_records: bool) -> list[str]:
-    """Return the lines for a plan: what would be deleted, kept, or could not be examined, and how to apply the plan.
+    """Return the lines that describe a plan: the tags to delete and to keep, errors, and the command that applies it.
 
     file: the file with the plan. limit: the default of `--max-delete`, in percent. has_records: whether the state
     records that syncs with this configuration wrote anything."""
@@ -80,15 +80,15 @@ def _group(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def _name_lines(start: str, names: Sequence[str]) -> list[str]:
-    """Return lines that consist of `start` and at most _NAMES names."""
+    """Return lines that consist of `start` and the first _NAMES names."""
     more = f", and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
     return _wrap(f"{start}{', '.join(map(printable, names[:_NAMES]))}{more}")
 
 
 def _more_line(count: int, one: str, more: str) -> list[str]:
-    """Return the line that counts the objects beyond the first _LISTED, or no line. count: the number of all objects.
+    """Return a line with the number of objects beyond the first _LISTED objects, if there are more.
 
-    one, more: the name of an object, in the singular and the plural."""
+    count: the number of all objects. one, more: the name of an object, in the singular and the plural."""
     rest = format_count(count - _LISTED, f"more {one}", f"more {more}")
     return [f"and {rest}; see the file"] if count > _LISTED else []
 
@@ -102,10 +102,10 @@ def _wrap(text: str) -> list[str]:
 def apply_lines(
     outcomes: Mapping[str, Outcome], problems: Sequence[tuple[str, str]], report: Path, freed: int
 ) -> list[str]:
-    """Return the summary of an applied plan.
+    """Return the lines that `prune --apply` prints.
 
-    outcomes: by name on the target. problems: names of what was not deleted, with the reasons. freed: the number of
-    bytes that were freed in stores on disk."""
+    outcomes: by name on the target. problems: the names of tags and hosts with errors, each with the error. freed: the
+    number of bytes that were freed in stores on disk."""
     counts = Counter(outcomes.values())
     words: dict[Outcome, str] = {"deleted": "deleted", "gone": "already gone", "kept": "kept", "failed": "failed"}
     text = ", ".join(f"{counts[outcome]} {word}" for outcome, word in words.items() if counts[outcome])

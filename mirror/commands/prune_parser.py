@@ -12,11 +12,11 @@ from mirror.errors import ConfigError
 
 def add_prune(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the parser for `prune`."""
-    text = "delete tags that a sync copied to the targets and that are no longer selected"
+    text = "delete tags from the targets that a sync copied and that are no longer selected"
     prune = add_command(commands, "prune", _prune, text)
     action = prune.add_mutually_exclusive_group(required=True)
-    action.add_argument("--plan", metavar="FILE", type=Path, help="only write the list of tags to delete to FILE")
-    action.add_argument("--apply", metavar="FILE", type=Path, help="delete the tags in this file")
+    action.add_argument("--plan", metavar="FILE", type=Path, help="write the list of tags to delete to FILE")
+    action.add_argument("--apply", metavar="FILE", type=Path, help="delete the tags that FILE lists")
     prune.add_argument(
         "--max-delete",
         metavar="PERCENT",
@@ -39,7 +39,7 @@ def _percent(text: str) -> float:
 def _prune(parsed: argparse.Namespace) -> int:
     """Run `mirror prune`."""
     if parsed.plan is not None and parsed.max_delete is not None:
-        hint = "a plan contains all tags that may be deleted; set the limit when you apply it"
+        hint = "a plan lists all tags that may be deleted; set the limit when you apply the plan"
         raise ConfigError("--max-delete can be used only with --apply", hint=hint)
     from mirror.commands import prune, prune_apply  # noqa: PLC0415
 

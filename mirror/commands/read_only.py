@@ -80,9 +80,9 @@ def run_cost(limits: Limits, started: float) -> RunCost:
 
 @contextmanager
 def open_trace_file(options: Options, run: str, redactor: Redactor) -> Iterator[None]:
-    """Return a context manager that writes HTTP requests to the file of `--trace-http`, if the option is given.
+    """Return a context manager that logs HTTP requests to the file of `--trace-http`, if the option is given.
 
-    Raises LocalError if the file cannot be opened. run: the id of the run."""
+    run: the id of the run. Raises LocalError if the file cannot be opened."""
     if options.trace_http is None:
         yield
         return
@@ -96,9 +96,9 @@ def open_trace_file(options: Options, run: str, redactor: Redactor) -> Iterator[
 def open_for_reading(options: Options, work: Phase = "copying") -> Iterator[tuple[RunContext, State]]:
     """Return a context manager that opens the stores and the state of a configuration for a command that only reads.
 
-    It yields the RunContext and the state, and closes them when the `with` block exits. Meanwhile, it shows the
-    progress. It takes no lock and writes no log file. work: the phase that follows the planning. Raises ConfigError,
-    LocalError."""
+    It yields the RunContext and the state, and closes them when the `with` block exits. Inside the block, the progress
+    is shown. The command takes no lock and writes no log file. work: the phase that follows the planning. Raises
+    ConfigError, LocalError."""
     config = load_config(options)
     check_outputs(config, options)
     run = new_run_id()

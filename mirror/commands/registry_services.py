@@ -1,4 +1,4 @@
-"""Services of registry providers: they create and list repositories, and issue passwords."""
+"""Services of registry providers, which create and list repositories, and issue passwords."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from mirror.registry.missing_repositories import MissingRepositories, Repository
 
 
 class Closable(Protocol):
-    """Something that must be closed after use."""
+    """An object that must be closed after use."""
 
     def close(self) -> None:
-        """Close it."""
+        """Close the object."""
         ...
 
 
 class RegistryServices:
-    """The provider services that a configuration needs, by registry host. Creating this object opens no connections."""
+    """The provider services that a configuration needs, by registry host. The constructor opens no connections."""
 
     def __init__(self, settings: Mapping[str, HostSettings], limits: Limits) -> None:
         self._limits = limits
@@ -45,7 +45,7 @@ class RegistryServices:
     def missing_repositories(
         self, settings: HostSettings, credentials: CredentialSource, on_created: Callable[[str], None]
     ) -> MissingRepositories:
-        """Return the creator of missing repositories on a host. `MissingRepositories` describes `on_created`."""
+        """Return the object that creates missing repositories on a host. on_created: see `MissingRepositories`."""
         return MissingRepositories(settings.host, self._creator(settings, credentials), on_created)
 
     def _creator(self, settings: HostSettings, credentials: CredentialSource) -> RepositoryCreator | None:
@@ -61,7 +61,7 @@ class RegistryServices:
         return service
 
     def close(self) -> None:
-        """Close idle connections."""
+        """Close the services, and their idle connections."""
         for service in self._opened:
             service.close()
 

@@ -1,4 +1,4 @@
-"""Opens registries as sources over v2, with fallback to v1 and conversion of schema 1 manifests if configured."""
+"""Opens registries as sources over v2, with fallback to v1 and conversion of schema 1 manifests if configured so."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class RegistrySources:
 
     Opening a source sends no requests.
 
-    scratch: a directory below the spool for converted layers. If it is None, layers are only measured, not stored.
-    limit: the maximum total size of each kind of converted layers in bytes; if it is None, half of the free space.
-    policy: the retry policy for v1. memory: which repositories responded over v2 in earlier runs.
+    scratch: a directory for converted layers; if it is None, layers are only measured, not stored. limit: the maximum
+    total size of the converted layers of v1 images in bytes, and the same for schema 1 images; None for half of the
+    free space. policy: the retry policy for v1. memory: records which repositories responded over v2 in earlier runs.
     Only the opened sources are thread-safe."""
 
     def __init__(

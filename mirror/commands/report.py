@@ -34,7 +34,7 @@ def report(path: Path | None, *, html: Path | None, merge: Sequence[Path]) -> in
 
 
 def _write_output(used: list[Path], html: Path | None, merge: Sequence[Path]) -> int:
-    """Write a page, or print a merged report. Return the exit code. Raises ConfigError, LocalError, OSError."""
+    """Write the HTML page or print the merged report. Return the exit code. Raises ConfigError, LocalError, OSError."""
     if not merge and html is not None:
         _check_not_sharded(used[0], html)
     page = _resolve_page(html) if html is not None else None
@@ -55,8 +55,8 @@ def _write_output(used: list[Path], html: Path | None, merge: Sequence[Path]) ->
 def _resolve_page(path: Path) -> Path:
     """Resolve symbolic links in the path of the page, and check that the page can be written there.
 
-    Raises ConfigError if it would replace a file that is not an HTML page, OSError or LocalError if it cannot be
-    written."""
+    Raises ConfigError if the page would replace a file that is not an HTML page, and OSError or LocalError if the page
+    cannot be written."""
     if str(path) == "-":
         raise ConfigError("`--html -` does not name a file", hint="specify a path; the page cannot be printed")
     real = resolve_writable(path, "write the page to")
@@ -81,16 +81,18 @@ def _check_not_sharded(path: Path, html: Path) -> None:
     """Raise ConfigError if a state directory contains only reports of shards."""
     if not (path / "report.json").exists() and any(path.glob("shard-*-of-*/report.json")):
         command = f"mirror report --merge {quote_path(path)}/shard-*/report.json --html {quote_path(html)}"
-        raise ConfigError(f"{printable(path)} has a report for each shard", hint=f"merge them: {command}")
+        raise ConfigError(f"{printable(path)} has a report for each shard", hint=f"merge the reports: {command}")
 
 
 def _report_file(path: Path) -> Path:
-    """Return the path of report.json for a path that may be a state directory."""
+    """Return the path of a report. path: the report itself, or the state directory that contains it."""
     return path / "report.json" if path.is_dir() else path
 
 
 def _default_directory() -> Path:
-    """Return the only directory in the user's state directory that has a report. Raises ConfigError."""
+    """Return the only folder in the user's state directory that has a report.
+
+    Raises ConfigError if there is none, or more than one."""
     found = [one for one in default_state_directories() if (one / "report.json").is_file()]
     if len(found) == 1:
         return found[0]

@@ -15,10 +15,10 @@ from mirror.output.redaction import Redactor
 def open_run_log(
     config: Config, options: Options, run: str, directory: Path, console: Console, redactor: Redactor
 ) -> AbstractContextManager[logs.RunLog]:
-    """Return the context manager that opens the log, as the configuration and the options describe it.
+    """Return a context manager that opens the log of a run with the settings of the configuration and the options.
 
-    run: the id of the run. directory: the state directory of the run. Entering it raises LocalError if the log file
-    cannot be written."""
+    run: the id of the run. directory: the state directory of the run. Entering the `with` block raises LocalError if
+    the log file cannot be written."""
     log = config.log
     return logs.open_log(
         run=run,

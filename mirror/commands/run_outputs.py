@@ -1,4 +1,4 @@
-"""The outputs of a sync in addition to its log and report: the history, the metrics, and notifications."""
+"""The outputs of a sync besides its log and report: the history, the metrics, and notifications."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 _MAX_PARALLEL = 8  # webhooks that are contacted at the same time
 _POLL = 0.1  # seconds between two checks for a signal while messages are sent
-_AFTER_DEADLINE = 4.0  # seconds after `--deadline` at which messages that were not sent are left to the next run
-_SHORTEST_SECRET = 12  # characters of a path that is hidden in all output; shorter ones occur in names of images
+_AFTER_DEADLINE = 4.0  # seconds after `--deadline` until sending ends; the next run sends the other messages
+_SHORTEST_SECRET = 12  # minimum length of a path that is hidden in all output; shorter paths occur in names of images
 
 _log = logging.getLogger("mirror")
 
@@ -43,7 +43,7 @@ class RunOutputs:
     directory: the state directory. shard: the shard of the run, or an empty string."""
 
     def __init__(self, config: Config, directory: Path, shard: str, redactor: Redactor, signals: Signals) -> None:
-        """Read the history. Raises LocalError if the file for metrics cannot be written."""
+        """Read the history of runs. Raises LocalError if the file for metrics cannot be written."""
         self._config = config
         self._directory = directory
         self._shard = shard
@@ -55,14 +55,15 @@ class RunOutputs:
             resolve_writable(self._textfile, "write the metrics to")
 
     def failure_ages(self, started: datetime) -> FailureAges:
-        """Return the object that determines since when images have been failing. started: the start of the run."""
+        """Return the object that tracks since when each image has been failing. started: the start of the run."""
         return FailureAges(self._history.failing, started)
 
     def write(self, report: ReportDocument, ages: FailureAges, summary: Sequence[str], *, complete: bool) -> int:
         """Write the history and the metrics, and send notifications. Return OK, or the exit code for an error.
 
-        ages: the results of the images. summary: the lines for messages. complete: whether the run processed all
-        images that are selected. A notification that cannot be sent is only logged."""
+        ages: the object from `failure_ages`, which has received the results of all images. summary: the lines for
+        messages. complete: whether the run processed all selected images. A notification that cannot be sent causes
+        only a warning in the log."""
         history = self._history.with_run(report, ages.for_next_run(complete=complete))
         self._write_history(history)
         code = self._write_metrics(report, history) if self._textfile is not None else OK
@@ -73,14 +74,14 @@ class RunOutputs:
         return code
 
     def _write_history(self, history: History) -> None:
-        """Write the history. An error is only logged, because the history contains only hints."""
+        """Write the history. An error causes only a warning, because the history contains only hints."""
         try:
             write_history(self._directory, history)
         except MirrorError as error:
             _log.warning("history", extra={"code": error.code, "text": str(error)})
 
     def _write_metrics(self, report: ReportDocument, history: History) -> int:
-        """Write the file for metrics. Return OK, or the exit code for an error, which is logged."""
+        """Write the metrics to their file. Log an error. Return OK, or the exit code for the error."""
         from mirror.output import metrics  # noqa: PLC0415 (prometheus_client is slow to import)
 
         assert self._textfile is not None  # noqa: S101 - the caller checks it
@@ -95,7 +96,7 @@ class RunOutputs:
     # ---- notifications
 
     def _notify(self, report: ReportDocument, history: History, summary: Sequence[str]) -> dict[str, SentMessage]:
-        """Send the messages that are due, and wait until they are sent. A signal interrupts the wait.
+        """Send the notifications that are due, and wait until they are sent. A signal interrupts the wait.
 
         Return the last message to each webhook, for the history."""
         from mirror.output import notification  # noqa: PLC0415 (few configurations have notifications)
@@ -128,7 +129,7 @@ class RunOutputs:
         return {key: one for key, one in kept.items() if one is not None}
 
     def _send(self, webhook: Webhook, message: RunMessage, event: str, work: Work) -> bool:
-        """Send a message. Return whether it was sent; otherwise, log a warning."""
+        """Send a notification to a webhook, and return True. If this fails, log a warning and return False."""
         from mirror.output import notification  # noqa: PLC0415 (few configurations have notifications)
         from mirror.registry.http.webhook import post_json  # noqa: PLC0415 (`requests` is slow to import)
 
@@ -152,6 +153,6 @@ class RunOutputs:
 
 
 def _webhook_key(webhook: Webhook) -> str:
-    """Return the key of a webhook in the history: a hash of where its URL is configured, or of the URL itself."""
+    """Return the key of a webhook in the history: a hash of its format and its URL, or of the reference to the URL."""
     url = webhook.url
     return hashlib.sha256(f"{url.origin} {url.plain or ''} {webhook.format}".encode()).hexdigest()[:16]

@@ -14,13 +14,13 @@ from mirror.util.files import local_error
 from mirror.util.single_flight import LazyValue
 from mirror.util.structs import Struct
 
-MAX_REPORT = 64 << 20  # bytes of a report that is shown as an HTML page
+MAX_REPORT = 64 << 20  # maximum size in bytes of a report that is shown as an HTML page
 
 _NO_STORE = ("Cache-Control", "no-store")
 
 
 class _LastRun(Struct, frozen=True):
-    """A run that has ended. config: the configuration file. html: the page, rendered when it is first requested."""
+    """The last run that has ended. config: the configuration file. html: the page, rendered on the first request."""
 
     report: ReportDocument
     directory: Path
@@ -70,8 +70,8 @@ def _render_html(directory: Path, _: Work) -> bytes:
     except OSError as error:
         raise local_error("read", path, error) from error
     if size > MAX_REPORT:
-        hint = "write the page with `mirror report`"
-        text = f"the report has {size} bytes; the page can show a report of at most {MAX_REPORT} bytes"
+        hint = "write the page to a file with `mirror report --html`"
+        text = f"the report has {size} bytes; this page shows only reports of at most {MAX_REPORT} bytes"
         raise LocalError(text, hint=hint)
     return render_page(*read_report(directory), read_history(directory)).encode()
 

@@ -10,10 +10,10 @@ MAX_JITTER = 60.0  # seconds
 
 
 class Schedule:
-    """Determines when the next cycle begins, and which mirrors take part in it.
+    """Determines when the next cycle begins, and which mirrors it copies.
 
     All mirrors are due at `now`. From then on, a mirror is due at multiples of its interval, so mirrors with related
-    intervals share cycles. A mirror that was due several times during a long cycle takes part in the next cycle once.
+    intervals share cycles. If a mirror becomes due more than once during a long cycle, the next cycle copies it once.
     To spread the load of several processes, each cycle except the first is delayed by a random time: up to a tenth of
     the shortest interval, but at most MAX_JITTER seconds.
 

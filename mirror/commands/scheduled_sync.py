@@ -57,7 +57,7 @@ def _load(options: Options) -> Config:
 
 @contextmanager
 def _serve_status(options: Options, status: ServiceStatus, pages: RunPages) -> Iterator[None]:
-    """Return a context manager that serves the status and the pages on the address of `--listen`, if it is given.
+    """Return a context manager that serves the status and the pages at the address of `--listen`, if it is given.
 
     Raises ConfigError, LocalError."""
     if options.listen is None:
@@ -73,9 +73,9 @@ def _serve_status(options: Options, status: ServiceStatus, pages: RunPages) -> I
 
 
 class _Service:
-    """Repeated runs with one configuration, which is loaded again after SIGHUP. Used by the main thread.
+    """The loop of `mirror sync --every`: runs cycles, and reloads the configuration after SIGHUP.
 
-    every: the interval, in seconds, of mirrors without an interval of their own."""
+    Used only by the main thread. every: the interval, in seconds, of mirrors without an interval of their own."""
 
     def __init__(
         self,
@@ -96,11 +96,11 @@ class _Service:
         self._schedule = self._new_schedule()
 
     def _new_schedule(self) -> Schedule:
-        """Return a schedule in which all mirrors of the current configuration are due now."""
+        """Create a schedule in which all mirrors of the current configuration are due now."""
         return Schedule([mirror.every or self._every for mirror in self._config.mirrors], time.monotonic())
 
     def run(self) -> int:
-        """Run cycles until a signal arrives, and return the exit code. Raises ConfigError if the first cycle does."""
+        """Run cycles until a signal arrives, and return the exit code. A ConfigError of the first cycle is raised."""
         first = True
         while self._wait():
             self._run_cycle(first=first)
@@ -134,9 +134,10 @@ class _Service:
         self._log_event(logging.INFO, "reloaded", f"reloaded {printable(config.path)}")
 
     def _run_cycle(self, *, first: bool) -> None:
-        """Copy the mirrors that are due. Log an error that prevents this, so that the next cycle can try again.
+        """Run a cycle: copy the mirrors that are due. If an error prevents this, log it, so that a later cycle can run.
 
-        Raises ConfigError in the first cycle, because then the command line or the configuration cannot be used."""
+        first: whether this is the first cycle. A ConfigError is then raised, because the command line or the
+        configuration cannot be used."""
         due = self._schedule.take_due(time.monotonic())
         options = replace(self._options, mirrors=due if len(due) < len(self._config.mirrors) else None)
         self._status.begin_cycle()
@@ -152,22 +153,23 @@ class _Service:
             self._log_event(logging.ERROR, "cycle_failed", f"this cycle failed: {error}")
         finally:
             self._signals.open_pipe()
-        # Threads that hang would accumulate, and could still write to a target. A service manager starts a new process.
+        # Hung threads would accumulate, and could still write to a target. So the process ends if any thread hangs, and
+        # a service manager starts a new process.
         self._signals.exit_if_hung(code if self._signals.number is None else self._signals.exit_code)
         self._status.end_cycle(code)
         gc.collect()  # frees the objects of the run, which refer to each other
 
     def _set_report(self, report: ReportDocument) -> None:
-        """Set the report that the pages show."""
+        """Set the report of a cycle as the report that the pages show."""
         directory = prepare(self._config, self._options)
         self._pages.set_last_run(
             report, directory=directory, config=self._config.path, shard=str(self._options.shard or "")
         )
 
     def _log_event(self, level: int, event: str, *texts: str) -> None:
-        """Log an event between two cycles, with a record for each text.
+        """Log an event between two cycles, with one record for each text.
 
-        If the log file cannot be written, the records are only written to standard error."""
+        If the log file cannot be written, write the records only to standard error."""
         console, redactor = Console(), Redactor()
         with ExitStack() as stack:
             try:

@@ -1,4 +1,4 @@
-"""The status of `mirror sync --every`: whether its cycles succeed, and whether the current one still makes progress."""
+"""The status of `mirror sync --every`: whether its cycles succeed, and whether the current cycle makes progress."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from mirror.errors import OK
 from mirror.serve.messages import ServerRequest, ServerResponse
 
 MAX_FAILED_CYCLES = 3  # consecutive failed cycles after which the service is unhealthy
-STUCK_AFTER = 2 * 3600.0  # seconds; a `rate` of one request per hour must not make a cycle look stuck
+STUCK_AFTER = 2 * 3600.0  # seconds without progress; a cycle with a `rate` of one request per hour is not stuck
 
 _ALLOWED = ("GET", "HEAD")
 
 
 class ServiceStatus:
-    """The status of repeated runs, each of which is a cycle. Thread-safe.
+    """The status of `mirror sync --every`. Each of its runs is a cycle. Thread-safe.
 
-    now: returns the time in seconds on any scale."""
+    now: a function that returns the time in seconds on any scale."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -65,7 +65,7 @@ class ServiceStatus:
 
 
 class StatusHandler:
-    """Answers the HTTP requests for the status of a service, and for the pages about its last run."""
+    """Responds to HTTP requests for the status of `mirror sync --every`, and for the pages about its last run."""
 
     def __init__(self, status: ServiceStatus, pages: RunPages) -> None:
         self._pages: dict[str, Callable[[], ServerResponse]] = {
@@ -76,7 +76,7 @@ class StatusHandler:
         }
 
     def handle(self, request: ServerRequest) -> ServerResponse:
-        """Return the response to a request. The connection omits the body for HEAD."""
+        """Return the response to a request. For HEAD, the connection omits the body."""
         page = self._pages.get(request.path)
         if page is None:
             return text_page(404, f"not found; the pages are {', '.join(self._pages)}")
@@ -86,7 +86,7 @@ class StatusHandler:
 
 
 def _status_page(healthy: bool, text: str) -> ServerResponse:
-    """Return the response for a status: 200, or 503 if the service is not healthy."""
+    """Return a response with the text of a status. The HTTP status is 200 if the service is healthy, otherwise 503."""
     return text_page(200 if healthy else 503, text)
 
 

@@ -40,8 +40,8 @@ from mirror.util.signals import Signals
 from mirror.util.structs import Struct
 
 # After a signal or the deadline, the process ends within 5 seconds, and all cleanup together takes at most
-# CLEANUP_SECONDS. Cleanup waits for responses that may open an upload session, and deletes these sessions; both have
-# shorter time limits. Threads that still hang after that are left behind: a name lookup, for example, cannot be
+# CLEANUP_SECONDS. Cleanup waits for responses that may open an upload session, and deletes these sessions. Both steps
+# have shorter time limits. Threads that still hang after that are abandoned: for example, a name lookup cannot be
 # interrupted.
 CLEANUP_SECONDS = 3.5  # seconds from the signal or the deadline
 CANCEL_AFTER_SECONDS = 1.5  # seconds from the signal or the deadline until remaining coroutines are cancelled
@@ -51,7 +51,7 @@ _log = logging.getLogger("mirror")
 
 
 class RunContext(Struct, frozen=True):
-    """The objects that the parts of a run share. They are valid until the `with` block of `open_run` exits.
+    """The objects that all parts of a run share. They are valid until the `with` block of `open_run` exits.
 
     run: the id of the run."""
 
@@ -103,9 +103,9 @@ class RunContext(Struct, frozen=True):
         )
 
     def image_reader(self, state: State, *, all_attachments: bool = False) -> ImageReader:
-        """Create the object that reads images, and their attachments, for the run.
+        """Create the object that reads images and their attachments for the run.
 
-        all_attachments: whether it also finds the attachments whose tags are mirrored like those of other images."""
+        all_attachments: whether to find also those attachments whose tags are mirrored like the tags of images."""
         protection = TagProtection(
             self.calls,
             self.manifests,
@@ -131,7 +131,7 @@ class RunContext(Struct, frozen=True):
         return self.planner(state, collector, reader, use_hints=False, receive_references=collector.receive)
 
     def bases(self, state: State, reader: ImageReader) -> BundleBases:
-        """Create the object that checks whether targets have the blobs that differential bundles leave out."""
+        """Create the object that checks whether targets have the blobs that a differential bundle leaves out."""
         return BundleBases(
             self.calls,
             reader,
@@ -140,7 +140,7 @@ class RunContext(Struct, frozen=True):
         )
 
     def must_copy_to(self, host: str, path: str) -> bool:
-        """Return whether a mirror that must select at least one tag (no `allow-empty`) copies to this repository."""
+        """Return whether a mirror that must select at least one tag (no `allow-empty`) copies to a repository."""
         return any(
             target.repository.host == host and can_match(path, target.repository.path, entry.repository_rules)
             for entry in self.entries
@@ -149,14 +149,14 @@ class RunContext(Struct, frozen=True):
         )
 
     def run_problems(self, rest: str = "") -> list[tuple[str, MirrorError]]:
-        """Return the problems that concern the whole run, each with a name. Call this after planning.
+        """Return the errors that concern no single image, each with the name of a pattern or source.
 
-        These problems are `--only` patterns that matched nothing, and sources that are incomplete. This method also
-        logs a warning for each pattern that may match in another shard. rest: what happens to the images that an
-        incomplete source contains, for the hint."""
+        These are errors for `--only` patterns that matched nothing, and for incomplete sources. This method also logs a
+        warning for each pattern that may match in another shard. Call it after planning. rest: the clause about the
+        other images that begins the hint for an incomplete source."""
         hint = "no source has such a tag or repository, or the tag rules of the configuration exclude it"
         for one in self.only.unused_in_this_shard():
-            text = f"--only {printable(one, 80)} selects nothing in this shard; check the other shards, too"
+            text = f"--only {printable(one, 80)} selects nothing in this shard; check the reports of the other shards"
             _log.warning("only_idle", extra={"text": text})
         idle = [
             (one, NotFound(f"--only {printable(one, 80)} selects nothing", hint=hint))
@@ -178,17 +178,17 @@ class RunContext(Struct, frozen=True):
             option = "--shard" if options.shard is not None else "--only" if options.only else "--only-from"
             raise ConfigError(
                 f"{option} cannot be used: the target {bundle} is a bundle, which must contain all selected images",
-                hint="leave the option out: blobs that an earlier run has fetched are not fetched again. To export "
-                "some images, write a configuration with another bundle, or export to a layout (oci:DIR), which keeps "
-                "its other images",
+                hint="leave the option out; blobs that an earlier run fetched are not fetched again. To export only "
+                "some images, use a configuration with another bundle as its target, or export to a layout (oci:DIR), "
+                "which keeps its other images",
             )
 
     def run_until_signal(self, coroutine: Coro[None], halt: Callable[[Cancelled], object] = str) -> int | None:
         """Run a coroutine until it ends, or until a signal or the deadline ends it.
 
-        Return the exit code for the signal or the deadline, or None if there was neither. halt: a function that is
-        called with the reason when a signal arrives or the deadline is reached, before the stop is requested. The stop
-        ends all waits in the coroutine. Otherwise, an exception of the coroutine is raised."""
+        Return the exit code for the signal or the deadline, or None if there was neither. In the latter case, an
+        exception of the coroutine is raised. halt: a function that is called with the reason when a signal arrives or
+        the deadline is reached, before the stop is requested. The stop ends all waits in the coroutine."""
         main, signals = self.calls.tasks.start(coroutine), self.signals
 
         def end() -> None:
@@ -225,7 +225,7 @@ def makes_bundle(config: Config) -> bool:
 
 
 def spool_directory(config: Config, folder: str = "") -> Path:
-    """Return the directory for temporary files: blobs that are sent to several targets, and results of conversions.
+    """Return the directory of a run for temporary files, such as blobs that are sent to several targets.
 
     folder: the folder of the run in the state directory. Runs with different locks have different directories, even
     if their configurations share `spool`, because a run deletes old files in its directory. Raises LocalError if the
@@ -310,7 +310,7 @@ def _check_patterns(only: ReferenceFilter, entries: list[MirrorEntry], config: C
 
 
 def _check_sources(config: Config) -> None:
-    """Raise ConfigError if a source bundle or layout does not exist, unless this configuration writes it."""
+    """Raise ConfigError if a source bundle or layout does not exist, unless a mirror of the configuration writes it."""
     written = {target.host for mirror in config.mirrors for target in mirror.targets}
     for host in dict.fromkeys(mirror.source.host for mirror in config.mirrors):
         if is_registry(host) or host == STREAM or host in written:
@@ -325,16 +325,16 @@ def _check_sources(config: Config) -> None:
 
 
 def seconds_left(signals: Signals) -> float:
-    """Return how many seconds cleanup may still take. If the run was not ended early, return the whole time limit."""
+    """Return how many seconds cleanup may still take. The full limit applies if the run was not ended early."""
     if not signals.has_ended_run:
         return CLEANUP_SECONDS
     return max(CLEANUP_SECONDS - signals.seconds_since_end(), MIN_CLEANUP_SECONDS)
 
 
 def close_in_time(close: Callable[[float], None], signals: Signals) -> None:
-    """Call `close` with the number of seconds to wait for threads.
+    """Call `close` with the number of seconds for which it may wait for threads to end.
 
-    After a signal or the deadline, hanging threads are left behind. Otherwise, raises LocalError if threads hang."""
+    After a signal or the deadline, threads that still hang are abandoned. Otherwise, they cause a LocalError."""
     try:
         close(seconds_left(signals) if signals.has_ended_run else CLOSE_TIMEOUT)
     except LocalError:

@@ -35,7 +35,7 @@ DEFAULT_PARALLEL = 8  # parallel requests to a host
 
 
 class DiskStores(Protocol):
-    """The layouts or the bundles of a configuration, by host name. Each store is a source, a target, or both."""
+    """The stores on disk of a configuration: its layouts, or its bundles. Each is a source, a target, or both."""
 
     hosts: list[str]
 
@@ -50,7 +50,7 @@ class DiskStores(Protocol):
         ...
 
     def incomplete_sources(self) -> list[tuple[str, MirrorError]]:
-        """Return the sources whose own inventory says that images are missing from them, each with an error.
+        """Return the sources that lack images from their own inventory, each with an error.
 
         Only sources that were read are checked."""
         ...
@@ -61,13 +61,13 @@ class DiskStores(Protocol):
 
 
 class Stores:
-    """All stores of a run. As a context manager, it closes them when the `with` block exits.
+    """All stores of a run: registries, layouts and bundles. The context manager closes them when its block exits.
 
-    Opening the stores sends no requests. The constructor raises ConfigError, also for an invalid Docker configuration.
-    registries: the target stores by host name.
-    spool: the directory for data from conversions and pipes. base: an inventory to use instead of those in the
-    configuration. writes: if it is False, converted layers are only measured, not stored. repair: whether to recreate
-    damaged bundles. memory: which repositories responded over v2 in earlier runs."""
+    registries: the stores that are targets, by host name.
+    The constructor sends no requests. It raises ConfigError, also for an invalid Docker configuration file. spool: the
+    directory for data from conversions and pipes. base: an inventory to use instead of those in the configuration.
+    writes: if False, converted layers are only measured, not stored. repair: whether to recreate damaged bundles.
+    memory: records which repositories responded over v2 in earlier runs."""
 
     def __init__(
         self,
@@ -140,16 +140,16 @@ class Stores:
         self._sources.delete_leftovers()
 
     def mark_host_down(self, error: MirrorError) -> None:
-        """Mark the host of `error` as down if the error shows that the host is unavailable.
+        """Mark the host of an error as down if the error shows that the host is unavailable.
 
-        error: the error that remained after all attempts at a transfer. Its host may be one to which a registry
-        redirects requests. Such a host has no client of its own, so any client marks it."""
+        error: the last error of a transfer that failed. Its host may be one to which a registry redirects requests.
+        Such a host has no client of its own, so any client may mark it."""
         registry = self._v2.get(error.host) or next(iter(self._v2.values()), None)
         if error.host and registry is not None:
             registry.mark_down_if_unreachable(error)
 
     def incomplete_sources(self) -> list[tuple[str, MirrorError]]:
-        """Return the sources whose own inventory says that images are missing from them, each with an error.
+        """Return the sources that lack images from their own inventory, each with an error.
 
         Only sources that were read are checked."""
         return [one for stores in self._on_disk for one in stores.incomplete_sources()]
@@ -190,7 +190,7 @@ class Stores:
             v1=mirror.v1 or settings.v1,
             convert_schema1=mirror.schema1 == "convert",
         )
-        # The selection of tags or platforms reads configs. Those of images that are copied are not read again.
+        # The selection of tags or platforms reads configs. Copies of the selected images must not read them again.
         reads_configs = (mirror.tags.newest and mirror.tags.by_created) or mirror.platforms is not None
         return SmallBlobSource(source) if reads_configs else source
 
@@ -202,18 +202,18 @@ class Stores:
         )
 
     def blob_locations(self, hints: LocationHints) -> BlobLocations:
-        """Return an object that tracks where blobs are. hints: where earlier runs saw them."""
+        """Return the object that tracks which repositories have which blobs. hints: the locations from earlier runs."""
 
         def login_path(repository: Repository) -> str:
-            """Return the path whose credentials apply to a repository."""
+            """Return the path prefix whose credentials apply to a repository."""
             return self._config.settings_for(repository.host).login_path(repository.path)
 
         return BlobLocations(hints, self._mountable_repositories(), self._wildcards(), login_path)
 
     def _mountable_repositories(self) -> dict[str, set[str]]:
-        """Return the repositories that the configuration names, as paths by host. Blobs may be mounted from them.
+        """Return the paths of the repositories from which blobs may be mounted, by host.
 
-        Repositories that match a wildcard are not included."""
+        These are the sources and targets in the configuration, without the repositories that match a wildcard."""
         named: defaultdict[str, set[str]] = defaultdict(set)
         for mirror in self._config.mirrors:
             if not mirror.wildcard:
@@ -222,7 +222,7 @@ class Stores:
         return dict(named)
 
     def _wildcards(self) -> dict[str, list[Callable[[str], bool]]]:
-        """Return functions that decide whether a repository matches a wildcard of the configuration, by host."""
+        """Return functions that tell whether a path matches a wildcard source or target, by host."""
         named: defaultdict[str, list[Callable[[str], bool]]] = defaultdict(list)
         for mirror in self._config.mirrors:
             if mirror.wildcard:
@@ -234,7 +234,7 @@ class Stores:
     def routes(self, entries: Iterable[MirrorEntry]) -> Routes:
         """Return the rules that decide when a blob is written to the spool, and when a mount is tried.
 
-        Blobs in stores on disk do not need the spool, since they can be read repeatedly."""
+        Blobs from stores on disk are not written to the spool, since they can be read repeatedly."""
         hosts = self.registries
         return Routes(
             (

@@ -22,7 +22,7 @@ from mirror.util.wrapping import line_width, wrap_line
 
 
 def plan_lines(summary: PlanSummary, config: Path) -> list[str]:
-    """Return the lines that `plan` prints: what a sync would copy, the causes of failures, and the totals."""
+    """Return the lines that `plan` prints: the images that a sync would copy, the causes of failures, and totals."""
     changes = sorted(summary.changes, key=lambda change: (sort_key(change.target), change.source))
     lines = change_table(map(_change_row, changes), line_width()) if changes else []
     lines += cause_lines(group_by_cause(summary.failures), config=config, width=line_width())
@@ -59,12 +59,12 @@ def plan_lines(summary: PlanSummary, config: Path) -> list[str]:
 
 
 def _count_text(rejected: Mapping[str, int]) -> str:
-    """Format how many names each rule leaves out, such as `3 by include`."""
+    """Return the number of names that each rule leaves out, as text, such as `3 by include`."""
     return ", ".join(f"{count} by {printable(rule, 80)}" for rule, count in sorted(rejected.items()))
 
 
 def _selection_texts(selection: SelectionSummary) -> Iterator[str]:
-    """Yield how many tags each rule leaves out, until when tags wait, and how many images lack a recorded date."""
+    """Yield clauses about the tags that the rules of a mirror leave out, and about images without a recorded date."""
     rejected = dict(selection.rejected)
     waiting = rejected.pop("min-age", 0)
     parts = [_count_text(rejected)] if rejected else []
@@ -77,7 +77,7 @@ def _selection_texts(selection: SelectionSummary) -> Iterator[str]:
         yield f"tags left out: {', '.join(parts)}"
     if selection.dates_read:
         images = format_count(selection.dates_read, "image")
-        yield f"the dates of {images} are not recorded; the next sync reads them once more"
+        yield f"the creation dates of {images} are not recorded; the next sync reads them again"
 
 
 def _other_platforms_lines(count: int) -> list[str]:
@@ -107,7 +107,7 @@ def _change_row(change: PlannedCopy) -> ChangeRow:
 
 
 def _unknown_text(count: int) -> str:
-    """Return the end of a line: the number of images whose state is unknown, or an empty string if there are none."""
+    """Return the end of a line about images whose state is unknown, or an empty string if there are none."""
     return f"; {count} unknown" if count else ""
 
 
@@ -122,18 +122,20 @@ def group_by_cause(failures: Iterable[FailedImage]) -> Causes:
 def drift_lines(drifts: Sequence[Drift], file: Path, config: Path) -> list[str]:
     """Return the lines that `plan --locked` prints: how the sources differ from the image lock, and the totals.
 
-    file: the image lock. config: the configuration. Two mirrors with the same source may have equal differences, which
-    are printed once."""
+    file: the image lock. config: the configuration. If two mirrors with the same source have the same difference, it
+    is printed once."""
     different = set(drifts)
     width, lines = line_width(), list[str]()
     for drift in sorted(different, key=lambda drift: (drift.name, drift.kind.value)):
         lines += wrap_line(_drift_line(drift), width)
     if not drifts:
-        return [f"{printable(file)}: equal to the sources"]
+        return [f"{printable(file)}: matches the sources"]
     kinds = Counter(drift.kind.value for drift in different)
     counts = ", ".join(f"{kinds[kind.value]} {kind.value}" for kind in DriftKind if kinds[kind.value])
     command = f"`mirror lock {quote_path(config)} -o {quote_path(file)}`"
-    return lines + wrap_line(f"{printable(file)}: {counts}; to lock what the sources have now, run {command}", width)
+    return lines + wrap_line(
+        f"{printable(file)}: {counts}; to lock the current state of the sources, run {command}", width
+    )
 
 
 def _drift_line(drift: Drift) -> str:

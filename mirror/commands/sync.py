@@ -78,11 +78,13 @@ def run_once(
     on_progress: Callable[[], object] | None = None,
     on_report: Callable[[ReportDocument], object] | None = None,
 ) -> int:
-    """Take the lock, copy, and return the exit code. The caller ends the process if `signals` says that threads hang.
+    """Run one sync under the lock of the state directory, and return its exit code.
+
+    If threads hang after the run (`signals.has_hung_threads`), the caller must end the process.
 
     on_progress: called on any thread after each request, and when bytes of blobs have been copied. on_report: called
-    with the finished report, without its images. Raises ConfigError, LocalError, LockBusy. Raises Cancelled if the
-    deadline is reached while the run waits for the lock."""
+    with the finished report, without its images. Raises ConfigError, LocalError, LockBusy, and Cancelled if the run
+    reaches the deadline while it waits for the lock."""
     only, directory = reference_filter(options), prepare(config, options)
     signals.start_run(None if options.deadline is None else options.deadline.seconds_from(time.time()))
     try:
@@ -111,7 +113,7 @@ def _state_directory(config: Config, options: Options) -> Path:
 
 
 def _partition(config: Config, options: Options) -> str:
-    """Return the partition of the run: how the targets are divided among state files (`state/run_marks.py`)."""
+    """Return the name of the run's partition: how runs divide the targets among state files (`state/run_marks.py`)."""
     if options.copy is not None:
         return options.folder
     return partition_of_shards(options.shard.count, config.text_hash) if options.shard is not None else WHOLE
@@ -152,7 +154,7 @@ class _SyncRun:
         self._events: EventStream | None = None
 
     def run(self) -> int:
-        """Set up the log and the report, copy, print the summary, and return the exit code."""
+        """Open the log and the report, copy the images, print the summary, and return the exit code."""
         config, run = self._config, new_run_id()
         with ExitStack() as stack:
             logged = stack.enter_context(
@@ -202,7 +204,9 @@ class _SyncRun:
         return code
 
     def _copy_all(self, report: Report, run: str) -> tuple[int, RunCost]:
-        """Open the state and the stores, and copy. Return the exit code and the cost of the run. run: its id."""
+        """Open the state and the stores, and copy the images. Return the exit code and the cost of the run.
+
+        run: the id of the run."""
         progress = Progress(on_bytes=self._on_progress)
         with (
             show_progress(progress, self._console, self._options.progress_mode),
@@ -226,7 +230,7 @@ class _SyncRun:
         return code, run_cost(context.limits, self._started_monotonic)
 
     def _watch_progress(self, progress: Progress) -> AbstractContextManager[None]:
-        """Return a context manager that writes the progress as events, if `--json-events` is given."""
+        """Return a context manager that writes progress events if `--json-events` is given."""
         if self._events is None:
             return nullcontext()
         progress.on_phase = self._events.start_phase
@@ -234,7 +238,7 @@ class _SyncRun:
         return watch_progress(progress, self._events)
 
     def _plan_and_copy(self, context: RunContext, state: State, results: ResultRecorder) -> None:
-        """Plan and copy until all images are done or a signal arrives, then close the objects in order."""
+        """Plan and copy all images, unless a signal or the deadline ends the run. Then close all objects in order."""
         spool = Spool(spool_directory(self._config, self._options.folder), self._config.spool_max)
         spool.prepare()
         context.stores.delete_leftovers()
@@ -309,7 +313,7 @@ class _SyncRun:
             stack.callback(copy_queue.close)  # after the threads that write have ended
             stack.callback(close_in_time, context.calls.close, self._signals)
             stack.callback(close_in_time, blob_copier.close, self._signals)
-            # Upload sessions that registries still open after the stop are closed, too.
+            # Requested before the copier closes, so that upload sessions that registries still open are closed, too.
             stack.callback(context.stop.request, "the run is over")
             planning = context.plan_all(planner, self._options.mirrors)
             if context.run_until_signal(copy_queue.run(planning), copy_queue.halt) is None:
@@ -333,15 +337,15 @@ class _SyncRun:
         )
 
     def _print_summary(self, report: Report, cost: RunCost, code: int) -> None:
-        """Print the summary of the run. With `-q`, print only failures, and to standard error.
+        """Print the summary of the run to standard output. With `-q`, print only failures, to standard error.
 
-        With `--json-events`, print it to standard error as well, because standard output has the events."""
+        With `--json-events`, print to standard error, because standard output contains the events."""
         quiet = self._options.verbosity < 0
         if quiet and code == OK:
             return
         lines = self._summary(report, cost, code, quiet=quiet)
         if not quiet and not self._options.json_events:
-            print_lines(lines)  # a failure to print does not change the exit code: the report has the results
+            print_lines(lines)  # if this fails, the exit code stays the same: the report contains the results
         else:
             for line in lines:
                 self._console.write_line(line)

@@ -14,7 +14,7 @@ from mirror.output.report.units import format_count
 def validate(path: Path, *, secrets: bool) -> int:
     """Check a configuration, print the number of its mirrors and targets, and return the exit code.
 
-    secrets: treat missing passwords, TLS files and bases as errors, not as warnings. Raises ConfigError, LocalError."""
+    secrets: whether missing passwords, TLS files and bases are errors, not warnings. Raises ConfigError, LocalError."""
     loaded = config.load(path, secrets=secrets)
     warnings = list(loaded.warnings)
     if any(mirror.base is not None for mirror in loaded.mirrors):

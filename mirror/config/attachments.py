@@ -19,8 +19,8 @@ _TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]*/[A-Za-z0-9][A-Za-z0-9!#$&^
 def attachment_rules(section: Section, defaults: Section) -> AttachmentRules | None:
     """Return the rules for the attachments of a mirror, or None if they are not copied.
 
-    Adds a problem for each name that is neither a short name nor a type, and for a name that is required but excluded.
-    """
+    Adds a problem for each name that is neither a short name nor a media type, and for each name that is both required
+    and excluded."""
     where = section if section.has_key("referrers") else defaults
     lists = where.section("referrers")
     include, exclude, require = (
@@ -31,7 +31,7 @@ def attachment_rules(section: Section, defaults: Section) -> AttachmentRules | N
     rules = AttachmentRules(include, exclude, require, DEFAULT_RECHECK if recheck is None else recheck)
     for name in require:
         if not rules.selects({name, *kinds_of_type(name)}):
-            lists.add_problem(f'"{name}" is required, but `include` and `exclude` leave it out', below="require")
+            lists.add_problem(f'"{name}" is required, but `include` and `exclude` exclude it', below="require")
     return rules if where.flag("referrers", True) else None
 
 
@@ -41,7 +41,7 @@ def _recheck(section: Section) -> float | None:
 
 
 def _check_name(text: str) -> str:
-    """Return `text` if it is a short name or an artifact type. Otherwise, raise ConfigError."""
+    """Return a string unchanged if it is a short name or an artifact type. Otherwise, raise ConfigError."""
     if text in KINDS or _TYPE.fullmatch(text):
         return text
     raise ConfigError(

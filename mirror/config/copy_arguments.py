@@ -16,7 +16,7 @@ from mirror.util.structs import Struct, replace
 
 COMMAND_LINE = "the command line"
 
-# Keys that apply only to syncs. A copy must not replace the metrics of a sync, or send notifications.
+# Keys that apply only to `mirror sync`. `mirror copy` must not replace the metrics of a sync, or send notifications.
 _SYNC_KEYS = ("metrics", "notify")
 _MIRROR: KeyPath = ("mirrors", 0)
 
@@ -24,11 +24,12 @@ Value = str | int | bool | list[str]
 
 
 class CopyArguments(Struct, frozen=True):
-    """The arguments of `mirror copy` that describe a mirror.
+    """The arguments of `mirror copy` that define a mirror.
 
     keys: the value and the name of the argument for each key of the mirror, by key path, such as ("tags", "include").
-    config: the configuration file that has the settings of the registries, the defaults and the state. plain_http: the
-    hosts that are contacted over http. directory: the current directory, to which paths in the values are relative."""
+    config: the configuration file with the settings of the registries, the defaults and the state directory.
+    plain_http: the hosts to contact over http. directory: the current directory, to which paths in the values are
+    relative."""
 
     keys: dict[tuple[str, ...], tuple[Value, str]]
     config: Path | None = None
@@ -37,7 +38,7 @@ class CopyArguments(Struct, frozen=True):
 
     @property
     def folder(self) -> str:
-        """The name of the folder in the state directory that is used for these arguments."""
+        """The name of the folder in the state directory for copies with these arguments."""
         values = sorted((path, value) for path, (value, _) in self.keys.items())
         text = json.dumps(values)
         if "oci:" in text or ".tar" in text:
@@ -46,7 +47,7 @@ class CopyArguments(Struct, frozen=True):
 
 
 def load_copy(arguments: CopyArguments) -> Config:
-    """Return a configuration with the mirror that the arguments describe. Messages about its keys name the arguments.
+    """Build the configuration for `mirror copy`. Messages about the keys of its mirror name the arguments.
 
     Raises ConfigErrors with all problems, ConfigError if the configuration file does not exist, and LocalError."""
     if arguments.config is None:
@@ -72,7 +73,7 @@ def load_copy(arguments: CopyArguments) -> Config:
 
 
 def _add_plain_http(document: Document, hosts: tuple[str, ...]) -> None:
-    """Set `plain-http` for each host. Other settings that the configuration file has for the host are kept."""
+    """Set `plain-http` for each host in a document. Other settings of the host in the configuration file are kept."""
     for text in hosts:
         registries = document.root.items.get("registries")
         names = registries.items if isinstance(registries, Mapping) else {}
@@ -91,9 +92,9 @@ def _is_same_host(name: str, other: str) -> bool:
 
 
 def _set_value(mapping: Mapping, path: tuple[str, ...], node: Node) -> None:
-    """Set the value at `path`, and create the mappings that contain it if they are missing.
+    """Set the value at a key path, and create missing mappings on the path.
 
-    If the path leads through a value that is not a mapping, do nothing: the check of the schema reports it."""
+    If a value on the path is not a mapping, do nothing, because the schema check reports it."""
     for key in path[:-1]:
         if key not in mapping.items:
             _set_value(mapping, (key,), Mapping(0, 0))
@@ -106,7 +107,7 @@ def _set_value(mapping: Mapping, path: tuple[str, ...], node: Node) -> None:
 
 
 def _make_node(value: Value) -> Node:
-    """Return the value of an argument as a node of a configuration tree."""
+    """Convert the value of an argument to a node of a configuration tree."""
     if isinstance(value, list):
         return Sequence(0, 0, [_make_node(item) for item in value])
     return Scalar(0, 0, str(value), value)

@@ -1,6 +1,6 @@
-"""Checks for conflicts between mirrors: targets listed twice, sources that are targets, two writers of a tag, cycles.
+"""Checks for conflicts between mirrors, such as two mirrors that write the same tag, and cycles of mirrors.
 
-Cycles that include wildcards are checked in the module `cycles`.
+The module `cycles` checks cycles that include wildcards.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mirror.selection.tag_templates import KEEP_TAG, TagTemplate, common_tag, kn
 
 
 def check(document: Document, drafts: Sequence[Draft], warnings: list[str]) -> None:
-    """Check all mirrors for conflicts. Add errors to `document`, and suspicious but valid settings to `warnings`."""
+    """Check all mirrors for conflicts. Add problems to `document`, and warnings about valid settings to `warnings`."""
     _check_targets(document, drafts)
     _check_bundles(document, drafts)
     _check_bases(document, drafts)
@@ -37,19 +37,19 @@ def check(document: Document, drafts: Sequence[Draft], warnings: list[str]) -> N
 def _check_targets(document: Document, drafts: Sequence[Draft]) -> None:
     """Check that no mirror lists its own source as a target, or lists a target twice.
 
-    The module `target_tags` checks targets with other tags than the source."""
+    The module `target_tags` checks targets whose tags differ from those of the source."""
     for draft in drafts:
         seen: set[tuple[Repository, TagTemplate]] = set()
         for target, template, path in draft.targets():
             if target == draft.mirror.source and template == KEEP_TAG:
                 document.add(path, f"would mirror onto itself: {target} is also the source; use another repository")
             elif (target, template) in seen:
-                document.add(path, f"{target} is listed twice; remove one")
+                document.add(path, f"{target} is listed twice; remove one of the entries")
             seen.add((target, template))
 
 
 def _check_bundles(document: Document, drafts: Sequence[Draft]) -> None:
-    """Check that no bundle is both read and written, because writing replaces its whole content."""
+    """Check that no bundle is both a source and a target, because writing a bundle replaces its whole content."""
     readers = {
         draft.mirror.source.host: draft.mirror for draft in reversed(drafts) if is_bundle(draft.mirror.source.host)
     }
@@ -75,7 +75,7 @@ def _check_bases(document: Document, drafts: Sequence[Draft]) -> None:
 
 
 def _check_intervals(document: Document, drafts: Sequence[Draft]) -> None:
-    """Check that all mirrors that write the same bundle have the same interval, because a run writes whole bundles."""
+    """Check that all mirrors that write the same bundle have the same interval, because each run writes all of it."""
     first: dict[str, Draft] = {}
     for draft in drafts:
         for target, path in zip(draft.mirror.targets, draft.target_paths, strict=True):
@@ -86,14 +86,15 @@ def _check_intervals(document: Document, drafts: Sequence[Draft]) -> None:
 
 
 def _real_path(path: Path | None) -> str | None:
-    """Return `path` with symbolic links resolved, or None if `path` is None."""
+    """Return a path with symbolic links resolved, or None if the path is None."""
     return None if path is None else os.path.realpath(path)
 
 
 def _check_writers(document: Document, drafts: Sequence[Draft]) -> None:
     """Check that no two mirrors can write the same tag in a repository.
 
-    Wildcards with different rules for repositories may select different ones. A run checks that they do."""
+    Two wildcards with different rules for repositories may select different repositories, so they are not compared
+    here. A run checks the repositories that they select."""
     writers: dict[Repository, list[tuple[Draft, TagTemplate, KeyPath]]] = defaultdict(list)
     for draft in drafts:
         for target, template, path in draft.targets():
@@ -111,9 +112,9 @@ def _check_writers_of_repository(
     found: list[tuple[Draft, TagTemplate, KeyPath]],
     reported: set[KeyPath],
 ) -> None:
-    """Check that the mirrors in `found`, which all write to `target`, cannot write the same tag.
+    """Check that no two of the mirrors in `found`, which all write to `target`, can write the same tag.
 
-    reported: the paths of targets for which a problem was reported. They are not reported again."""
+    reported: the key paths of targets that have been reported; they are not reported again."""
     named: dict[str, tuple[Draft, TagTemplate]] = {}
     open_ended: list[tuple[Draft, TagTemplate]] = []
     for draft, template, path in found:
@@ -143,7 +144,7 @@ def _check_writers_of_repository(
 
 
 def _check_cycles(document: Document, drafts: Sequence[Draft], warnings: list[str]) -> None:
-    """Add an error for each cycle of mirrors, and a warning for each mirror that reads what another mirror writes."""
+    """Report each cycle of mirrors, and warn about each mirror that reads from a target of another mirror."""
     readers = Readers(drafts)
     feeds: dict[KeyPath, list[Draft]] = {}
     for draft in drafts:
@@ -161,17 +162,17 @@ def _check_cycles(document: Document, drafts: Sequence[Draft], warnings: list[st
     in_cycle = _report_cycles(document, literal, between_literal) | check_wildcard_cycles(document, drafts)
     for draft in drafts:
         warnings.extend(
-            f"{reader.mirror.position}: {reader.mirror.path}: reads what {draft.mirror.path} writes, "
-            "so its targets may be one run behind"
+            f"{reader.mirror.position}: {reader.mirror.path}: reads from a target of {draft.mirror.path}, "
+            "so its own targets may be one run behind"
             for reader in feeds[draft.path]
             if not {draft.path, reader.path} <= in_cycle
         )
 
 
 def _report_cycles(document: Document, drafts: Sequence[Draft], feeds: dict[KeyPath, list[Draft]]) -> set[KeyPath]:
-    """Report each cycle once, and return the key paths of the mirrors in cycles. Uses a depth-first search.
+    """Report each cycle of mirrors once, and return the key paths of the mirrors in cycles.
 
-    feeds: maps the key path of a mirror to the mirrors that read from its targets."""
+    feeds: maps the key path of a mirror to the mirrors that read from its targets. The search is depth-first."""
     in_cycle: set[KeyPath] = set()
     done: set[KeyPath] = set()
     for start in drafts:

@@ -1,4 +1,4 @@
-"""Checks for cycles of mirrors that include wildcards. Such a cycle would create more repositories with each run."""
+"""Checks for cycles of mirrors that include wildcards, and that would therefore create repositories with each run."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _MOST_STEPS = 1000  # the maximum number of paths that are followed from one tar
 
 
 class _WrittenPath(Struct, frozen=True):
-    """A repository path to which a mirror writes, or a pattern for all repository paths to which it writes.
+    """A repository path to which a mirror writes, or a pattern for all such paths of a wildcard mirror.
 
     host: the host of the repository. If `after` is None, `before` is the whole path. Otherwise, a path consists of
-    `before`, the text that the `*` in the source matched, and `after`. tags: the tags that images get there."""
+    `before`, the text that the `*` in the source matched, and `after`. tags: the tags of images in the repository."""
 
     host: str
     before: str
@@ -35,7 +35,7 @@ class _WrittenPath(Struct, frozen=True):
 
 
 class Readers:
-    """An index of mirrors by the repositories that they read from."""
+    """An index of mirrors by the repositories from which they read."""
 
     def __init__(self, drafts: Iterable[Draft]) -> None:
         self._literal: defaultdict[Repository, list[Draft]] = defaultdict(list)
@@ -47,18 +47,18 @@ class Readers:
                 self._literal[draft.mirror.source].append(draft)
 
     def readers_of(self, target: Repository) -> list[Draft]:
-        """Return the mirrors that read every repository that is written to `target`. It may contain `{repository}`."""
+        """Return the mirrors that read all repositories of a target, whose path may contain `{repository}`."""
         return list(self.readers_of_path(_WrittenPath.from_target(target)))
 
     def readers_of_path(self, written: _WrittenPath) -> Iterator[Draft]:
-        """Yield the mirrors that read the repositories at `written`, a path to which a mirror writes."""
+        """Yield the mirrors that read the repositories at a path to which another mirror writes."""
         if written.after is None:
             yield from self._literal.get(Repository(written.host, written.before), ())
         yield from (draft for draft in self.wildcards.get(written.host, ()) if _can_read(draft, written))
 
 
 def check_wildcard_cycles(document: Document, drafts: Sequence[Draft]) -> set[KeyPath]:
-    """Report mirrors that would create more repositories with each run.
+    """Report mirrors that would create additional repositories with each run.
 
     These are wildcard mirrors with a target inside their own source, and mirrors in a cycle that includes a wildcard.
     Return the key paths of all mirrors in the reported cycles of two or more mirrors."""
@@ -82,9 +82,9 @@ def check_wildcard_cycles(document: Document, drafts: Sequence[Draft]) -> set[Ke
 
 
 def _find_cycle(start: Draft, first: _WrittenPath, readers: Readers) -> list[Draft]:
-    """Return the mirrors of a cycle that copies what `start` writes to `first` back into the source of `start`.
+    """Return the mirrors of a cycle that begins and ends at the source of `start`, or an empty list.
 
-    If there is no such cycle, return an empty list."""
+    first: the path through which the cycle leads: a target of `start`."""
     if (start.mirror.wildcard) != (first.after is not None):
         return []  # the modules `cross_checks` and `mirrors` report this problem
     todo = deque([(first, [start])])
@@ -104,13 +104,13 @@ def _find_cycle(start: Draft, first: _WrittenPath, readers: Readers) -> list[Dra
 
 
 def _prefix(draft: Draft) -> str:
-    """Return the path prefix of the repositories that a wildcard source matches."""
+    """Return the path prefix of the repositories that the wildcard source of a mirror matches."""
     path = draft.mirror.source.path
     return f"{path}/" if path else ""
 
 
 def _can_read(wildcard: Draft, written: _WrittenPath) -> bool:
-    """Return whether the source of the mirror `wildcard` may select repositories at the path `written`."""
+    """Return whether the source of a wildcard mirror may select repositories at a path that a mirror writes."""
     prefix, rules = _prefix(wildcard), wildcard.mirror.repositories
     if not written.before.startswith(prefix):
         return False
@@ -121,7 +121,7 @@ def _can_read(wildcard: Draft, written: _WrittenPath) -> bool:
 
 
 def _copied_paths(reader: Draft, written: _WrittenPath) -> Iterator[_WrittenPath]:
-    """Yield the target paths to which the mirror `reader` copies the repositories at the path `written`."""
+    """Yield the target paths to which the mirror `reader` copies the repositories at the source path `written`."""
     for target in map(_WrittenPath.from_target, reader.mirror.targets, reader.mirror.tag_templates):
         if not reader.mirror.wildcard and target.after is None:
             yield target
@@ -134,7 +134,7 @@ def _copied_paths(reader: Draft, written: _WrittenPath) -> Iterator[_WrittenPath
 
 
 def _own_source_message(draft: Draft, target: Repository) -> str:
-    """Return the message for a target that is inside its own source."""
+    """Return the message for a wildcard mirror whose target is inside its own source."""
     source = draft.mirror.source
     whole = Repository(source.host, f"{_prefix(draft)}*")
     if target.path == f"{_prefix(draft)}{MATCHED}":

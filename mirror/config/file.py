@@ -31,7 +31,8 @@ def read(path: Path) -> bytes:
         mode = os.fstat(handle).st_mode
         if not stat.S_ISREG(mode):
             kind = "a directory" if stat.S_ISDIR(mode) else "a pipe, socket or device"
-            raise ConfigError(f"config is not a regular file: {path} is {kind}", hint="give the path of a YAML file")
+            what = f"the configuration is not a regular file: {path} is {kind}"
+            raise ConfigError(what, hint="specify the path of a YAML file")
         with open(handle, "rb", closefd=False) as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
@@ -45,17 +46,17 @@ def read(path: Path) -> bytes:
 
 
 def _read_error(path: Path, error: OSError) -> ConfigError | LocalError:
-    """Return the error for a file that cannot be opened or read."""
+    """Return the error for a configuration file that cannot be opened or read."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return ConfigError(f"config not found: {path}")
+        return ConfigError(f"configuration not found: {path}")
     reason = (error.strerror or str(error)).lower()
     if error.errno in (errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL):
-        return ConfigError(f"config cannot be opened: {path}: {reason}")
-    return LocalError(f"config cannot be read: {path}: {reason}")
+        return ConfigError(f"cannot open the configuration {path}: {reason}")
+    return LocalError(f"cannot read the configuration {path}: {reason}")
 
 
 def decode(data: bytes, file: str) -> str:
-    """Decode the content of a file as UTF-8, and remove a byte order mark.
+    """Decode the content of a configuration file as UTF-8, and remove a byte order mark.
 
     file: the name of the file, for messages. Raises ConfigErrors for invalid UTF-8 or a control character."""
 

@@ -1,4 +1,4 @@
-"""Loads a configuration file. The result is a Config, or an error that lists all problems in the file."""
+"""Loads a configuration file: returns a Config, or raises an error that lists all problems in the file."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _MIB = 1 << 20
 class LogConfig(Struct, frozen=True):
     """The section `log` of the configuration.
 
-    file: if it is None, the log is mirror.log in the state directory. max_size: the maximum size of the file in bytes.
-    backups: the number of old log files that are kept."""
+    file: the log file; None for mirror.log in the state directory. max_size: the maximum size of the file in bytes.
+    backups: the number of old log files to keep."""
 
     file: Path | None = None
     level: str = "info"
@@ -40,7 +40,7 @@ class LogConfig(Struct, frozen=True):
 
 
 class Parallel(Struct, frozen=True):
-    """The section `parallel` of the configuration: how many operations may run at the same time.
+    """The section `parallel` of the configuration: the maximum numbers of concurrent operations.
 
     images: the limit for images that are copied to one target host. downloads, uploads: the limits for blobs in the
     whole run."""
@@ -53,9 +53,9 @@ class Parallel(Struct, frozen=True):
 class Config(Struct, frozen=True):
     """A valid configuration.
 
-    path: the file, or the words "the command line" for a configuration that `mirror copy` makes from its arguments. All
-    other paths are absolute. registries: the settings from the file, by host name. Host names in
-    `registries` and `mirrors` do not include the default port. text_hash: the SHA-256 of the file, in hex."""
+    path: the file, or the words "the command line" for a configuration that `mirror copy` builds from its arguments.
+    All other paths are absolute. registries: the settings in the file, by host name. Host names in `registries` and
+    `mirrors` do not include the default port. text_hash: the SHA-256 of the file, in hex."""
 
     path: Path
     state: Path | None
@@ -77,13 +77,16 @@ class Config(Struct, frozen=True):
 def load(path: Path, *, secrets: bool = True) -> Config:
     """Read and check a configuration file without contacting any host.
 
-    secrets: if it is False, missing TLS files, and missing passwords for registries in use, are only warnings.
-    Raises ConfigErrors with all problems, ConfigError if the file does not exist, LocalError if it cannot be read."""
+    secrets: whether missing TLS files, and missing passwords for registries in use, are problems; otherwise, they are
+    warnings. Raises ConfigErrors with all problems, ConfigError if the file does not exist, and LocalError if it cannot
+    be read."""
     return build_config(read_document(path), path, secrets=secrets, warnings=file_warnings(path))
 
 
 def read_document(path: Path) -> Document:
-    """Read a configuration file. Raises the same errors as `load`, except those about keys and values."""
+    """Read a configuration file without checking its keys and values.
+
+    Raises ConfigErrors with all problems, ConfigError, LocalError."""
     document = yaml_reader.read(path)
     tool = recognize_tool(document.root)
     if tool is not None:
@@ -94,11 +97,11 @@ def read_document(path: Path) -> Document:
 def build_config(
     document: Document, path: Path, *, secrets: bool, warnings: list[str], mirrors_base: Path | None = None
 ) -> Config:
-    """Check a document, and build a Config from it. Raises ConfigErrors with all problems.
+    """Check a configuration document, and build a Config from it. Raises ConfigErrors with all problems.
 
-    path: the file that was read; paths in it are relative to its directory. mirrors_base: the directory to which paths
-    in the section `mirrors` are relative, if it is another one. warnings: the warnings so far, to which others are
-    added. secrets: see `load`."""
+    path: the file; paths in it are relative to its directory. mirrors_base: the directory to which paths in the section
+    `mirrors` are relative, if it is a different one. warnings: the list to which warnings are added. secrets: see
+    `load`."""
     data = to_plain(document.root)
     schema_errors.check(document, data)
     base = path.absolute().parent
@@ -138,16 +141,16 @@ def build_config(
 
 
 def _foreign_file_error(file: str, tool: str) -> ConfigError:
-    """Return the error for a configuration of another tool. It names the command that converts the file."""
+    """Return the error for a configuration of another tool. The hint is the command that converts the file."""
     destination = " --destination HOST/PREFIX" if tool == "skopeo" else ""
     command = f"mirror convert --from {tool} {shlex.quote(file)}{destination} -o mirror.yaml"
     return ConfigError(f"{file} is a configuration of {tool}", hint=f"convert it with `{command}`")
 
 
 def state_directory(config: Config) -> Path:
-    """Return the state directory of this configuration.
+    """Return the state directory of a configuration.
 
-    Raises LocalError if the configuration does not set one, and the default cannot be used because there is no home
+    Raises LocalError if the configuration does not set one, and there is no default because the user has no home
     directory."""
     if config.state is not None:
         return config.state
@@ -164,7 +167,9 @@ def default_state_directories() -> list[Path]:
 
 
 def state_home() -> Path:
-    """Return the user's directory for state. Raises LocalError if there is no home directory."""
+    """Return the directory that contains the default state directories of the user.
+
+    Raises LocalError if the user has no home directory."""
     try:
         home = platformdirs.user_state_path("mirror", appauthor=False)
     except RuntimeError:  # newer versions of platformdirs raise this; older ones return the path with its ~
@@ -178,7 +183,7 @@ def state_home() -> Path:
 
 
 def _used_repositories(drafts: list[mirrors.Draft]) -> Iterator[registries.UsedRepositories]:
-    """Yield the repositories of registries that mirrors use."""
+    """Yield the registry repositories that the mirrors in `drafts` use."""
     for mirror in (draft.mirror for draft in drafts):
         source = mirror.source
         if is_registry(source.host) and mirror.wildcard:
@@ -198,7 +203,7 @@ def _or_default(number: int | None, default: int) -> int:
 
 
 def file_warnings(path: Path) -> list[str]:
-    """Return a list with a warning if this process runs as root and other users can write to the configuration file."""
+    """Return warnings about the permissions of a configuration file: others must not write to it if root reads it."""
     if os.geteuid() == 0 and path.stat().st_mode & _WRITABLE_BY_OTHERS:
         name = printable(path)
         return [f"{name}: users other than root can write to it, but mirror runs as root; run: chmod 644 {name}"]

@@ -1,4 +1,4 @@
-"""Parses the section `mirrors` into locations, and applies the section `defaults`."""
+"""Parses the section `mirrors` of the configuration, and applies the section `defaults`."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ from mirror.selection.tag_templates import KEEP_TAG, TagTemplate
 from mirror.signatures.policy import SignaturePolicy
 from mirror.util.structs import Struct, replace
 
-_LISTED_BY_NAMESPACE = frozenset({DOCKER_HUB, "ghcr.io", "quay.io"})  # public registries without a list of everything
+# Public registries that list the repositories of a namespace, but not all repositories.
+_LISTED_BY_NAMESPACE = frozenset({DOCKER_HUB, "ghcr.io", "quay.io"})
 
 
 class MirrorConfig(Struct, frozen=True):
     """One entry of the section `mirrors` of the configuration.
 
-    path: its name in messages: the path of its key, such as `mirrors[2]`. source, targets: the host of each is the
-    host name of a registry, the real path of a bundle, `oci:` and the real path of a layout, or `-` for a standard
-    stream. tag_templates: the tags that images get on each target. wildcard: whether the source's path is a prefix,
-    and the targets' paths contain `{repository}`. schema1: `copy`, `convert` or `fail`. foreign_layers: whether
-    foreign layers are copied. attachments: the rules for signatures and other artifacts; None if they are not
-    copied. v1: None means that the registry's settings decide. base: the inventory that a differential export is
-    based on. repositories: which of the repositories that a wildcard matches are selected. signature_policy: which
-    keys must have signed the images; None if no signature is required. platforms: the platforms to copy; None if all
-    are copied. every: the interval in seconds between two runs of `sync --every`; None for the interval of the
-    command line."""
+    path: the name in messages, which is the path of the key, such as `mirrors[2]`. source, targets: their hosts are
+    the host name of a registry, the real path of a bundle, `oci:` and the real path of a layout, or `-` for a standard
+    stream. tag_templates: the tags that images get on each target. wildcard: whether the path of the source is a
+    prefix, and the paths of the targets contain `{repository}`. schema1: `copy`, `convert` or `fail`. foreign_layers:
+    whether to copy foreign layers. attachments: the rules for signatures and other artifacts; None if they are not
+    copied. v1: None if the settings of the registry apply. base: the inventory for differential exports. repositories:
+    the rules that select repositories under a wildcard. signature_policy: the keys of which one must have signed each
+    image; None if no signature is required. platforms: the platforms to copy; None for all. every: the interval in
+    seconds between two runs of `sync --every`; None for the interval of the command line."""
 
     position: Position
     path: str
@@ -76,10 +76,10 @@ class MirrorConfig(Struct, frozen=True):
 
 
 class Draft(Struct, frozen=True):
-    """A mirror with a valid source, which has not been checked against the other mirrors yet.
+    """A mirror with a valid source that has not yet been checked for conflicts with other mirrors.
 
-    path: the path of its key. target_paths: the key paths of its valid targets. has_valid_rules: if it is False, the
-    repositories and tags that it writes are unknown."""
+    path: the key path of the mirror. target_paths: the key paths of its valid targets. has_valid_rules: whether the
+    rules for repositories and tags are valid. Otherwise, it is unknown what the mirror writes."""
 
     mirror: MirrorConfig
     path: KeyPath
@@ -87,14 +87,14 @@ class Draft(Struct, frozen=True):
     has_valid_rules: bool
 
     def targets(self) -> Iterator[tuple[Repository, TagTemplate, KeyPath]]:
-        """Yield each valid target with the tags that images get on it, and its key path."""
+        """Yield each valid target, the tags that images get on it, and its key path."""
         yield from zip(self.mirror.targets, self.mirror.tag_templates, self.target_paths, strict=True)
 
 
 def build(sections: Iterable[Section], defaults: Section, hosts: RegistriesConfig) -> list[Draft]:
-    """Build a Draft for each mirror in `sections` whose source is valid. Add problems to the document.
+    """Build a Draft for each mirror that has a valid source. Add problems to the document.
 
-    defaults: the values for keys that a mirror lacks."""
+    sections: the mirrors. defaults: the section `defaults`, with values for keys that a mirror lacks."""
     shared, policy = parse_tag_rules(defaults), parse_policy(defaults)
     drafts = [_build_draft(section, defaults, shared, policy, hosts) for section in sections]
     return [draft for draft in drafts if draft is not None]
@@ -107,7 +107,9 @@ def _build_draft(
     policy: SignaturePolicy | None,
     hosts: RegistriesConfig,
 ) -> Draft | None:
-    """Build the Draft for one mirror, or return None if its source is invalid. shared, policy: those of `defaults`."""
+    """Build the Draft for one mirror, or return None if its source is invalid.
+
+    shared, policy: the tag rules and the signature policy of `defaults`."""
     own = parse_tag_rules(section)
     source = section.parse("source", lambda text: _check_encodable(parse_source(text), section))
     targets = section.parse_list("targets", lambda text: _check_encodable(parse_target(text), section))
@@ -115,7 +117,9 @@ def _build_draft(
         return None
     named = not isinstance(source, StreamLocation) and (source.tag is not None or source.digest is not None)
     if named and section.has_key("tags"):
-        section.add_problem("`source` already has a tag or digest; remove it there, or remove `tags`", below="tags")
+        section.add_problem(
+            "`source` already contains a tag or digest; remove it there, or remove `tags`", below="tags"
+        )
     wildcard = _is_wildcard(section, source, targets)
     read = _repository(source, section, hosts)
     mirror = MirrorConfig(
@@ -158,9 +162,9 @@ def _build_draft(
 
 
 def _check_encodable(location: Location, section: Section) -> Location:
-    """Check that the path of a store on disk can be encoded as UTF-8, and return the location unchanged.
+    """Return a location unchanged. Raises ConfigError if it is a path on disk that cannot be encoded as UTF-8.
 
-    This is required because the state stores the path as text. Raises ConfigError if the path cannot be encoded."""
+    The state stores such paths as text."""
     if isinstance(location, LayoutLocation | BundleLocation):
         name = location.directory if isinstance(location, LayoutLocation) else location.file
         try:
@@ -172,17 +176,17 @@ def _check_encodable(location: Location, section: Section) -> Location:
 
 
 def _location_rules(source: Location) -> TagRules | None:
-    """Return rules that select only the tag or digest in `source`, or None if it has neither."""
+    """Return rules that select only the tag or digest of a location, or None if the location has neither."""
     if isinstance(source, StreamLocation) or not (source.tag or source.digest):
         return None
     return TagRules((source.tag,) if source.tag else None, source.digest)
 
 
 def _is_wildcard(section: Section, source: Location, targets: Sequence[tuple[int, Location]]) -> bool:
-    """Return whether the mirror copies all repositories of the source. Report targets that do not fit the source.
+    """Return whether a mirror copies all repositories of its source. Report targets that do not fit the source.
 
-    A source on disk without a repository name selects all its repositories if a target has a template. Otherwise, it
-    selects its only repository."""
+    A source on disk without a repository name selects all its repositories if a target contains `{repository}`.
+    Otherwise, it selects its only repository."""
     may_be_wildcard = not isinstance(source, RegistryLocation) and not _has_repository(source)
     wildcard = source.wildcard or (may_be_wildcard and any(target.wildcard for _, target in targets))
     for number, target in targets:
@@ -199,7 +203,7 @@ def _is_wildcard(section: Section, source: Location, targets: Sequence[tuple[int
 
 
 def _template_hint(section: Section, number: int, target: Location) -> str:
-    """Return the hint for a target that needs a template, because its source is a wildcard."""
+    """Return the hint for a target that must contain `{repository}`, because its source is a wildcard."""
     node = section.document.node((*section.path, "targets", number))
     if not isinstance(node, Scalar):
         return ""
@@ -208,7 +212,7 @@ def _template_hint(section: Section, number: int, target: Location) -> str:
 
 
 def _check_wildcard(mirror: MirrorConfig, section: Section, hosts: RegistriesConfig) -> None:
-    """Report a wildcard source whose repositories cannot be listed, for example because it is read over v1."""
+    """Report a wildcard source whose repositories cannot be listed, such as a registry that is read over v1."""
     host, path = mirror.source.host, mirror.source.path
     if not mirror.wildcard or not is_registry(host):
         return
@@ -230,7 +234,7 @@ def _check_wildcard(mirror: MirrorConfig, section: Section, hosts: RegistriesCon
 
 
 def _has_repository(location: Location) -> bool:
-    """Return whether the location names a repository, or a prefix of repository names."""
+    """Return whether a location names a repository, or a prefix of repository names."""
     return isinstance(location, RegistryLocation) or (
         not isinstance(location, StreamLocation) and bool(location.repository)
     )
@@ -239,7 +243,7 @@ def _has_repository(location: Location) -> bool:
 def _target_repository(
     target: Location, source: Repository, section: Section, hosts: RegistriesConfig, *, wildcard: bool
 ) -> Repository:
-    """Return the repository of a target. If a target on disk has no repository name, use the source's path."""
+    """Return the repository of a target. A target on disk without a repository name gets the path of the source."""
     repository = _repository(target, section, hosts)
     if _has_repository(target):
         return repository
@@ -281,7 +285,7 @@ def _platform_filter(section: Section, defaults: Section) -> PlatformFilter | No
 
 
 def _check_platforms(mirror: MirrorConfig, section: Section) -> None:
-    """Report platforms that may change the digest of an image that is copied by its digest, and an unused `index`."""
+    """Report invalid uses of `platforms` and `index`, such as `index` without `platforms`."""
     if mirror.platforms is None:
         if section.has_key("index"):
             section.add_warning("has no effect without `platforms`", below="index")

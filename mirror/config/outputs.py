@@ -21,7 +21,9 @@ _EXPECTED_URL = "expected a URL like https://alerts.example.com/mirror"
 
 
 class Webhook(Struct, frozen=True):
-    """A webhook to notify: an item of `notify`. url: may contain a secret. events: the events that cause a message."""
+    """An item of the key `notify`: a webhook that receives messages about runs.
+
+    url: may contain a secret. events: the events that cause a message."""
 
     url: Secret
     events: frozenset[Event]
@@ -29,7 +31,7 @@ class Webhook(Struct, frozen=True):
 
 
 class OutputConfig(Struct, frozen=True):
-    """The outputs of a run in addition to its log and report.
+    """The settings for the outputs of a run: its report, its metrics and its notifications.
 
     list_unchanged: whether the report lists images that were up to date. textfile: the file for metrics."""
 
@@ -38,7 +40,7 @@ class OutputConfig(Struct, frozen=True):
     webhooks: tuple[Webhook, ...] = ()
 
     def textfile_of(self, shard: str) -> Path | None:
-        """Return the file for the metrics of a shard: `mirror-shard-0-of-4.prom` for `mirror.prom`.
+        """Return the file for the metrics of a shard, such as `mirror-shard-0-of-4.prom` for `mirror.prom`.
 
         shard: the name of the shard, or an empty string. Returns None if no file is configured."""
         path = self.textfile
@@ -48,7 +50,7 @@ class OutputConfig(Struct, frozen=True):
 def build(top: Section, *, secrets: bool) -> OutputConfig:
     """Build the settings for outputs from the top level of the configuration. Add problems to the document.
 
-    secrets: if it is True, a missing environment variable or file is reported as a problem, otherwise as a warning."""
+    secrets: whether a missing environment variable or file is a problem; otherwise, it is a warning."""
     metrics = top.section("metrics")
     textfile = metrics.file("textfile")
     if textfile is not None and textfile.suffix != ".prom":
@@ -58,7 +60,7 @@ def build(top: Section, *, secrets: bool) -> OutputConfig:
 
 
 def _webhook(section: Section, *, secrets: bool) -> Webhook | None:
-    """Return an item of `notify`, or None if its URL is missing or invalid."""
+    """Build the webhook for an item of `notify`, or return None if its URL is missing or invalid."""
     secret = build_secret(section, "url", warn_if_plain=section.text("format") == "slack")
     events = [event for _, event in section.parse_list("on", lambda text: EVENTS[text])] or _DEFAULT_EVENTS
     if secret is None:
@@ -75,7 +77,7 @@ def _webhook(section: Section, *, secrets: bool) -> Webhook | None:
 
 
 def _check_url(section: Section, secret: Secret) -> None:
-    """Report a problem if the secret is not a valid URL, and a warning if it uses http. Neither shows the URL."""
+    """Report an invalid URL of a webhook, and warn about http. The messages do not show the URL."""
     try:
         origin = parse_webhook_url(secret.reveal())[0]
     except (AuthError, ConfigError) as error:
@@ -88,7 +90,7 @@ def _check_url(section: Section, secret: Secret) -> None:
 def parse_webhook_url(text: str) -> tuple[url.Origin, str]:
     """Split the URL of a webhook into its origin, and its path with the query.
 
-    Raises ConfigError, whose message contains no part of the URL."""
+    Raises ConfigError. The message contains no part of the URL."""
     try:
         return url.split(text)
     except url.BadUrl as error:

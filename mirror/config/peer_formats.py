@@ -11,7 +11,7 @@ _REFERENCE = re.compile(r"[A-Za-z0-9._:-]+(?:/[\w./:@,${}-]+)?(?:/.*/)?")
 
 
 def recognize_tool(root: Mapping) -> str | None:
-    """Return the name of the tool whose configuration this probably is, or None if `mirror` may read it."""
+    """Return the name of the tool whose configuration a file probably is, or None if `mirror` may read the file."""
     keys = set(root.items)
     if keys & {"mirrors", "registries"}:
         return None
@@ -29,7 +29,7 @@ def recognize_tool(root: Mapping) -> str | None:
 
 
 def _is_rule(item: tuple[str, Node]) -> bool:
-    """Return whether a key and its value have the form of a rule of image-syncer: a source and its destinations."""
+    """Return whether a key and its value look like a rule of image-syncer: a source and its destinations."""
     source, node = item
     targets = node.items if isinstance(node, Sequence) else [node]
     texts = [one.text for one in targets if isinstance(one, Scalar)]

@@ -1,4 +1,4 @@
-"""The problems in a configuration, each with its position, key path and message, and the exception that holds them."""
+"""The problems in a configuration, each with a position, a key path and a message, and the exception for them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ MOST_SHOWN = 50  # the maximum number of problems, and of warnings, that a messa
 
 # Keys whose values are not shown in messages.
 SECRET_KEYS = frozenset({"password", "proxy", "env", "url"})
-# Such keys in the configurations of other tools, which `mirror convert` reads.
+# The same for the configurations of other tools, which `mirror convert` reads.
 SECRET_KEYS |= {"pass", "token", "clientKey", "auth", "identitytoken", "identityToken"}
 
 
 class Position(Struct, frozen=True, order=True):
     """A position in a file. Lines and columns are counted from 1.
 
-    If a value was given on the command line, `file` is the name of its argument, and `line` is 0."""
+    For a value from the command line, `file` is the name of the argument, and `line` is 0."""
 
     file: str
     line: int
@@ -44,8 +44,8 @@ class Position(Struct, frozen=True, order=True):
 class ConfigProblem(Struct, frozen=True, order=True):
     """One problem in a configuration.
 
-    path: the path of the key, such as `mirrors[2].tags`; empty for the file as a whole, and for an argument of the
-    command line. message: includes a remedy, but no secrets."""
+    path: the path of the key, such as `mirrors[2].tags`; empty for the file as a whole, and for a command-line
+    argument. message: includes a remedy, but no secrets."""
 
     position: Position
     path: str
@@ -72,16 +72,16 @@ class ConfigErrors(ConfigError):
         return "\n".join(lines)
 
     def with_subject(self, subject: str) -> ConfigErrors:
-        """Return this error unchanged. It needs no prefix, because each line of its text already names the file."""
+        """Return this error unchanged, because each line of its text already names the file."""
         return self
 
 
 def _limit_lines(lines: list[str]) -> list[str]:
-    """Return the first MOST_SHOWN lines. If lines are omitted, add a line that says how many."""
+    """Return the first MOST_SHOWN lines. If lines are omitted, add a line with their number."""
     more = len(lines) - MOST_SHOWN
     return [*lines[:MOST_SHOWN], f"and {more} more"] if more > 0 else lines
 
 
 def quote_value(value: object) -> str:
-    """Return a value in quotes for a message, escaped and cut to 80 characters. User information in a URL is hidden."""
+    """Return a value in quotes for a message, escaped and truncated. User information in a URL is hidden."""
     return f'"{reference.printable_reference(str(value))}"'

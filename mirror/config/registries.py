@@ -19,24 +19,24 @@ from mirror.util.structs import Struct
 
 
 class RegistriesConfig(Struct, frozen=True):
-    """The parsed section `registries` of the configuration: the settings for each registry host.
+    """The section `registries` of the configuration: the settings for each registry host.
 
-    settings: the settings by canonical host name. paths: the key path of each host's settings, by canonical host name.
-    plain: the hosts for which `plain-http` is true."""
+    settings: by canonical host name. paths: the key path of each host's settings, by canonical host name. plain: the
+    hosts for which `plain-http` is true."""
 
     settings: Mapping[str, HostSettings]
     paths: Mapping[str, KeyPath]
     plain: frozenset[str]
 
     def canonical(self, host: str) -> str:
-        """Return `host` without the default port of its scheme, so that each registry has exactly one name."""
+        """Return the canonical name of a registry host, which does not include the default port of its scheme."""
         return _canonical(host, self.plain)
 
 
 def build(section: Section, *, secrets: bool) -> RegistriesConfig:
-    """Build the settings for all registries in the section. Add problems to the document.
+    """Build the settings for all registries in the section `registries`. Add problems to the document.
 
-    secrets: if it is True, a missing TLS file is reported as a problem, otherwise as a warning."""
+    secrets: whether a missing TLS file is a problem; otherwise, it is a warning."""
     names: dict[str, str] = {}
     for key in section.keys():  # noqa: SIM118 (a Section is not a dict)
         try:
@@ -66,12 +66,12 @@ def build(section: Section, *, secrets: bool) -> RegistriesConfig:
 
 
 def _can_start_reference(host: str) -> bool:
-    """Return whether a reference can begin with this host."""
+    """Return whether a reference can begin with a host: whether the host cannot be mistaken for a path."""
     return host == "localhost" or any(mark in host for mark in ".:")
 
 
 def _canonical(host: str, plain: frozenset[str]) -> str:
-    """Return the host without its default port: 443, or 80 for a host in `plain`."""
+    """Return a host without its default port: 443, or 80 for a host in `plain`."""
     base, colon, port = host.rpartition(":")
     if not colon or not _can_start_reference(base) or (":" in base and not base.endswith("]")):
         return host
@@ -81,10 +81,10 @@ def _canonical(host: str, plain: frozenset[str]) -> str:
 
 
 class UsedRepositories(Struct, frozen=True):
-    """A repository that a mirror uses, or several repositories if `path` is a prefix.
+    """A repository that a mirror uses, or all repositories whose paths begin with a prefix.
 
-    path: the path of the repository, or the part of its path before a wildcard or template. has_catalog: whether the
-    mirror also reads the catalog of the host."""
+    path: the path of the repository; if `is_prefix` is True, the part of the path before a wildcard or `{repository}`.
+    has_catalog: whether the mirror also reads the catalog of the host."""
 
     host: str
     path: str
@@ -92,7 +92,9 @@ class UsedRepositories(Struct, frozen=True):
     has_catalog: bool = False
 
     def login_paths(self, settings: HostSettings) -> set[str]:
-        """Return the paths whose credentials requests for these repositories may use. Empty: those of the host."""
+        """Return the keys of `paths` whose credentials requests for these repositories may use.
+
+        An empty string stands for the credentials of the host."""
         found = {""} if self.has_catalog else set()
         if not self.is_prefix:
             return found | {settings.login_path(self.path)}
@@ -104,7 +106,7 @@ class UsedRepositories(Struct, frozen=True):
 def check_passwords(
     hosts: RegistriesConfig, used: Iterable[UsedRepositories], document: Document, warnings: list[str] | None
 ) -> None:
-    """Report each missing password that requests for the repositories in `used` need, such as one in an empty file.
+    """Report each missing password, such as an empty file, that is needed for the repositories in `used`.
 
     The reports are added to `warnings`. If `warnings` is None, they are added to `document` as problems."""
     logins = {
@@ -165,7 +167,7 @@ def _settings(host: str, section: Section, *, secrets: bool) -> HostSettings:
 
 
 def _bandwidth(section: Section) -> Bandwidth:
-    """Build the limits for the bytes per second of a host. Report invalid times of the schedule."""
+    """Build the bandwidth limits of a host from the key `bandwidth`. Report invalid times of the schedule."""
     windows: list[BandwidthWindow] = []
     for entry in section.sections("schedule"):
         begin, end = entry.parse("from", values.time_of_day), entry.parse("to", values.time_of_day)
@@ -182,12 +184,12 @@ def _bandwidth(section: Section) -> Bandwidth:
 
 
 def _host_set(section: Section, key: str) -> frozenset[str]:
-    """Return the valid hosts in the list under `key`, without default ports."""
+    """Return the valid hosts in the list under a key, without default ports."""
     return frozenset(_canonical(host, frozenset()) for _, host in section.parse_list(key, values.host))
 
 
 def _path_logins(host: str, section: Section) -> tuple[PathLogin, ...]:
-    """Build the credentials for single paths of a host. Report invalid paths."""
+    """Build the credentials for paths of a host from the key `paths`. Report invalid paths."""
     found: list[PathLogin] = []
     for path in section.keys():  # noqa: SIM118 (a Section is not a dict)
         username, password = _login(section.section(path))
@@ -199,14 +201,14 @@ def _path_logins(host: str, section: Section) -> tuple[PathLogin, ...]:
 
 
 def _path_problem(host: str, path: str) -> str:
-    """Return the message for a path that is not valid."""
+    """Return the message for an invalid path under the key `paths`."""
     stem = path.removeprefix(f"{host}/").removesuffix("*").strip("/")
     meant = f"; write {quote_value(stem)}, which also covers all repositories below it" if is_path(stem) else ""
     return f"expected a path of repositories, without the host and without a slash at its end{meant}"
 
 
 def _login(section: Section) -> tuple[str | None, Secret | None]:
-    """Return the user name and the password in a section. Report problems with them."""
+    """Return the user name and the password in a section. Report invalid or incomplete credentials."""
     username, password = section.text("username"), build_secret(section, "password", warn_if_plain=True)
     if section.has_key("username") != section.has_key("password"):
         given, other = ("username", "password") if section.has_key("username") else ("password", "username")
@@ -235,9 +237,9 @@ def _tls(section: Section, *, secrets: bool) -> TlsSettings:
 
 
 def _check_pem(section: Section, name: str, file: Path, *, secrets: bool) -> bool:
-    """Return whether the file exists and contains the expected kind of PEM block. If not, report the problem.
+    """Return whether a TLS file exists and contains the expected kind of PEM block. If not, report a problem.
 
-    name: the key in the section `tls` that names the file: `ca`, `cert` or `key`."""
+    name: the key in the section `tls` that names the file: `ca`, `cert` or `key`. secrets: see `build`."""
     try:
         warning = values.check_pem(file, "PRIVATE KEY" if name == "key" else "CERTIFICATE")
     except values.MissingFileError as error:
@@ -255,21 +257,21 @@ def _check_pem(section: Section, name: str, file: Path, *, secrets: bool) -> boo
 
 
 def _check_with_openssl(section: Section, ca: Path | None, cert: Path | None, key: Path | None) -> None:
-    """Load the certificates and the key with OpenSSL, so that a damaged file is reported before a run starts."""
+    """Load the certificates and the key with OpenSSL, to report damaged files before a run starts."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if ca or cert else None
     try:
         if context and ca:
             context.load_verify_locations(ca)
     except (ssl.SSLError, OSError):
-        section.add_problem(f"{ca} has no valid certificate; ask the registry's operator for the file", below="ca")
+        section.add_problem(f"{ca} contains no valid certificate; ask the registry's operator for the file", below="ca")
     try:
         if context and cert and key:
             context.load_cert_chain(cert, key, password=_no_passphrase)
     except ssl.SSLError as error:
-        why = "do not belong together" if error.reason == "KEY_VALUES_MISMATCH" else "cannot be loaded by OpenSSL"
+        why = "do not match" if error.reason == "KEY_VALUES_MISMATCH" else "cannot be loaded by OpenSSL"
         section.add_problem(f"{cert} and {key} {why}; use a certificate and its key", below="cert")
 
 
 def _no_passphrase() -> str:
-    """Return an empty passphrase, so that OpenSSL does not ask for one on the terminal."""
+    """Return an empty passphrase for a TLS key, so that OpenSSL does not prompt for one on the terminal."""
     return ""

@@ -16,13 +16,15 @@ _OF_TYPE = {
     "ecr": ("immutable-tags", "scan-on-push", "kms-key", "tags", "endpoint"),
     "harbor": ("public", "scan-on-push", "storage-limit"),
 }
-_NOT_PUBLIC = ("immutable-tags", "scan-on-push", "kms-key")  # keys without an effect on ECR Public
+_NOT_PUBLIC = ("immutable-tags", "scan-on-push", "kms-key")  # keys that have no effect on ECR Public
 _URL_TEXT = re.compile(r"[!#-;=?-\[\]_a-z~]+")  # printable ASCII without quotes, spaces and backslashes
 _MAX_TAG_NAME = 128  # characters; a limit of AWS
 
 
 def build(section: Section, host: str) -> EcrRepositorySettings | HarborProjectSettings | None:
-    """Return how missing repositories on a host are created, or None if they are not created. Add problems."""
+    """Parse the key `create`: how to create missing repositories on a host; None if they are not created.
+
+    Adds problems for invalid settings."""
     below = section.section("create")
     kind = section.text("create") or below.text("type")
     if kind is None:
@@ -53,19 +55,21 @@ def build(section: Section, host: str) -> EcrRepositorySettings | HarborProjectS
 
 
 def build_login(section: Section, host: str) -> str:
-    """Return the service that issues passwords for a host, or an empty string. Add problems."""
+    """Parse the key `login`: the service that issues passwords for a host, or an empty string.
+
+    Adds problems for invalid settings."""
     service = section.text("login")
     if service is None:
         return ""
     if any(section.has_key(key) for key in ("username", "password", "paths")):
-        what = f"`login` gets the user name and password of {host}; remove username, password and paths"
+        what = f"`login` provides the user name and password of {host}; remove `username`, `password` and `paths`"
         section.add_problem(what, below="login")
     _check_extra(section, "login")
     return service
 
 
 def _check_extra(section: Section, key: str) -> None:
-    """Add a problem if the library that `ecr` needs is not installed."""
+    """Add a problem if boto3, which the value `ecr` needs, is not installed."""
     if find_spec("boto3") is None:
         section.add_problem("ecr needs the extra `aws`: pip install 'mirror[aws]'", below=key)
 
@@ -76,21 +80,23 @@ def _flag_or_none(section: Section, key: str) -> bool | None:
 
 
 def _tags(section: Section) -> dict[str, str]:
-    """Return the tags of new repositories. Add problems."""
+    """Return the AWS tags of new repositories on ECR. Add problems for invalid names."""
     found: dict[str, str] = {}
     for name in section.keys():  # noqa: SIM118 (a Section is not a dict)
         value = section.text(name)
         if not 0 < len(name) <= _MAX_TAG_NAME:
             section.add_problem(f"AWS requires 1 to {_MAX_TAG_NAME} characters; shorten it", key=name)
         elif name.lower().startswith("aws:"):
-            section.add_problem("AWS reserves names that begin with aws:; choose another one", key=name)
+            section.add_problem("AWS reserves names that begin with aws:; choose another name", key=name)
         elif value is not None:
             found[name] = value
     return found
 
 
 def _endpoint(section: Section) -> str:
-    """Return the URL of the API endpoint, or an empty string. Add problems, and a warning for a URL without TLS."""
+    """Return the URL of the ECR API endpoint, or an empty string. Add a problem if it is invalid.
+
+    Also adds a warning if the URL does not use TLS."""
     url = section.parse("endpoint", _parse_endpoint) or ""
     if url.startswith("http:") and not values.is_loopback(urlsplit(url).netloc):
         section.add_warning("passwords from AWS are sent unencrypted; use https", below="endpoint")
@@ -98,12 +104,12 @@ def _endpoint(section: Section) -> str:
 
 
 def _parse_endpoint(text: str) -> str:
-    """Return the URL of an API endpoint unchanged. Raises ConfigError if it is not the URL of a host."""
+    """Return the URL of an API endpoint unchanged. Raises ConfigError if it is invalid."""
     try:
         parts = urlsplit(text)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         valid = False
     if not valid or parts.username or parts.query or parts.fragment or not _URL_TEXT.fullmatch(text):
-        raise ConfigError("not the URL of an endpoint; expected one like https://api.ecr.eu-west-1.amazonaws.com")
+        raise ConfigError("not the URL of an endpoint; expected a URL like https://api.ecr.eu-west-1.amazonaws.com")
     return text

@@ -1,4 +1,4 @@
-"""Access to the JSON Schema of the configuration, the only list of its keys, types and ranges."""
+"""Access to the JSON Schema of the configuration, which alone defines the keys, their types and their ranges."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import jsonschema
 from jsonschema.protocols import Validator
 
 NOT_YET = "x-not-yet"
-"""The name of a keyword in this schema, which marks what this version does not support.
+"""The keyword in this schema that marks keys and values which this version does not support.
 
-Its value is True if the whole key is not supported. Otherwise it is a list of the values that are not supported."""
+Its value is True if the whole key is not supported. Otherwise, it is a list of the values that are not supported."""
 
 _extend: Callable[..., Callable[[Any], Validator]] = jsonschema.validators.extend
 
@@ -42,7 +42,7 @@ def validator() -> Validator:
 
 
 def conforms(value: Any, part: dict[str, Any]) -> bool:
-    """Return whether `value` is valid for `part`, a part of the schema, and supported by this version."""
+    """Return whether a value is valid for a part of the schema, and supported by this version."""
     return validator().evolve(schema=part).is_valid(value)
 
 
@@ -53,31 +53,31 @@ def _report_not_yet(_: object, later: Any, value: object, __: object) -> Iterato
 
 
 def parts() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the path of every key, such as `mirrors[].tags.include`, and the part of the schema that describes it."""
+    """Yield the path of each key, such as `mirrors[].tags.include`, and the part of the schema that describes it."""
     return _parts(schema(), "")
 
 
 @cache
 def key_paths() -> tuple[str, ...]:
-    """Return the path of every key, such as `mirrors[].tags.include`."""
+    """Return the paths of all keys, such as `mirrors[].tags.include`."""
     return tuple(where for where, _ in parts())
 
 
 @cache
 def paths_of(key: str) -> tuple[str, ...]:
-    """Return the paths of all keys with the name `key` that this version supports."""
+    """Return the paths of all supported keys that have a given name."""
     found = [where for where in key_paths() if where.rpartition(".")[2] == key]
     later = tuple(where for where, part in parts() if part.get(NOT_YET) is True)
     return tuple(where for where in found if not any(_is_part_of(where, one) for one in later))
 
 
 def _is_part_of(where: str, whole: str) -> bool:
-    """Return whether the key path `where` is equal to `whole`, or is below it."""
+    """Return whether a key path is equal to the key path `whole`, or is below it."""
     return where == whole or where.startswith((f"{whole}.", f"{whole}[]"))
 
 
 def resolve_reference(part: dict[str, Any]) -> dict[str, Any]:
-    """Return a part of the schema. If it has a `$ref`, merge the definition to which the `$ref` points."""
+    """Return a part of the schema, merged with the definition to which its `$ref` points, if it has one."""
     reference = part.get("$ref")
     if not isinstance(reference, str):
         return part

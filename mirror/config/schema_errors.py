@@ -1,4 +1,4 @@
-"""Converts validation errors from jsonschema to messages that suggest a remedy."""
+"""Converts validation errors of jsonschema to messages that suggest a remedy."""
 
 from __future__ import annotations
 
@@ -27,13 +27,12 @@ _SYNONYMS = {
     **dict.fromkeys(("read", "write"), "idle"),
 }
 _INSECURE = ("insecure", "tls-verify", "skip-tls-verify", "insecure-skip-verify", "insecure-skip-tls-verify")
-# Names of settings for signatures that a certificate authority or a key service vouches for, in the tools that have
-# them.
+# Words in the names of the settings with which other tools configure keyless signatures.
 _KEYLESS = ("keyless", "identity", "issuer", "certificate", "fulcio", "rekor", "trusted-root", "oidc")
 
 
 def check(document: Document, data: Any) -> None:
-    """Add a problem to `document` for everything that the schema does not allow.
+    """Add a problem to `document` for each violation of the schema.
 
     data: the document as dicts, lists and scalars. The values of keys that this version does not support are not
     checked."""
@@ -46,7 +45,7 @@ def check(document: Document, data: Any) -> None:
 
 
 def _report(document: Document, path: KeyPath, error: Any) -> None:
-    """Add the problems for one error from jsonschema to the document."""
+    """Add the problems for one validation error of jsonschema to the document."""
     keyword, part, value = error.validator, resolve_reference(error.schema), error.instance
     if keyword == NOT_YET:
         document.add(path, _not_yet_message(part, value))
@@ -77,7 +76,7 @@ def _not_yet_message(part: dict[str, Any], value: object) -> str:
 
 
 def _unknown_key_message(key: str, part: dict[str, Any]) -> str:
-    """Return the message for an unknown key."""
+    """Return the message for an unknown key, with a suggestion if there is a similar key."""
     elsewhere = paths_of(key)
     if elsewhere and _SYNONYMS.get(_normalize_key(key)) not in part.get("properties", {}):
         of_mirrors = [where for where in elsewhere if where.startswith("mirrors[].")]
@@ -98,7 +97,9 @@ def _unknown_key_message(key: str, part: dict[str, Any]) -> str:
 
 
 def _nearest_key(key: str, part: dict[str, Any]) -> str | None:
-    """Return the key that was probably meant by `key`, or None. An unsupported key must be more similar."""
+    """Return the known key that the user probably meant by `key`, or None.
+
+    A key that this version does not support must be more similar than a supported key."""
     known = part.get("properties", {})
     available = [name for name, below in known.items() if below.get(NOT_YET) is not True]
     synonym = _SYNONYMS.get(_normalize_key(key))
@@ -110,12 +111,12 @@ def _nearest_key(key: str, part: dict[str, Any]) -> str | None:
 
 
 def _normalize_key(key: str) -> str:
-    """Return the key in the spelling of this configuration: lower case, with hyphens."""
+    """Return a key in the spelling of this configuration: lower case, with hyphens."""
     return key.lower().replace("_", "-")
 
 
 def _empty_message(path: KeyPath, part: dict[str, Any], value: object) -> str:
-    """Return the message for an empty value."""
+    """Return the message for a list, mapping or string that must not be empty."""
     if path[-1:] == ("tags",):
         return "empty, so nothing would be selected; list tags, or remove the key to select every tag"
     if path[-1:] == ("include",):
@@ -125,7 +126,7 @@ def _empty_message(path: KeyPath, part: dict[str, Any], value: object) -> str:
 
 
 def _type_message(document: Document, path: KeyPath, part: dict[str, Any], value: object) -> str:
-    """Return the message for a value of the wrong type, or outside its range."""
+    """Return the message for a value that has the wrong type or is outside its range."""
     node = document.node(path)
     text = node.text if isinstance(node, Scalar) else ""
     secret = not SECRET_KEYS.isdisjoint(path[-2:])
@@ -148,7 +149,9 @@ def _type_message(document: Document, path: KeyPath, part: dict[str, Any], value
 
 
 def _misread_message(path: KeyPath, part: dict[str, Any], text: str, shown: str) -> str:
-    """Return the message for an unquoted string that YAML reads as another type. shown: how YAML reads it."""
+    """Return the message for an unquoted string that YAML reads as another type.
+
+    text: the string. shown: a description of the value that YAML reads."""
     what = "tag read as" if "tags" in path[-2:] and isinstance(path[-1], int) else "read as"
     instead = suggest_text(path, part, text)
     return (
@@ -159,7 +162,7 @@ def _misread_message(path: KeyPath, part: dict[str, Any], text: str, shown: str)
 
 
 def _hint(path: KeyPath, part: dict[str, Any], value: object) -> str:
-    """Return the end of a message that says what to write instead, or an empty string if this cannot be guessed."""
+    """Return the end of a message that suggests a valid value, or an empty string if there is no suggestion."""
     kinds = part.get("type", "")
     if isinstance(value, dict) and value and all(item is None for item in value.values()) and "string" in kinds:
         return f"; put a string with {{ and }} in quotes{_template_hint(path, next(iter(value)))}"
@@ -193,7 +196,7 @@ def _available_values(part: dict[str, Any]) -> list[str]:
 
 
 def _describe_value(value: object, text: str) -> str:
-    """Describe a value that is not valid, for a message. text: a scalar as it is written in the file."""
+    """Describe an invalid value for a message. text: the text of a scalar in the file."""
     if value is None:
         return "nothing"
     if isinstance(value, dict):

@@ -13,14 +13,14 @@ _READABLE_BY_ALL = 0o004
 
 
 def build_secret(section: Section, key: str, *, warn_if_plain: bool) -> Secret | None:
-    """Return the secret under `key`, which is read on first use, or None if there is none. Report problems with it.
+    """Return the secret under a key, or None if the key is missing. Report problems. The secret is read on first use.
 
-    warn_if_plain: whether to add a warning if the secret itself is in the configuration."""
+    warn_if_plain: whether to add a warning if the configuration contains the secret itself."""
     plain = section.text(key)
     variable = VARIABLE.fullmatch(plain) if plain is not None else None
     if variable and variable["name"]:
         section.add_problem(f"variables are not expanded; write {{env: {variable['name']}}}", below=key)
-    elif variable:  # without braces it may be a password, so the message does not show it
+    elif variable:  # a string without braces may be a password, so the message does not show it
         section.add_problem("variables are not expanded; write {env: NAME} with the name of the variable", below=key)
     elif plain is not None and warn_if_plain:
         section.add_warning(f"the {key} is in plain text; use {{env: NAME}} or {{file: PATH}} instead", below=key)

@@ -1,4 +1,4 @@
-"""Typed access to a mapping in a configuration. Values for which a problem was reported are treated as missing."""
+"""Typed access to a mapping in a configuration. A value for which a problem was reported is treated as missing."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ class Section:
         return self._values
 
     def has_key(self, key: str) -> bool:
-        """Return whether the key is present."""
+        """Return whether the mapping contains a key."""
         return key in self._values
 
     def section(self, key: str) -> Section:
-        """Return the mapping under `key` as a Section. If it is missing, return an empty Section."""
+        """Return the mapping under a key as a Section, which is empty if the key is missing."""
         return Section(self.document, self._values.get(key), (*self.path, key), self._base, self._warnings)
 
     def sections(self, key: str) -> list[Section]:
-        """Return a Section for each mapping in the list under `key`."""
+        """Return a Section for each mapping in the list under a key."""
         found = self._values.get(key)
         items = found if isinstance(found, list) else []
         return [
@@ -50,32 +50,34 @@ class Section:
         ]
 
     def text(self, key: str) -> str | None:
-        """Return the string under `key`, or None if it is missing or invalid."""
+        """Return the string under a key, or None if it is missing or invalid."""
         value = self._valid_value(key)
         return value if isinstance(value, str) else None
 
     def number(self, key: str) -> int | None:
-        """Return the integer under `key`, or None if it is missing or invalid."""
+        """Return the integer under a key, or None if it is missing or invalid."""
         value = self._valid_value(key)
         return value if isinstance(value, int) and not isinstance(value, bool) else None
 
     def flag(self, key: str, default: bool) -> bool:
-        """Return the boolean under `key`, or `default` if it is missing or invalid."""
+        """Return the boolean under a key, or `default` if it is missing or invalid."""
         value = self._valid_value(key)
         return value if isinstance(value, bool) else default
 
     def file(self, key: str) -> Path | None:
-        """Return the absolute path under `key`, or None if it is missing or invalid. A leading `~` is expanded."""
+        """Return the path under a key as an absolute path, or None if it is missing or invalid.
+
+        A leading `~` is expanded. `resolve_path` describes relative paths."""
         text = self.text(key)
         if text is None:
             return None
         return self._parse(text, self.resolve_path, (*self.path, key))
 
     def resolve_path(self, text: str) -> Path:
-        """Return `text` as an absolute path. A relative path refers to the directory of the configuration file.
+        """Convert a path in the configuration to an absolute path. It is relative to the directory of the file.
 
-        The path consists of the same bytes as in the file, regardless of the locale's encoding. Raises ConfigError for
-        a shell variable, a null character, or a `~` without a home directory."""
+        The result consists of the same bytes as in the file, regardless of the locale's encoding. Raises ConfigError
+        for a shell variable, a null character, or a `~` without a home directory."""
         if VARIABLE.search(text):
             home = replace_home(text)
             meant = f"; write {quote_value(home)}" if home.startswith("~") and "$" not in home else ""
@@ -85,17 +87,19 @@ class Section:
         try:
             return self._base / Path(os.fsdecode(text.encode("utf-8"))).expanduser()
         except RuntimeError:
-            raise ConfigError("there is no home directory that `~` could refer to; use an absolute path") from None
+            raise ConfigError(
+                "`~` cannot be expanded, because there is no home directory; use an absolute path"
+            ) from None
 
     def parse(self, key: str, parse: Callable[[str], T]) -> T | None:
-        """Return the parsed string under `key`, or None if it is missing or invalid.
+        """Parse the string under a key. Return None if it is missing or invalid.
 
         If `parse` raises ConfigError, the error's text is added as a problem."""
         text = self.text(key)
         return None if text is None else self._parse(text, parse, (*self.path, key))
 
     def parse_list(self, key: str, parse: Callable[[str], T]) -> list[tuple[int, T]]:
-        """Parse the strings in the list under `key`. Return the values that are valid, each with its index.
+        """Parse the strings in the list under a key. Return the valid values, each with its index in the list.
 
         If `parse` raises ConfigError, the error's text is added as a problem."""
         found = self._values.get(key)
@@ -109,9 +113,9 @@ class Section:
         return parsed
 
     def add_problem(self, message: str, *, key: str | None = None, below: str | None = None) -> None:
-        """Add a problem about the value under the key `below`, or about the whole section if `below` is None.
+        """Add a problem about the value under the key `below`, or about the whole mapping if `below` is None.
 
-        key: if given, the position of the problem is the name of this key."""
+        key: if given, the position of the problem is that of this key."""
         self.document.add(self.path if below is None else (*self.path, below), message, key=key)
 
     def add_warning(self, message: str, *, below: str, item: int | None = None) -> None:
@@ -120,11 +124,11 @@ class Section:
         self._warnings.append(str(self.document.problem(path, message)))
 
     def _valid_value(self, key: str) -> object:
-        """Return the value under `key`, or None if it is missing or invalid."""
+        """Return the value under a key, or None if it is missing or invalid."""
         return self._values.get(key) if self.document.is_valid((*self.path, key)) else None
 
     def _parse(self, text: str, parse: Callable[[str], T], path: KeyPath) -> T | None:
-        """Return the parsed `text`. If `parse` raises ConfigError, add a problem for `path` and return None."""
+        """Return `parse(text)`. If this raises ConfigError, add a problem for `path` and return None."""
         try:
             return parse(text)
         except ConfigError as error:

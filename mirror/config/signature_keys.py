@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mirror.signatures.keys import PublicKey
 
 KEY = "verify-signatures"
-MAX_KEYS = 20  # every signature is checked with every key
+MAX_KEYS = 20  # limits the time for checking an image, because each signature is checked with each key
 
 # References to keys that cosign accepts and that are not files: `awskms://…`, `k8s://…`, `https://…`, `pkcs11:…`.
 _NO_FILE = re.compile(r"[a-z0-9+.-]+://|pkcs11:")
@@ -38,18 +38,18 @@ def parse_policy(section: Section) -> SignaturePolicy | None:
 
 
 def check_not_v1(mode: V1Mode, section: Section) -> None:
-    """Report a mirror with a policy whose source is read only over v1. section: the mirror."""
+    """Report a mirror with a signature policy whose source is read only over v1. section: the mirror."""
     if mode is V1Mode.ONLY:
-        what = f"images of v1 have no signatures, so `{KEY}` would reject all of them; remove it, or change `v1`"
+        what = f"images from v1 have no signatures, so `{KEY}` would reject all of them; remove it, or change `v1`"
         section.add_problem(what, below="source")
 
 
 def _read_key(text: str, section: Section) -> PublicKey:
     """Read the public key in a file. Raises ConfigError."""
     if _NO_FILE.match(text):
-        how = "save the public key to a file with `cosign public-key --key KEY`, and name the file"
+        how = "save the public key to a file with `cosign public-key --key KEY`, and specify the file"
         raise ConfigError(f"{printable(text, 80)} is not a file; {how}")
-    # It imports `cryptography`, which few runs need.
+    # The module imports `cryptography`, which few runs need.
     from mirror.signatures.keys import parse_public_key  # noqa: PLC0415
 
     file = section.resolve_path(text)

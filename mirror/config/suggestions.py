@@ -1,4 +1,4 @@
-"""Suggests replacements for invalid values, to be shown in error messages. Each suggestion is a valid value."""
+"""Suggests valid replacements for invalid values in error messages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]+)")
 _RATE = re.compile(r"([0-9]+) ?(?:/|per) ?(s|m|h)[a-z]*")
 _MANY_BYTES = 100_000  # a number without a unit that is at least this large is probably in bytes
-# Units of other tools, and the units that have the same meaning here.
+# Units of other tools, and the equivalent units of this configuration.
 _UNITS = {
     **dict.fromkeys(("sec", "secs", "second", "seconds", "S"), "s"),
     **dict.fromkeys(("m", "mins", "minute", "minutes"), "min"),
@@ -40,12 +40,12 @@ _UNITS = {
 
 
 def _check_tag(text: str) -> None:
-    """Raise ConfigError if `text` is not a tag."""
+    """Raise ConfigError if a string is not a valid tag."""
     if not is_tag(text):
         raise ConfigError("not a tag")
 
 
-# Parsers that check more than the schema, by key.
+# The parsers of the keys whose values the schema does not check completely.
 _CHECKS: dict[str, Callable[[str], object]] = {
     "source": parse_source,
     "targets": parse_target,
@@ -73,7 +73,7 @@ _CHECKS: dict[str, Callable[[str], object]] = {
 
 
 def is_accepted(path: KeyPath, part: dict[str, Any], text: str) -> bool:
-    """Return whether the string `text` is a valid value for the key at `path`. part: the schema for this value."""
+    """Return whether a string is a valid value for the key at `path`. part: the schema of the value."""
     if quote_value(text) != f'"{text}"' or not conforms(text, part):
         return False
     key = next((step for step in reversed(path) if isinstance(step, str)), "")
@@ -85,7 +85,7 @@ def is_accepted(path: KeyPath, part: dict[str, Any], text: str) -> bool:
 
 
 def suggest_text(path: KeyPath, part: dict[str, Any], text: str) -> str | None:
-    """Return the string that the user probably meant by the unquoted `text`: `text` itself, or `text` with a unit.
+    """Return the string that the user probably meant by an invalid value: its text in quotes, or with a unit added.
 
     path, part: the key path of the value and its schema. Returns None if neither string would be valid."""
     found = (one for one in (text, *_add_units(text)) if is_accepted(path, part, one))
@@ -93,7 +93,7 @@ def suggest_text(path: KeyPath, part: dict[str, Any], text: str) -> str | None:
 
 
 def _add_units(text: str) -> Iterable[str]:
-    """Return variants of the number or amount `text` with units that this program knows."""
+    """Return variants of a number or an amount with the units that the configuration supports."""
     if _NUMBER.fullmatch(text):
         sizes = (" B", " MiB") if float(text) >= _MANY_BYTES else (" MiB", " B")
         return [text + unit for unit in (" s", " ms", " min", " h", *sizes, "/s")]

@@ -1,4 +1,4 @@
-"""Parses the key `tags` of a mirror into the rules that select its tags, and lists of patterns."""
+"""Parses the key `tags` of a mirror into the rules that select its tags. Also parses other lists of patterns."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def parse_tag_rules(section: Section) -> TagRules | None:
             next((tag for tag in literal if literal.count(tag) > 1), None) if len(set(literal)) < len(literal) else None
         )
         if twice is not None:
-            section.add_warning(f'"{twice}" is listed twice; remove one', below="tags")
+            section.add_warning(f'"{twice}" is listed twice; remove one of the entries', below="tags")
         return TagRules(tuple(dict.fromkeys(literal)))
     rules = section.section("tags")
     include, exclude, immutable = (parse_patterns(rules, key) for key in ("include", "exclude", "immutable"))
@@ -44,20 +44,20 @@ def parse_tag_rules(section: Section) -> TagRules | None:
 
 
 def min_age(text: str) -> float:
-    """Parse the value of `min-age`, from 1 s to 3650 d. Return seconds."""
+    """Parse the value of `min-age`, from 1 s to 3650 d, and return it in seconds."""
     return duration(text, 1.0, _LONGEST_AGE)
 
 
 def _check_counts(rules: Section, parsed: TagRules) -> None:
-    """Report values of `min-tags` that no selection can satisfy."""
+    """Report a value of `min-tags` that no selection can satisfy."""
     limits = {"max-tags": parsed.max_tags, "newest": parsed.newest}
     for key, limit in limits.items():
         if limit is not None and parsed.min_tags > limit:
-            rules.add_problem(f"is more than `{key}`, so no selection satisfies both; lower it", below="min-tags")
+            rules.add_problem(f"is greater than `{key}`, so no selection satisfies both; lower it", below="min-tags")
 
 
 def _ranges(rules: Section) -> tuple[str, ...]:
-    """Return the valid ranges of versions under `semver`, which is a string or a list."""
+    """Return the valid version ranges under `semver`, whose value is a string or a list."""
     single = rules.parse("semver", _check_range)
     if single is not None:
         return (single,)
@@ -65,7 +65,7 @@ def _ranges(rules: Section) -> tuple[str, ...]:
 
 
 def parse_patterns(rules: Section, key: str) -> tuple[str, ...]:
-    """Return the valid patterns in the list under `key`. Add a warning for each one that looks like a shell pattern."""
+    """Return the valid patterns in the list under a key. Add a warning for each that looks like a shell pattern."""
     found = rules.parse_list(key, _check_pattern)
     for number, text in found:
         instead = regex_for_shell_pattern(text)
@@ -76,7 +76,7 @@ def parse_patterns(rules: Section, key: str) -> tuple[str, ...]:
 
 
 def _check_tag(text: str) -> str:
-    """Return `text` if it is a valid tag. Otherwise, raise ConfigError."""
+    """Return a string unchanged if it is a valid tag. Otherwise, raise ConfigError."""
     if is_tag(text):
         return text
     hint = tag_hint(text)
@@ -88,12 +88,12 @@ def _check_tag(text: str) -> str:
 
 
 def _check_pattern(text: str) -> str:
-    """Return `text` if it is a valid regular expression. Otherwise, raise ConfigError."""
+    """Return a string unchanged if it is a valid regular expression. Otherwise, raise ConfigError."""
     compile_pattern(text)
     return text
 
 
 def _check_range(text: str) -> str:
-    """Return `text` if it is a valid range of versions. Otherwise, raise ConfigError."""
+    """Return a string unchanged if it is a valid version range. Otherwise, raise ConfigError."""
     compile_range(text)
     return text

@@ -1,4 +1,4 @@
-"""Checks the tags of targets: each image must get a valid tag that no other image of the mirror gets."""
+"""Checks the tags of targets: each image must get a valid tag, and no two images of a mirror may get the same tag."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mirror.selection.tag_templates import KEEP_TAG, TAG, TagTemplate, common_ta
 
 
 def check_target_tags(document: Document, drafts: Sequence[Draft]) -> None:
-    """Check the tags of all targets, and add problems to `document`."""
+    """Check that each image gets a valid, unique tag on each target. Add problems to the document."""
     for draft in drafts:
         earlier: list[tuple[Repository, TagTemplate]] = []
         for target, template, path in draft.targets():
@@ -37,9 +37,9 @@ def _problems(
     written: the target in the configuration. earlier: the targets of the mirror that precede it."""
     rules = draft.mirror.tags
     if TAG in written and rules.literal is None and rules.digest is not None:
-        yield f"the source has a digest but no tag that could replace {TAG}; write the tag for the target"
+        yield f"the source has a digest, but no tag to use for {TAG}; write the tag for the target"
     if template.is_fixed and not _selects_one(rules):
-        what = f"would give all images the tag {template}, but the mirror may select several"
+        what = f"would give all images the tag {template}, but the mirror may select several images"
         yield f"{what}; write {quote_value(written.removesuffix(f':{template}'))} to keep their tags, or select one tag"
     for tag in rules.literal or ():
         result = template.apply(tag)
@@ -52,9 +52,9 @@ def _problems(
         shared = common_tag(rules, rules, template, other_template)
         if shared is not None:
             which = f"the tag {shared}" if shared != "*" else "the same tag"
-            yield f"{target} is listed twice, and two images may get {which} there; use tags that differ"
+            yield f"{target} is listed twice, and two images may get {which} there; use different tags"
 
 
 def _selects_one(rules: TagRules) -> bool:
-    """Return whether the rules select exactly one image."""
+    """Return whether tag rules select exactly one image."""
     return len(rules.literal) == 1 if rules.literal is not None else rules.digest is not None

@@ -11,7 +11,7 @@ from mirror.util.structs import Struct, field
 class MisreadScalar(Struct, frozen=True):
     """The value of an unquoted scalar that YAML reads as a type that no key accepts, such as a float.
 
-    shown: its description, such as `the number 1.1`."""
+    shown: the description of the value, such as `the number 1.1`."""
 
     shown: str
 
@@ -19,8 +19,8 @@ class MisreadScalar(Struct, frozen=True):
 class Scalar(Struct):
     """A scalar in the parsed YAML tree.
 
-    line, column: its position, counted from 0. text: as written in the file. value: as read from YAML, a str, bool,
-    int, None or MisreadScalar. size, height: always 1, unlike in collections."""
+    line, column: the position, counted from 0. text: the text in the file. value: the value that YAML reads: a str,
+    bool, int, None or MisreadScalar. size, height: always 1, unlike those of collections."""
 
     line: int
     column: int
@@ -33,8 +33,8 @@ class Scalar(Struct):
 class Sequence(Struct):
     """A list in the parsed YAML tree.
 
-    line, column: its position, counted from 0. size: the number of nodes in it, including itself. height: the number of
-    levels in it."""
+    line, column: the position, counted from 0. size: the number of nodes, including the list itself. height: the number
+    of levels."""
 
     line: int
     column: int
@@ -46,9 +46,9 @@ class Sequence(Struct):
 class Mapping(Struct):
     """A mapping in the parsed YAML tree.
 
-    line, column: its position, counted from 0. items, keys: its values and the scalars of its keys, by key. merged: the
-    mappings to merge into it (`<<`). size: the number of nodes in it, including keys and itself. height: the number of
-    levels in it."""
+    line, column: the position, counted from 0. items, keys: the values and the scalars of the keys, by key. merged: the
+    mappings to merge into this one (`<<`). size: the number of nodes, including the keys and the mapping itself.
+    height: the number of levels."""
 
     line: int
     column: int
@@ -63,10 +63,11 @@ Node: TypeAlias = Scalar | Sequence | Mapping
 
 
 class Document:
-    """A configuration file: its tree, and the problems found in it so far.
+    """A configuration file that is being checked: its tree, and the problems found so far.
 
-    file: its name in messages. text_hash: its SHA-256, in hex. arguments: the names of the command-line arguments whose
-    values were added to the tree, by key path. Messages name them instead of a position in the file."""
+    file: the name of the file in messages. text_hash: the SHA-256 of the file, in hex. arguments: the names of the
+    command-line arguments whose values were added to the tree, by key path. Messages name them instead of a position in
+    the file."""
 
     def __init__(self, file: str, root: Mapping, text_hash: str) -> None:
         self.file = file
@@ -77,30 +78,32 @@ class Document:
         self._invalid: set[KeyPath] = set()
 
     def add(self, path: KeyPath, message: str, *, key: str | None = None) -> None:
-        """Add a problem about the value at `path`, or about the name of its key `key`."""
+        """Add a problem about the value at a key path, or about one of its keys.
+
+        key: the key that the problem is about, if the value is a mapping with a wrong key."""
         self.problems.append(self.problem(path, message, key=key))
         self._invalid.update(path[:length] for length in range(len(path) + 1))
 
     def problem(self, path: KeyPath, message: str, *, key: str | None = None) -> ConfigProblem:
-        """Return a problem about the value at `path`, or about the name of its key `key`, without adding it."""
+        """Create a problem about the value at a key path, or about one of its keys, without adding the problem."""
         name = format_key_path(path) if self._argument(path if key is None else (*path, key)) is None else ""
         return ConfigProblem(self.position(path, key=key), name, message)
 
     def name(self, path: KeyPath) -> str:
-        """Return the name of the value at `path` for messages: its key path, or the argument that contains it."""
+        """Return the name of a value for messages: its key path, or the command-line argument that contains it."""
         return self._argument(path) or format_key_path(path)
 
     def _argument(self, path: KeyPath) -> str | None:
-        """Return the name of the argument that contains the value at `path`, or None if the value is in the file."""
+        """Return the name of the command-line argument that contains a value, or None if the value is in the file."""
         starts = (path[:length] for length in range(len(path), 0, -1))
         return next((self.arguments[start] for start in starts if start in self.arguments), None)
 
     def is_valid(self, path: KeyPath) -> bool:
-        """Return whether no problem has been found so far in the value at `path`, including all values inside it."""
+        """Return whether no problem has been found so far in the value at a key path and in all values inside it."""
         return path not in self._invalid
 
     def node(self, path: KeyPath) -> Node:
-        """Return the node at `path`. If it does not exist, return the innermost node on this path that does."""
+        """Return the node at a key path. If there is none, return the innermost existing node on this path."""
         node: Node = self.root
         for part in path:
             below = node.items.get(str(part)) if isinstance(node, Mapping) else None
@@ -112,7 +115,7 @@ class Document:
         return node
 
     def position(self, path: KeyPath, *, key: str | None = None) -> Position:
-        """Return the position of the value at `path`, or of the name of its key `key`."""
+        """Return the position of the value at a key path, or the position of its key `key`."""
         argument = self._argument(path if key is None else (*path, key))
         if argument is not None:
             return Position(argument, 0, 0)
@@ -132,7 +135,7 @@ def to_plain(node: Node) -> object:
 
 
 def describe_parsed_value(value: object) -> str:
-    """Describe, for an error message, the value that an unquoted YAML scalar was parsed as."""
+    """Describe the value that YAML reads from an unquoted scalar, for an error message."""
     if isinstance(value, MisreadScalar):
         return value.shown
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Parses configuration values that are written as strings: durations, sizes, rates, hosts, proxies, PEM files.
+"""Parses configuration values that are strings, such as durations, sizes and hosts, and checks PEM files.
 
 All functions raise ConfigError if a value is not valid. Callers add the position and the key path to the message.
 """
@@ -64,7 +64,7 @@ def size(text: str) -> int:
 
 
 def _amount(text: str, units: dict[str, float] | dict[str, int]) -> float:
-    """Parse a number with a unit, and return the number times the factor for the unit. units: maps units to factors."""
+    """Parse a number with a unit, and return the number times the factor of the unit. units: the factors by unit."""
     found = _AMOUNT.fullmatch(text)
     if not found or found[2] not in units:
         raise ConfigError(f'expected a number and a unit ({", ".join(units)}), got "{printable(text, 80)}"')
@@ -106,7 +106,7 @@ def time_of_day(text: str) -> int:
 
 
 def host(text: str) -> str:
-    """Parse `host[:port]`. Return its canonical form, as `parse_host` does."""
+    """Parse `host[:port]`, and return its canonical form, as `parse_host` does."""
     if "/" in text:
         plain = "; use `plain-http: true` for http" if text.lower().startswith("http://") else ""
         raise ConfigError(f"expected host[:port] without scheme or path{plain}")
@@ -121,20 +121,20 @@ def proxy(text: str) -> str:
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
-        raise ConfigError("not the URL of a proxy; expected one like http://proxy.example.com:3128") from None
+        raise ConfigError("not the URL of a proxy; expected a URL like http://proxy.example.com:3128") from None
     if parts.scheme not in ("http", "https", "socks5h"):
         raise ConfigError("expected the URL of an http, https or socks5h proxy, like http://proxy.example.com:3128")
     if parts.scheme == "socks5h" and find_spec("socks") is None:
         raise ConfigError("a SOCKS proxy needs the extra `socks`: pip install 'mirror[socks]'")
     if not parts.hostname or port == 0 or parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ConfigError("not the URL of a proxy; expected one like http://proxy.example.com:3128, without a path")
+        raise ConfigError("not the URL of a proxy; expected a URL like http://proxy.example.com:3128, without a path")
     if re.search(r"[\s\\]", text) or not text.isascii():
         raise ConfigError("the URL of a proxy cannot contain spaces, backslashes or non-ASCII letters; encode them")
     return text
 
 
 def read_pem(file: Path) -> bytes:
-    """Read a PEM file with a public key. Raises MissingFileError, ConfigError if it cannot be read or is not PEM."""
+    """Read a PEM file that should contain a public key. Raises MissingFileError, and ConfigError if it is not PEM."""
     return _read_pem(file, "PUBLIC KEY")[0]
 
 
@@ -142,14 +142,14 @@ def check_pem(file: Path, wanted: str) -> str | None:
     """Check that a PEM file contains a block of the kind `wanted`, which is `CERTIFICATE` or `PRIVATE KEY`.
 
     Return a warning if other users can access a private key, otherwise None. Raises MissingFileError if the file cannot
-    be read, ConfigError if its content is not valid."""
+    be read, and ConfigError if its content is not valid."""
     data, mode = _read_pem(file, wanted)
     found = [label.decode("ascii") for label in _PEM.findall(data)]
     if not any(label.endswith(wanted) for label in found):
         raise ConfigError(f"{file} contains a {found[0].lower()}, expected a {wanted.lower()}")
     if wanted == "PRIVATE KEY":
         if "ENCRYPTED" in " ".join(found) or b"Proc-Type: 4,ENCRYPTED" in data:
-            raise ConfigError(f"{file} is encrypted; store the key without a passphrase")
+            raise ConfigError(f"the key in {file} is encrypted; store it without a passphrase")
         if mode & (stat.S_IRWXG | stat.S_IRWXO) & ~stat.S_IRGRP:
             return f"users other than its owner and group can access {file}; run: chmod 600 {file}"
     return None

@@ -1,7 +1,7 @@
 """Reads YAML into a tree, within limits (docs/configuration.md, "The file").
 
-Scalars that YAML 1.1 or 1.2 reads as a number, a date or null keep their text: the tag 1.10 is an error, not the tag
-1.1. Duplicate keys and explicit tags are collected as problems. Reading stops at any other error.
+Scalars that YAML reads as a number, a date or null keep their text: the image tag 1.10 is an error, not the tag 1.1.
+Duplicate keys and explicit YAML tags are collected as problems. Reading stops at any other error.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def read(path: Path) -> Document:
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # libyaml's parser, if available
-    """PyYAML's parser and resolver, extended to recognize the number formats of YAML 1.2."""
+    """PyYAML's parser and resolver, extended by the number formats of YAML 1.2."""
 
 
 _Loader.add_implicit_resolver(
@@ -78,7 +78,7 @@ class _OpenCollection(Struct):
 
 
 class _Composer:
-    """Builds the tree from the parser's events. It is iterative, so deep nesting cannot overflow the stack."""
+    """Builds the tree of a document from the parser's events. No method is recursive, so the stack cannot overflow."""
 
     def __init__(self, text: str, document: Document) -> None:
         self._lines = text.split("\n")
@@ -113,11 +113,11 @@ class _Composer:
         finally:
             loader.dispose()
         if self._root is None or (isinstance(self._root, Scalar) and self._root.value is None):
-            self.fail(0, 0, "config is empty; it needs `version: 1` and `mirrors:`")
+            self.fail(0, 0, "the configuration is empty; it needs `version: 1` and `mirrors:`")
         return self._root
 
     def fail(self, line: int, column: int, message: str) -> NoReturn:
-        """Raise ConfigErrors with all problems so far and a new one. line, column: its position, counted from 0."""
+        """Raise ConfigErrors with all problems and a new one at a position, which is counted from 0."""
         position = Position(self._document.file, line + 1, column + 1)
         problem = ConfigProblem(position, format_key_path(self._key_path()), message)
         raise ConfigErrors([*self._document.problems, problem])
@@ -127,7 +127,7 @@ class _Composer:
         self.fail(mark.line if mark else 0, mark.column if mark else 0, message)
 
     def _fail_too_deep(self) -> None:
-        """Raise the error for the first position nested deeper than MAX_DEPTH. libyaml's error does not name it."""
+        """Raise the error for the first position nested deeper than MAX_DEPTH, which libyaml's error does not name."""
         depth = 0
         for event in yaml.parse(self._text, Loader=yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -135,7 +135,7 @@ class _Composer:
                 self._fail_at(_mark(event), _TOO_DEEP)
 
     def _explain(self, error: yaml.MarkedYAMLError, mark: yaml.Mark | None) -> str:
-        """Return the message for a syntax error."""
+        """Return the message for a syntax error in YAML."""
         line = self._lines[mark.line] if mark and mark.line < len(self._lines) else ""
         if "\t" in line[: len(line) - len(line.lstrip())]:
             return "tabs cannot indent YAML; use spaces"
@@ -181,17 +181,17 @@ class _Composer:
             self.fail(mark.line, column, f"{NO_VARIABLES}{meant}")
 
     def _current_key(self) -> str:
-        """Return the innermost key whose value is being read."""
+        """Return the innermost key whose value the parser is reading, or an empty string."""
         return next((level.key.text for level in reversed(self._open) if level.key is not None), "")
 
     def _suggest(self, text: str) -> str:
-        """Return the value that was probably meant by `text`, which begins with `*`. The result depends on its key."""
+        """Return the value that the user probably meant by `text`, which begins with `*`, under the current key."""
         key = self._current_key()
         before = {"source": "registry.example.com/", "targets": "registry.example.com/"} | dict.fromkeys(_PATTERNS, ".")
         return before.get(key, "") + text
 
     def _handle_event(self, event: yaml.Event, loader: _Loader) -> None:
-        """Add the node for an event to the tree."""
+        """Add the node for a parser event to the tree."""
         if isinstance(event, yaml.AliasEvent):
             self._add(self._resolve_alias(event), _mark(event), None)
         elif isinstance(event, yaml.ScalarEvent):
@@ -211,14 +211,14 @@ class _Composer:
             self._add(ended.node, _mark(event), ended.anchor)
 
     def _refuse_tag(self, event: yaml.ScalarEvent | yaml.CollectionStartEvent) -> None:
-        """Add a problem if the event has an explicit YAML tag."""
+        """Add a problem if the node of an event has an explicit YAML tag."""
         if tag := event.tag:
             shown = f"!!{tag.removeprefix(_STANDARD_TAGS)}" if tag.startswith(_STANDARD_TAGS) else tag
             named = "a YAML tag" if self._is_in_secret() else f"the YAML tag {quote_key(shown)}"
             self._add_problem(_mark(event), f"{named} is not allowed; remove it, or put the string in quotes")
 
     def _resolve_alias(self, event: yaml.AliasEvent) -> Node:
-        """Return the node that an alias refers to."""
+        """Return the node to which a YAML alias refers."""
         self._aliases += 1
         if self._aliases > MAX_ALIASES:
             self._fail_at(_mark(event), f"too many aliases: at most {MAX_ALIASES} are allowed")
@@ -260,7 +260,7 @@ class _Composer:
             self._add_entry(level.node, key, node)
 
     def _check_key(self, node: Node) -> Scalar:
-        """Return `node` as a key. Raises ConfigErrors if it is not a scalar."""
+        """Return a node as the key of a mapping. Raises ConfigErrors if it is not a scalar."""
         if not isinstance(node, Scalar):
             self.fail(node.line, node.column, "a key must be a string, not a list or a mapping; remove it")
         return node
@@ -286,7 +286,7 @@ class _Composer:
             mapping.keys[name] = key
 
     def _add_problem(self, at: yaml.Mark | Scalar, message: str) -> None:
-        """Add a problem at a position. Unlike `fail`, this does not raise an exception, so reading continues."""
+        """Add a problem at a position, and continue reading. `fail` raises an exception instead."""
         position = Position(self._document.file, at.line + 1, at.column + 1)
         self._document.problems.append(ConfigProblem(position, format_key_path(self._key_path()), message))
 
@@ -340,7 +340,7 @@ def _scalar_value(tag: str, text: str, loader: _Loader) -> object:
 
 
 def _describe_number(tag: str, text: str, loader: _Loader) -> str:
-    """Describe a number that is not a plain decimal integer, as YAML reads it. tag: `int` or `float`."""
+    """Describe the number that YAML reads from a text which is not a plain decimal integer. tag: `int` or `float`."""
     if len(text) > _LONGEST_NUMBER:
         return "a number"
     if text.startswith("0o"):

@@ -1,1 +1,1 @@
-"""Converts the configurations of other tools to configurations of `mirror`."""
+"""`mirror convert`: converts the configurations of other tools to configurations of `mirror`."""

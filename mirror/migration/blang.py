@@ -17,7 +17,7 @@ _SAME = {"": "=", "==": "=", "!": "!="}
 
 
 def parse_range(text: str) -> VersionSet:
-    """Return the versions in a range. Raises ConfigError if it is invalid or cannot be converted."""
+    """Return the versions in a version range of dregsy. Raises ConfigError if it is invalid or cannot be converted."""
     check_length(text)
     alternatives = [re.sub(r"([<>=])\s+", r"\1", one).split() for one in text.split("||")]
     if not all(alternatives):
@@ -26,7 +26,7 @@ def parse_range(text: str) -> VersionSet:
 
 
 def _parse_part(part: str, text: str) -> VersionSet:
-    """Return the versions that satisfy one comparison. text: the whole range, for messages."""
+    """Return the versions that satisfy one comparison of a range. text: the whole range, for messages."""
     found = _PART.fullmatch(part)
     if found is None or (found[4] is None and found[3] != "x") or (found[3] == "x" and found[4] not in (None, "x")):
         raise _invalid_range(text)
@@ -41,7 +41,7 @@ def _parse_part(part: str, text: str) -> VersionSet:
 
 
 def _parse_wildcard(operator: str, found: re.Match[str], text: str) -> VersionSet:
-    """Return the versions for a comparison with a wildcard, such as `1.x` or `>1.2.x`."""
+    """Return the versions that satisfy a comparison with a wildcard, such as `1.x` or `>1.2.x`."""
     if found[5] is not None:
         raise _invalid_range(text)
     major = int(found[2])

@@ -1,6 +1,4 @@
-"""The result of a conversion: mirrors, registry settings, and notes about everything that the new file does
-differently.
-"""
+"""The result of a conversion: mirrors, registry settings, and notes about differences between the old and new file."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ class ConvertedMirror(Struct, frozen=True):
     """An entry of `mirrors` in the new file.
 
     line: the line of the entry in the old file, counted from 1. repositories: for a wildcard source, the patterns for
-    `repositories.include` and `repositories.exclude`. options: further keys and their values. notes: notes that are
+    `repositories.include` and `repositories.exclude`. options: other keys and their values. notes: the notes that are
     written as comments before the entry."""
 
     line: int
@@ -30,7 +28,7 @@ class ConvertedMirror(Struct, frozen=True):
     notes: tuple[Note, ...] = ()
 
     def as_keys(self) -> dict[str, object]:
-        """Return the keys of the entry with their values."""
+        """Return the keys of the entry and their values."""
         keys: dict[str, object] = {"source": self.source, "targets": list(self.targets)}
         include, exclude = self.repositories
         rules = {name: list(one) for name, one in (("include", include), ("exclude", exclude)) if one}
@@ -41,7 +39,7 @@ class ConvertedMirror(Struct, frozen=True):
 class Conversion(Struct):
     """The content of the new file, before it is written.
 
-    top: top-level keys except `registries` and `mirrors`. registries: the settings of each registry, by host. notes:
+    top: top-level keys except `registries` and `mirrors`. registries: the settings of registries, by host. notes: the
     notes about the whole file, and about parts of the old file that were not converted."""
 
     mirrors: list[ConvertedMirror] = field(default_factory=list)
@@ -55,16 +53,16 @@ class Conversion(Struct):
 
     @property
     def has_losses(self) -> bool:
-        """Whether the other tool copies something that a sync with the new file does not copy."""
+        """Whether the other tool copies images that a sync with the new file does not copy."""
         return any(note.lost for note in self.all_notes())
 
 
 def merge_mirrors(mirrors: Iterable[ConvertedMirror], notes: list[Note]) -> list[ConvertedMirror]:
     """Merge entries that differ only in their tags or only in their targets.
 
-    Each of the given entries has one target. Entries are merged because two mirrors must not write the same tag, and
+    Each entry in `mirrors` has one target. Entries are merged because two mirrors must not write the same tag, and
     because a mirror with several targets reads its source only once. If two entries for the same source and target
-    cannot be merged, the second one is left out, and a note is added to `notes`."""
+    cannot be merged, the second entry is left out, and a note is added to `notes`."""
     by_target: dict[object, ConvertedMirror] = {}
     for mirror in mirrors:
         own_tag = mirror.tags if _has_own_tag(mirror) else None
@@ -83,23 +81,23 @@ def merge_mirrors(mirrors: Iterable[ConvertedMirror], notes: list[Note]) -> list
 
 
 def _has_own_tag(mirror: ConvertedMirror) -> bool:
-    """Return whether the target of an entry ends with a tag, so that only one image can be copied to it."""
+    """Return whether the target of an entry ends with a tag, so that the entry can copy only one image."""
     return any(":" in target.rpartition("/")[2] for target in mirror.targets)
 
 
 def _unite(one: ConvertedMirror, other: ConvertedMirror, notes: list[Note]) -> ConvertedMirror | None:
-    """Return the entry `one` with the tags of both entries. If they cannot be combined, add a note and return None."""
+    """Combine two entries into one with the tags of both. If this is impossible, add a note and return None."""
     tags = one.tags.union(other.tags)
     if tags is not None and str(one.options) == str(other.options):
         return replace(one, tags=tags, notes=(*one.notes, *other.notes))
-    what = f"left out: it cannot be combined with the entry on line {one.line}, which writes to the same repository; "
+    what = f"left out: the entry on line {one.line} writes to the same repository, and the two cannot be combined; "
     what += "write one list of patterns and the same settings for both, or use another target"
     notes += [*other.notes, Note(other.line, other.source, what, lost=True)]
     return None
 
 
 def _separate_wildcards(mirrors: list[ConvertedMirror], notes: list[Note]) -> list[ConvertedMirror]:
-    """Make sure that no wildcard copies a repository that another entry copies to the same target.
+    """Change entries so that no wildcard copies a repository that another entry copies to the same target.
 
     The repository is excluded from the wildcard, and the other entry selects the tags of both."""
     wildcards = [at for at, mirror in enumerate(mirrors) if mirror.source.endswith("/*")]

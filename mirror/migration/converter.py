@@ -21,10 +21,10 @@ _MIRROR = re.compile(r"mirrors\[(\d+)\]")
 
 
 class Converted(Struct, frozen=True):
-    """A new configuration, and notes about how it differs from the old one.
+    """The result of a conversion: the text of the new file, and notes about its differences from the old file.
 
-    text: its text. mirrors: the number of its mirrors. notes: each note, with its position in the old file. has_losses:
-    whether the other tool copies something that a sync with the new configuration does not copy."""
+    mirrors: the number of mirrors in the new file. notes: each note, with its position in the old file. has_losses:
+    whether the other tool copies images that a sync with the new file does not copy."""
 
     text: str
     mirrors: int
@@ -33,18 +33,17 @@ class Converted(Struct, frozen=True):
 
 
 def convert_file(tool: str, path: Path, destination: str | None, environment: Mapping[str, str]) -> Converted:
-    """Convert a file of another tool.
+    """Convert a configuration file of another tool. If no entry can be converted, the result has no mirrors.
 
     tool: `regsync`, `skopeo`, `image-syncer` or `dregsy`. destination: for skopeo, whose files contain no targets, the
-    repository prefix on the target. environment: the environment variables that the file may refer to. If no entry can
-    be converted, the result has no mirrors. Raises ConfigError if the file is invalid, and LocalError if it cannot be
-    read."""
+    repository prefix on the target. environment: the environment variables that the file may refer to. Raises
+    ConfigError if the file is invalid, and LocalError if it cannot be read."""
     document = yaml_reader.read(path)
     if document.problems:
         raise ConfigErrors(document.problems)
     if "mirrors" in document.root.items:
         raise ConfigError(
-            f"{printable(path)} is already a configuration of mirror", hint="use it without converting it"
+            f"{printable(path)} is already a configuration of mirror", hint="use the file without converting it"
         )
     actual = recognize_tool(document.root)
     if actual not in (None, tool):
@@ -62,7 +61,7 @@ def convert_file(tool: str, path: Path, destination: str | None, environment: Ma
     if any("referrers" not in dict(mirror.options) for mirror in conversion.mirrors):
         conversion.top["defaults"] = {"referrers": False}
         what = f"`referrers: false`: as with {tool}, signatures and SBOMs are not copied."
-        heading.append(f"{what} Remove this line to copy them.")
+        heading.append(f"{what} To copy them, remove this setting.")
     heading.append(
         "`mirror plan` shows what a sync with this file would do. docs/migration.md describes the differences."
     )
@@ -74,7 +73,7 @@ def convert_file(tool: str, path: Path, destination: str | None, environment: Ma
 def _convert(
     tool: str, top: ToolMapping, path: Path, destination: str | None, environment: Mapping[str, str]
 ) -> Conversion:
-    """Call the converter for the tool that wrote the file. Raises NotConvertible, ConfigError, LocalError."""
+    """Call the converter for the tool. Raises NotConvertible, ConfigError, LocalError."""
     if tool == "regsync":
         return regsync.convert(top, environment)
     if tool == "skopeo":
@@ -88,7 +87,7 @@ def _destination_error(tool: str) -> ConfigError:
     """Return the error for a missing or superfluous `--destination`."""
     if tool == "skopeo":
         what = "a file of skopeo contains only sources"
-        hint = "repeat the DESTINATION argument of `skopeo sync`: --destination HOST/PREFIX"
+        hint = "add the DESTINATION argument of `skopeo sync`: --destination HOST/PREFIX"
         return ConfigError(f"{what}, so `--destination` is required", hint=hint)
     return ConfigError(
         f"`--destination` is only for skopeo: a file of {tool} contains the targets", hint="leave it out"
@@ -96,14 +95,14 @@ def _destination_error(tool: str) -> ConfigError:
 
 
 def _write_valid(conversion: Conversion, heading: list[str], file: str) -> str:
-    """Return the text of the new file. Mirrors that `mirror validate` would reject are left out, with a note."""
+    """Return the text of the new file, without the mirrors that `mirror validate` would reject. Add a note for each."""
     while True:
         text = write_configuration(conversion, heading, file)
         problems = _find_problems(text) if conversion.mirrors else []
         rejected = {int(found[1]): problem for problem in problems if (found := _MIRROR.match(problem.path))}
         if not rejected:
-            # The problem is outside of `mirrors`, for example a missing library for a setting of a registry. Keep the
-            # setting, because the mirrors need it.
+            # The problem is outside of `mirrors`: for example, a setting of a registry needs a library that is not
+            # installed. Keep the setting, because the mirrors need it.
             conversion.notes += [Note(1, problem.path, problem.message, lost=True) for problem in problems]
             return write_configuration(conversion, heading, file)
         for index, problem in rejected.items():
@@ -112,11 +111,11 @@ def _write_valid(conversion: Conversion, heading: list[str], file: str) -> str:
 
 
 def _leave_out(conversion: Conversion, index: int, problem: ConfigProblem) -> list[Note]:
-    """Return the notes for a mirror that is left out because of `problem`. index: its position in the new file."""
+    """Return the notes for a mirror that is left out because of a problem. index: its index in the new file."""
     mirror = conversion.mirrors[index]
 
     def name_entry(found: re.Match[str]) -> str:
-        """Return the name of an entry in the old file, in place of its path in the new file."""
+        """Return the name of an entry in the old file, which replaces its path in the new file."""
         return f"the entry on line {conversion.mirrors[int(found[1])].line}"
 
     what = _MIRROR.sub(name_entry, re.sub(r" \(line \d+\)", "", problem.message))

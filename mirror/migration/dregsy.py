@@ -24,7 +24,7 @@ _FLAGS = "the flag -run of dregsy is `mirror sync --only PATTERN`, with patterns
 
 
 def convert(top: ToolMapping) -> Conversion:
-    """Convert a file of dregsy. Raises NotConvertible if its sections have the wrong form."""
+    """Convert a configuration of dregsy. Raises NotConvertible if its sections have the wrong form."""
     conversion, settings = Conversion(notes=top.notes), RegistrySettings()
     conversion.registries = settings.by_host
     conversion.notes.append(Note(1, "", _FLAGS))
@@ -66,7 +66,7 @@ def _convert_relays(top: ToolMapping) -> str | None:
         skopeo.note_unknown_keys(_TOOL)
     if lister is not None:
         lister.note_if_present("maxItems", "not needed: the list of repositories is always read completely")
-        lister.note_if_present("cacheDuration", "not needed: each list of repositories is read once in a run")
+        lister.note_if_present("cacheDuration", "not needed: each list of repositories is read once per run")
         lister.note_unknown_keys(_TOOL)
     top.note_if_present("watch", "not needed: each `mirror sync` reads the configuration file")
     return (directory or _DEFAULT_CERTIFICATES) if relay == "skopeo" else None
@@ -75,10 +75,10 @@ def _convert_relays(top: ToolMapping) -> str | None:
 def _convert_task(
     task: ToolMapping, settings: RegistrySettings, certificates: str | None, without_platform: list[Note]
 ) -> list[ConvertedMirror]:
-    """Return the entries for one task. A mapping that cannot be converted is left out, with a note.
+    """Convert one task to entries. A mapping that cannot be converted is left out, with a note.
 
-    without_platform: a list to which a note is added for each mapping that names no platform. Raises NotConvertible."""
-    task.text("name")  # it has no equivalent, and no effect on what is copied
+    without_platform: a list to which a note is added for each mapping without a platform. Raises NotConvertible."""
+    task.text("name")  # marks the name as read; it has no equivalent, and no effect on the copied images
     interval = task.number("interval")
     if interval:
         what = "not converted: start `mirror sync` with cron, for example:"
@@ -97,8 +97,9 @@ def _convert_task(
         notes: list[Note] = []
         peer = mapping.with_notes(notes)
         if not mapping.has("platform"):
-            what = "mappings without `platform`: dregsy copies the platform of its host, while all platforms are copied"
-            mapping.with_notes(without_platform).note(None, f"{what} here. To copy one, add `platforms: [linux/amd64]`")
+            what = "mappings without `platform`: dregsy copies the platform of its host, but `mirror` copies all"
+            only = "platforms. To copy only one platform, add `platforms: [linux/amd64]`"
+            mapping.with_notes(without_platform).note(None, f"{what} {only}")
         try:
             mirrors += _convert_mapping(peer, registries[0], registries[1])
         except NotConvertible as error:
@@ -125,8 +126,8 @@ def _convert_registry(
     elif auth:
         _convert_auth(peer, host, auth, settings)
     elif _GOOGLE.fullmatch(host):
-        what = "not converted: dregsy gets a token from Google. Run `gcloud auth configure-docker`, so that docker's"
-        peer.note(None, f"{what} configuration, which is used, has a credential helper for {host}")
+        what = "not converted: dregsy gets a token from Google. Run `gcloud auth configure-docker`, which adds a"
+        peer.note(None, f"{what} credential helper for {host} to docker's configuration, which `mirror` uses")
     if is_target and is_ecr:
         settings.set(host, "create", "ecr", peer, None)
     if peer.flag("skip-tls-verify"):
@@ -141,18 +142,18 @@ def _convert_registry(
             lister.note("type", "not converted: the API of Docker Hub is used to list the repositories of a namespace")
         lister.note_if_present("search", "not converted: `from` must begin with the namespace that is listed")
         for key in ("maxItems", "cacheDuration"):
-            lister.note_if_present(key, "not needed: the list of repositories is read completely, once in a run")
+            lister.note_if_present(key, "not needed: the list of repositories is read completely, once per run")
         lister.note_unknown_keys(_TOOL)
     return host
 
 
 def _convert_auth(peer: ToolMapping, host: str, auth: str, settings: RegistrySettings) -> None:
-    """Convert a login, which is base64-encoded JSON. If it has another form, add a note that does not quote it."""
+    """Convert a login, which is base64-encoded JSON. If its form is invalid, add a note that does not quote it."""
     try:
         login = json.loads(base64.b64decode(auth, validate=True))
         username, password = login["username"], login["password"]
     except (binascii.Error, ValueError, KeyError, TypeError):
-        what = "not converted: expected the base64 form of a JSON object with the keys username and password; set them"
+        what = "not converted: expected the base64 form of a JSON object with the keys username and password; set both"
         peer.note("auth", f"{what} under `registries`", lost=True)
         return
     if isinstance(username, str) and username and isinstance(password, str) and password:
@@ -160,7 +161,7 @@ def _convert_auth(peer: ToolMapping, host: str, auth: str, settings: RegistrySet
 
 
 def _convert_mapping(peer: ToolMapping, source: str, target: str) -> list[ConvertedMirror]:
-    """Return the entries for one mapping: one for its tags, and one for each digest. Raises NotConvertible."""
+    """Convert one mapping to entries: one for its tags, and one for each digest. Raises NotConvertible."""
     paths = map_paths(peer, source, target)
     tags, pinned = select_tags(peer)
     options: tuple[tuple[str, object], ...] = ()
@@ -173,7 +174,8 @@ def _convert_mapping(peer: ToolMapping, source: str, target: str) -> list[Conver
         options = (("platforms", [platform]),)
     peer.note_unknown_keys(_TOOL)
     if pinned and paths.repositories != ((), ()):
-        peer.reject("tags", "left out: a digest cannot be copied from several repositories; write one mapping for each")
+        what = "left out: a digest cannot be copied from several repositories; write one mapping for each repository"
+        peer.reject("tags", what)
     notes = tuple(peer.notes)
     found = []
     if tags is not None:

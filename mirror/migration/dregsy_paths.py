@@ -20,7 +20,7 @@ _GROUP_REFERENCE = re.compile(r"\$(?:\{(\w+)\}|(\w+)|(\$))")
 
 
 class Paths(Struct, frozen=True):
-    """The source and the target of a mapping, in the syntax of a `mirror` configuration.
+    """The source and the target of a mapping of dregsy, in the syntax of a `mirror` configuration.
 
     repositories: the patterns for `repositories.include` and `repositories.exclude`; empty for a single repository."""
 
@@ -30,7 +30,7 @@ class Paths(Struct, frozen=True):
 
 
 def map_paths(peer: ToolMapping, source: str, target: str) -> Paths:
-    """Convert the keys `from` and `to` of a mapping. source, target: the registries. Raises NotConvertible."""
+    """Convert the keys `from` and `to` of a mapping. source, target: the two registries. Raises NotConvertible."""
     old, new = peer.text("from"), peer.text("to") or ""
     if not old:
         peer.reject("from", "left out: a mapping needs `from`; correct the file")
@@ -73,16 +73,17 @@ def _map_expression(peer: ToolMapping, source: str, target: str, expression: str
 def _map_prefix(
     peer: ToolMapping, prefix: str, include: tuple[str, ...], new: str
 ) -> tuple[str, tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Return the prefix on the target if `to` replaces the literal beginning of `from`. Raises NotConvertible.
+    """Convert a key `to` that replaces the literal beginning of `from`. Raises NotConvertible.
 
-    dregsy also replaces later occurrences in the path. Repositories that have one are left out, with a note."""
+    Return the prefix on the target, and the patterns for repositories. dregsy also replaces later occurrences of the
+    beginning in a path. Repositories with such paths are left out, with a note."""
     expression, replacement = _split_replacement(peer, new)
     literal = expression.removeprefix("^").replace("\\.", ".")
     whole = f"/{prefix}/"
     is_literal = _LITERAL.fullmatch(expression.removeprefix("^")) is not None and "$" not in replacement
     if not is_literal or not prefix or whole.count(literal) != 1:
-        what = "left out: `to` can be converted only if it replaces a literal beginning of `from` that ends with a"
-        peer.reject("to", f"{what} slash; write one mapping for each repository")
+        what = "left out: `to` can be converted only if it replaces a literal beginning of `from` up to a slash;"
+        peer.reject("to", f"{what} write one mapping for each repository")
     mapped = whole.replace(literal, replacement)
     if not mapped.endswith("/"):
         peer.reject("to", "left out: the replacement must end with a slash; write one mapping for each repository")
@@ -94,7 +95,7 @@ def _map_prefix(
 
 
 def _split_replacement(peer: ToolMapping, text: str) -> tuple[str, str]:
-    """Split `regex:EXPRESSION,REPLACEMENT` into its parts. Raises NotConvertible."""
+    """Split `regex:EXPRESSION,REPLACEMENT` into the expression and the replacement. Raises NotConvertible."""
     expression, comma, replacement = text.removeprefix(_PREFIX).partition(",")
     try:
         compile_pattern(expression)
@@ -106,7 +107,7 @@ def _split_replacement(peer: ToolMapping, text: str) -> tuple[str, str]:
 
 
 def _expand_groups(replacement: str, groups: dict[str, str]) -> str:
-    """Replace the group references (`$1`) in a Go replacement. A group that does not exist is empty."""
+    """Replace the group references (`$1`) in a Go replacement by the text of the groups. A missing group is empty."""
 
     def value(found: re.Match[str]) -> str:
         """Return the text for one group reference, or `$` for an escaped dollar sign."""

@@ -19,7 +19,7 @@ _COMBINED = "write one list of patterns under `tags: {include: [...]}` of the ne
 
 
 def select_tags(peer: ToolMapping) -> tuple[TagSelection | None, list[str]]:
-    """Convert the key `tags`, and return the selected tags and the digests, which have the form `[:TAG]@DIGEST`.
+    """Convert the key `tags`. Return the selection of tags, and the selected digests in the form `[:TAG]@DIGEST`.
 
     If the key is missing or empty, all tags are selected. If it contains only digests, the selection of tags is None.
     Raises NotConvertible if the rules of `mirror` cannot express the selection."""
@@ -50,7 +50,7 @@ def select_tags(peer: ToolMapping) -> tuple[TagSelection | None, list[str]]:
 
 
 def _convert_filter(peer: ToolMapping, kind: str, value: str) -> TagSelection:
-    """Return the tags that a filter selects. Raises NotConvertible."""
+    """Convert a filter to a selection of tags. kind: `semver`, `regex` or `js`. Raises NotConvertible."""
     if kind == "js":
         peer.reject("tags", f"left out: JavaScript cannot be converted; {_COMBINED}")
     try:
@@ -66,13 +66,13 @@ def _convert_filter(peer: ToolMapping, kind: str, value: str) -> TagSelection:
 
 
 def _parse_expression(value: str) -> tuple[bool, str]:
-    """Return whether a regular expression is inverted by a leading `!`, and its pattern. Raises ConfigError."""
+    """Return whether a leading `!` inverts a regular expression, and the pattern for it. Raises ConfigError."""
     text = value.strip()
     return text.startswith("!"), pattern_for_search(complete_anchors(text.removeprefix("!")))
 
 
 def _parse_digest(peer: ToolMapping, text: str) -> str:
-    """Return an item of `tags` with a digest in the form `[:TAG]@DIGEST`. Raises NotConvertible."""
+    """Convert an item of `tags` with a digest to the form `[:TAG]@DIGEST`. Raises NotConvertible."""
     tag, _, digest = text.rpartition("@")
     try:
         parsed = Digest.parse(digest)
@@ -82,7 +82,7 @@ def _parse_digest(peer: ToolMapping, text: str) -> str:
 
 
 def _apply_keep(peer: ToolMapping, found: list[TagSelection], keep: list[str]) -> TagSelection:
-    """Return the union of the selections in `found`, restricted by the filters `keep:`. Raises NotConvertible."""
+    """Return the union of selections, restricted by the filters `keep:` of dregsy. Raises NotConvertible."""
     newest: int | None = None
     exclude: list[str] = []
     for value in keep:
@@ -99,14 +99,14 @@ def _apply_keep(peer: ToolMapping, found: list[TagSelection], keep: list[str]) -
         elif all(one.every and not one.exclude for one in found):
             found = [TagSelection(include=(pattern,))]
         elif any(one.every or one.include for one in found):
-            peer.reject("tags", f"left out: a tag cannot be required to match two patterns; {_COMBINED}")
+            peer.reject("tags", f"left out: no rule can require a tag to match two patterns; {_COMBINED}")
     # `keep:` with an expression does not apply to tags that are listed by name.
     restricted = [one if one.literal else replace(one, exclude=(*one.exclude, *exclude)) for one in found]
     united: TagSelection | None = restricted[0]
     for one in restricted[1:]:
         united = united.union(one) if united is not None else None
     if united is None:
-        what = "left out: the filters exclude different tags, but `tags` has only one list of exclusions"
+        what = "left out: the filters exclude different tags, but `tags` has only one list `exclude`"
         peer.reject("tags", f"{what}; {_COMBINED}")
     if newest is None:
         return united

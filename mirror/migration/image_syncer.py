@@ -29,7 +29,9 @@ _FLAGS = (
 
 
 class _Name(Struct, frozen=True):
-    """A source or destination. repository: as in a `mirror` configuration. tags: the tags that it names."""
+    """A parsed source or destination of image-syncer.
+
+    repository: in the form of a `mirror` configuration. tags: the tags that the source or destination lists."""
 
     repository: str
     tags: tuple[str, ...] = ()
@@ -38,11 +40,11 @@ class _Name(Struct, frozen=True):
 
 
 def convert(top: ToolMapping, path: Path, environment: Mapping[str, str]) -> Conversion:
-    """Convert a file of image-syncer: one with images, or one in the old format with the sections `auth` and `images`.
+    """Convert a file of image-syncer, which lists images, or has the old format with the sections `auth` and `images`.
 
     path: the path of the file. If its directory contains `auth.yaml`, `auth.yml` or `auth.json`, the logins are read
-    from there. environment: the environment variables that destinations and logins may refer to. Raises NotConvertible,
-    ConfigError, LocalError."""
+    from this file. environment: the environment variables that destinations and logins may refer to. Raises
+    NotConvertible, ConfigError, LocalError."""
     conversion, settings = Conversion(notes=top.notes), RegistrySettings()
     conversion.registries = settings.by_host
     conversion.notes.append(Note(1, "", _FLAGS))
@@ -52,7 +54,7 @@ def convert(top: ToolMapping, path: Path, environment: Mapping[str, str]) -> Con
         # In the old format, image-syncer does not expand variables in logins.
         _convert_logins(auth, settings, None)
         if images is None:
-            top.reject("images", "the file has no images; convert the file with the images, which `--images` names")
+            top.reject("images", "the file lists no images; convert the file that the option `--images` names")
     else:
         images = top
         _convert_logins(_read_auth_file(path, conversion.notes), settings, environment)
@@ -85,7 +87,7 @@ def _read_auth_file(path: Path, notes: list[Note]) -> ToolMapping | None:
 def _convert_logins(
     auth: ToolMapping | None, settings: RegistrySettings, environment: Mapping[str, str] | None
 ) -> None:
-    """Convert the logins. environment: the variables that they may refer to, or None if variables are not expanded."""
+    """Convert the logins of registries. environment: the variables to expand in logins; None to expand none."""
     if auth is None:
         return
     for name in auth.read_keys():
@@ -101,7 +103,7 @@ def _convert_logins(
 def _convert_login(
     login: ToolMapping, name: str, settings: RegistrySettings, environment: Mapping[str, str] | None
 ) -> None:
-    """Convert one login. name: its key, which is a registry, or a registry and a path. Raises NotConvertible."""
+    """Convert one login. name: the key of the login: a registry, or a registry and a path. Raises NotConvertible."""
     registry, _, path = name.partition("/")
     if not names_host(registry):
         login.reject(None, "not converted: the key must begin with a registry, such as docker.io")
@@ -114,7 +116,7 @@ def _convert_login(
             username = expand_variables(login, "username", username, environment)
         settings.set_login(host, username, reference or password, login, "password", path=path)
         if path:
-            what = "the longest path that contains a repository counts; image-syncer may use any of several matches"
+            what = "if several paths contain a repository, the longest path applies; image-syncer may use any of them"
             login.note(None, what)
     elif username or password:
         login.note(None, "not converted: a login needs `username` and `password`", lost=True)
@@ -125,7 +127,7 @@ def _convert_login(
 
 
 def _convert_rule(images: ToolMapping, text: str, environment: Mapping[str, str]) -> Iterator[ConvertedMirror]:
-    """Yield the entries for one source and its destinations. Raises NotConvertible."""
+    """Convert one rule to entries: a source and its destinations. text: the source. Raises NotConvertible."""
     source = _parse_name(images, text, text, is_source=True)
     line = images.node.keys[text].line + 1
     node = images.node.items[text]

@@ -31,9 +31,9 @@ _SAME = {"=>": ">=", "=<": "<=", "~>": "~", "": "="}
 
 
 class _Version(Struct, frozen=True):
-    """The version in a comparison.
+    """The version in a comparison of a range.
 
-    given: how many numbers it has before the first wildcard. lowest: whether it has the suffix `-0`."""
+    given: the count of numbers before the first wildcard. lowest: whether the version has the suffix `-0`."""
 
     numbers: tuple[int, ...]
     given: int
@@ -41,14 +41,14 @@ class _Version(Struct, frozen=True):
 
 
 def parse_range(text: str) -> VersionSet:
-    """Return the versions in a range. Raises ConfigError if it is invalid or cannot be converted."""
+    """Return the versions in a version range of skopeo. Raises ConfigError if it is invalid or cannot be converted."""
     check_length(text)
     groups = _HYPHEN.sub(r">= \1, <= \2 ", text).split("||")
     return unite_all(_parse_group(group, text) for group in groups)
 
 
 def _parse_group(group: str, text: str) -> VersionSet:
-    """Return the versions that satisfy all comparisons of a group. text: the whole range, for messages."""
+    """Return the versions that satisfy all comparisons of a group, a part of a range. text: the range, for messages."""
     if not _GROUP.fullmatch(group):
         raise ConfigError(f'skopeo does not accept the range "{printable(text, 80)}"; correct the file')
     parts = _PART.findall(group)
@@ -58,7 +58,7 @@ def _parse_group(group: str, text: str) -> VersionSet:
 
 
 def _parse_version(text: str) -> _Version:
-    """Parse the version in a comparison. Raises ConfigError if its suffix cannot be converted."""
+    """Parse the version in a comparison. Raises ConfigError if the suffix of the version cannot be converted."""
     numbers_text, _, suffix = text.partition("+")[0].removeprefix("v").partition("-")
     if suffix not in ("", "0"):
         what = f'the pre-release in "{printable(text, 80)}" cannot be converted'
@@ -83,7 +83,7 @@ def _compare(operator: str, version: _Version) -> VersionSet:
         return from_version.intersection(numbers_below(_caret_end(version)))
     is_tilde = operator == "~" or (operator == "=" and version.given < 3)
     if is_tilde and version.given in (0, 3) and not numbers:
-        return from_version  # `*`, and `~0.0.0`, which the library treats in the same way
+        return from_version  # `*`, and `~0.0.0`, which the library treats like `*`
     if is_tilde:
         return from_version.intersection(numbers_below(_next_numbers(version, min(version.given, 2))))
     if version.lowest:

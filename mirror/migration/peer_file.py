@@ -15,11 +15,11 @@ _NUMBER = re.compile(r"-?[0-9]{1,15}(?:\.[0-9]{1,15})?")
 
 
 class Note(Struct, frozen=True, order=True):
-    """A note about a key of the old file.
+    """A note about a key in a file of another tool.
 
-    line: the line of the key, counted from 1. path: the path of the key. text: what is different or missing, and what
-    to do. lost: whether the new file therefore does not copy images that the other tool copies, or lacks a setting that
-    they need. file: the name of the file that contains the key, if this is not the old file itself."""
+    line: the line of the key, counted from 1. path: the path of the key. text: describes the difference, and a remedy.
+    lost: whether the new file therefore does not copy images that the other tool copies, or lacks a setting that they
+    need. file: the name of the file that contains the key, if it is not the file to convert."""
 
     line: int
     path: str
@@ -29,7 +29,7 @@ class Note(Struct, frozen=True, order=True):
 
 
 class NotConvertible(MirrorError):
-    """Raised if a part of the file cannot be converted. note: says why, and what to do."""
+    """Raised if a part of a file cannot be converted. note: describes the reason and a remedy."""
 
     def __init__(self, note: Note) -> None:
         super().__init__(f"{note.path}: {note.text}")
@@ -37,10 +37,10 @@ class NotConvertible(MirrorError):
 
 
 class ToolMapping:
-    """A YAML mapping in the other tool's file. It records which keys were read; `note_unknown_keys` reports the rest.
+    """A YAML mapping in a file of another tool, which records the keys that were read.
 
-    node, path: the mapping and its key path. notes: the list to which notes are added. file: the name of the file that
-    contains the mapping, if this is not the old file itself."""
+    `note_unknown_keys` reports all other keys. node, path: the mapping and its key path. notes: the list to which notes
+    are added. file: the name of the file that contains the mapping, if it is not the file to convert."""
 
     def __init__(self, node: Mapping, path: KeyPath, notes: list[Note], file: str = "") -> None:
         self.file = file
@@ -55,7 +55,7 @@ class ToolMapping:
         return self.node.line + 1
 
     def with_notes(self, notes: list[Note]) -> ToolMapping:
-        """Return a copy of the mapping that adds its notes to `notes`, and in which no key is marked as read."""
+        """Return a copy of the mapping that adds its notes to another list, and in which no key is marked as read."""
         return ToolMapping(self.node, self.path, notes, self.file)
 
     def read_keys(self) -> list[str]:
@@ -64,11 +64,11 @@ class ToolMapping:
         return list(self.node.items)
 
     def has(self, key: str) -> bool:
-        """Return whether the key is present and not null. Marks it as read."""
+        """Return whether a key is present and not null. Marks the key as read."""
         return self._value(key) is not None
 
     def text(self, key: str) -> str | None:
-        """Return the scalar under `key` as written in the file, or None if there is none. Raises NotConvertible."""
+        """Return the text of the scalar under a key, or None if the key is missing. Raises NotConvertible."""
         node = self._value(key)
         if node is None:
             return None
@@ -77,7 +77,7 @@ class ToolMapping:
         return node.text
 
     def texts(self, key: str) -> list[str]:
-        """Return the strings in the list under `key`, or an empty list if the key is missing. Raises NotConvertible."""
+        """Return the strings in the list under a key, or an empty list if the key is missing. Raises NotConvertible."""
         node = self._value(key)
         if node is None:
             return []
@@ -87,7 +87,7 @@ class ToolMapping:
         return [item.text for item in items if isinstance(item, Scalar)]
 
     def flag(self, key: str) -> bool | None:
-        """Return the boolean under `key`, or None if the key is missing. Raises NotConvertible."""
+        """Return the boolean under a key, or None if the key is missing. Raises NotConvertible."""
         text = self.text(key)
         if text is None:
             return None
@@ -96,7 +96,7 @@ class ToolMapping:
         return text.lower() in ("true", "yes", "on")
 
     def number(self, key: str) -> float | None:
-        """Return the number under `key`, or None if the key is missing. Raises NotConvertible."""
+        """Return the number under a key, or None if the key is missing. Raises NotConvertible."""
         text = self.text(key)
         if text is None:
             return None
@@ -105,7 +105,7 @@ class ToolMapping:
         return float(text)
 
     def mapping(self, key: str) -> ToolMapping | None:
-        """Return the mapping under `key`, or None if the key is missing. Raises NotConvertible."""
+        """Return the mapping under a key, or None if the key is missing. Raises NotConvertible."""
         node = self._value(key)
         if node is None:
             return None
@@ -114,7 +114,7 @@ class ToolMapping:
         return ToolMapping(node, (*self.path, key), self.notes, self.file)
 
     def mappings(self, key: str) -> Iterator[ToolMapping]:
-        """Yield the mappings in the list under `key`. Raises NotConvertible."""
+        """Yield the mappings in the list under a key. Raises NotConvertible."""
         node = self._value(key)
         items = node.items if isinstance(node, Sequence) else []
         if (node is not None and not isinstance(node, Sequence)) or not all(isinstance(one, Mapping) for one in items):
@@ -128,7 +128,7 @@ class ToolMapping:
         self.notes.append(self._note(key, text, lost=lost))
 
     def note_if_present(self, key: str, text: str, *, lost: bool = False) -> None:
-        """Add a note about a key if it is present. Marks it as read."""
+        """Add a note about a key if it is present. Marks the key as read."""
         if self.has(key):
             self.note(key, text, lost=lost)
 
@@ -140,16 +140,16 @@ class ToolMapping:
         """Add a note about each key that was not read. tool: the name of the tool to which the file belongs."""
         for key in self.node.items:
             if key not in self._read:
-                self.note(key, f"not converted: it is not a known key of {tool}")
+                self.note(key, f"not converted: this is not a known key of {tool}")
 
     def _value(self, key: str) -> Node | None:
-        """Return the node under `key`, or None if it is missing or null. Marks the key as read."""
+        """Return the node under a key, or None if the key is missing or null. Marks the key as read."""
         self._read.add(key)
         node = self.node.items.get(key)
         return None if isinstance(node, Scalar) and node.value is None else node
 
     def _note(self, key: str | None, text: str, *, lost: bool) -> Note:
-        """Return a note about a key, or about the mapping if `key` is None."""
+        """Create a note about a key, or about the mapping if `key` is None."""
         if key is None:
             return Note(self.line, format_key_path(self.path), printable(text, 1000), lost, self.file)
         self._read.add(key)

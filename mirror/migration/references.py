@@ -9,7 +9,7 @@ from mirror.oci.reference import Repository, names_host
 
 
 def parse_repository(peer: ToolMapping, key: str | None, text: str) -> str:
-    """Return a repository with its registry, as in a `mirror` configuration. Raises NotConvertible if it is invalid."""
+    """Convert a repository to the form of a `mirror` configuration. Raises NotConvertible if it is invalid."""
     first, slash, rest = text.partition("/")
     try:
         return str(Repository.parse(f"{canonical_host(first)}/{rest}" if slash and names_host(first) else text))

@@ -1,4 +1,4 @@
-"""Collects the settings of registries. Passwords become references to environment variables or files."""
+"""Collects the settings of registries for the new file, in which references to variables or files replace passwords."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ MOST_PARALLEL = 64
 
 
 class RegistrySettings:
-    """The settings of registries for the new file, by host and key."""
+    """The settings of registries in the new file, by host and key."""
 
     def __init__(self) -> None:
         self.by_host: dict[str, dict[str, object]] = {}
         self._passwords: dict[str, str] = {}  # the passwords in the old file, by the variables that replace them
 
     def set(self, host: str, key: str, value: object, peer: ToolMapping, peer_key: str | None) -> None:
-        """Set a key of a registry. If the key already has a different value, keep that value and add a note.
+        """Set a key of a registry. If the key already has a different value, keep the old value and add a note.
 
         peer, peer_key: the mapping and the key in the old file."""
         settings = self.by_host.setdefault(host, {})
         if settings.setdefault(key, value) != value:
-            peer.note(peer_key, f"not converted: an earlier entry has another value for {host}, which is kept")
+            peer.note(peer_key, f"not converted: an earlier entry sets another value for {host}, which is kept")
 
     def set_login(
         self,
@@ -40,8 +40,8 @@ class RegistrySettings:
     ) -> None:
         """Set the user name and the password of a registry, or of the repositories below `path`.
 
-        password: a reference to a variable or file, or the password itself, which is replaced with a reference to a
-        variable. If the registry already has a different login, keep that login and add a note."""
+        password: a reference to a variable or file, or the password itself, which is replaced by a reference to a
+        variable. If the registry already has a different login, the old login is kept, and a note is added."""
         where = f"{host}/{path}" if path else host
         what = f"not converted: an earlier entry has another login for {where}, which is kept; if some repositories "
         what += "need this login, add it under `paths` of the registry"
@@ -50,7 +50,7 @@ class RegistrySettings:
             name = variable_for(where)
             reference = {"env": name}
             if name not in self._passwords:
-                peer.note(peer_key, f"passwords are not copied: set the environment variable {name} to this password")
+                peer.note(peer_key, f"the password is not copied: set the environment variable {name} to this password")
             if self._passwords.setdefault(name, password) != password:
                 peer.note(peer_key, what, lost=True)
                 return
@@ -67,22 +67,22 @@ class RegistrySettings:
     def set_unverified(self, host: str, peer: ToolMapping, peer_key: str) -> None:
         """Disable certificate verification for a registry, and add a note about plain http."""
         self.merge_tls(host, {"verify": False}, peer, peer_key)
-        what = "the certificate is not verified, as before, but http is never used as a fallback:"
-        peer.note(peer_key, f"{what} if {host} has no https, replace `tls: {{verify: false}}` with `plain-http: true`")
+        what = "the certificate is not verified, as before, but http is never used as a fallback: if"
+        peer.note(peer_key, f"{what} {host} does not support https, replace `tls: {{...}}` with `plain-http: true`")
 
     def merge_tls(self, host: str, values: dict[str, object], peer: ToolMapping, peer_key: str | None) -> None:
-        """Add values to the key `tls` of a registry. Values that are already set are kept, with a note."""
+        """Add values to the key `tls` of a registry. If a key already has a different value, keep it and add a note."""
         tls = self.by_host.setdefault(host, {}).setdefault("tls", {})
         for key, value in values.items():
             if isinstance(tls, dict) and tls.setdefault(key, value) != value:
-                peer.note(peer_key, f"not converted: an earlier entry has another value for {host}, which is kept")
+                peer.note(peer_key, f"not converted: an earlier entry sets another value for {host}, which is kept")
 
     def read_certificates(
         self, host: str, directory: str, peer: ToolMapping, peer_key: str, *, optional: bool = False
     ) -> None:
-        """Use the TLS files in a directory for a registry: `*.crt`, `*.cert` and `*.key`.
+        """Set the key `tls` of a registry to the files `*.crt`, `*.cert` and `*.key` in a directory.
 
-        optional: whether the directory may be missing or contain no such files. If it must not, a note is added."""
+        optional: whether the directory may be missing or contain no such files; otherwise, a note is added."""
         try:
             found = {suffix: sorted(Path(directory).glob(f"*.{suffix}")) for suffix in ("crt", "cert", "key")}
         except OSError:  # for example no permission to read it
@@ -91,20 +91,23 @@ class RegistrySettings:
             return
         if not any(found.values()):
             what = "not converted: the directory contains no certificates on this machine; set `tls: {ca, cert, key}`"
-            peer.note(peer_key, f"{what} of {host} to the paths of the files")
+            peer.note(peer_key, f"{what} for {host} to the paths of the files")
             return
         if any(len(files) > 1 for files in found.values()):
             what = "not converted: the directory contains several files of one kind; put the certificate authorities"
-            peer.note(peer_key, f"{what} into one PEM file, and set `tls: {{ca, cert, key}}` of {host}", lost=True)
+            peer.note(peer_key, f"{what} into one PEM file, and set `tls: {{ca, cert, key}}` for {host}", lost=True)
             return
         keys = {"ca": found["crt"], "cert": found["cert"], "key": found["key"]}
         self.merge_tls(host, {key: str(files[0]) for key, files in keys.items() if files}, peer, peer_key)
         if found["crt"]:
-            peer.note(peer_key, "the certificate authorities in `ca` replace those of the system; they are not added")
+            what = (
+                "the certificate authorities in `ca` are used instead of those of the system, not in addition to them"
+            )
+            peer.note(peer_key, what)
 
 
 def canonical_host(text: str) -> str:
-    """Return the host name of a registry in the form that references use. All names of Docker Hub become `docker.io`.
+    """Return the canonical host name of a registry, as in references. All names of Docker Hub become `docker.io`.
 
     text: the name in the old file, which may have a scheme and a path. Raises ConfigError if it is invalid."""
     host = re.sub(r"\Ahttps?://", "", text).partition("/")[0]
@@ -128,7 +131,7 @@ def host_or_reject(peer: ToolMapping, key: str | None, text: str) -> str:
 
 
 def rate_per_second(requests: float) -> str | None:
-    """Return the value of `rate` for a number of requests per second, rounded down, or None if it is too low."""
+    """Convert a number of requests per second to a value of the key `rate`, rounded down, or None if it is too low."""
     for seconds, unit in ((1, "s"), (60, "m"), (3600, "h")):
         count = requests * seconds
         if count >= 1 and (unit != "s" or count == int(count)):

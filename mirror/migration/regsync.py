@@ -24,7 +24,7 @@ _OCI_SCHEMES = ("ocidir://", "ocifile://")
 
 
 class _Options(Struct, frozen=True):
-    """Settings that both an entry and `defaults` may contain. A setting is None if its key is missing.
+    """The settings of regsync that an entry and `defaults` may both contain. A setting is None if its key is missing.
 
     types: the artifact types under `referrerFilters`."""
 
@@ -34,7 +34,7 @@ class _Options(Struct, frozen=True):
     external: bool | None = None
 
     def with_defaults(self, defaults: _Options) -> _Options:
-        """Return the settings, with missing ones taken from `defaults`."""
+        """Return the settings of an entry, completed by those of `defaults`."""
         return _Options(
             defaults.referrers if self.referrers is None else self.referrers,
             defaults.digest_tags if self.digest_tags is None else self.digest_tags,
@@ -44,7 +44,7 @@ class _Options(Struct, frozen=True):
 
 
 def convert(top: ToolMapping, environment: Mapping[str, str]) -> Conversion:
-    """Convert a file of regsync.
+    """Convert a configuration of regsync.
 
     environment: the environment variables that templates in the file may use. Raises NotConvertible if no part of the
     file can be converted."""
@@ -54,7 +54,7 @@ def convert(top: ToolMapping, environment: Mapping[str, str]) -> Conversion:
     conversion = Conversion(notes=top.notes)
     for key in top.node.items:
         if key.startswith("x-"):
-            top.has(key)  # anchors, which have been expanded
+            top.has(key)  # marks the key as read: it only defines anchors, which have been expanded
     registries, names = convert_hosts(top, environment)
     conversion.registries = registries.by_host
     defaults = top.mapping("defaults")
@@ -78,7 +78,7 @@ def _read_defaults(defaults: ToolMapping, conversion: Conversion) -> _Options:
         conversion.top["parallel"] = {"images": max(1, min(int(parallel), MOST_PARALLEL))}
         if parallel > 1:
             defaults.note(
-                "parallel", "`parallel.images` limits the copies to each target host, not those of the whole run"
+                "parallel", "`parallel.images` limits the copies to each target host, not the copies of the whole run"
             )
     for key in ("cacheCount", "cacheTime", "blobLimit"):
         defaults.note_if_present(key, "not needed: nothing is requested twice in a run, and blobs have no size limit")
@@ -92,7 +92,7 @@ def _read_defaults(defaults: ToolMapping, conversion: Conversion) -> _Options:
 
 
 def _read_options(peer: ToolMapping) -> _Options:
-    """Read the settings that entries and `defaults` have in common. Add a note for each one that has no equivalent."""
+    """Read the settings that entries and `defaults` have in common. Add a note for each setting without equivalent."""
     types, filters = [], list(peer.mappings("referrerFilters"))
     for one in filters:
         kind = one.text("artifactType")
@@ -111,7 +111,7 @@ def _read_options(peer: ToolMapping) -> _Options:
     if limit is not None:
         what = "not converted: requests pause when a registry reports that its rate limit is exceeded"
         limit.note_if_present("min", f"{what}; no part of the quota is reserved")
-        limit.note_if_present("retry", f"{what}, for as long as the registry asks for, up to 120 s")
+        limit.note_if_present("retry", f"{what}, for the time that the registry specifies, up to 120 s")
         limit.note_unknown_keys(_TOOL)
     what = "not converted: attachments are read from the source repository and written to the target repository"
     for key in ("referrerSource", "referrerTarget"):
@@ -121,8 +121,8 @@ def _read_options(peer: ToolMapping) -> _Options:
         what = "not converted: the attachments of unchanged images are requested once per `recheck` (24 h by default)"
         peer.note("fastCheck", what)
     if peer.flag("forceRecursive"):
-        peer.note("forceRecursive", "not converted: run `mirror sync --deep` to check all parts of unchanged images")
-    peer.note_if_present("mediaTypes", "not needed: all types of manifests are copied; see `schema1` for old ones")
+        peer.note("forceRecursive", "not converted: run `mirror sync --deep` to check all objects of unchanged images")
+    peer.note_if_present("mediaTypes", "not needed: all types of manifests are copied; see `schema1` for the old type")
     peer.note_if_present("hooks", "not needed: regsync does not run hooks")
     return _Options(peer.flag("referrers"), peer.flag("digestTags"), tuple(types), peer.flag("includeExternal"))
 
@@ -162,7 +162,7 @@ def _convert_entry(
 
 
 def _expand_reference(entry: ToolMapping, key: str, environment: Mapping[str, str], fields: dict[str, str]) -> str:
-    """Return the source or target of an entry with its templates replaced by their values.
+    """Return the source or target of an entry, in which each template is replaced by its value.
 
     The result is also stored in `fields`, because the template of a target may refer to the source."""
     text = entry.text(key)
@@ -187,7 +187,9 @@ def _option_keys(entry: ToolMapping, options: _Options) -> Iterator[tuple[str, o
         except ConfigError as error:
             entry.reject("platform" if platform else "platforms", f"left out: {error}")
     if platform:
-        entry.note("platform", "an index is copied with this platform only; regsync copies the image without its index")
+        entry.note(
+            "platform", "the index is copied with only this platform; regsync copies the image without its index"
+        )
         yield "platforms", [platform]
     elif platforms:
         yield "platforms", platforms
@@ -199,7 +201,7 @@ def _option_keys(entry: ToolMapping, options: _Options) -> Iterator[tuple[str, o
 
 
 def _repository_patterns(repos: ToolMapping, key: str) -> tuple[str, ...]:
-    """Return the patterns for the regular expressions under `allow` or `deny`. Raises NotConvertible."""
+    """Convert the regular expressions for repositories under `allow` or `deny`. Raises NotConvertible."""
     try:
         return tuple(pattern_for_search(f"^{text}$") for text in repos.texts(key))
     except ConfigError as error:
@@ -207,7 +209,7 @@ def _repository_patterns(repos: ToolMapping, key: str) -> tuple[str, ...]:
 
 
 def _parse_repository(entry: ToolMapping, key: str, text: str, names: RegistryNames) -> str:
-    """Return a repository as in a `mirror` configuration. Raises NotConvertible."""
+    """Convert a repository to the form of a `mirror` configuration. Raises NotConvertible."""
     layout = _parse_layout(text)
     if layout is not None:
         location, tag = layout
@@ -221,7 +223,7 @@ def _parse_repository(entry: ToolMapping, key: str, text: str, names: RegistryNa
 
 
 def _convert_image(entry: ToolMapping, source: str, target: str, names: RegistryNames) -> tuple[str, str, TagSelection]:
-    """Return the source, target and tag of a single image, as in a `mirror` configuration. Raises NotConvertible."""
+    """Convert an entry for a single image to a source, a target and a tag. Raises NotConvertible."""
     digest = ""
     layout = _parse_layout(source)
     if layout is not None:
@@ -248,7 +250,7 @@ def _convert_image(entry: ToolMapping, source: str, target: str, names: Registry
 
 
 def _parse_reference(entry: ToolMapping, key: str, text: str, names: RegistryNames) -> Reference:
-    """Parse a reference, and replace the name of its registry with the real host. Raises NotConvertible."""
+    """Parse a reference, and replace the name of its registry with the actual host. Raises NotConvertible."""
     first, slash, rest = text.partition("/")
     try:
         return Reference.parse(f"{names.resolve(first)}/{rest}" if slash and names_host(first) else text)
@@ -257,7 +259,7 @@ def _parse_reference(entry: ToolMapping, key: str, text: str, names: RegistryNam
 
 
 def _parse_layout(text: str) -> tuple[str, str] | None:
-    """Return the location and the tag if `text` is a layout (`ocidir://DIR:TAG`), otherwise None.
+    """Split a reference to a layout (`ocidir://DIR:TAG`) into a location and a tag. Return None for a registry.
 
     In layouts, regsync stores tags without a repository. The location gets a repository named after the directory."""
     scheme = next((one for one in _OCI_SCHEMES if text.startswith(one)), None)

@@ -24,13 +24,13 @@ _NOT_NEEDED = {
 
 
 class RegistryNames:
-    """Maps the names that references use for registries to the host names of the registries, where these differ."""
+    """Maps the names of registries in the references of regsync to host names, where the two differ."""
 
     def __init__(self) -> None:
         self.hosts: dict[str, str] = {}
 
     def resolve(self, text: str) -> str:
-        """Replace the name of a registry in `text`, which is a host or a host and a path, with its real host name."""
+        """Replace the name of the registry at the beginning of a reference with its host name."""
         first, slash, rest = text.partition("/")
         return f"{self.hosts.get(first, first)}{slash}{rest}"
 
@@ -50,14 +50,14 @@ def convert_hosts(top: ToolMapping, environment: Mapping[str, str]) -> tuple[Reg
 def _convert_host(
     peer: ToolMapping, settings: RegistrySettings, names: RegistryNames, environment: Mapping[str, str]
 ) -> None:
-    """Convert one entry of `creds`. Raises NotConvertible."""
+    """Convert one entry of `creds`: the settings of a registry. Raises NotConvertible."""
     name = expand_template(peer, "registry", peer.text("registry") or "", environment, {})
     host = host_or_reject(peer, "registry", name)
     hostname = peer.text("hostname")
     if hostname and host != _canonical_or_none(hostname):
         host = host_or_reject(peer, "hostname", hostname)
         names.hosts[name] = host
-        peer.note("hostname", "references now contain this host instead of the name of the registry")
+        peer.note("hostname", "references in the new file contain this host instead of the name of the registry")
     try:
         _convert_login(peer, host, settings, environment)
     except NotConvertible as error:
@@ -88,28 +88,30 @@ def _convert_login(peer: ToolMapping, host: str, settings: RegistrySettings, env
     if user and password:
         reference = secret_of_template(password)
         if reference is None and has_template(password):
-            what = "not converted: the template is not one variable or file; set `password` of"
+            what = "not converted: the template is not a single variable or file; set the password of"
             peer.note("pass", f"{what} {host} to {{env: NAME}} or {{file: PATH}}", lost=True)
         else:
             user = expand_template(peer, "user", user, environment, {})
             settings.set_login(host, user, password if reference is None else reference, peer, "pass")
     elif user or password:
         peer.note("user" if user else "pass", "not converted: a login needs `user` and `pass`", lost=True)
-    what = "not converted: set `username` and `password` for this registry, with which tokens are requested"
+    what = "not converted: set `username` and `password` for this registry, which are used to request tokens"
     peer.note_if_present("token", what, lost=True)
     helper = peer.text("credHelper")
     if helper:
         short = helper.rpartition("/")[2].removeprefix("docker-credential-")
-        what = f'not converted: add "credHelpers": {{"{host}": "{short}"}} to docker\'s config.json, which is used'
+        what = (
+            f'not converted: add "credHelpers": {{"{host}": "{short}"}} to docker\'s config.json, which `mirror` uses'
+        )
         peer.note("credHelper", what, lost=True)
-    peer.note_if_present("credExpire", "not needed: an expired login is renewed")
+    peer.note_if_present("credExpire", "not needed: an expired login is renewed automatically")
     peer.note_if_present(
         "credHost", "not converted: credential helpers are called with the name of the registry", lost=True
     )
 
 
 def _convert_tls(peer: ToolMapping, host: str, settings: RegistrySettings) -> None:
-    """Convert the keys for https and certificates."""
+    """Convert the keys for https and certificates of a registry."""
     tls, scheme = (peer.text("tls") or "").lower(), (peer.text("scheme") or "").lower()
     if tls == "disabled" or scheme == "http":
         settings.set(host, "plain-http", True, peer, "tls" if tls else "scheme")
@@ -130,7 +132,7 @@ def _convert_tls(peer: ToolMapping, host: str, settings: RegistrySettings) -> No
 
 
 def _convert_limits(peer: ToolMapping, host: str, settings: RegistrySettings) -> None:
-    """Convert the request limits. Raises NotConvertible if one of them is not a number."""
+    """Convert the request limits of a registry. Raises NotConvertible if a limit is not a number."""
     rate, parallel = peer.number("reqPerSec"), peer.number("reqConcurrent")
     if rate is not None and rate > 0:
         text = rate_per_second(rate)

@@ -1,4 +1,4 @@
-"""Converts the rules by which regsync selects tags: `tags` and `tagSets`."""
+"""Converts the keys `tags` and `tagSets` of regsync, which select tags."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from mirror.migration.version_patterns import TagForm, version_patterns
 from mirror.migration.version_sets import Numbers, VersionSet, check_length, compare, intersect_all, trim, unite_all
 from mirror.selection.versions import compile_range
 
-# In regsync, a version may have any number of numbers, and `1.2.3-` is the version 1.2.3.
+# In regsync, the count of numbers in a version is not limited, and `1.2.3-` is the version 1.2.3.
 _FORM = TagForm(most_numbers=None, suffix=".+", after_plain="-?")
-# Matches the tags that are not versions.
+# Patterns that match all tags that are not versions.
 _NO_VERSION = (r"[^v0-9].*", r"v(?:[^0-9].*)?", r"v?\d+(?:\.\d+)*(?:\.(?:[^0-9].*)?|[^-.0-9].*)")
 _PART = re.compile(r"(\^|~|>=|<=|>|<|=|)v?(\d{1,18}(?:\.\d{1,18})*)(-[^+]*)?(?:\+.*)?", re.DOTALL)
 
@@ -34,14 +34,14 @@ def select_tags(entry: ToolMapping) -> TagSelection:
     for one in sets[1:]:
         united = result.union(_select_set(one))
         if united is None:
-            what = "left out: the sets exclude different tags, but `tags` has only one list of exclusions; "
+            what = "left out: the sets exclude different tags, but `tags` has only one list `exclude`; "
             entry.reject("tagSets", what + "write one list of patterns under `tags: {include: [...]}`")
         result = united
     return result
 
 
 def _select_set(peer: ToolMapping) -> TagSelection:
-    """Convert one set of rules. Raises NotConvertible."""
+    """Convert one set of rules that select tags. Raises NotConvertible."""
     allow, deny = _patterns(peer, "allow"), _patterns(peer, "deny")
     ranges = [text for text in peer.texts("semverRange") if text]
     peer.note_unknown_keys("regsync")
@@ -60,7 +60,7 @@ def _select_set(peer: ToolMapping) -> TagSelection:
 
 
 def _suggest_semver(ranges: list[str]) -> str:
-    """Return a sentence that suggests the key `semver`, or an empty string if `semver` does not accept the ranges."""
+    """Return a sentence that suggests the key `semver`, or an empty string if the ranges are invalid for this key."""
     try:
         for text in ranges:
             compile_range(text)
@@ -71,10 +71,9 @@ def _suggest_semver(ranges: list[str]) -> str:
 
 
 def _patterns(peer: ToolMapping, key: str) -> tuple[str, ...]:
-    """Return the patterns for the regular expressions under `allow` or `deny`. Raises NotConvertible.
+    """Convert the regular expressions for tags under `allow` or `deny`. Raises NotConvertible.
 
-    regsync only adds `^` and `$` to the text of an expression, so in `a|b`, each alternative is anchored on one
-    side."""
+    regsync adds `^` and `$` to the text of an expression, so in `a|b`, each alternative is anchored only at one end."""
     found = []
     for text in peer.texts(key):
         try:
@@ -83,17 +82,17 @@ def _patterns(peer: ToolMapping, key: str) -> tuple[str, ...]:
             peer.reject(key, f"left out: {error}")
         if pattern.startswith(".*(?:^") and "|" in text:
             what = f"regsync anchors only the ends of {printable(text, 80)}, not each alternative; if the alternatives"
-            peer.note(key, f"{what} are whole tags, replace the pattern with this text")
+            peer.note(key, f"{what} should match whole tags, replace the pattern with this expression")
         found.append(pattern)
     return tuple(found)
 
 
 def _parse_range(text: str) -> VersionSet:
-    """Return the versions in one range of regsync. Raises ConfigError."""
+    """Return the versions in a version range of regsync. Raises ConfigError."""
     check_length(text)
     parts = text.split()
     if not parts:
-        raise ConfigError("a range of versions is empty; correct the file")
+        raise ConfigError("a version range is empty; correct the file")
     return intersect_all(_parse_part(part) for part in parts)
 
 

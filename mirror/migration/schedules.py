@@ -1,4 +1,4 @@
-"""Lines of a crontab for the intervals and schedules of other tools."""
+"""Converts the intervals and schedules of other tools to crontab lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _DAY = 24 * 60  # minutes
 
 
 def crontab_line(schedule: str | None, interval: str | None) -> str:
-    """Return a line of a crontab that starts a sync.
+    """Return a crontab line that starts a sync at a schedule or an interval.
 
     schedule: a cron schedule, which takes precedence. interval: a Go duration, such as `1h30m`, which is rounded up to
     an interval that cron can express."""
@@ -26,7 +26,7 @@ def crontab_line(schedule: str | None, interval: str | None) -> str:
 
 
 def crontab_line_for_seconds(seconds: float) -> str:
-    """Return a crontab line that starts a sync every `seconds` seconds, rounded up to an interval of cron."""
+    """Return a crontab line that starts a sync at an interval, which is rounded up to an interval of cron."""
     total = max(1, round(seconds / 60))
     minutes = next((one for one in (1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30) if one >= total), None)
     if minutes is not None:

@@ -30,7 +30,9 @@ _FLAGS = (
 
 
 class _Images(Struct):
-    """The tags that the mappings of a registry list for one repository. line: its first line, counted from 1."""
+    """The tags and digests that the mappings of a registry list for one repository.
+
+    line: the first line with the repository, counted from 1."""
 
     line: int
     selections: list[TagSelection] = field(default_factory=list)
@@ -39,11 +41,11 @@ class _Images(Struct):
 
 
 def convert(top: ToolMapping, destination: str) -> Conversion:
-    """Convert a file of skopeo.
+    """Convert a YAML file of `skopeo sync`.
 
-    destination: the DESTINATION argument of `skopeo sync`. `{repository}` in it is replaced with the name of the source
-    including its host, as with `--scoped`. A tag template at its end is kept. Raises NotConvertible, and ConfigError if
-    the destination is invalid."""
+    destination: the DESTINATION argument of `skopeo sync`. If it contains `{repository}`, this is replaced by the name
+    of the source including its host, as with `--scoped`. A tag template at its end is kept. Raises NotConvertible, and
+    ConfigError if the destination is invalid."""
     _check_destination(destination)
     conversion, settings = Conversion(notes=top.notes), RegistrySettings()
     conversion.registries = settings.by_host
@@ -66,18 +68,18 @@ def convert(top: ToolMapping, destination: str) -> Conversion:
 
 
 def _check_destination(destination: str) -> None:
-    """Raise ConfigError if a target cannot be made by adding a repository to the destination."""
+    """Raise ConfigError if a destination with a repository name added to it is not a valid target."""
     name = printable_reference(destination)
     try:
         target = _target(destination.replace(MATCHED, "source"), Repository("localhost", "repository"))
         parse_target(target)
     except ConfigError as error:
-        hint = "give the DESTINATION argument of `skopeo sync`, for example registry.example.com/hub"
+        hint = "specify the DESTINATION argument of `skopeo sync`, for example registry.example.com/hub"
         raise ConfigError(f"not a valid destination: '{name}': {error.what}", hint=hint) from None
 
 
 def _target(destination: str, source: Repository) -> str:
-    """Return the target for a source repository."""
+    """Return the target for a source repository. destination: the argument of `skopeo sync`."""
     prefix, colon, tag = destination.rpartition(":") if TAG in destination else (destination, "", "")
     if MATCHED in prefix:
         target = prefix.replace(MATCHED, str(source))
@@ -87,7 +89,7 @@ def _target(destination: str, source: Repository) -> str:
 
 
 def _convert_settings(block: ToolMapping, host: str, settings: RegistrySettings) -> None:
-    """Convert the login and the TLS settings of a registry. Raises NotConvertible."""
+    """Convert the login and the TLS settings of a registry. Raises NotConvertible if they are invalid."""
     login = block.mapping("credentials")
     if login is not None:
         username, password = login.text("username"), login.text("password")
@@ -104,7 +106,7 @@ def _convert_settings(block: ToolMapping, host: str, settings: RegistrySettings)
 
 
 def _convert_images(block: ToolMapping, host: str, destination: str, notes: list[Note]) -> Iterator[ConvertedMirror]:
-    """Yield an entry for each repository of a registry, and one for each image that is listed by its digest.
+    """Yield an entry for each repository of a registry, and an entry for each image that is listed by its digest.
 
     notes: the list to which notes are added."""
     for name, images in _collect_images(block, notes).items():
@@ -125,9 +127,9 @@ def _convert_images(block: ToolMapping, host: str, destination: str, notes: list
 
 
 def _collect_images(block: ToolMapping, notes: list[Note]) -> dict[str, _Images]:
-    """Read the mappings of a registry, and return what they list for each repository.
+    """Read the mappings of a registry, and return the images of each repository.
 
-    If a repository is in several mappings, the result contains the tags of all of them, as in skopeo."""
+    If several mappings contain a repository, the result contains the tags of all these mappings, as in skopeo."""
     found: dict[str, _Images] = {}
     for key, read in _READERS.items():
         try:

@@ -1,6 +1,6 @@
 """Converts regular expressions of other tools, which search within a tag, to patterns, which match the whole tag.
 
-The tools are written in Go, so their regular expressions have the syntax of RE2, as patterns do.
+The tools are written in Go, so their regular expressions have the syntax of RE2, which patterns also have.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def pattern_for_text(text: str) -> str:
 
 
 def _strip_anchors(expression: str) -> str:
-    """Return the expression without the anchors at its ends, and with `.*` at each end that has no anchor.
+    """Remove the anchors at the ends of an expression, and add `.*` at each end that has no anchor.
 
     The expression must not contain a `|` outside of groups."""
     start, rest = ("", expression[1:]) if expression.startswith("^") else (".*", expression)

@@ -1,6 +1,4 @@
-"""The tags that an entry of another tool selects. Selections are united, because two mirrors cannot write to one
-target.
-"""
+"""The tags that an entry of another tool selects. Selections can be united, because only one mirror may write a tag."""
 
 from __future__ import annotations
 
@@ -12,8 +10,8 @@ from mirror.util.structs import Struct, replace
 class TagSelection(Struct, frozen=True):
     """A selection of tags, by name or by pattern.
 
-    every: select all tags. literal: the names of selected tags. include: patterns of selected tags. exclude: patterns
-    of tags that are left out. newest: the number of tags to copy, the newest first; None for all."""
+    every: whether all tags are selected. literal: the names of selected tags. include: patterns for selected tags.
+    exclude: patterns for tags that are left out. newest: the number of newest tags to copy; None for all tags."""
 
     every: bool = False
     literal: tuple[str, ...] = ()
@@ -52,7 +50,7 @@ class TagSelection(Struct, frozen=True):
         return replace(self, literal=names, include=include, exclude=exclude)
 
     def _excludes_none_of(self, other: TagSelection) -> bool:
-        """Return whether `other` contains only names of tags, none of which matches a pattern of `self.exclude`."""
+        """Return whether `other` consists of names of tags, none of which matches a pattern in `exclude`."""
         is_literal = not (other.every or other.include or other.exclude)
         patterns = [compile_pattern(text) for text in self.exclude]
         return is_literal and not any(pattern.matches(tag) for pattern in patterns for tag in other.literal)
@@ -62,5 +60,5 @@ EVERY_TAG = TagSelection(every=True)
 
 
 def _merge(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the items of both tuples, each once."""
+    """Return the items of two tuples, each item once."""
     return tuple(dict.fromkeys(one + other))

@@ -1,6 +1,6 @@
 """Converts Go templates and environment variables in the files of other tools, because `mirror` expands neither.
 
-In references, variables are replaced with their current values. A password becomes a reference to its variable.
+In references, variables are replaced by their current values. A password is replaced by a reference to its variable.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _SHELL = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
 
 
 def secret_of_template(text: str) -> dict[str, str] | None:
-    """Return `{env: NAME}` or `{file: PATH}` for a text that is a single template for one of these, otherwise None."""
+    """Return `{env: NAME}` or `{file: PATH}` for a single template that reads a variable or a file, otherwise None."""
     action = _ACTION.fullmatch(text.strip())
     call = _CALL.fullmatch(action[1]) if action else None
     return {call[1]: call[2] or call[3]} if call else None
 
 
 def has_template(text: str) -> bool:
-    """Return whether the text contains a Go template."""
+    """Return whether a text contains a Go template."""
     return "{{" in text
 
 
@@ -39,7 +39,7 @@ def secret_of_variable(text: str) -> dict[str, str] | None:
 def expand_template(
     peer: ToolMapping, key: str, text: str, environment: Mapping[str, str], fields: Mapping[str, str]
 ) -> str:
-    """Replace the templates in a reference or user name with their current values, and add a note for each variable.
+    """Replace the templates in a reference or user name by their current values, and add a note for each variable.
 
     fields: the values of `.Sync.Source` and `.Sync.Type`. Raises NotConvertible if a template cannot be replaced."""
 
@@ -61,7 +61,7 @@ def expand_template(
 
 
 def expand_variables(peer: ToolMapping, key: str, text: str, environment: Mapping[str, str]) -> str:
-    """Replace the shell variables in a reference or user name with their current values, and add a note for each.
+    """Replace the shell variables in a reference or user name by their current values, and add a note for each.
 
     Raises NotConvertible if a variable is not set."""
     return _SHELL.sub(lambda found: _current_value(peer, key, found[1] or found[2], environment), text)
@@ -73,5 +73,5 @@ def _current_value(peer: ToolMapping, key: str, name: str, environment: Mapping[
     if not value:
         what = "left out: `mirror` does not expand variables, and the environment variable"
         peer.reject(key, f"{what} {name} is not set; set it, and convert again")
-    peer.note(key, f"the current value of {name} was inserted, because `mirror` does not expand variables")
+    peer.note(key, f"{name} was replaced by its current value, because `mirror` does not expand variables")
     return value

@@ -1,6 +1,6 @@
 """Converts a set of versions to tag patterns.
 
-`semver` cannot express the ranges of other tools, because it treats suffixes as npm does.
+The key `semver` cannot express the version ranges of other tools, because it treats suffixes as npm does.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from typing import TypeAlias
 from mirror.migration.version_sets import END, START, Cut, Intervals, Numbers, VersionSet
 from mirror.util.structs import Struct
 
-# A bound of an interval: the numbers, and whether they belong to the interval. None: there is no bound.
+# A bound of an interval: the numbers, and whether the interval includes them. None means that there is no bound.
 Bound: TypeAlias = tuple[Numbers, bool] | None
 
 _NONZERO = r"0*[1-9]\d*"
 
 
 class TagForm(Struct, frozen=True):
-    """How a tool writes versions in tags.
+    """The syntax of versions in tags, as a tool defines it.
 
-    most_numbers: the maximum number of numbers in a version; None for no limit. suffix: a pattern for the text after
-    the first hyphen. short_suffix: whether a version with fewer than three numbers may have a suffix. after_plain: a
-    pattern for what may follow the numbers of a version without a suffix."""
+    most_numbers: the maximum count of numbers in a version; None for no limit. suffix: a pattern for the text after the
+    first hyphen. short_suffix: whether a version with fewer than three numbers may have a suffix. after_plain: a
+    pattern for the text that may follow the numbers of a version without a suffix."""
 
     most_numbers: int | None
     suffix: str
@@ -30,7 +30,7 @@ class TagForm(Struct, frozen=True):
 
 
 def version_patterns(versions: VersionSet, form: TagForm) -> list[str]:
-    """Return patterns that together match exactly those tags in `form` whose versions are in the set."""
+    """Return patterns that together match exactly the tags whose versions are in a set. form: the syntax of tags."""
     found = [f"v?{numbers}{form.after_plain}" for numbers in _number_patterns(versions.plain, form.most_numbers, 1)]
     least = 1 if form.short_suffix else 3
     numbers_before_suffix = _number_patterns(versions.suffixed, form.most_numbers, least)
@@ -38,9 +38,9 @@ def version_patterns(versions: VersionSet, form: TagForm) -> list[str]:
 
 
 def _number_patterns(intervals: Intervals, most: int | None, least: int) -> list[str]:
-    """Return a pattern for each interval that matches the numbers of its versions.
+    """Return a pattern for the version numbers in each interval.
 
-    most, least: the maximum and the minimum number of numbers in a version."""
+    most, least: the maximum and the minimum count of numbers in a version."""
     found = []
     for start, end in intervals:
         alternatives = _first_number(_lower_bound(start), _upper_bound(end), most, least)
@@ -60,16 +60,16 @@ def _upper_bound(cut: Cut) -> Bound:
 
 
 def _first_number(low: Bound, high: Bound, most: int | None, least: int) -> list[str]:
-    """Return alternatives for all numbers of a version between two bounds."""
+    """Return alternative patterns for all version numbers between two bounds."""
     if low is None and high is None:
         return [rf"\d+{_any_numbers(_one_less(most), least - 1)}"]
     return _next_number(low, high, most, least, "")
 
 
 def _remaining_numbers(low: Bound, high: Bound, most: int | None, least: int) -> list[str]:
-    """Return alternatives for the numbers after one that is equal to the number of a bound, or of both bounds.
+    """Return alternative patterns for the numbers that follow a number which is equal to that of a bound.
 
-    low, high: the remaining numbers of the bounds. most, least: how many numbers may follow, and how many must."""
+    low, high: the remaining numbers of the bounds. most, least: the maximum and minimum count of following numbers."""
     if high == ((), False):
         return []
     if low == ((), True):
@@ -87,7 +87,7 @@ def _remaining_numbers(low: Bound, high: Bound, most: int | None, least: int) ->
 
 
 def _next_number(low: Bound, high: Bound, most: int | None, least: int, dot: str) -> list[str]:
-    """Return alternatives for the next number and the numbers after it. dot: the pattern before the number."""
+    """Return alternative patterns for the next number and the numbers after it. dot: the pattern before the number."""
     lowest, low_rest = _split(low)
     highest, high_rest = _split(high)
     most, least = _one_less(most), least - 1
@@ -114,7 +114,7 @@ def _split(bound: Bound) -> tuple[int, Bound]:
 
 
 def _one_less(most: int | None) -> int | None:
-    """Return the limit for the numbers after the next one: `most - 1`, or None for no limit."""
+    """Return the limit for the count of numbers after the next number: `most - 1`, or None for no limit."""
     return None if most is None else most - 1
 
 
@@ -138,12 +138,12 @@ def _numbers(number: str, most: int | None, least: int) -> str:
 
 
 def _join(before: str, alternatives: list[str]) -> list[str]:
-    """Return one pattern: `before`, followed by the alternatives. Return an empty list if there are no alternatives."""
+    """Return a list with one pattern, `before` followed by the alternatives, or an empty list without alternatives."""
     return [before + _group(alternatives)] if alternatives else []
 
 
 def _group(alternatives: list[str]) -> str:
-    """Return one pattern that matches each of the alternatives."""
+    """Return a pattern that matches any of the alternative patterns."""
     if len(alternatives) == 1:
         return alternatives[0]
     if alternatives[0] == "":
@@ -194,7 +194,7 @@ def _same_length_integers(low: str, high: str) -> list[str]:
 
 
 def _digits(count: int, *, open_ended: bool = False) -> str:
-    """Return a pattern for `count` digits. If `open_ended` is set, the pattern also matches more digits."""
+    """Return a pattern for `count` digits. open_ended: whether the pattern also matches more digits."""
     if open_ended:
         return rf"\d{{{count},}}" if count > 1 else r"\d+"
     return {0: "", 1: r"\d"}.get(count, rf"\d{{{count}}}")

@@ -1,6 +1,6 @@
-"""Sets of versions, computed from the version ranges of other tools.
+"""Sets of versions, to which the version ranges of other tools are converted.
 
-The tools differ in whether a range selects versions with a suffix, such as `1.2.3-rc.1`. A set therefore has two parts:
+Tools differ in whether a range selects versions with a suffix, such as `1.2.3-rc.1`. A set therefore has two parts:
 intervals of plain versions, and intervals of the numbers of versions with a suffix.
 """
 
@@ -26,7 +26,7 @@ NONE: Intervals = ()
 
 
 class VersionSet(Struct, frozen=True):
-    """A set of versions.
+    """A set of versions, as intervals.
 
     plain: the versions without a suffix. suffixed: the numbers of the versions that have a suffix."""
 
@@ -48,7 +48,7 @@ EVERY_VERSION = VersionSet(ALL, ALL)
 def check_length(text: str) -> None:
     """Raise ConfigError if a version range is longer than `LONGEST`."""
     if len(text) > LONGEST:
-        raise ConfigError(f"range too long: {len(text)} characters, at most {LONGEST} are allowed")
+        raise ConfigError(f"the version range is too long: {len(text)} characters; at most {LONGEST} are allowed")
 
 
 def trim(numbers: Iterable[int]) -> Numbers:
@@ -60,11 +60,11 @@ def trim(numbers: Iterable[int]) -> Numbers:
 
 
 def compare(operator: str, numbers: Numbers, *, lowest: bool = False) -> VersionSet:
-    """Return the versions that satisfy a comparison. A version with a suffix is lower than the same one without it.
+    """Return the versions that satisfy a comparison with a version.
 
-    operator: `>=`, `>`, `<=`, `<`, `=` or `!=`. numbers: those of the version to compare with. lowest: whether this
-    version has the suffix `-0`, which is lower than all other suffixes. In that case, the operator must be `>=` or
-    `<`."""
+    A version with a suffix is lower than the version with the same numbers and no suffix. operator: `>=`, `>`, `<=`,
+    `<`, `=` or `!=`. numbers: the numbers of the version to compare with. lowest: whether this version has the suffix
+    `-0`, which is lower than all other suffixes. In that case, the operator must be `>=` or `<`."""
     if operator in ("<", "<=", "!="):
         return compare({"<": ">=", "<=": ">", "!=": "="}[operator], numbers, lowest=lowest).complement()
     before, after = (numbers, 0), (numbers, 1)
@@ -75,7 +75,7 @@ def compare(operator: str, numbers: Numbers, *, lowest: bool = False) -> Version
 
 
 def numbers_below(numbers: Numbers) -> VersionSet:
-    """Return the versions with lower numbers than `numbers`, whatever their suffix: `2.0.0-rc.1` is not below 2."""
+    """Return the versions whose numbers are lower than `numbers`, with any suffix: `2.0.0-rc.1` is not below 2."""
     intervals = ((START, (numbers, 0)),)
     return VersionSet(intervals, intervals)
 
@@ -95,7 +95,7 @@ def intersect_all(sets: Iterable[VersionSet]) -> VersionSet:
 
 
 def _unite(intervals: Iterable[tuple[Cut, Cut]]) -> Intervals:
-    """Return the union of intervals in any order."""
+    """Return the union of intervals, which may be in any order."""
     merged: list[tuple[Cut, Cut]] = []
     for start, end in sorted(intervals):
         if merged and start <= merged[-1][1]:
@@ -106,12 +106,12 @@ def _unite(intervals: Iterable[tuple[Cut, Cut]]) -> Intervals:
 
 
 def _invert(intervals: Intervals) -> Intervals:
-    """Return the complement of intervals."""
+    """Return the complement of a set of intervals."""
     cuts = [START, *(cut for interval in intervals for cut in interval), END]
     pairs = zip(cuts[::2], cuts[1::2], strict=True)
     return tuple((start, end) for start, end in pairs if start < end)
 
 
 def _intersect(one: Intervals, other: Intervals) -> Intervals:
-    """Return the intersection of intervals."""
+    """Return the intersection of two sets of intervals."""
     return _invert(_unite([*_invert(one), *_invert(other)]))

@@ -12,12 +12,12 @@ from mirror.migration.peer_file import Note
 
 _PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./@=-]*(?::[A-Za-z0-9_./@=-]+)*")
 _WORDS = YAML_BOOLEANS | {"null", "y", "n"}
-_WIDTH = 110  # of a line with a list or a mapping in brackets
-_COMMENT_WIDTH = 110
+_WIDTH = 110  # maximum length of a line with a list or a mapping in brackets
+_COMMENT_WIDTH = 110  # maximum length of a comment line
 
 
 def write_configuration(conversion: Conversion, heading: Iterable[str], file: str) -> str:
-    """Return the text of the new file. heading: the lines of the comment at its top. file: the name of the old file."""
+    """Return the text of the new file. heading: the texts of the comment at the top. file: the name of the old file."""
     lines = [*_comment(heading, ""), *_notes(sorted(conversion.notes), file, ""), "version: 1"]
     for key, value in conversion.top.items():
         lines += _entry(key, value, "")
@@ -32,13 +32,13 @@ def write_configuration(conversion: Conversion, heading: Iterable[str], file: st
 
 
 def format_note(note: Note, file: str) -> str:
-    """Return a note as one line with its position, such as `regsync.yml:7: sync[0].backup: not converted: ...`."""
+    """Format a note as a line with its position, such as `regsync.yml:7: sync[0].backup: not converted: ...`."""
     path = f"{note.path}: " if note.path else ""
     return printable(f"{note.file or file}:{note.line}: {path}{note.text}", 1200)
 
 
 def _mirror_lines(mirror: ConvertedMirror, file: str) -> list[str]:
-    """Return the lines of one entry of `mirrors`."""
+    """Return the YAML lines for one entry of `mirrors`."""
     lines = _notes(mirror.notes, file, "  ")
     for key, value in mirror.as_keys().items():
         lines += _entry(key, value, "    ")
@@ -48,7 +48,7 @@ def _mirror_lines(mirror: ConvertedMirror, file: str) -> list[str]:
 
 
 def _entry(key: str, value: object, indent: str) -> list[str]:
-    """Return the lines of a key and its value: one line if it is short enough, otherwise several."""
+    """Return the YAML lines for a key and its value: one line if it is short enough, otherwise several lines."""
     line = f"{indent}{_scalar(key)}: {_flow(value)}"
     if len(line) <= _WIDTH or not isinstance(value, dict | list):
         return [line]
@@ -62,7 +62,7 @@ def _entry(key: str, value: object, indent: str) -> list[str]:
 
 
 def _flow(value: object) -> str:
-    """Return a value on one line."""
+    """Return a value in YAML's flow style, which takes one line."""
     if isinstance(value, dict):
         return f"{{{', '.join(f'{_scalar(str(key))}: {_flow(item)}' for key, item in value.items())}}}"
     if isinstance(value, list | tuple):
@@ -83,12 +83,12 @@ def _scalar(text: str) -> str:
 
 
 def _notes(notes: Iterable[Note], file: str, indent: str) -> list[str]:
-    """Return notes as comment lines, without duplicates."""
+    """Return notes as YAML comment lines, without duplicates."""
     return _comment((format_note(note, file) for note in dict.fromkeys(notes)), indent)
 
 
 def _comment(texts: Iterable[str], indent: str) -> list[str]:
-    """Return texts as comment lines. Long lines are broken between words."""
+    """Return texts as YAML comment lines. Long lines are broken between words."""
     lines = []
     for text in texts:
         line = f"{indent}#"

@@ -1,4 +1,4 @@
-"""The rules for attachments of images: which ones are copied, which must exist, and how often they are requested."""
+"""The rules for attachments of images: which are copied, which must exist, and when they are requested again."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ class AttachmentRules(Struct, frozen=True):
 
     @property
     def has_filter(self) -> bool:
-        """Whether the selection depends on the names of an attachment."""
+        """Whether `include` or `exclude` is set, so that the selection depends on the names of an attachment."""
         return bool(self.include or self.exclude)
 
     @property
     def key(self) -> str:
-        """A string that is different for rules that select or require different attachments."""
+        """A string that identifies the attachments which the rules select and require."""
         lists = (self.include, self.exclude, self.require)
         return "" if not any(lists) else " ".join(",".join(sorted(names)) or "-" for names in lists)
 
     def selects(self, names: Collection[str]) -> bool:
-        """Return whether an attachment with these names is copied."""
+        """Return whether the rules select an attachment. names: the artifact type and short name of the attachment."""
         return (not self.include or any(name in names for name in self.include)) and not any(
             name in names for name in self.exclude
         )
 
     def missing(self, on_root: Iterable[Collection[str]], on_children: Collection[Collection[Collection[str]]]) -> str:
-        """Return the first required name that an image lacks, or an empty string if it lacks none.
+        """Return the first required name for which an image has no attachment, or an empty string if there is none.
 
         on_root: the names of each attachment of the root manifest. on_children: for each platform of an index, the
-        names of each attachment of its manifest. A required attachment may belong to the index, or there may be one for
-        each platform."""
+        names of each attachment of its manifest. Either the index or the manifest of each platform must have a required
+        attachment."""
         root = list(on_root)
         for name in self.require:
             on_all = bool(on_children) and all(any(name in names for names in child) for child in on_children)

@@ -1,10 +1,10 @@
 """The grammar of sources and targets: `host/repository`, `oci:DIR[:REPOSITORY]`, `FILE.tar[:REPOSITORY]`, and `-`.
 
-A source may end in `/*`, which selects all repositories under the prefix. In its targets, `*` or `{repository}` is
-replaced with the text that the `*` matched, which may contain slashes. A target may end in a tag, in which `{tag}` is
-replaced with the tag of the source. A location that ends in `.tar`, or has `.tar:` before a repository, is a bundle. A
-target in a registry must name its host. A source without a host is an image on Docker Hub, as in Docker, unless it
-looks like a host without a repository or like a file.
+A source may end in `/*`, which selects all repositories under the prefix. In its targets, `*` or `{repository}` stands
+for the text that the `*` matched, which may contain slashes. A target may end in a tag, in which `{tag}` stands for the
+tag of the source. A location that ends in `.tar`, or has `.tar:` before a repository, is a bundle. A target in a
+registry must name its host. A source without a host is an image on Docker Hub, as in Docker, unless it looks like a
+host without a repository or like a file.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from mirror.selection.tag_templates import ANY_TAG, TAG, TagTemplate, parse_tag_
 from mirror.util.structs import Struct, replace
 
 MATCHED = "{repository}"
-STREAM = "-"  # takes the place of a host for standard streams
-_ANY_NAME = "any-name-0"  # replaces the wildcard while the other parts are checked
+STREAM = "-"  # the host name of standard input and standard output
+_ANY_NAME = "any-name-0"  # replaces the wildcard while the other parts of a location are checked
 _NO_HOST = "layout.invalid"
 _BUNDLE = re.compile(r"(?P<file>.+\.tar)(?::(?P<repository>.*))?", re.DOTALL)
 
-# Transports of other tools: the form to use instead, and its prefix (None: there is no equivalent).
+# Transports of other tools: the form to use instead, and its prefix. The prefix is None if there is no equivalent.
 _TRANSPORTS: dict[str, tuple[str, str | None]] = {
     "oci-archive": ("a bundle has the form FILE.tar", ""),
     "docker-archive": ("a bundle has the form FILE.tar", ""),
@@ -44,7 +44,7 @@ _LONGEST_SUGGESTION = 80
 
 
 class RegistryLocation(Struct, frozen=True):
-    """A repository of a registry or, with a wildcard, several repositories.
+    """A source or target in a registry: a repository or, with a wildcard, several repositories.
 
     repository: for a wildcard source, the prefix, which may be empty; for a wildcard target, it contains
     `{repository}`. tag_template: for a target, the template for the tags of images; None if the target contains no
@@ -60,7 +60,7 @@ class RegistryLocation(Struct, frozen=True):
 
 
 class LayoutLocation(Struct, frozen=True):
-    """An OCI image layout in a directory. `repository` may be empty. Templates work as in RegistryLocation."""
+    """A source or target in an OCI image layout. `repository` may be empty. Other fields are as in RegistryLocation."""
 
     directory: str
     repository: str = ""
@@ -73,7 +73,7 @@ class LayoutLocation(Struct, frozen=True):
 
 
 class BundleLocation(Struct, frozen=True):
-    """A bundle: a tar file that contains an image layout. The other fields are as in LayoutLocation."""
+    """A source or target in a bundle, a tar file with an image layout. Other fields are as in LayoutLocation."""
 
     file: str
     repository: str = ""
@@ -98,19 +98,19 @@ Location: TypeAlias = RegistryLocation | LayoutLocation | BundleLocation | Strea
 
 
 def is_registry(host: str) -> bool:
-    """Return whether `host` is the name of a registry. The names of other stores are `-` or contain a slash."""
+    """Return whether a host is a registry. The host names of other stores are `-` or contain a slash."""
     return host != STREAM and "/" not in host
 
 
 def is_bundle(host: str) -> bool:
-    """Return whether `host` is the name of a bundle, in a file or on a standard stream."""
+    """Return whether a host is a bundle, in a file or on a standard stream."""
     return not is_registry(host) and not host.startswith("oci:")
 
 
 class _Invalid(Exception):
-    """Raised for a string that is not a valid location.
+    """Raised for a string that is not a valid source or target.
 
-    hint: why it is invalid. candidates: locations that were probably meant; they may also be invalid."""
+    hint: the reason. candidates: locations that the user probably meant; they may also be invalid."""
 
     def __init__(self, hint: str, *candidates: str) -> None:
         super().__init__(hint)
@@ -129,7 +129,7 @@ def parse_target(text: str) -> Location:
 
 
 def _parse_or_suggest(text: str, parse: Callable[[str], Location]) -> Location:
-    """Parse `text` with `parse`. If that fails, raise a ConfigError with suggestions that `parse` accepts."""
+    """Parse a location with a parser. If this fails, raise a ConfigError with suggestions that the parser accepts."""
     try:
         return parse(text)
     except _Invalid as error:
@@ -146,7 +146,7 @@ def _parse_or_suggest(text: str, parse: Callable[[str], Location]) -> Location:
 
 
 def _is_valid_suggestion(text: str, parse: Callable[[str], Location]) -> bool:
-    """Return whether a suggestion may be shown: it is a valid location, short and printable."""
+    """Return whether a message may suggest a location: whether it is valid, short and printable."""
     if not text or len(text) > _LONGEST_SUGGESTION or printable_reference(text) != text:
         return False
     try:
@@ -157,7 +157,7 @@ def _is_valid_suggestion(text: str, parse: Callable[[str], Location]) -> bool:
 
 
 def _parse_source_text(text: str) -> Location:
-    """Parse a source. Raises _Invalid or ConfigError if it is not valid."""
+    """Parse a source of a mirror. Raises _Invalid, or ConfigError for an invalid reference."""
     _check_foreign_syntax(text)
     if _TEMPLATE.search(text):
         hint = f"a source can only end in `*`; {MATCHED} is for targets"
@@ -187,7 +187,7 @@ def _parse_source_text(text: str) -> Location:
 
 
 def _parse_target_text(text: str) -> Location:
-    """Parse a target. Raises _Invalid or ConfigError if it is not valid."""
+    """Parse a target of a mirror. Raises _Invalid, or ConfigError for an invalid reference."""
     _check_foreign_syntax(text)
     template = text.replace("*", MATCHED)
     if template.count(MATCHED) > 1 or template.count(TAG) > 1:
@@ -223,12 +223,12 @@ def _parse_target_text(text: str) -> Location:
 
 
 def placeholder_in(text: str) -> str:
-    """Return the placeholder that the target `text` contains, `*` or `{repository}`, for use in a message."""
+    """Return the placeholder in a target, `*` or `{repository}`, for a message."""
     return "`*`" if "*" in text else MATCHED
 
 
 def _parse(text: str) -> Location:
-    """Parse a location without a wildcard or template. Raises _Invalid or ConfigError if it is not valid."""
+    """Parse a location without a wildcard or template. Raises _Invalid, or ConfigError for an invalid reference."""
     if text == STREAM:
         return StreamLocation()
     if text.startswith(f"{STREAM}:"):
@@ -246,7 +246,7 @@ def _parse(text: str) -> Location:
 
 
 def _split_repository(text: str | None) -> tuple[str, str | None, Digest | None]:
-    """Split `REPOSITORY[:TAG][@DIGEST]`, which follows the path of a layout or bundle, into its three parts."""
+    """Split `REPOSITORY[:TAG][@DIGEST]`, the part of a location after the path of a layout or bundle."""
     if text is None:
         return "", None, None
     if not text:
@@ -259,7 +259,7 @@ def _split_repository(text: str | None) -> tuple[str, str | None, Digest | None]
 
 
 def _check_foreign_syntax(text: str) -> None:
-    """Raise _Invalid if `text` has a URL scheme, the transport prefix of another tool, or a shell variable."""
+    """Raise _Invalid for a location with a URL scheme, the transport prefix of another tool, or a shell variable."""
     transport, _, rest = text.partition(":")
     if transport == "docker" and (rest.startswith("//") or not is_tag(rest)):
         name = rest.removeprefix("//")
@@ -275,7 +275,7 @@ def _check_foreign_syntax(text: str) -> None:
 
 
 def _reject_file_or_bare_host(text: str, *, hub: bool) -> None:
-    """Raise _Invalid if `text` looks like a directory, an archive or a host without a repository.
+    """Raise _Invalid for a location that looks like a directory, an archive or a host without a repository.
 
     hub: whether the suggestions include a repository on Docker Hub."""
     name = text.partition("@sha")[0]
@@ -296,7 +296,7 @@ def _reject_file_or_bare_host(text: str, *, hub: bool) -> None:
     archive = _ARCHIVE.fullmatch(name)
     if archive and ("/" not in name or not named):
         plain = f"{archive['stem']}.tar{archive['rest'] or ''}"
-        raise _Invalid("it looks like a file, but a bundle must be an uncompressed tar", plain, *of_the_hub)
+        raise _Invalid("this looks like a file, but a bundle must be an uncompressed tar file", plain, *of_the_hub)
     if named and name in (first, f"{first}/"):
         # `mono:6000` may be an image with a tag. A host with a dot, `localhost` and `[::1]` are not images.
         meant = [] if _is_host(first.partition(":")[0], alone=True) else of_the_hub
@@ -313,15 +313,15 @@ def _check_host(text: str) -> None:
 
 
 def _is_on_disk(text: str) -> bool:
-    """Return whether `text` has the form of a layout, bundle or stream location, valid or not."""
+    """Return whether a location has the form of a layout, bundle or stream. It need not be valid."""
     return text == STREAM or text.startswith((f"{STREAM}:", "oci:")) or _BUNDLE.fullmatch(text) is not None
 
 
 def _is_host(first: str, *, alone: bool) -> bool:
     """Return whether the first part of a location is a host.
 
-    alone: whether the location has no other parts. If so, a number after a colon is a port if it is 1024 or more, and
-    otherwise a tag."""
+    alone: whether the location has no other parts. In this case, a number after a colon is a port if it is at least
+    1024; otherwise, it is a tag."""
     if not alone:
         return names_host(first)
     name, colon, port = first.partition(":")

@@ -10,8 +10,8 @@ import re2
 
 from mirror.errors import ConfigError, printable
 
-LONGEST = 1000  # characters
-_RANGE_BYTES = 300  # the length of the bounds of a range of names; more than the longest name of a repository
+LONGEST = 1000  # maximum length of a pattern in characters
+_RANGE_BYTES = 300  # the length of the bounds of a range of names; longer than any name of a repository
 
 # Matches strings with only the characters of shell patterns, and with a `*` that does not follow a `.` (as in `.*`).
 _SHELL_PATTERN = re.compile(r"(?=[A-Za-z0-9_.*?-]+\Z)(?:.*[^.])?\*.*")
@@ -22,7 +22,7 @@ _STRAY_BRACE = re.compile(r"\{(?!\d+(?:,\d*)?\})[^}]*\}?")
 _HINTS = {
     **dict.fromkeys(
         ("(?!", "(?=", "(?<!", "(?<="),
-        "look-around is not supported: put what a tag must match under `include` and what it must not under `exclude`",
+        "look-around is not supported: write a pattern for tags to select under `include`, to reject under `exclude`",
     ),
     **dict.fromkeys(("(?P", r"\1", r"\2", r"\3"), "backreferences are not supported: write out the alternatives"),
     **dict.fromkeys(("(?>", "*+", "++", "?+"), "leave out the `+` or `?>`: matching takes linear time anyway"),
@@ -36,7 +36,7 @@ class Pattern:
     """A compiled pattern for names of tags or repositories. Thread-safe."""
 
     def __init__(self, text: str) -> None:
-        """Compile `text`. Raises re2.error if its syntax is invalid, UnicodeError if it has lone surrogates."""
+        """Compile a pattern. Raises re2.error if the syntax is invalid, and UnicodeError for lone surrogates."""
         options = re2.Options()
         options.log_errors = False
         options.never_capture = True  # doubles the speed of matching
@@ -49,7 +49,7 @@ class Pattern:
         return self._fullmatch(name) is not None
 
     def may_match_prefix(self, prefix: str) -> bool:
-        """Return False only if the pattern certainly matches no name that begins with `prefix`."""
+        """Return whether the pattern may match a name that begins with a prefix. False is certain, True is not."""
         wanted = prefix.encode()
         try:
             least, greatest = self._regexp.possiblematchrange(_RANGE_BYTES)
@@ -64,7 +64,7 @@ def compile_pattern(text: str) -> Pattern:
 
     Syntax: https://github.com/google/re2/wiki/Syntax."""
     if len(text) > LONGEST:
-        raise ConfigError(f"pattern too long: {len(text)} characters, at most {LONGEST} are allowed")
+        raise ConfigError(f"the pattern is too long: {len(text)} characters; at most {LONGEST} are allowed")
     brace = _STRAY_BRACE.search(_ESCAPED.sub("", text))
     if brace is not None:
         hint = "a repetition has the form {2}, {2,} or {0,2}"
@@ -83,7 +83,7 @@ def compile_pattern(text: str) -> Pattern:
 
 
 def rejecting_rule(name: str, include: Sequence[str], exclude: Sequence[str]) -> str | None:
-    """Return the rule that leaves out `name`, as named in the configuration, or None if the name is selected.
+    """Return the rule that excludes a name, as written in the configuration, or None if the name is selected.
 
     A name is selected if it matches a pattern of `include` and no pattern of `exclude`. An empty `include` matches
     every name."""
@@ -93,12 +93,13 @@ def rejecting_rule(name: str, include: Sequence[str], exclude: Sequence[str]) ->
 
 
 def replace_all(pattern: str, replacement: Callable[[dict[str, str]], str], text: str) -> str:
-    """Replace all matches of a pattern in `text`. Raises re2.error if the pattern is invalid.
+    """Replace all matches of a pattern in a text. Raises re2.error if the pattern is invalid.
 
     replacement: a function that is called with the texts of the groups, by number and by name, and returns the new
     text."""
 
     def replace_match(match: re.Match[str]) -> str:
+        """Return the replacement for one match."""
         groups = [match.group(0), *match.groups()]
         named = {name: found or "" for name, found in match.groupdict().items()}
         return replacement({str(number): found or "" for number, found in enumerate(groups)} | named)
@@ -107,7 +108,7 @@ def replace_all(pattern: str, replacement: Callable[[dict[str, str]], str], text
 
 
 def regex_for_shell_pattern(text: str) -> str | None:
-    """Return the equivalent regular expression if `text` looks like a shell pattern (`v*`), otherwise None."""
+    """Convert a string that looks like a shell pattern (`v*`) to a regular expression, or return None."""
     if not _SHELL_PATTERN.match(text):
         return None
     return re.sub(r"[.*?]", lambda match: {".": r"\.", "*": ".*", "?": "."}[match.group()], text)

@@ -1,4 +1,4 @@
-"""Rules that select repositories under a wildcard source, by the part of their names that the `*` matched."""
+"""The rules that select repositories under a wildcard source, by the part of their names that the `*` matches."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from mirror.selection.locations import MATCHED
 from mirror.selection.patterns import compile_pattern, has_alternative, rejecting_rule
 from mirror.util.structs import Struct
 
-# Parts of a pattern that depend on what follows or precedes them, so that the pattern cannot be split there.
+# Parts of a pattern that depend on the text before or after them, so that the pattern cannot be split there.
 _ASSERTION = re.compile(r"\$|\^|\\[AbBzQ]")
 
 
 class RepositoryRules(Struct, frozen=True):
-    """The rules by which a wildcard mirror selects repositories.
+    """The rules with which a wildcard mirror selects repositories.
 
     A pattern is a regular expression that must match the whole part of the name that the `*` stands for. A repository
     is selected if a pattern of `include` matches this part and no pattern of `exclude` does. An empty `include` matches
@@ -26,11 +26,11 @@ class RepositoryRules(Struct, frozen=True):
     exclude: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        """Whether there is any rule."""
+        """Return whether there is any rule."""
         return bool(self.include or self.exclude)
 
     def select(self, names: Iterable[str], prefix: str = "") -> tuple[list[str], Mapping[str, int]]:
-        """Return the selected names, in the given order, and the number of those that each rule leaves out.
+        """Return the selected names, in the given order, and the number of names that each rule leaves out.
 
         prefix: the part of each name before the `*`."""
         if not self:
@@ -46,27 +46,29 @@ class RepositoryRules(Struct, frozen=True):
         return selected, rejected
 
     def rejecting_rule(self, matched: str) -> str | None:
-        """Return the rule that leaves out the repository for which `*` matched `matched`, or None if it is selected."""
+        """Return the rule that leaves out a repository, or None if the rules select it.
+
+        matched: the part of the name that the `*` matched."""
         return rejecting_rule(matched, self.include, self.exclude)
 
     def selects(self, matched: str) -> bool:
-        """Return whether the rules select the repository for which `*` matched `matched`."""
+        """Return whether the rules select a repository. matched: the part of the name that the `*` matched."""
         return self.rejecting_rule(matched) is None
 
     def may_select(self, before: str, after: str) -> bool:
-        """Return whether the rules may select a text that consists of `before`, one or more characters, and `after`.
+        """Return whether the rules may select a name that consists of `before`, one or more characters, and `after`.
 
-        If False, no such text is selected. True may be wrong, because only simple patterns under `exclude` are
-        analyzed, such as `copy/.*`, `(old|new)/.*` and `.*-copy`."""
+        False is certain. True may be wrong, because only simple patterns under `exclude` are analyzed, such as
+        `copy/.*`, `(old|new)/.*` and `.*-copy`."""
         if self.include and not any(compile_pattern(text).may_match_prefix(before) for text in self.include):
             return False
         return not any(_matches_all(text, before, after) for text in self.exclude)
 
 
 def can_match(path: str, template: str, rules: RepositoryRules | None = None) -> bool:
-    """Return whether the repository `path` matches `template`. `{repository}` matches one or more characters.
+    """Return whether a path matches a template, in which `{repository}` stands for one or more characters.
 
-    rules: must select the characters that `{repository}` matches, if the template contains it."""
+    rules: if given, these must select the characters that `{repository}` matches."""
     before, matched, after = template.partition(MATCHED)
     if not matched:
         return path == template
@@ -90,7 +92,7 @@ def _matches_all(pattern: str, before: str, after: str) -> bool:
 
 
 def _matches_any(part: str, texts: Iterable[str]) -> bool:
-    """Return whether a part of a pattern is itself a valid pattern and matches one of the texts.
+    """Return whether a part of a pattern is itself a valid pattern and matches any of the texts.
 
     A part is not valid if it ends with a backslash or within a class or group, or begins with a repetition. The pattern
     must not be split there."""

@@ -9,10 +9,10 @@ from mirror.util.structs import Struct
 
 
 class RuleDescription(Struct, frozen=True):
-    """The rule that selects a tag or leaves it out because of its name.
+    """The rule that selects a tag, or leaves it out because of its name.
 
     rule: as in the configuration, such as `exclude PATTERN`; empty if there is none. selects: whether the tag is
-    selected. A rule that depends on more than the name may still leave it out. text: the reason, as a clause."""
+    selected; a rule that depends on the image may still leave it out. text: the reason, as a clause."""
 
     rule: str
     selects: bool
@@ -20,7 +20,7 @@ class RuleDescription(Struct, frozen=True):
 
 
 def describe_rule(rules: TagRules, name: str) -> RuleDescription:
-    """Describe the rule that selects or leaves out a tag or, if `name` is a digest, an image without a tag."""
+    """Describe the rule that selects or leaves out a tag, or an image without a tag if `name` is a digest."""
     if rules.digest is not None:
         names = rules.literal or (rules.digest,)
         return RuleDescription("source", name in names, f"the source of the mirror is the digest {rules.digest}")
@@ -56,7 +56,7 @@ _REASONS = {
 
 
 def _describe_rejecting(rules: TagRules, rejecting: str) -> str:
-    """Return the reason why a tag is left out, as a clause. rejecting: the result of `TagRules.rejecting_rule`."""
+    """Return the reason why a rule leaves out a tag, as a clause. rejecting: a result of `TagRules.rejecting_rule`."""
     rule, _, pattern = rejecting.partition(" ")
     if rule == "tags":
         return "it is not in the list of tags"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 VARIABLE = re.compile(r"\$\{?[A-Za-z_]")  # a shell variable
-NO_VARIABLES = "variables like $HOME are not expanded: write their values"
+NO_VARIABLES = "shell variables such as $HOME are not expanded: write their values"
 
 
 def replace_home(text: str) -> str:
-    """Return the text with `~` in place of the shell variable HOME."""
+    """Return a path in which `~` replaces the shell variable HOME."""
     return text.replace("${HOME}", "~").replace("$HOME", "~")

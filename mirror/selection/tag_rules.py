@@ -1,7 +1,7 @@
-"""The rules by which mirrors select tags of a source. `plan`, `sync` and `verify` apply the same rules.
+"""The rules with which mirrors select tags of a source. `plan`, `sync` and `verify` apply the same rules.
 
-This module applies the rules that need only the names of tags. `sync/digest_rules.py` applies the others: `min-age`,
-and `newest` with `by: created`.
+This module applies the rules that need only the names of tags. `sync/digest_rules.py` applies the other rules:
+`min-age`, and `newest` with `by: created`.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from mirror.util.structs import Struct
 
 
 class TagRules(Struct, frozen=True):
-    """The rules by which a mirror selects tags. They apply in the order of the fields from `include` to `newest`.
+    """The rules with which a mirror selects tags. They apply in the order of the fields from `include` to `newest`.
 
     literal: select exactly these tags, without listing the repository. digest: select only this manifest. If there is
     also a literal tag, the manifest gets this tag on the targets.
-    include, exclude: select the tags that match a pattern of `include` and no pattern of `exclude`. If `include` is
-    empty, it matches every tag. semver: ranges of versions; select the tags whose version is in one of them.
-    min_age: the time in seconds for which a tag must have had its digest. newest: the number of tags to select, the
-    newest first. by_created: order tags by the date of the image instead of the version.
-    min_tags, max_tags: how many tags may be selected.
-    immutable: patterns of tags that are never overwritten. allow_empty: whether a selection without tags is allowed.
+    include, exclude: select the tags that match a pattern of `include` and no pattern of `exclude`. An empty `include`
+    matches every tag. semver: select the tags whose version is in any of these version ranges.
+    min_age: the time in seconds for which a tag must have had its digest. newest: the number of newest tags to select.
+    by_created: order tags by the creation date of the image instead of the version.
+    min_tags, max_tags: the minimum and maximum number of selected tags.
+    immutable: patterns for tags that are never overwritten. allow_empty: whether a selection without tags is allowed.
     Patterns are regular expressions that match whole tags. Patterns and ranges are valid."""
 
     literal: tuple[str, ...] | None = None
@@ -44,7 +44,7 @@ class TagRules(Struct, frozen=True):
     allow_empty: bool = False
 
     def is_immutable(self, tag: str) -> bool:
-        """Return whether `tag` must never be overwritten on a target."""
+        """Return whether a tag must never be overwritten on a target."""
         return any(compile_pattern(text).matches(tag) for text in self.immutable)
 
     @property
@@ -64,7 +64,7 @@ class TagRules(Struct, frozen=True):
 
     @property
     def attachments_key(self) -> str:
-        """A string that identifies the rules that select tags of attachments by name; empty if they can select none."""
+        """A hash of the rules that select tags of attachments by name; empty if the rules cannot select such a tag."""
         if self.is_literal:
             names = [tag for tag in self.literal or () if is_attachment_tag(tag)]
         elif self.needs_digests or self.newest is not None or self.semver or not self._may_include_attachments:
@@ -82,10 +82,10 @@ class TagRules(Struct, frozen=True):
         )
 
     def rejecting_rule(self, tag: str) -> str | None:
-        """Return the rule that excludes `tag` because of its name, or None if there is none.
+        """Return the rule that excludes a tag because of its name, or None if there is none.
 
-        The rule is named as in the configuration. `newest` is returned only for a tag that is not a version or, if tags
-        are ordered by date, for a tag of an attachment: this method does not know how many other tags are newer."""
+        The rule is named as in the configuration. Because this method does not know the other tags, it returns `newest`
+        only for a tag that is not a version or, if tags are ordered by date, for a tag of an attachment."""
         if self.is_literal:
             return None if tag in (self.literal or ()) else "tags"
         return _NameRules(self).rejecting_rule(tag)
@@ -102,7 +102,7 @@ class FirstSeen(Struct, frozen=True):
 
 
 class Selection(Struct, frozen=True):
-    """The tags that the rules select, and how many tags each rule excludes.
+    """The result of applying tag rules: the selected tags, and the number of tags that each rule excludes.
 
     selected: each tag once, in the order of the tag list. rejected: the number of tags that each rule excluded."""
 
@@ -111,11 +111,11 @@ class Selection(Struct, frozen=True):
 
 
 class SelectionSummary(Struct, frozen=True):
-    """A summary of the selection of a mirror.
+    """A summary of the tags that a mirror selects and rejects, which `mirror plan` prints.
 
     count: the number of selected references. rejected: the number of tags that each rule rejects. wait_ends: when
     `min-age` selects the first of the tags that it rejects now, in seconds since the epoch; None if no tag waits.
-    dates_read: the number of images that were read for their dates, because these were not recorded. waiting: the tags
+    dates_read: the number of images that were read because their creation dates were not recorded. waiting: the tags
     that `min-age` rejects."""
 
     count: int
@@ -128,8 +128,8 @@ class SelectionSummary(Struct, frozen=True):
 def select(rules: TagRules, tags: Iterable[str]) -> Selection:
     """Apply the rules that need only names to a list of tags.
 
-    Literal tags are always selected, even if `tags` does not contain them. Whether a literal tag exists is not known
-    until it is resolved. `newest` is applied unless `min_age` or `by_created` has to be applied first."""
+    Literal tags are always selected, even if `tags` does not contain them, because only resolving a tag shows whether
+    it exists. `newest` is applied unless `min_age` or `by_created` must be applied first."""
     if rules.is_literal:
         return Selection(rules.literal or (), {})
     rejected: Counter[str] = Counter()
@@ -158,12 +158,12 @@ class _NameRules:
         self._exclude = [(f"exclude {text}", compile_pattern(text).matches) for text in rules.exclude]
         self._ranges = VersionRanges(rules.semver) if rules.semver else None
         self._needs_versions = rules.needs_versions
-        # Attachments are copied with their images. They are newer than the images, and would take their places.
+        # Attachments are copied with their images. As they are newer, `newest` would select them instead of the images.
         self._needs_images = rules.newest is not None and rules.by_created
         self.exclude_nothing = not (self._include or self._exclude or self._needs_versions or self._needs_images)
 
     def rejecting_rule(self, tag: str) -> str | None:
-        """Return the rule that excludes `tag`, as named in the configuration, or None if there is none."""
+        """Return the rule that excludes a tag, as named in the configuration, or None if there is none."""
         if self._include and not any(match(tag) for match in self._include):
             return "include"
         for rule, match in self._exclude:
@@ -174,9 +174,9 @@ class _NameRules:
         return self._rejecting_version_rule(tag) if self._needs_versions else None
 
     def _rejecting_version_rule(self, tag: str) -> str | None:
-        """Return `semver` or `newest` if this rule excludes `tag`, or None.
+        """Return `semver` or `newest` if this rule excludes a tag, otherwise None.
 
-        If the tag is excluded for another reason than its range, the result contains the reason in parentheses."""
+        If the reason is not that the version is outside of the range, the result contains the reason in parentheses."""
         version = parse_version(tag)
         if self._ranges is None:
             return "newest (no version)" if version is None else None

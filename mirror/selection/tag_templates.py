@@ -1,4 +1,4 @@
-"""The tags that images get on a target: `HOST/REPOSITORY:{tag}-debian`, or one tag as in `HOST/REPOSITORY:stable`."""
+"""The tags that images get on a target, as in `HOST/REPOSITORY:{tag}-debian`, or `HOST/REPOSITORY:stable`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ANY_TAG = "any-tag-0"  # replaces `{tag}` while the other parts of a target are 
 class TagTemplate(Struct, frozen=True):
     """A template for the tags on a target: the text before and after the tag of the source.
 
-    after: if it is None, the template is a fixed tag: `before`."""
+    after: None if the template is a fixed tag, which is then `before`."""
 
     before: str = ""
     after: str | None = ""
@@ -23,15 +23,15 @@ class TagTemplate(Struct, frozen=True):
         return self.after is None
 
     def apply(self, tag: str) -> str:
-        """Return the tag on the target for the tag of the source. The result may be too long for a tag.
+        """Return the tag on the target for a tag at the source. The result may be too long for a tag.
 
-        If `tag` is a digest, the image is untagged at the source. It stays untagged, unless the template is fixed."""
+        If `tag` is a digest, the image has no tag at the source, and gets a tag only if the template is fixed."""
         if self.after is None:
             return self.before
         return f"{self.before}{tag}{self.after}" if (self.before or self.after) and ":" not in tag else tag
 
     def source_tag(self, tag: str) -> str | None:
-        """Return the tag at the source that becomes `tag` on the target, or None if there is none.
+        """Return the tag at the source to which a tag on the target corresponds, or None if there is none.
 
         The template must not be fixed."""
         after = self.after or ""
@@ -54,7 +54,7 @@ KEEP_TAG = TagTemplate()
 
 
 def parse_tag_template(tag: str) -> TagTemplate:
-    """Return the template for the tag of a target, in which ANY_TAG replaces `{tag}`."""
+    """Parse the tag of a target, in which ANY_TAG replaces `{tag}`, as a template."""
     before, given, after = tag.partition(ANY_TAG)
     return TagTemplate(before, after if given else None)
 
@@ -62,10 +62,10 @@ def parse_tag_template(tag: str) -> TagTemplate:
 def common_tag(
     one: TagRules, other: TagRules, template: TagTemplate = KEEP_TAG, other_template: TagTemplate = KEEP_TAG
 ) -> str | None:
-    """Return a tag that images selected by each of two sets of rules may get, or None if there cannot be one.
+    """Return a tag that images of two selections may both get on a target, or None if there is no such tag.
 
-    template, other_template: the templates for the tags of the images that `one` and `other` select. For a mirror that
-    reads the images, this is KEEP_TAG. Return `*` if the tag depends on the tags that the source has."""
+    Return `*` if the tag depends on the tags at the source. template, other_template: the templates for the tags of the
+    images that `one` and `other` select; KEEP_TAG for a mirror that reads the images."""
     known, other_known = known_tags(one, template), known_tags(other, other_template)
     if known is not None and other_known is not None:
         return next((tag for tag in known if tag in other_known), None)
@@ -77,7 +77,7 @@ def common_tag(
 
 
 def known_tags(rules: TagRules, template: TagTemplate) -> dict[str, None] | None:
-    """Return the tags that the selected images get, or None if they depend on which tags the source has."""
+    """Return the tags that the selected images get on a target, or None if these depend on the tags at the source."""
     if template.is_fixed:
         return {template.before: None}
     if not rules.is_literal:
@@ -86,6 +86,6 @@ def known_tags(rules: TagRules, template: TagTemplate) -> dict[str, None] | None
 
 
 def _may_get(rules: TagRules, template: TagTemplate, tag: str) -> bool:
-    """Return whether an image that the rules select may get `tag`. The rules are not literal."""
+    """Return whether an image that the rules select may get a given tag. The rules must not be literal."""
     source_tag = template.source_tag(tag)
     return source_tag is not None and rules.rejecting_rule(source_tag) is None

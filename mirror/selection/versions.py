@@ -1,6 +1,6 @@
-"""Tags as versions, and ranges of versions.
+"""Parses tags as versions, and matches them with version ranges.
 
-The order of versions is that of Semantic Versioning 2.0.0 (https://semver.org), and ranges are those of npm
+The order of versions is that of Semantic Versioning 2.0.0 (https://semver.org), and the syntax of ranges is that of npm
 (https://github.com/npm/node-semver#ranges). Tags may have fewer or more than three numbers: docs/configuration.md,
 "Versions".
 """
@@ -21,7 +21,7 @@ from mirror.util.structs import Struct
 if TYPE_CHECKING:
     from semantic_version import NpmSpec
 
-LONGEST = 1000  # characters of a range
+LONGEST = 1000  # maximum length of a range in characters
 
 _NUMBER = "[0-9]{1,18}"
 # Tags cannot contain the `+` of build metadata. Like Helm, tools write `_` instead.
@@ -34,11 +34,11 @@ _EXAMPLES = 'expected a range like ">=2.50 <4", "^1.2", "1.x" or "1.2 - 1.4", an
 
 
 class TagVersion(Struct, frozen=True):
-    """The version in a tag.
+    """The version that a tag contains.
 
-    release: its numbers, at least three; zeros are added to a shorter version, and removed from the end of a longer
-    one. suffix: the parts after the first `-`, without leading zeros in numbers. written: how many numbers the tag
-    contains."""
+    release: the numbers, at least three; zeros are added to a shorter version, and removed from the end of a longer
+    one. suffix: the parts after the first `-`, without leading zeros in numbers. written: the count of numbers in the
+    tag."""
 
     release: tuple[int, ...]
     suffix: tuple[str, ...]
@@ -51,7 +51,7 @@ class TagVersion(Struct, frozen=True):
 
     @property
     def without_suffix(self) -> TagVersion:
-        """The version without its suffix."""
+        """The same version without its suffix."""
         return TagVersion(self.release, (), self.written)
 
     @property
@@ -89,26 +89,27 @@ def find_newest_versions(tags: Iterable[str], count: int) -> set[str]:
 def version_order(tag: str) -> tuple[object, ...]:
     """Return a sort key that orders tags by version, the newest last. Tags that are not versions come first.
 
-    Of tags with the same version, the one with the most numbers is the newest (`1.2.0` is newer than `1.2`), then the
-    one that is last in alphabetical order (`v1.2.0` is newer than `1.2.0`)."""
+    Of two tags with the same version, the tag with more numbers is newer (`1.2.0` is newer than `1.2`); if they have
+    the same count, the tag that is later in alphabetical order is newer (`v1.2.0` is newer than `1.2.0`)."""
     version = parse_version(tag)
     return ((), tag) if version is None else (*version.precedence, version.written, tag)
 
 
 class VersionRanges:
-    """One or more ranges of versions. A version matches if it is in one of them. Thread-safe."""
+    """One or more version ranges. A version matches if any of the ranges contains it. Thread-safe."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        """Compile the ranges. Raises ConfigError if one of them is invalid."""
+        """Compile the ranges. Raises ConfigError if a range is invalid."""
         from semantic_version import Version  # noqa: PLC0415 (see the top of the module)
 
         self._version_type = Version
         self._ranges = [compile_range(text) for text in texts]
 
     def matches(self, version: TagVersion) -> bool:
-        """Return whether the version is in one of the ranges.
+        """Return whether a version is in any of the ranges.
 
-        As in npm, a version with a suffix matches only if the range names a suffix of the same three numbers."""
+        As in npm, a version with a suffix matches only if the range contains a version with the same three numbers and
+        a suffix."""
         major, minor, patch, *_ = version.release
         found = self._version_type(major=major, minor=minor, patch=patch, prerelease=version.suffix)
         return any(one.match(found) for one in self._ranges)
@@ -116,17 +117,17 @@ class VersionRanges:
 
 @lru_cache(maxsize=10_000)
 def compile_range(text: str) -> NpmSpec:
-    """Compile a range of versions. Raises ConfigError, with the correct form if known, if it is invalid."""
+    """Compile a version range. Raises ConfigError if it is invalid. The hint shows the correct form if it is known."""
     from semantic_version import NpmSpec  # noqa: PLC0415 (see the top of the module)
 
     if len(text) > LONGEST:
-        raise ConfigError(f"range too long: {len(text)} characters, at most {LONGEST} are allowed")
+        raise ConfigError(f"the version range is too long: {len(text)} characters; at most {LONGEST} are allowed")
     try:
         return NpmSpec(_normalize_range(text))
     except ValueError as error:
-        what = f'not a range of versions: "{printable(text, 80)}"'
+        what = f'not a version range: "{printable(text, 80)}"'
         if "!=" in text:
-            raise ConfigError(what, hint="put the versions to leave out under `exclude`") from None
+            raise ConfigError(what, hint="list patterns for the versions to leave out under `exclude`") from None
         instead = _range_of_other_tool(text)
         if instead is not None:
             raise ConfigError(f'{what}; write "{instead}"') from None
@@ -134,11 +135,11 @@ def compile_range(text: str) -> NpmSpec:
 
 
 class _RangeError(ValueError):
-    """Raised for an invalid range. Its text is the end of a sentence that gives the reason."""
+    """Raised for an invalid version range. The text of the exception is the end of a message: the reason."""
 
 
 def _normalize_range(text: str) -> str:
-    """Return a range in the form that the library reads. Raises _RangeError if the syntax is invalid.
+    """Convert a version range to the form that the library accepts. Raises _RangeError if the syntax is invalid.
 
     The library does not accept some syntax that npm allows: spaces after an operator, several spaces, and a `v` after
     an operator. Ranges may contain leading zeros, because tags such as `22.04` do."""
@@ -147,7 +148,7 @@ def _normalize_range(text: str) -> str:
         joined = re.sub(rf"(^|\s)({_OPERATOR})\s+", r"\1\2", alternative.strip())
         tokens = joined.split()
         if not tokens:
-            raise _RangeError('; an alternative is empty; write "*" for every version')
+            raise _RangeError('; an alternative is empty; write "*" to match all versions')
         if len(tokens) == 3 and tokens[1] == "-":
             low, high = _normalize_comparator(tokens[0]), _normalize_comparator(tokens[2])
             if not (low[0].isdigit() and high[0].isdigit()):
@@ -159,7 +160,7 @@ def _normalize_range(text: str) -> str:
 
 
 def _normalize_comparator(token: str) -> str:
-    """Return one comparator of a range, such as `>=1.2`, without a `v`, leading zeros and build metadata.
+    """Return one comparator of a range, such as `>=1.2`, without a `v`, leading zeros or build metadata.
 
     Raises _RangeError."""
     found = _COMPARATOR.fullmatch(token)
@@ -171,7 +172,7 @@ def _normalize_comparator(token: str) -> str:
 
 
 def _range_of_other_tool(text: str) -> str | None:
-    """Return the equivalent range if `text` is a range in the syntax of another tool, otherwise None."""
+    """Convert a version range from the syntax of another tool. Return None if this is not possible."""
     meant = _PESSIMISTIC.sub(_expand_pessimistic, text)
     meant = re.sub(r"\s*(?:\bor\b|\|\|?)\s*", " || ", meant)
     meant = re.sub(r"\s*(?:\band\b|&&?|[,;])\s*", " ", meant)
@@ -188,7 +189,7 @@ def _range_of_other_tool(text: str) -> str | None:
 
 
 def _expand_pessimistic(found: re.Match[str]) -> str:
-    """Return the range for `~> 1.2` (Ruby, Terraform) or `~=1.2` (Python): its last number may increase."""
+    """Return the npm range for `~> 1.2` (Ruby, Terraform) or `~=1.2` (Python): the last number may increase."""
     major, minor, patch = found.groups()
     limit = f"{major}.{int(minor) + 1}" if patch else str(int(major) + 1)
     return f">={major}.{minor}{patch or ''} <{limit}"

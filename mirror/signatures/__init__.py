@@ -1,1 +1,1 @@
-"""Signatures of images: public keys, the formats of signatures, and where signatures are stored."""
+"""Signatures of images: public keys, signature formats, and the tags, referrers and layers that contain signatures."""

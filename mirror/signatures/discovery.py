@@ -1,4 +1,4 @@
-"""Finds the places where signatures of an image may be stored: cosign's tag, referrers, and layers of their manifests.
+"""Finds the tag, the referrers and the layers that may contain signatures of an image.
 
 Sources: cosign's specifications of signatures ("Tag-based Discovery") and of bundles ("Storage").
 """
@@ -19,8 +19,8 @@ _SIMPLE_SIGNING = "application/vnd.dev.cosign.simplesigning.v1+json"
 _BUNDLE = "application/vnd.dev.sigstore.bundle"  # the beginning of the media types of all versions
 _ANNOTATION = "dev.cosignproject.cosign/signature"
 _SIGNATURE_ARTIFACT = "application/vnd.dev.cosign.artifact.sig.v1+json"
-# Types of referrers that do not show their content. A list contains the media type of the config if a manifest has no
-# artifact type.
+# Types of referrers that do not indicate their content. If a manifest has no artifact type, the list of referrers
+# contains the media type of its config.
 _UNSPECIFIC_TYPES = ("", "application/vnd.oci.empty.v1+json", "application/vnd.oci.image.config.v1+json")
 _IMAGE_LAYERS = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.")
 
@@ -37,14 +37,14 @@ class SignatureLayer(Struct, frozen=True):
 
 
 def signature_tag(image: Digest) -> str | None:
-    """Return the tag under which cosign stores the signatures of an image. image: its digest.
+    """Return the tag under which cosign stores the signatures of an image. image: the digest of the image.
 
-    Return None if the tag would be too long, as it is for sha512."""
+    Return None if the tag would be too long, which is the case for a sha512 digest."""
     return next((tag for tag, kind in signature_tags(image).items() if kind == SIGNATURE), None)
 
 
 def has_image_layers(manifests: Iterable[Manifest]) -> bool:
-    """Return whether one of the manifests is a runnable image rather than a signature or another document."""
+    """Return whether any of the manifests is a runnable image, not a signature or another document."""
     return any(
         manifest.kind is Kind.SCHEMA1 or any(blob.media_type.startswith(_IMAGE_LAYERS) for blob in manifest.blobs)
         for manifest in manifests
@@ -52,15 +52,15 @@ def has_image_layers(manifests: Iterable[Manifest]) -> bool:
 
 
 def may_be_signature(referrer: Descriptor) -> bool:
-    """Return whether a referrer may contain a signature, judging by its type in the list of referrers."""
+    """Return whether a referrer may contain a signature, according to its type in the list of referrers."""
     kind = referrer.artifact_type
     return kind.startswith(_BUNDLE) or kind == _SIGNATURE_ARTIFACT or kind in _UNSPECIFIC_TYPES
 
 
 def signature_layers(manifest: Manifest) -> list[SignatureLayer]:
-    """Return the layers of an image manifest that contain signatures, the newest first: cosign appends new ones.
+    """Return the layers of an image manifest that contain signatures, the newest first, because cosign appends them.
 
-    Return an empty list if it is another kind of manifest."""
+    For another kind of manifest, return an empty list."""
     document = strictjson.parse(manifest.body, what=f"manifest {manifest.digest}")
     layers = document.get("layers") if isinstance(document, dict) and manifest.kind is Kind.IMAGE else None
     found = []

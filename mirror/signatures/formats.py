@@ -29,7 +29,7 @@ _SIGNATURE_PREDICATE = "https://sigstore.dev/cosign/sign/v1"
 
 
 def check_simple_signing(payload: bytes, signature: str, image: Digest, policy: SignaturePolicy) -> VerificationKey:
-    """Check a signature in cosign's format, and return the key that made it.
+    """Check a signature in cosign's simple signing format, and return the key that made it.
 
     payload: the signed text. signature: in base64, from the annotation of the layer. image: the digest of the image.
     The repository in the payload (`docker-reference`) is ignored, because images are signed before they are mirrored.
@@ -76,7 +76,7 @@ def check_bundle(data: bytes, image: Digest, policy: SignaturePolicy) -> Verific
 
 
 def pre_authentication_encoding(kind: str, payload: bytes) -> bytes:
-    """Return the bytes that are signed in a DSSE envelope. kind: the type of the payload. Source: DSSE, "Protocol"."""
+    """Return the bytes that a signature in a DSSE envelope covers. kind: the payload type. Source: DSSE, "Protocol"."""
     encoded = kind.encode()
     return b"DSSEv1 %d %s %d %s" % (len(encoded), encoded, len(payload), payload)
 
@@ -94,13 +94,13 @@ def _find_envelope_signer(signatures: Value, message: bytes, policy: SignaturePo
 
 
 def _subject_has_digest(subject: Value, image: Digest) -> bool:
-    """Return whether the subject of a statement is the image with this digest."""
+    """Return whether a subject of an in-toto statement is the image with a given digest."""
     digests = subject.get("digest") if isinstance(subject, dict) else None
     return isinstance(digests, dict) and digests.get(image.algorithm) == image.hex
 
 
 def _parse_object(data: bytes, what: str) -> Object:
-    """Parse a JSON object strictly. what: its name in messages. Raises Refused (not_signed) if it is invalid."""
+    """Parse a JSON object strictly. what: the name of the object in messages. Raises Refused (not_signed)."""
     value = strictjson.parse(data, what=what, code=NOT_SIGNED, nodes=_MAX_JSON_VALUES)
     if not isinstance(value, dict):
         raise _not_signed_error(f"{what} is not a JSON object")
@@ -108,7 +108,7 @@ def _parse_object(data: bytes, what: str) -> Object:
 
 
 def _member(value: Object, key: str, what: str) -> Object:
-    """Return the object under `key` of the object `what`. Raises Refused (not_signed) if there is none."""
+    """Return the JSON object under a key of an object. what: the name of the latter. Raises Refused (not_signed)."""
     member = value.get(key)
     if not isinstance(member, dict):
         raise _not_signed_error(f"{what} has no object {key!r}")
@@ -131,5 +131,5 @@ def _other_key_error() -> Refused:
 
 
 def _not_signed_error(what: str) -> Refused:
-    """Return the error for one signature that is not accepted."""
+    """Return the error for a signature that is not accepted."""
     return Refused(what, code=NOT_SIGNED)

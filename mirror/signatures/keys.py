@@ -21,7 +21,7 @@ from mirror.errors import ConfigError
 MIN_RSA_BITS = 2048
 MAX_RSA_BITS = 16384  # verifying a signature with a larger key takes too long
 
-# cosign uses SHA-256 with every key by default, and the hash of the curve's size in its newer format.
+# cosign uses SHA-256 with all keys by default. In its newer format, the size of the hash depends on the curve.
 _HASHES: tuple[HashAlgorithm, ...] = (SHA256(), SHA384(), SHA512())
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 _WANTED = "expected ECDSA with the curve P-256, P-384 or P-521, RSA, or Ed25519"
@@ -30,19 +30,19 @@ _PUBLIC = ("PUBLIC KEY", "RSA PUBLIC KEY")
 
 
 class PublicKey:
-    """A public key. Thread-safe.
+    """A public key that verifies signatures. Thread-safe.
 
-    name: the name of its file, for messages. fingerprint: the SHA-256 hash of the key's SubjectPublicKeyInfo, in
+    name: the name of the key's file, for messages. fingerprint: the SHA-256 hash of the key's SubjectPublicKeyInfo, in
     hex."""
 
     def __init__(self, name: str, fingerprint: str, check: Callable[[bytes, bytes], None]) -> None:
-        """check: called with a signature and a message. Raises InvalidSignature unless the signature is valid."""
+        """Create a key. check: raises InvalidSignature unless a signature of a message is valid."""
         self.name = name
         self.fingerprint = fingerprint
         self._check = check
 
     def verify(self, signature: bytes, message: bytes) -> bool:
-        """Return whether `signature` is a signature of `message` by this key."""
+        """Return whether a signature of a message was made with this key."""
         try:
             self._check(signature, message)
         except InvalidSignature:
@@ -51,10 +51,10 @@ class PublicKey:
 
 
 def parse_public_key(data: bytes, name: str) -> PublicKey:
-    """Return the public key in the PEM file `name`. data: its content. Raises ConfigError unless it has one valid key.
+    """Parse a PEM file that contains one public key. Raises ConfigError if it does not contain exactly one valid key.
 
-    ECDSA and RSA signatures (PKCS #1 v1.5) may use SHA-256, SHA-384 or SHA-512. Ed25519 signatures may be made for the
-    message (Ed25519) or for its hash (Ed25519ph)."""
+    data: the content of the file. name: its name. ECDSA and RSA signatures (PKCS #1 v1.5) may use SHA-256, SHA-384 or
+    SHA-512. Ed25519 signatures may be made for the message (Ed25519) or for its hash (Ed25519ph)."""
     labels = [label.decode("ascii") for label in _BLOCK.findall(data)]
     if len(labels) > 1:
         raise ConfigError(f"{name} contains {len(labels)} keys or certificates; put each key into its own file")
@@ -63,7 +63,7 @@ def parse_public_key(data: bytes, name: str) -> PublicKey:
     try:
         key = load_pem_public_key(data)
     except (ValueError, UnsupportedAlgorithm):
-        what = "has no valid public key; export it again, for example with `cosign public-key`"
+        what = "contains no valid public key; export the key again, for example with `cosign public-key`"
         raise ConfigError(f"{name} {what}") from None
     check: Callable[[bytes, bytes], None]
     if isinstance(key, ec.EllipticCurvePublicKey):
@@ -72,7 +72,7 @@ def parse_public_key(data: bytes, name: str) -> PublicKey:
         check = _ecdsa_check(key)
     elif isinstance(key, rsa.RSAPublicKey):
         if not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
-            limits = f"it must have {MIN_RSA_BITS} to {MAX_RSA_BITS} bits"
+            limits = f"expected {MIN_RSA_BITS} to {MAX_RSA_BITS} bits"
             raise ConfigError(f"{name} contains an RSA key with {key.key_size} bits; {limits}")
         check = _rsa_check(key)
     elif isinstance(key, ed25519.Ed25519PublicKey):
@@ -87,9 +87,9 @@ def parse_public_key(data: bytes, name: str) -> PublicKey:
 
 
 def _wrong_block_error(label: str, name: str) -> ConfigError:
-    """Return the error for a file with a different kind of PEM block. label: that of the block. name: the file."""
+    """Return the error for a file with another kind of PEM block. label: the label of the block. name: the file."""
     if label.endswith("PRIVATE KEY"):
-        what = "a private key, expected a public key: name cosign.pub, and keep the private key off this machine"
+        what = "a private key, expected a public key; specify cosign.pub, and do not store the private key here"
     elif label == "CERTIFICATE":
         what = "a certificate, expected a public key; extract it: openssl x509 -pubkey -noout -in FILE"
     else:
@@ -117,7 +117,7 @@ def _ed25519_check(key: ed25519.Ed25519PublicKey) -> Callable[[bytes, bytes], No
     raw = key.public_bytes_raw()
 
     def check(signature: bytes, message: bytes) -> None:
-        """Check a signature for the message, and then for its hash."""
+        """Check an Ed25519 signature of the message and, if this fails, an Ed25519ph signature of its hash."""
         try:
             key.verify(signature, message)
         except InvalidSignature:

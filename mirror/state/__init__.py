@@ -1,1 +1,1 @@
-"""The state: hints from earlier runs, stored in one SQLite file. They change the cost of a run, but not its result."""
+"""The state: hints from earlier runs in an SQLite file. Hints change the cost of a run, but not its result."""

@@ -1,7 +1,7 @@
-"""The rows of the state that record which manifest, from which source, a tag of attachments on a target had.
+"""The rows of the state about tags of attachments on targets: the manifest of each tag, and its source.
 
-They are more than hints: a tag of attachments may be overwritten if it still has the recorded manifest. If there is no
-row, this depends on the contents of the manifests.
+The rows are more than hints: a tag of attachments may be overwritten if it still has the recorded manifest. Without a
+row, the decision depends on the content of the manifests.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class ReadState(Protocol):
     """A function that runs a query on the state file."""
 
     def __call__(self, repository: str, query: Callable[[Database], _T], default: _T) -> _T:
-        """Return the result of `query`, or `default` if the file cannot be read."""
+        """Return the result of a query, or `default` if the state file cannot be read."""
         ...
 
 
 class AttachmentTagRecords:
     """Reads and writes the records of attachment tags. Thread-safe.
 
-    read: runs a query on the state file. submit: queues a change to it."""
+    read: runs a query on the state file. submit: queues a change to the state file."""
 
     def __init__(self, read: ReadState, submit: Callable[[Callable[[Database], None]], None]) -> None:
         self._read = read
@@ -44,14 +44,14 @@ class AttachmentTagRecords:
         return self._read("", lambda database: _find(database, repository, tag), None)
 
     def record(self, repository: str, tag: str, digest: Digest, source: str) -> None:
-        """Record the manifest to which a tag in a target repository refers now.
+        """Record the manifest to which a tag of attachments in a target repository refers now.
 
         source: the source repository with its host. Does not block, because the record is written later."""
         self._submit(lambda database: _record(database, repository, tag, digest, source))
 
 
 def _find(database: Database, repository: str, tag: str) -> tuple[Digest, str] | None:
-    """Return the row of a tag, or None if there is none."""
+    """Return the stored manifest and source of a tag of attachments, or None if there is no row."""
     if database.lacks("attachment_tag"):
         return None
     found = database.query(_FIND, (repository, tag))
@@ -61,5 +61,5 @@ def _find(database: Database, repository: str, tag: str) -> tuple[Digest, str] |
 
 
 def _record(database: Database, repository: str, tag: str, digest: Digest, source: str) -> None:
-    """Store the row of a tag."""
+    """Store the manifest and the source of a tag of attachments."""
     database.execute(_RECORD, [(database.repository_id(repository), tag, digest_to_bytes(digest), source)])

@@ -1,4 +1,4 @@
-"""The connections through which the state file is read."""
+"""The connections that read the state file."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from mirror.state.database import Database
 
 
 class ReadConnections:
-    """Connections to the state file, each used by one thread at a time, and reused. Thread-safe.
+    """A pool of read-only connections to the state file. Each is used by one thread at a time. Thread-safe.
 
-    A connection reads the file that existed when it was opened, so each belongs to a `Writer.generation`."""
+    A connection reads the file that existed when it was opened, so it belongs to a `Writer.generation`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -22,7 +22,7 @@ class ReadConnections:
 
     @contextmanager
     def connection(self, generation: int) -> Iterator[Database]:
-        """Return a context manager for an idle connection to the current file, or for a new one.
+        """Return a context manager that yields an idle connection to the current file, or a new connection.
 
         Raises DatabaseError if the file cannot be opened."""
         database = self._take(generation)
@@ -30,20 +30,20 @@ class ReadConnections:
             yield database
         finally:
             self._idle.append((generation, database))
-            if self._closed:  # meanwhile
+            if self._closed:  # `close` was called while the connection was in use
                 self._close_idle()
 
     def close(self) -> None:
-        """Close all connections: the idle ones now, and those in use when they are no longer used."""
+        """Close all idle connections now, and each other connection when it is no longer in use."""
         self._closed = True
         self._close_idle()
 
     def _take(self, generation: int) -> Database:
-        """Return an idle connection of this generation, or open a new one."""
+        """Return an idle connection of a generation, or open a new connection."""
         while self._idle:
             try:
                 made_for, database = self._idle.pop()
-            except IndexError:  # another thread took the last one
+            except IndexError:  # another thread took the last connection
                 break
             if made_for == generation:
                 return database

@@ -22,8 +22,8 @@ _TAG = """SELECT t.digest FROM repository r JOIN tag t ON t.repository = r.id
           WHERE r.name = ? AND t.side = ? AND t.name = ?"""
 _HELD = """SELECT 1 FROM repository r JOIN digest d JOIN member m ON m.digest = d.id AND m.repository = r.id
            WHERE r.name = ? AND d.value = ? LIMIT 1"""
-# This query jumps from repository to repository in the index. Reading all rows of a base layer, which may be 100,000,
-# would be slow.
+# This query jumps from repository to repository in the index. A base layer may have 100,000 rows, and reading all of
+# them would be slow.
 _HOLDERS = """WITH RECURSIVE held(d, r) AS (
                 SELECT id, (SELECT max(repository) FROM member WHERE digest = id) FROM digest WHERE value = ?
                 UNION ALL
@@ -40,7 +40,7 @@ _FORGET_CHECKED = """DELETE FROM checked WHERE repository = ?1
 
 
 class DatabaseError(Exception):
-    """An error that SQLite reported.
+    """An error that SQLite reported for the state file.
 
     corrupt: whether the file is damaged and must be replaced. full: whether the disk is full.
     busy: whether another program has locked the file."""
@@ -71,7 +71,7 @@ class Database:
     """One connection to the state file. Used by one thread at a time."""
 
     def __init__(self, path: Path, *, write: bool) -> None:
-        """Open the existing file at `path`. Raises DatabaseError if the file is missing or cannot be opened."""
+        """Open the existing state file at `path`. Raises DatabaseError if the file is missing or cannot be opened."""
         self._ids: dict[str, int] = {}  # of repositories, by name; used only for writing
         self._outdated: set[int] = set()  # repositories in which a tag was changed or deleted
         with _database_errors():
@@ -97,18 +97,18 @@ class Database:
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def tag(self, side: int, repository: str, tag: str) -> Digest | None:
-        """Return the digest that is stored for a tag, or None if there is none.
+        """Return the digest that the state file contains for a tag, or None if there is none.
 
         side: whether the tag was recorded for the repository as a SOURCE or as a TARGET."""
         found = self._query(_TAG, (repository, side, tag))
         return digest_from_bytes(found[0][0]) if found else None
 
     def had_blob(self, repository: str, digest: Digest) -> bool:
-        """Return whether the file records that the repository contained the blob or root manifest `digest`."""
+        """Return whether the state file has a row for a blob or root manifest in a repository."""
         return bool(self._query(_HELD, (repository, digest_to_bytes(digest))))
 
     def repositories_with_blob(self, host: str, digest: Digest, limit: int) -> list[str]:
-        """Return the names (`host/path`) of at most `limit` repositories on `host` that contained `digest`.
+        """Return the names (`host/path`) of at most `limit` repositories on a host that contained a blob.
 
         The most recently recorded repository comes first. The names are not validated."""
         prefix = f"{host}/"
@@ -127,7 +127,7 @@ class Database:
         return {name for (name,) in self._query("SELECT name FROM unfinished", ()) if isinstance(name, str)}
 
     def has_responded_over_v2(self, repository: str) -> bool:
-        """Return whether the registry has ever responded to a v2 request for this source repository."""
+        """Return whether the registry of a source repository has ever responded to a v2 request for it."""
         if self.lacks("answered_by_v2"):
             return False
         return bool(self._query("SELECT 1 FROM answered_by_v2 WHERE name = ?", (repository,)))
@@ -150,12 +150,12 @@ class Database:
         return {digest for (value,) in found if (digest := digest_from_bytes(value)) is not None}
 
     def lacks(self, table: str) -> bool:
-        """Return whether the file lacks the table, because its version is older and it has not been upgraded yet."""
+        """Return whether the file lacks a table, because it has an older version and has not been upgraded yet."""
         ((version,),) = self._query("PRAGMA user_version", ())
         return table in ADDED.get(int(version), ())
 
     def query(self, statement: str, values: Sequence[object]) -> list[tuple[str | bytes | int, ...]]:
-        """Return all rows of a query. Raises DatabaseError."""
+        """Run a query on the state file, and return all rows. Raises DatabaseError."""
         return list(self._query(statement, values))
 
     def tables(self) -> dict[str, str]:
@@ -173,9 +173,9 @@ class Database:
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def apply(self, actions: Iterable[Callable[[Database], None]]) -> None:
-        """Run all `actions` in one transaction. When this returns, the changes are on disk.
+        """Make all changes in one transaction. When this returns, the changes are on disk.
 
-        If this raises DatabaseError, the file has not changed."""
+        actions: functions that make the changes. If this raises DatabaseError, the file has not changed."""
         with _database_errors():
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -189,7 +189,7 @@ class Database:
                 raise
 
     def upgrade(self) -> None:
-        """Add the tables that a file of an earlier version lacks. Raises DatabaseError."""
+        """Add the tables that a state file of an earlier version lacks. Raises DatabaseError."""
         ((version,),) = self._query("PRAGMA user_version", ())
         lacking = ADDED.get(int(version), ())
 
@@ -203,7 +203,7 @@ class Database:
             self.apply([add_tables])
 
     def execute(self, statement: str, rows: Iterable[Sequence[object]]) -> None:
-        """Run a statement that writes, once for each row of values. For use within `apply`."""
+        """Run an SQL statement once for each row of values. Call this only within `apply`."""
         self._db.executemany(statement, rows)
 
     def record_tag(self, side: int, repository: str, tag: str, digest: Digest | None) -> None:
@@ -221,7 +221,7 @@ class Database:
             self._db.execute("INSERT OR REPLACE INTO tag VALUES (?, ?, ?, ?)", (*key, value))
 
     def record_image_blobs(self, repository: str, root: Digest, blobs: Iterable[Digest]) -> None:
-        """Write to the file that the repository contains `blobs`, which are all blobs of the image `root`."""
+        """Write rows for `blobs`, all of which belong to the image `root`, in a repository."""
         where, top = self.repository_id(repository), self._digest(root)
         rows = [(self._digest(digest), where, top) for digest in blobs]
         self._db.execute("DELETE FROM member WHERE repository = ? AND root = ?", (where, top))
@@ -230,13 +230,13 @@ class Database:
         self._seen += 1
 
     def forget(self, repository: str) -> None:
-        """Delete all rows about the tags and blobs of a repository."""
+        """Delete the rows for the tags and blobs of a repository."""
         where = self.repository_id(repository)
         self._db.execute("DELETE FROM tag WHERE repository = ?", (where,))
         self._delete_stale(where)
 
     def mark_unfinished(self, repository: str) -> None:
-        """Mark a repository as unfinished: a run has started to write to it, and has not finished."""
+        """Mark a repository as unfinished: a run has begun to write to the repository, and has not finished."""
         self._db.execute("INSERT OR IGNORE INTO unfinished VALUES (?)", (repository,))
 
     def remove_mark(self, repository: str) -> None:
@@ -244,11 +244,11 @@ class Database:
         self._db.execute("DELETE FROM unfinished WHERE name = ?", (repository,))
 
     def record_v2_response(self, repository: str) -> None:
-        """Write to the file that the registry has responded to a v2 request for this source repository."""
+        """Write a row for a source repository whose registry has responded to a v2 request for it."""
         self._db.execute("INSERT OR IGNORE INTO answered_by_v2 VALUES (?)", (repository,))
 
     def reset_target_tags(self, mark: str) -> None:
-        """Delete the stored tags of all targets, and store `mark` as the run mark for tags that are stored later."""
+        """Delete the stored tags of all targets, and store a new run mark for the tags that are stored from now on."""
         self._db.execute("DELETE FROM tag WHERE side = ?", (TARGET,))
         self._db.execute("DELETE FROM writers")
         self._db.execute("INSERT INTO writers VALUES (?)", (mark,))
@@ -263,25 +263,25 @@ class Database:
         self._db.execute("INSERT OR REPLACE INTO checked VALUES (?, ?, ?, ?)", values)
 
     def do_nothing(self) -> None:
-        """Do nothing. Callers queue this action to wait until all earlier actions are on disk."""
+        """Do nothing. Callers queue this as a change, to wait until all earlier changes are on disk."""
 
     def check_integrity(self) -> None:
-        """Check the whole file for damage. Raises DatabaseError if the file is damaged."""
+        """Check the whole state file for damage. Raises DatabaseError if the file is damaged."""
         ((verdict,),) = self._query("PRAGMA quick_check(1)", ())
         if verdict != "ok":
             raise DatabaseError(str(verdict))
 
     def outdated_repositories(self) -> list[int]:
-        """Return the ids of the repositories to `prune`: those in which this connection changed or deleted a tag."""
+        """Return the ids of the repositories in which this connection changed or deleted a tag. `prune` takes them."""
         return sorted(self._outdated)
 
     def prune(self, repository: int) -> None:
-        """Delete the blob rows of all images to which no tag of the repository refers. repository: its id."""
+        """Delete the blob rows of all images in a repository to which no tag refers. repository: the id."""
         self._outdated.discard(repository)
         self._delete_stale(repository)
 
     def _delete_stale(self, repository: int) -> None:
-        """Delete the blob rows of images without a tag, and the digests that are no longer used."""
+        """Delete the blob rows of images without a tag in a repository, and the digests that are no longer used."""
         orphans = self._db.execute(f"SELECT DISTINCT digest {_STALE}", (repository,)).fetchall()
         self._db.execute(f"DELETE {_STALE}", (repository,))
         self._db.execute(_FORGET_CHECKED, (repository,))
@@ -289,7 +289,7 @@ class Database:
         self._db.executemany(unused, orphans)
 
     def repository_id(self, name: str) -> int:
-        """Return the id of a repository. If the repository has no row yet, insert one."""
+        """Return the id of a repository. If the repository has no row yet, insert a row."""
         known = self._ids.get(name)
         if known is None:
             self._db.execute("INSERT OR IGNORE INTO repository(name, seen) VALUES (?, 0)", (name,))
@@ -298,7 +298,7 @@ class Database:
         return int(known)
 
     def _digest(self, digest: Digest) -> int:
-        """Return the id of a digest. If the digest has no row yet, insert one."""
+        """Return the id of a digest. If the digest has no row yet, insert a row."""
         value = (digest_to_bytes(digest),)
         found = self._db.execute("SELECT id FROM digest WHERE value = ?", value).fetchone()
         if found:
@@ -307,7 +307,7 @@ class Database:
 
 
 def create_schema(path: Path) -> None:
-    """Create the schema in the empty file at `path`. Raises DatabaseError."""
+    """Create the tables of the state in the empty file at `path`. Raises DatabaseError."""
     with _database_errors():
         database = sqlite3.connect(_uri(path, "rw"), uri=True, isolation_level=None)
         try:
@@ -318,10 +318,10 @@ def create_schema(path: Path) -> None:
 
 
 def _decode_text(raw: bytes) -> str:
-    """Decode text from the file, and replace invalid bytes."""
+    """Decode text from the state file, and replace invalid bytes."""
     return raw.decode("utf-8", "replace")
 
 
 def _uri(path: Path, mode: str) -> str:
-    """Return the URI of the file for sqlite3. mode: `ro` or `rw`."""
+    """Return the URI of the state file for sqlite3. mode: `ro` or `rw`."""
     return f"file:{quote(os.fsencode(path))}?mode={mode}"

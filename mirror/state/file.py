@@ -26,8 +26,8 @@ _SIDE_FILES = ("-wal", "-shm", "-journal")
 def open_database(path: Path, warn: Callable[[str], None]) -> Database:
     """Open the state file for writing.
 
-    If the file is invalid, it is set aside with a warning. If there is no file, one is created (mode 0600). If the file
-    has an earlier version, it is upgraded. Raises LocalError."""
+    An invalid file is set aside with a warning. A missing file is created (mode 0600). A file of an earlier version is
+    upgraded. Raises LocalError."""
     fault = find_fault(path)
     if fault:
         replace_file(path, fault, warn)
@@ -50,7 +50,7 @@ def open_database(path: Path, warn: Callable[[str], None]) -> Database:
 def replace_file(path: Path, fault: str, warn: Callable[[str], None]) -> None:
     """Set an invalid state file aside, create a new one, and warn. Raises LocalError.
 
-    fault: what is wrong with the file, for the warning, such as `is not a database`."""
+    fault: the reason, for the warning, such as `is not a database`."""
     try:
         aside = _set_aside(path)
         _create(path)
@@ -64,9 +64,9 @@ def replace_file(path: Path, fault: str, warn: Callable[[str], None]) -> None:
 
 
 def state_error(path: Path, error: DatabaseError) -> LocalError:
-    """Convert a DatabaseError to a LocalError that names the state file and has a hint."""
+    """Convert a DatabaseError to a LocalError with the path of the state file and a hint."""
     if error.full:
-        return LocalError(f"cannot write {path}: {error}", hint="free some space there", code="local_full")
+        return LocalError(f"cannot write {path}: {error}", hint="free some space on this disk", code="local_full")
     if error.busy:
         hint = "another program has locked the file: end that program, or set `state` to another directory"
         return LocalError(f"cannot write {path}: {error}", hint=hint)
@@ -75,9 +75,10 @@ def state_error(path: Path, error: DatabaseError) -> LocalError:
 
 
 def find_fault(path: Path) -> str | None:
-    """Return what is wrong with the file, such as `is not a database`, or None if it is valid, missing or empty.
+    """Return the reason why the state file is invalid, such as `is not a database`, or None if it can be used.
 
-    Does not write. Raises LocalError if the file cannot be read, is a link, or is not a regular file."""
+    A missing or empty file can be used. The file is not modified. Raises LocalError if the file cannot be read, is a
+    link, or is not a regular file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -86,7 +87,7 @@ def find_fault(path: Path) -> str | None:
         raise local_error("read", path, error) from error
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise LocalError(f"{path} is not a regular file", hint="move it away")
+            raise LocalError(f"the state file {path} is not a regular file", hint="move it to another directory")
         header = os.read(descriptor, _HEADER)
     except OSError as error:
         raise local_error("read", path, error) from error
@@ -96,12 +97,12 @@ def find_fault(path: Path) -> str | None:
 
 
 def _version(header: bytes) -> int:
-    """Return the schema version in the file header."""
+    """Return the schema version in the header of the state file."""
     return int.from_bytes(header[60:64], "big")
 
 
 def _header_fault(header: bytes) -> str | None:
-    """Return what is wrong with the file header, such as `is not a database`, or None if it is valid."""
+    """Return the reason why the header of the state file is invalid, or None if it is valid."""
     if len(header) < _HEADER or not header.startswith(_MAGIC):
         return "is not a database"
     if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
@@ -112,7 +113,7 @@ def _header_fault(header: bytes) -> str | None:
 
 
 def _content_fault(path: Path, version: int) -> str | None:
-    """Return what is wrong with the content of the file, such as `cannot be read`, or None if it is valid."""
+    """Return the reason why the content of the state file is invalid, or None if it is valid."""
     expected = {name: sql for name, sql in SCHEMA.items() if name not in ADDED.get(version, ())}
     try:
         database = Database(path, write=False)
@@ -146,7 +147,7 @@ def _set_aside(path: Path) -> Path:
 
 
 def _create(path: Path) -> None:
-    """Create a state file under a temporary name, then rename it, so that `path` always has the complete schema.
+    """Create a state file under a temporary name, and rename it, so that no incomplete file ever exists at `path`.
 
     Raises OSError, DatabaseError."""
     new = path.with_name(f".{path.name}.new")

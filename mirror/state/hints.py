@@ -1,4 +1,4 @@
-"""The state: hints from earlier runs, stored in one SQLite file. They change the cost of a run, but not its result.
+"""The state: hints from earlier runs in an SQLite file. Hints change the cost of a run, but not its result.
 
 The following records are more than hints (docs/operations.md, "State and lock"):
 
@@ -6,8 +6,8 @@ The following records are more than hints (docs/operations.md, "State and lock")
 * whether the registry has responded to a v2 request for a source repository,
 * the tags of targets that the operator declared `exclusive` or `immutable`,
 * when a tag of a source was first seen with its digest,
-* which platforms a sparse image on a target contains, and what syncs wrote to targets (`state/ownership.py`),
-* which manifest, from which source, a tag of attachments on a target had.
+* the platforms of sparse images on targets, and the tags that syncs wrote to targets (`state/ownership.py`),
+* the manifest of each tag of attachments on a target, and the source of this manifest.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ _T = TypeVar("_T")
 class State(AbstractContextManager["State"]):
     """Reads and writes the hints in the state file. Repositories are named `host/path`. Thread-safe.
 
-    A read costs one or two index lookups. A method that records something only queues a write, and the new value can be
+    A read costs one or two index lookups. A method that records a value only queues a write, and the new value can be
     read about a second later, or after `flush`. `forget`, `delete_tag_record` and the methods for marks take effect
     immediately. Each reading thread uses its own connection, and a single thread writes, so no lock is held during
-    SQLite's I/O. The file may be outdated or damaged, so a digest or path that a read returns may be wrong, but it is
+    SQLite's I/O. The file may be outdated or damaged: a digest or path that a read returns may be wrong, but it is
     always well-formed."""
 
     @classmethod
     def open(
         cls, directory: Path, warn: Callable[[str], None], *, read_only: bool = False, writers: str | None = None
     ) -> State:
-        """Open the state file in `directory`. If there is no file, create one, unless `read_only` is set.
+        """Open the state file in a state directory. If the file does not exist, create it, unless `read_only` is set.
 
         A file that is damaged, or has another program's format or an unknown version, is set aside with a warning.
-        read_only: for commands that do not hold the run lock. The file is only read, and nothing is recorded.
+        read_only: for commands that do not hold the run lock. The file is only read, and no values are recorded.
         writers: the mark of this run (see `run_marks`). Tags of targets that were recorded under another mark are
-        ignored. If `writers` is None, no tags are ignored.
+        ignored; None to ignore no tags.
         Raises LocalError if the file cannot be written or, with `read_only`, cannot be read."""
         path = directory / FILE_NAME
         if read_only:
@@ -102,7 +102,7 @@ class State(AbstractContextManager["State"]):
         self.attachment_tags = AttachmentTagRecords(self.read, self.submit)
 
     def _load_sparse_repositories(self) -> None:
-        """Read which repositories have sparse images."""
+        """Read the set of target repositories that have sparse images."""
         self._sparse_repositories = self.read("", platform_records.read_sparse_repositories, set[str]())
 
     def _marks(self) -> list[str]:
@@ -120,15 +120,15 @@ class State(AbstractContextManager["State"]):
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def target_tag(self, repository: str, tag: str) -> Digest | None:
-        """Return the digest that was last recorded for `tag` in the target repository, or None if it is unknown."""
+        """Return the digest that was last recorded for a tag in a target repository, or None if it is unknown."""
         return self._recorded_tag("target", repository, tag) if self._knows_targets else None
 
     def source_tag(self, repository: str, tag: str) -> Digest | None:
-        """Return the digest that was last recorded for `tag` in the source repository, or None if it is unknown."""
+        """Return the digest that was last recorded for a tag in a source repository, or None if it is unknown."""
         return self._recorded_tag("source", repository, tag)
 
     def _recorded_tag(self, side: Side, repository: str, tag: str) -> Digest | None:
-        """Return the digest that was last recorded for a tag, or None if it is unknown."""
+        """Return the digest that was last recorded for a tag at a source or on a target, or None if it is unknown."""
         return self.read(repository, lambda database: database.tag(_SIDES[side], repository, tag), None)
 
     def transform_digest(self, identity: str) -> Digest | None:
@@ -147,17 +147,17 @@ class State(AbstractContextManager["State"]):
         return repository in self._sparse_repositories
 
     def other_platform(self, key: str) -> str | None:
-        """Return the reason for skipping an image whose platform is not selected, or None if none is recorded."""
+        """Return the recorded reason for skipping an image because of its platform, or None if there is none."""
         return self.read(key, lambda database: platform_records.read_other_platform(database, key), None)
 
     def had_blob(self, repository: str, digest: Digest) -> bool:
-        """Return whether `repository` contained `digest` when an earlier run copied an image to or from it.
+        """Return whether a repository contained a blob when an earlier run copied an image to or from it.
 
-        The registry may have deleted it since."""
+        The registry may have deleted the blob since."""
         return self.read(repository, lambda database: database.had_blob(repository, digest), False)
 
     def repositories_with_blob(self, host: str, digest: Digest, limit: int = 4) -> list[str]:
-        """Return the paths of at most `limit` repositories on `host` that contained the blob `digest`.
+        """Return the paths of at most `limit` repositories on a host that contained a blob.
 
         The most recently recorded repository comes first."""
         more = limit + len(self._forgotten)
@@ -167,27 +167,27 @@ class State(AbstractContextManager["State"]):
         return [path for path in paths if is_path(path)][:limit]
 
     def is_unfinished(self, repository: str) -> bool:
-        """Return whether a run started to write to the repository but did not finish, so that tags may be missing."""
+        """Return whether a run began to write to a repository but did not finish, so that tags may be missing."""
         return repository in self._unfinished
 
     def has_responded_over_v2(self, repository: str) -> bool:
-        """Return whether the registry responded to a v2 request for this source repository in an earlier run.
+        """Return whether the registry of a source repository responded to a v2 request for it in an earlier run.
 
         If the state file cannot be read, return True."""
         return self._usable and self.read("", lambda database: database.has_responded_over_v2(repository), True)
 
     def first_seen(self, repository: str, tag: str) -> FirstSeen | None:
-        """Return the image last recorded for a tag at a source, and when it was first seen, or None if unknown."""
+        """Return the last recorded image of a tag at a source, and when it was first seen, or None if it is unknown."""
         return self.read("", lambda database: selection_records.read_first_seen(database, repository, tag), None)
 
     def image_date(self, repository: str, identity: str) -> int | None:
-        """Return the date of an image at a source, in microseconds since the epoch, or None if none is recorded."""
+        """Return the recorded date of an image at a source, in microseconds since the epoch, or None."""
         return self.read("", lambda database: selection_records.read_image_date(database, repository, identity), None)
 
     def checked_attachments(
         self, source: str, repository: str, digests: Collection[Digest], after: float, until: float
     ) -> set[Digest]:
-        """Return the images among `digests` whose attachments on a target were found complete in a period of time.
+        """Return those of the images `digests` whose attachments on a target were found complete in a period of time.
 
         source: the key for the source and the rules for its attachments. after, until: seconds since the epoch."""
         none: set[Digest] = set()
@@ -198,7 +198,7 @@ class State(AbstractContextManager["State"]):
         )
 
     def read(self, repository: str, query: Callable[[Database], _T], default: _T) -> _T:
-        """Run a query on an idle connection. Return `default` if the repository was forgotten or the query fails."""
+        """Run a query on the state file. Return `default` if the repository was forgotten or the query fails."""
         if not self._usable or repository in self._forgotten:
             return default
         generation = self._writer.generation if self._writer else 0
@@ -210,7 +210,7 @@ class State(AbstractContextManager["State"]):
             return default
 
     def _report_read_error(self, failure: DatabaseError) -> None:
-        """After the first failed read of the run, warn, or have the file checked if it may be damaged."""
+        """Handle the first failed read of the run: warn, or request a check of the file if it may be damaged."""
         with self._lock:
             first, self._reported = not self._reported, True
         if not first:
@@ -223,20 +223,20 @@ class State(AbstractContextManager["State"]):
     # -- recording ----------------------------------------------------------------------------------------------------
 
     def record_tag(self, side: Side, repository: str, tag: str, digest: Digest | None) -> None:
-        """Record the current digest of `tag` in the repository. `digest` is None if the tag does not exist."""
+        """Record the current digest of a tag at a source or on a target. `digest` is None if the tag does not exist."""
         self.submit(lambda database: database.record_tag(_SIDES[side], repository, tag, digest))
 
     def delete_tag_record(self, repository: str, tag: str, *, was_recorded: bool) -> None:
-        """Delete the recorded digest of `tag` before the tag is written in a target repository.
+        """Delete the recorded digest of a tag, before a run writes the tag in a target repository.
 
         The deletion is on disk when this returns. was_recorded: whether this run has already recorded a digest for the
-        tag. Its write may still be queued. Raises LocalError."""
+        tag, the write of which may still be queued. Raises LocalError."""
         known = self.read(repository, lambda database: database.tag(TARGET, repository, tag) is not None, True)
         if (known or was_recorded) and self._writer:
             self._writer.call(lambda database: database.record_tag(TARGET, repository, tag, None))
 
     def record_image_blobs(self, repository: str, root: Digest, blobs: Iterable[Digest]) -> None:
-        """Record that the repository contains `blobs`, which are all blobs of the image `root`.
+        """Record that a repository contains `blobs`, which are all blobs of the image `root`.
 
         This run must have verified that the blobs exist, or have read them from the repository. Child manifests are not
         recorded: they must be sent anyway, because registries delete untagged manifests while tags keep their
@@ -257,9 +257,9 @@ class State(AbstractContextManager["State"]):
         self.submit(lambda database: database.record_attachments(source, repository, digest, time))
 
     def record_sparse_image(self, repository: str, tag: str, digest: Digest, platforms: Collection[str]) -> None:
-        """Record, before a tag is written, that a target repository has the index `digest` with only these platforms.
+        """Record that a tag on a target will refer to the index `digest` with only these platforms.
 
-        The record is on disk when this returns. Raises LocalError."""
+        Call this before the tag is written. The record is on disk when this returns. Raises LocalError."""
         text = ",".join(platforms)
         if self._writer:
             self._writer.call(
@@ -268,7 +268,7 @@ class State(AbstractContextManager["State"]):
             self._sparse_repositories.add(repository)
 
     def update_sparse_image(self, repository: str, tag: str, digest: Digest, platforms: Collection[str]) -> None:
-        """Record that a tag refers to the index `digest` with only these platforms, or with all if none are given."""
+        """Record the platforms of the index to which a tag on a target refers. No platforms means all platforms."""
         if not platforms and repository not in self._sparse_repositories:
             return
         text = ",".join(platforms)
@@ -281,7 +281,7 @@ class State(AbstractContextManager["State"]):
         self.submit(lambda database: platform_records.record_other_platform(database, key, reason))
 
     def record_v2_response(self, repository: str) -> None:
-        """Record that the registry responded to a v2 request for this source repository."""
+        """Record that the registry of a source repository responded to a v2 request for it."""
         self.submit(lambda database: database.record_v2_response(repository))
 
     def record_first_seen(self, repository: str, tag: str, seen: FirstSeen) -> None:
@@ -289,18 +289,18 @@ class State(AbstractContextManager["State"]):
         self.submit(lambda database: selection_records.record_first_seen(database, repository, tag, seen))
 
     def record_image_dates(self, repository: str, dates: Mapping[str, int]) -> None:
-        """Record the dates of images at a source."""
+        """Record the creation dates of images at a source."""
         if dates:
             self.submit(lambda database: selection_records.record_image_dates(database, repository, dates))
 
     def delete_other_image_dates(self, repository: str, identities: Collection[str]) -> None:
-        """Delete the recorded dates of all images at a source except these."""
+        """Delete the recorded creation dates of all images in a source repository except those in `identities`."""
         self.submit(lambda database: selection_records.delete_other_image_dates(database, repository, identities))
 
     def forget(self, repository: str) -> None:
         """Delete the recorded tags and blobs of a repository, but keep its unfinished mark and `has_responded_over_v2`.
 
-        Hints that this run records about the repository afterwards are used only by the next run."""
+        Hints that this run records about the repository afterwards are used only in the next run."""
         with self._lock:
             self._forgotten.add(repository)
         self.submit(lambda database: database.forget(repository))
@@ -333,12 +333,12 @@ class State(AbstractContextManager["State"]):
             self._writer.submit(action)
 
     def flush(self) -> None:
-        """Wait until everything that was recorded so far is on disk. Raises LocalError."""
+        """Wait until all values that were recorded so far are on disk. Raises LocalError."""
         if self._writer:
             self._writer.call(Database.do_nothing)
 
     def close(self) -> None:
-        """Write everything that was recorded, delete outdated hints, and close the file.
+        """Write all recorded values, delete outdated hints, and close the file.
 
         Later reads return None, False or an empty list."""
         self._usable = False

@@ -1,7 +1,7 @@
-"""The rows of the state about what syncs wrote to targets: only these tags and manifests may be deleted by a prune.
+"""The rows of the state about tags and manifests that syncs wrote to targets. A prune may delete only these.
 
-A row belongs to the configuration with which the sync was run, which is identified by the path of its file. Later
-runs restore lost hints, but not lost rows: if the state is lost, a prune keeps everything that was written before.
+A row belongs to the configuration of the sync, which is identified by the path of its file. Unlike hints, later runs do
+not restore these rows: if the state is lost, a prune keeps all tags that were written before.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class WrittenReference(Struct, frozen=True):
     """A tag or manifest that a sync wrote to a target repository.
 
     reference: the tag, or the digest of a manifest that was written without a tag. digest: the digest of the manifest.
-    source: the repository that it was copied from, as `HOST/REPOSITORY`. subject: the digest of the manifest that a
-    referrer belongs to; None for an image, and for a tag whose name contains the digest of its subject."""
+    source: the source repository, as `HOST/REPOSITORY`. subject: the digest of the subject of a referrer; None for an
+    image, and for a tag whose name contains the digest of its subject."""
 
     reference: str
     digest: Digest
@@ -39,10 +39,10 @@ class WrittenReference(Struct, frozen=True):
 
 
 class OwnershipRecords:
-    """Reads and writes the rows of one configuration. Thread-safe. Repositories are named `HOST/REPOSITORY`.
+    """Reads and writes the records of the tags and manifests that the syncs of one configuration wrote to targets.
 
-    states: the state files that are read. New rows are written to the first one. path: the file of the
-    configuration."""
+    Thread-safe. Repositories are named `HOST/REPOSITORY`. states: the state files to read; new rows are written to the
+    first file. path: the file of the configuration."""
 
     def __init__(self, states: Sequence[State], path: Path) -> None:
         self._states = states
@@ -53,14 +53,14 @@ class OwnershipRecords:
     def record(
         self, repository: str, reference: str, digest: Digest, source: str, subject: Digest | None = None
     ) -> None:
-        """Record that this run wrote a tag or manifest. The row is written to the file later.
+        """Record that this run wrote a tag or manifest to a target. The row is written to the state file later.
 
         The parameters are described in `WrittenReference`."""
         written = WrittenReference(reference, digest, source, subject)
         self._states[0].submit(partial(_record, owner=self._owner, repository=repository, written=written))
 
     def repositories(self) -> dict[str, int]:
-        """Return the target repositories to which this configuration wrote, each with the number of its rows."""
+        """Return the target repositories to which this configuration wrote, with the number of rows of each."""
         found: dict[str, int] = {}
         for state in self._states:
             none: dict[str, int] = {}
@@ -69,7 +69,7 @@ class OwnershipRecords:
         return found
 
     def written(self, repository: str) -> list[WrittenReference]:
-        """Return what this configuration wrote to a target repository.
+        """Return the tags and manifests that this configuration wrote to a target repository.
 
         A reference occurs more than once if several state files have a row for it."""
         none: list[WrittenReference] = []
@@ -77,7 +77,7 @@ class OwnershipRecords:
         return list(dict.fromkeys(one for state in self._states for one in state.read("", query, none)))
 
     def written_by_others(self, repository: str) -> set[tuple[str, Digest]]:
-        """Return what other configurations that share the state wrote: each reference with its digest."""
+        """Return the references, with digests, that other configurations with the same state wrote to a repository."""
         none: list[WrittenReference] = []
         query = partial(_read_written, owner=self._owner, repository=repository, others=True)
         return {(one.reference, one.digest) for state in self._states for one in state.read("", query, none)}
@@ -91,13 +91,13 @@ class OwnershipRecords:
             state.delete_tag_record(repository, tag, was_recorded=True)
 
     def forget(self, repository: str, reference: str) -> None:
-        """Delete the rows of this configuration for a tag or manifest that the target does not have any more."""
+        """Delete the rows of this configuration for a tag or manifest that no longer exists on the target."""
         for state in self._states:
             state.submit(partial(_delete, owner=self._owner, repository=repository, reference=reference))
 
 
 def _record(database: Database, owner: bytes, repository: str, written: WrittenReference) -> None:
-    """Store a row, in place of an earlier one for the same reference."""
+    """Store a row for a written reference, and replace an earlier row for the same reference."""
     number, source = database.repository_id(repository), database.repository_id(written.source)
     subject = digest_to_bytes(written.subject) if written.subject is not None else b""
     row = (number, written.reference, owner, digest_to_bytes(written.digest), subject, source)
@@ -105,13 +105,13 @@ def _record(database: Database, owner: bytes, repository: str, written: WrittenR
 
 
 def _delete(database: Database, owner: bytes, repository: str, reference: str) -> None:
-    """Delete the row of one owner for a reference."""
+    """Delete the row of one owner, which is a configuration, for a reference."""
     key = (database.repository_id(repository), reference, owner)
     database.execute("DELETE FROM written WHERE (repository, reference, owner) = (?, ?, ?)", [key])
 
 
 def _read_repositories(database: Database, owner: bytes) -> dict[str, int]:
-    """Return the repositories with rows of one owner, each with their number."""
+    """Return the repositories for which one owner has rows, with the number of rows of each."""
     if database.lacks("written"):
         return {}
     statement = """SELECT r.name, count(*) FROM written w JOIN repository r ON r.id = w.repository
@@ -120,7 +120,7 @@ def _read_repositories(database: Database, owner: bytes) -> dict[str, int]:
 
 
 def _read_written(database: Database, owner: bytes, repository: str, *, others: bool = False) -> list[WrittenReference]:
-    """Return the rows of one owner for a repository, or those of all other owners. Invalid rows are left out."""
+    """Return the rows for a repository of one owner or, if `others` is set, of all other owners. Skip invalid rows."""
     if database.lacks("written"):
         return []
     found = []

@@ -9,14 +9,14 @@ from mirror.oci.digest import Digest
 from mirror.state.database import Database
 from mirror.state.schema import digest_from_bytes, digest_to_bytes
 
-_FEW_RESULTS = 1000  # results of selecting platforms that are always kept
+_FEW_RESULTS = 1000  # the number of results of platform selection up to which no results are deleted
 _COUNTS = "SELECT (SELECT count(*) FROM tag), (SELECT count(*) FROM transform), (SELECT count(*) FROM other_platform)"
 _DELETE_UNUSED_RESULTS = """DELETE FROM transform
                             WHERE identity LIKE 'platforms %' AND digest NOT IN (SELECT digest FROM tag)"""
 
 
 def read_other_platform(database: Database, key: str) -> str | None:
-    """Return why an image is skipped because of its platform, or None if that is not stored."""
+    """Return the stored reason why an image is skipped because of its platform, or None if there is none."""
     if database.lacks("other_platform"):
         return None
     found = database.query("SELECT reason FROM other_platform WHERE image = ?", (key,))
@@ -24,7 +24,7 @@ def read_other_platform(database: Database, key: str) -> str | None:
 
 
 def record_other_platform(database: Database, key: str, reason: str) -> None:
-    """Store why an image is skipped because of its platform. key: identifies the image and the selected platforms."""
+    """Store the reason why an image is skipped because of its platform. key: identifies the image and the platforms."""
     database.execute("INSERT OR REPLACE INTO other_platform VALUES (?, ?)", [(key, reason)])
 
 
@@ -45,20 +45,20 @@ def read_sparse_images(database: Database, repository: str) -> dict[str, dict[Di
 
 
 def record_sparse_image(database: Database, repository: str, tag: str, digest: Digest, platforms: str) -> None:
-    """Store that the index `digest`, if `tag` refers to it, has only some of its platforms in a target repository."""
+    """Store the platforms that a sparse image contains. The row is valid while the tag refers to the index `digest`."""
     values = (repository, tag, digest_to_bytes(digest), platforms)
     database.execute("INSERT OR REPLACE INTO sparse VALUES (?, ?, ?, ?)", [values])
 
 
 def delete_sparse_images(database: Database, repository: str, tag: str) -> None:
-    """Delete all rows about sparse images under a tag."""
+    """Delete all rows for sparse images under a tag in a target repository."""
     database.execute("DELETE FROM sparse WHERE repository = ? AND tag = ?", [(repository, tag)])
 
 
 def prune_platform_results(database: Database) -> None:
-    """If there are many results of platform selection, delete the results that no recorded tag refers to.
+    """Delete the results of platform selection to which no recorded tag refers, if there are many results.
 
-    Without this, the state would grow with every new digest of a tag."""
+    Without this, the state would grow with each new digest of a tag."""
     ((tags, results, others),) = database.query(_COUNTS, ())
     if int(results) > 2 * int(tags) + _FEW_RESULTS:
         database.execute(_DELETE_UNUSED_RESULTS, [()])

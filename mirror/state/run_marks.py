@@ -2,7 +2,7 @@
 
 The target tags in a state file are valid only as long as no run with another state file writes to these targets. Runs
 without --shard, and the runs of each shard, use separate state files in one state directory. The *partition* of a run
-says how the targets are divided among such runs: not at all, or among a number of shards.
+specifies how the targets are divided among such runs: not at all, or among a number of shards.
 
 The file `writers` in the state directory contains the partition of the last runs that wrote, and a random *mark*, which
 is replaced when the partition changes. Each state file stores the mark under which it recorded the tags of targets. A
@@ -27,20 +27,20 @@ _WAIT = 10.0  # seconds to wait for other runs that are starting
 def partition_of_shards(count: int, config_hash: str) -> str:
     """Return the name of the partition of a run with `--shard`: the number of shards and the configuration's hash.
 
-    The hash is included because a target may belong to another shard after a change of the configuration."""
+    The hash is included because a change of the configuration may move a target to another shard."""
     return f"{count} {config_hash}"
 
 
 def current_mark(directory: Path) -> str:
-    """Return the current run mark of a state directory, or "" if there is none. For commands that only read."""
+    """Return the current run mark of a state directory, for a command that only reads, or "" if there is none."""
     return _read(directory / "writers")[0]
 
 
 @contextmanager
 def use_partition_mark(directory: Path, partition: str, stop: Sleeper) -> Iterator[str]:
-    """Return a context manager that registers this run as a writer of `partition` and yields its run mark.
+    """Return a context manager that registers this run as a writer of a partition, and yields its run mark.
 
-    Enter the `with` block before the first write to a target, and leave it after the last one. While runs of several
+    Enter the `with` block before the first write to a target, and leave it after the last write. While runs of several
     partitions write at the same time, each run gets its own mark.
     Raises LockBusy, LocalError, and any exception that `stop.sleep` raises."""
     path = directory / "writers.lock"

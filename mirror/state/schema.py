@@ -1,4 +1,4 @@
-"""The schema of the state file: its tables, its version, the tables that earlier versions lack, and stored digests."""
+"""The schema of the state file: its tables, its version, and the tables that earlier versions lack."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ VERSION = 5
 # There is also a row whose digest is `root` itself. The repository is a target, or a source on the host of a target.
 # Pruning deletes the rows of each `root` that no longer has a tag. `seen` is a counter that orders the repositories, as
 # a clock may be wrong. The statements are spelled as SQLite returns them, so they can be compared with those in a file.
-# A row of `checked` says when (in seconds since the epoch) the attachments of an image were found complete in a target
-# repository. A row of `attachment_tag` says which manifest a tag of an attachment had on a target, and its source
-# repository. A row of `written` says that a sync wrote `digest` under the tag or digest `reference`, with the
-# configuration `owner` (a hash of its path); `subject` is empty if the manifest has none.
+# A row of `checked` contains the time (in seconds since the epoch) at which the attachments of an image were found
+# complete in a target repository. A row of `attachment_tag` contains the manifest of an attachment's tag on a target,
+# and its source repository. A row of `written` means that a sync wrote `digest` under the tag or digest `reference`,
+# with the configuration `owner` (a hash of its path); `subject` is empty if the manifest has none.
 SCHEMA = {
     "repository": "CREATE TABLE repository(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, seen INTEGER NOT NULL)",
     "digest": "CREATE TABLE digest(id INTEGER PRIMARY KEY, value BLOB NOT NULL UNIQUE)",
@@ -53,12 +53,12 @@ STATEMENTS = (*SCHEMA.values(), f"PRAGMA application_id = {APPLICATION_ID}", f"P
 
 
 def digest_to_bytes(digest: Digest) -> bytes:
-    """Convert a digest to the 32 or 64 bytes that are stored in the file."""
+    """Convert a digest to the 32 or 64 bytes that the state file contains."""
     return bytes.fromhex(digest.hex)
 
 
 def digest_from_bytes(value: object) -> Digest | None:
-    """Convert a digest stored in the file (32 or 64 bytes) to a Digest, or return None if it is not valid."""
+    """Convert a value in the state file (32 or 64 bytes) to a Digest, or return None if it is not valid."""
     if not isinstance(value, bytes):
         return None
     try:

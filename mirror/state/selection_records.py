@@ -12,7 +12,7 @@ from mirror.state.database import Database
 
 
 def read_first_seen(database: Database, repository: str, tag: str) -> FirstSeen | None:
-    """Return the image that was last stored for a tag at a source, and when it was first seen, or None."""
+    """Return the stored image of a tag at a source, and when it was first seen, or None if there is no row."""
     if database.lacks("first_seen"):
         return None
     statement = """SELECT f.identity, f.time FROM repository r JOIN first_seen f ON f.repository = r.id
@@ -23,7 +23,7 @@ def read_first_seen(database: Database, repository: str, tag: str) -> FirstSeen 
 
 
 def record_first_seen(database: Database, repository: str, tag: str, seen: FirstSeen) -> None:
-    """Store when a tag was first seen with an image. If the row is for the same image, the earlier time is kept."""
+    """Store when a tag was first seen with an image. If there is a row for the same image, keep the earlier time."""
     statement = """INSERT INTO first_seen VALUES (?, ?, ?, ?)
                    ON CONFLICT(repository, tag) DO UPDATE SET identity = excluded.identity, time = excluded.time
                    WHERE identity <> excluded.identity OR time > excluded.time"""
@@ -31,7 +31,7 @@ def record_first_seen(database: Database, repository: str, tag: str, seen: First
 
 
 def read_image_date(database: Database, repository: str, identity: str) -> int | None:
-    """Return the date of an image in microseconds since the epoch, or None if there is none."""
+    """Return the stored date of an image, in microseconds since the epoch, or None if there is no row."""
     if database.lacks("image_date"):
         return None
     statement = """SELECT d.date FROM repository r JOIN image_date d ON d.repository = r.id
@@ -42,13 +42,13 @@ def read_image_date(database: Database, repository: str, identity: str) -> int |
 
 
 def record_image_dates(database: Database, repository: str, dates: Mapping[str, int]) -> None:
-    """Store the dates of images of a repository."""
+    """Store the creation dates of images in a source repository. dates: by image identity."""
     number = database.repository_id(repository)
     database.execute("INSERT OR REPLACE INTO image_date VALUES (?, ?, ?)", [(number, *one) for one in dates.items()])
 
 
 def delete_other_image_dates(database: Database, repository: str, identities: Collection[str]) -> None:
-    """Delete the dates of all images of a repository except these."""
+    """Delete the stored creation dates of all images in a repository except those in `identities`."""
     number = database.repository_id(repository)
     stored = database.query("SELECT identity FROM image_date WHERE repository = ?", (number,))
     others = [(number, identity) for (identity,) in stored if identity not in identities]

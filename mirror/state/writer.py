@@ -16,7 +16,7 @@ from mirror.state.platform_records import prune_platform_results
 
 Change = Callable[[Database], None]
 
-_GATHER = 1.0  # seconds to wait for further changes before a commit
+_GATHER = 1.0  # seconds to wait for more changes before a commit
 _BATCH = 2000  # the maximum number of changes in one transaction
 _PRUNE = 1.0  # the maximum number of seconds for pruning at the end of a run
 _COMMIT_TIMEOUT = 60.0  # seconds after which a commit that has not ended is an error
@@ -40,11 +40,9 @@ class Writer:
     """Writes changes to the state file on a separate thread. Any thread may call `submit` and `call`.
 
     If changes cannot be written, they are lost. The first such error is stored in `failure` and causes a warning. A
-    damaged file is set aside and replaced by a new one with the marks of unfinished repositories. `generation` is then
-    incremented, because older connections still read the old file.
-    marks: a function that returns the names of unfinished repositories.
-
-    `close` must be called once."""
+    damaged file is set aside and replaced by a new file with the marks of unfinished repositories. `generation` is then
+    incremented, because older connections still read the old file. `close` must be called once.
+    marks: a function that returns the names of unfinished repositories."""
 
     def __init__(self, path: Path, database: Database, marks: Callable[[], list[str]], warn: Callable[[str], None]):
         self.generation = 0
@@ -59,7 +57,7 @@ class Writer:
         self._thread.start()
 
     def submit(self, action: Change) -> None:
-        """Queue a change to the database, and return without waiting for it."""
+        """Queue a change to the state file, and return without waiting for the write."""
         self._queue.put(_QueuedWrite(action))
 
     def call(self, action: Change) -> None:
@@ -70,7 +68,7 @@ class Writer:
         self._wait_for(job)
 
     def _wait_for(self, job: _QueuedWrite) -> None:
-        """Wait until a change is on disk. Raises LocalError if the change fails or takes more than _COMMIT_TIMEOUT."""
+        """Wait until a change is on disk. Raises LocalError if the change fails or takes too long."""
         deadline = time.monotonic() + _COMMIT_TIMEOUT
         while job.done and not job.done.wait(0.5 if self._thread.is_alive() else 0.0):
             if not self._thread.is_alive() and not job.done.is_set():
@@ -87,7 +85,7 @@ class Writer:
         self._thread.join()
 
     def check_file(self) -> None:
-        """Queue a check of the file, because a reader found damage. If the check confirms it, replace the file."""
+        """Queue a check of the state file, which may be damaged. If the file is damaged, it is replaced."""
         self.submit(Database.check_integrity)
 
     def _run(self) -> None:
@@ -96,7 +94,7 @@ class Writer:
             last = False
             while not last:
                 first = self._queue.get()
-                # Wait, instead of calling `get` for each change: that would wake this thread for each of them.
+                # Wait for more changes here, because calling `get` would wake this thread for each change.
                 if first is not None and first.done is None:
                     self._urgent.wait(_GATHER)
                 self._urgent.clear()
@@ -122,7 +120,7 @@ class Writer:
         return jobs, True
 
     def _commit(self, jobs: list[_QueuedWrite]) -> None:
-        """Commit the changes, and wake the callers that wait for them."""
+        """Commit queued changes, and wake the callers that wait for them."""
         error: MirrorError | None = None
         if jobs:
             actions = [job.action for job in jobs]
@@ -141,7 +139,7 @@ class Writer:
                 job.done.set()
 
     def _apply(self, actions: list[Change]) -> None:
-        """Make the changes in one transaction. If the file is damaged, replace the file and try once more."""
+        """Make changes in one transaction. If the state file is damaged, replace the file and try once more."""
         try:
             self._database.apply(actions)
         except DatabaseError as failure:
@@ -151,7 +149,7 @@ class Writer:
             self._database.apply(actions)
 
     def _replace_file(self, reason: str) -> None:
-        """Replace the damaged file with a new one that keeps the marks of unfinished repositories."""
+        """Replace the damaged state file by a new file that keeps the marks of unfinished repositories."""
         self._database.close()
         replace_file(self._path, f"is damaged ({reason})", self._warn)
         self._database = Database(self._path, write=True)
@@ -159,7 +157,7 @@ class Writer:
         self._database.apply(partial(Database.mark_unfinished, repository=name) for name in self._marks())
 
     def _prune(self) -> None:
-        """If this run changed a tag, delete the rows of images that have no tag any more. Stop after _PRUNE seconds."""
+        """Delete the rows of images that no longer have a tag, if this run changed a tag. Stop after _PRUNE seconds."""
         deadline = time.monotonic() + _PRUNE
         outdated = self._database.outdated_repositories()
         actions: list[Callable[[Database], None]] = [prune_platform_results] if outdated else []

@@ -1,1 +1,1 @@
-"""The steps of a run: plan, read images, copy them in order, verify them, and record the results."""
+"""The steps of a run: plan, read images, write them in the right order, verify them, and record the results."""

@@ -32,18 +32,18 @@ from mirror.util.structs import Struct
 
 
 class DeleteTagRecord(Protocol):
-    """A function that removes the recorded digest of a tag on a target. When it returns, the change is on disk."""
+    """A function that deletes the recorded digest of a tag on a target. When it returns, the change is on disk."""
 
     def __call__(self, repository: str, tag: str, *, was_recorded: bool) -> None:
-        """was_recorded: whether this run has recorded a digest for the tag. Raises LocalError if the write fails."""
+        """Delete the record. was_recorded: whether this run has recorded a digest for the tag. Raises LocalError."""
         ...
 
 
 class ImagePush:
     """One attempt to write an image with its attachments to a target.
 
-    root: the root manifest, if the target does not have it yet. source: the repository from which it is read. left_out:
-    for a sparse image, what it leaves out. check_all: look up all objects, even those known to exist."""
+    root: the root manifest, if the target lacks it. source: the repository from which the image is read. left_out: the
+    parts that a sparse image leaves out. check_all: whether to look up all objects, even those known to exist."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class ImagePush:
     def request_for(
         self, content: Descriptor, source: BlobSource | None = None, *, is_root: bool = False
     ) -> BlobRequest:
-        """Return a request to copy one blob or manifest. source: where it is read from, by default `self.source`."""
+        """Return a request to copy a blob or manifest. source: where to read it; by default, `self.source`."""
         return BlobRequest(
             content,
             self.store,
@@ -82,7 +82,7 @@ class ImagePush:
         )
 
     def take_blobs(self, blobs: Sequence[Descriptor], source: BlobSource | None = None) -> list[BlobRequest]:
-        """Return requests for the blobs that no earlier call returned."""
+        """Return copy requests for blobs, except for blobs that an earlier call returned."""
         new = [blob for blob in blobs if blob.digest not in self.blobs]
         self.blobs.update(blob.digest for blob in new)
         return [self.request_for(blob, source) for blob in new]
@@ -91,8 +91,8 @@ class ImagePush:
 class _TagOnTarget(Struct, frozen=True):
     """The result of looking up the tag of an attachment on a target.
 
-    digest: what the tag refers to; None if it does not exist, or if the attachment has no tag. written: what this run
-    had written under the tag before it was looked up, or None."""
+    digest: the digest to which the tag refers; None if the tag does not exist, or if the attachment has no tag.
+    written: the digest that this run had written under the tag before the lookup, or None."""
 
     digest: Digest | None = None
     written: Digest | None = None
@@ -102,7 +102,7 @@ class AttachmentCopier:
     """Writes attachments to targets: their blobs, their manifests, and the list of referrers if the target needs one.
 
     protection: decides whether a tag may be overwritten. copy_blobs: copies blobs and counts them. delete_tag_record:
-    called on a thread before a tag is written. ownership: records what is written."""
+    called on a thread before a tag is written. ownership: records the tags and manifests that are written."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class AttachmentCopier:
         self._needs_subjects: set[str] = set()  # hosts that reject a referrer whose subject is missing
 
     async def copy(self, push: ImagePush, attachments: Sequence[Attachment]) -> bool:
-        """Write the attachments that the target lacks. Return whether it lacked any of them.
+        """Write the attachments that the target lacks. Return whether the target lacked any of them.
 
         With `push.check_all`, also ensure that the target lists each referrer. Raises Refused (target_conflict) if a
         tag must not be overwritten, and the errors that the stores raise."""
@@ -145,10 +145,10 @@ class AttachmentCopier:
     async def _look_up_tags(
         self, push: ImagePush, attachments: Sequence[Attachment]
     ) -> list[tuple[Attachment, _TagOnTarget]]:
-        """Return what the tag of each attachment refers to on the target.
+        """Look up the tags of attachments on the target. Return the attachments that must be written or recorded.
 
-        Attachments whose content is part of a larger manifest under the same tag on the target are left out: the target
-        has them, because other tools add their own signatures to those that were copied."""
+        An attachment whose content is part of a larger manifest under the same tag is left out: the target has this
+        attachment, because other tools add their own signatures to copied signatures."""
         tags = await run_group(self._look_up_tag(push, one) for one in attachments)
         pairs = list(zip(attachments, tags, strict=True))
         wanted = await run_group(self._needs_write(push, one, found.digest) for one, found in pairs)
@@ -161,9 +161,9 @@ class AttachmentCopier:
         return kept
 
     async def _copy_one(self, push: ImagePush, attachment: Attachment, found: _TagOnTarget) -> bool:
-        """Write the manifests of one attachment. Return whether the target lacked it.
+        """Write the manifests of one attachment. Return whether the target lacked the attachment.
 
-        found: what its tag refers to on the target."""
+        found: the result of looking up the tag of the attachment on the target."""
         graph, ref = attachment.graph, attachment.ref
         await self._writer.put_levels(graph, push.store, push.request_for, look_up=push.check_all)
         request = push.request_for(manifest_descriptor(graph.root), graph.blob_source)
@@ -193,11 +193,11 @@ class AttachmentCopier:
     async def _copy_tag(
         self, push: ImagePush, request: BlobRequest, attachment: Attachment, found: _TagOnTarget
     ) -> bool:
-        """Write a manifest under the tag of an attachment. Return whether the target lacked it."""
+        """Write the manifest of an attachment under its tag. Return whether the target lacked the manifest."""
         entry, tag, root = push.plan_entry.reference.entry, attachment.ref.tag, attachment.graph.root
         async with self._protection.lock(push.repository, tag):
             old, written = found.digest, self._protection.digest_in_run(push.repository, tag)
-            if written != found.written:  # another image has written the tag after it was looked up
+            if written != found.written:  # the tag was written for another image after the lookup
                 old = written
                 if not await self._needs_write(push, attachment, old) and old != root.digest:
                     return False
@@ -210,7 +210,7 @@ class AttachmentCopier:
             return True
 
     async def _look_up_tag(self, push: ImagePush, attachment: Attachment) -> _TagOnTarget:
-        """Return what the tag of an attachment refers to on the target.
+        """Look up the tag of an attachment on the target, and return the digest to which it refers.
 
         No request is sent if this run has written the tag, or if the repository had no tags at the start of the run.
         Raises Refused (tag_immutable) if the tag has a different digest, and the rules do not allow it to be
@@ -232,7 +232,7 @@ class AttachmentCopier:
     async def _needs_write(self, push: ImagePush, attachment: Attachment, old: Digest | None) -> bool:
         """Return whether an attachment must be written. Raises Refused (target_conflict) if its tag must be kept.
 
-        old: the digest of its tag on the target, or None if it has no tag, or the tag does not exist."""
+        old: the digest of the tag on the target; None if the attachment has no tag, or the tag does not exist."""
         if old is None:
             return True
         entry, target = push.plan_entry.reference.entry, push.plan_entry.target
@@ -241,8 +241,8 @@ class AttachmentCopier:
     async def _put(self, push: ImagePush, request: BlobRequest, reference: str, manifest: Manifest) -> None:
         """Write the manifest of an attachment.
 
-        If the target rejects it because its subject is missing, write the root of the image by its digest, then try
-        again."""
+        If the target rejects the manifest because its subject is missing, write the root of the image by its digest,
+        and try again."""
 
         def before() -> None:
             """Delete the record of a tag before it is written. Runs on a worker thread."""
@@ -263,7 +263,7 @@ class AttachmentCopier:
             self._needs_subjects.add(host)
 
     async def _put_root(self, push: ImagePush) -> None:
-        """Write the root of the image by its digest, without a tag, if the target does not have it yet."""
+        """Write the root manifest of the image by its digest, without a tag, if the target lacks the root."""
         root = push.root
         if root is not None:
             request = push.request_for(manifest_descriptor(root), is_root=True)
@@ -273,7 +273,7 @@ class AttachmentCopier:
     # ---- lists of referrers
 
     async def _list_referrers(self, push: ImagePush, attachments: Sequence[Attachment]) -> set[Digest]:
-        """Ensure that the target lists the referrers among `attachments`. Return those that it did not list before.
+        """Ensure that the target lists the referrers among the attachments. Return those that it did not list before.
 
         Without `push.check_all`, only referrers that this run wrote may be missing in a list."""
         by_subject: dict[Digest, list[Attachment]] = {}
@@ -290,7 +290,7 @@ class AttachmentCopier:
         return {digest for result in results for digest in result}
 
     async def _is_unlisted(self, push: ImagePush, subject: Digest, referrer: Digest) -> bool:
-        """Return whether the target does not list a referrer that it has."""
+        """Return whether the target has a referrer without listing it for its subject."""
         if self._writer.is_unlisted(push.repository, referrer):
             return True
         if not push.check_all or push.store.needs_all_images:

@@ -1,8 +1,8 @@
 """Searches a source for the attachments of an image: referrers, cosign's signatures, and the attachments of these.
 
-The referrers of a manifest are listed by the source or, if it has no such lists, by an index under a tag
+The source lists the referrers of a manifest or, if it does not support this, an index under a tag lists them
 (distribution-spec, "Referrers Tag Schema"). cosign's tags are found in the tag list of the repository, which is read
-once in a run. If it cannot be read, each possible tag is requested by its name.
+once in a run. If the list cannot be read, each possible tag is requested by name.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mirror.transfer.tasks import run_group
 from mirror.util.cancellation import Work
 from mirror.util.structs import Struct
 
-MAX_ATTACHMENTS = 10_000  # of one image
+MAX_ATTACHMENTS = 10_000  # maximum number of attachments of one image
 NO_ATTACHMENTS_HINT = (
     "to copy the image without its signatures and other artifacts, set `referrers: false` for this mirror"
 )
@@ -38,12 +38,12 @@ _log = logging.getLogger("mirror.sync")
 class AttachmentRef(Struct, frozen=True):
     """An attachment that was found at a source, and has not been read.
 
-    subject: the manifest that it belongs to.
-    tag: the tag under which cosign stores it; empty for a referrer.
-    names: its artifact type and its kinds, for the rules of the mirror.
-    ordinary: the run mirrors the tag that leads to it, so that it is copied like any other image.
-    list_is_ordinary: the source has a list of the subject's referrers under a tag that the run mirrors.
-    in_ordinary_list: this list contains it. A source with the referrers API may have an old list.
+    subject: the manifest to which the attachment belongs.
+    tag: the tag under which cosign stores the attachment; empty for a referrer.
+    names: the artifact type and the kinds of the attachment, to which the rules of the mirror apply.
+    ordinary: whether the run mirrors the tag that leads to the attachment, so that it is copied like any other image.
+    list_is_ordinary: whether the source lists the subject's referrers under a tag that the run mirrors.
+    in_ordinary_list: whether this list contains the attachment. A source with the referrers API may have an old list.
     level: 1 for an attachment of the image, 2 for an attachment of such an attachment, and so on."""
 
     subject: Digest
@@ -57,12 +57,12 @@ class AttachmentRef(Struct, frozen=True):
 
     @property
     def reference(self) -> str:
-        """The tag or digest under which a target stores it."""
+        """The tag or digest under which a target stores the attachment."""
         return self.tag or self.descriptor.digest
 
     @property
     def is_listed_by_target(self) -> bool:
-        """Whether a target must list it: it is a referrer, and no list with it is copied like any other image."""
+        """Whether a target must list the attachment as a referrer, because the run does not copy a list with it."""
         return not self.tag and not self.in_ordinary_list
 
 
@@ -121,15 +121,15 @@ class AttachmentSearch:
 
     @property
     def found(self) -> list[AttachmentRef]:
-        """The attachments that were found."""
+        """The attachments that the search has found so far."""
         return list(self._found.values())
 
     def names(self, subject: Digest | None) -> list[frozenset[str]]:
-        """Return the names of each attachment of one manifest."""
+        """Return the names of each attachment that was found for a manifest."""
         return [ref.names for ref in self._found.values() if ref.subject == subject]
 
     async def run(self, root: Digest | None, read_subjects: SubjectReader) -> Subjects:
-        """Search level by level: for attachments of the image, then for attachments of the attachments, and so on.
+        """Find the attachments of an image, then the attachments of these attachments, and so on.
 
         Return the manifests below the root.
 
@@ -159,12 +159,12 @@ class AttachmentSearch:
             level, new = level + 1, []
 
     async def _find_on_level(self, pending: Sequence[Digest], level: int) -> list[AttachmentRef]:
-        """Find the attachments of several manifests. Return those that are new and that the rules select."""
+        """Find the attachments of several manifests. Return the new attachments that the rules select."""
         results = await run_group(self._find_attachments(digest, level) for digest in pending)
         return [ref for refs in results for ref in self._add(refs)]
 
     def _add(self, refs: Iterable[AttachmentRef]) -> list[AttachmentRef]:
-        """Add attachments to the result. Return those that are new. Raises Refused (too_many)."""
+        """Add the attachments that the rules select to the result. Return the new ones. Raises Refused (too_many)."""
         new = []
         for ref in refs:
             key = (ref.descriptor.digest, ref.tag)
@@ -172,14 +172,14 @@ class AttachmentSearch:
                 self._found[key] = ref
                 new.append(ref)
         if len(self._found) > MAX_ATTACHMENTS:
-            what = f"it has more than {MAX_ATTACHMENTS} signatures and other artifacts"
+            what = f"the image has more than {MAX_ATTACHMENTS} signatures and other artifacts"
             raise Refused(what, hint=NO_ATTACHMENTS_HINT, code="too_many")
         return new
 
     async def _digests_of(self, refs: Sequence[AttachmentRef]) -> list[Digest]:
-        """Return the manifests of attachments, which may have attachments of their own.
+        """Return the digests of the manifests of attachments, which may have attachments of their own.
 
-        An attachment that is copied like any other image is left out: its own attachments are found with that image."""
+        An attachment that is copied like any other image is left out, because its attachments are found with it."""
         digests: dict[Digest, None] = {}
         for ref in refs:
             if ref.ordinary:
@@ -192,7 +192,7 @@ class AttachmentSearch:
         return list(digests)
 
     async def _find_attachments(self, subject: Digest, level: int) -> list[AttachmentRef]:
-        """Return the attachments of one manifest."""
+        """Return the attachments of a manifest: its referrers, and the manifests under cosign's tags for it."""
         listed = await self._manifests.read_referrers(self._entry.source, self._entry.repository, subject)
         tag = referrers_tag(subject)
         may_exist = self._tags is None or tag in self._tags
@@ -218,9 +218,9 @@ class AttachmentSearch:
         return refs + await self._find_signatures(subject, level)
 
     async def _find_signatures(self, subject: Digest, level: int) -> list[AttachmentRef]:
-        """Return what cosign's tags for one manifest refer to.
+        """Return the attachments under cosign's tags for a manifest.
 
-        A tag that is missing from the tag list is also used if `verify-signatures` has found it."""
+        A tag that is missing from the tag list is also used if the check for `verify-signatures` has found it."""
         entry = self._entry
         wanted = {
             tag: kind
@@ -248,7 +248,7 @@ class AttachmentSearch:
         ]
 
     async def _read_names(self, descriptor: Descriptor) -> frozenset[str]:
-        """Return the names of a referrer. If the rules need its type, but the list lacks it, read the manifest."""
+        """Return the artifact type and kinds of a referrer. If the list lacks a type that the rules need, read it."""
         kind = descriptor.artifact_type
         if not kind and (self._rules.has_filter or self._rules.require):
             source, repository = self._entry.source, self._entry.repository
@@ -257,7 +257,7 @@ class AttachmentSearch:
         return kinds_of_type(kind) | {kind}
 
     async def _read_referrers_index(self, tag: str) -> Sequence[Descriptor]:
-        """Return the entries of the index that lists the referrers of a manifest, or none if the tag has no index."""
+        """Return the entries of the index of referrers under a tag, or none if there is no such index."""
         try:
             index = await self._manifests.read_tag(self._entry.source, self._entry.repository, tag)
         except NotFound:
@@ -270,14 +270,14 @@ class AttachmentSearch:
 
 
 def is_copied_as_image(entry: MirrorEntry, tag: str, is_selected: Callable[[str], bool]) -> bool:
-    """Return whether a run mirrors an existing tag of attachments like other tags, and no target renames it.
+    """Return whether a run mirrors a tag of attachments like other tags, under the same name on all targets.
 
     is_selected: returns whether the run mirrors a source reference, according to `--only`."""
     return entry.mirrors_attachment_tag(tag) and is_selected(entry.name + reference_suffix(tag))
 
 
 def _list_attachment_tags(entry: MirrorEntry, work: Work) -> frozenset[str] | None:
-    """Return the tags of attachments that a source lists, or None if it does not list its tags.
+    """Return the tags of attachments in a source repository, or None if its tags cannot be listed.
 
     Registries respond with 404 if a repository has no tags. If an image was found by its tag, the repository has tags,
     so a 404 then means that they are not listed."""
@@ -299,10 +299,10 @@ def _list_attachment_tags(entry: MirrorEntry, work: Work) -> frozenset[str] | No
 def _resolve_tags(
     entry: MirrorEntry, manifests: ManifestCache, tags: Sequence[str], read: bool, listed: bool, work: Work
 ) -> list[Descriptor | None]:
-    """Return the descriptor of the manifest that each tag refers to, or None if there is none.
+    """Return the descriptor of the manifest to which each tag refers, or None if the tag does not exist.
 
-    read: read the manifests, and keep them in `manifests`. listed: the source listed the tags. Raises NotFound if a
-    listed tag does not exist, because it has just been deleted or the source has lost it."""
+    read: whether to read the manifests, and keep them in `manifests`. listed: whether the source listed the tags.
+    Raises NotFound if a listed tag does not exist, because it has just been deleted, or the source has lost it."""
     found: list[Descriptor | None] = []
     for tag in tags:
         known = manifests.find_tag(entry.source, entry.repository, tag)
@@ -324,7 +324,7 @@ def _resolve_tags(
 
 
 def _resolve_tag(entry: MirrorEntry, tag: str, read: bool, work: Work) -> Version | None:
-    """Return what a tag refers to, or None if it does not exist. read: read the manifest, too."""
+    """Return the version to which a tag refers, or None if it does not exist. read: whether to read the manifest."""
     try:
         if read:
             return entry.source.read(entry.repository, tag, work)

@@ -14,16 +14,16 @@ from mirror.util.structs import Struct
 
 
 class Subjects(Struct, frozen=True):
-    """The manifests below the root of an image. Their attachments are copied with the image.
+    """The manifests below the root of an image, whose attachments are copied with the image.
 
-    platforms: those manifests that are the image for a platform."""
+    platforms: the manifests of images for a platform."""
 
     children: tuple[Digest, ...] = ()
     platforms: tuple[Digest, ...] = ()
 
 
 SubjectReader: TypeAlias = Callable[[], Awaitable[Subjects]]
-"""Reads which manifests are below the root of an image."""
+"""A function that determines the manifests below the root of an image."""
 
 
 async def subjects_of_graph(graph: ManifestGraph) -> Subjects:
@@ -37,7 +37,7 @@ async def read_subjects(
 ) -> Subjects:
     """Return the manifests below the root of an image. Only its indexes are read.
 
-    read: reads a manifest. left_out: what a sparse image leaves out."""
+    read: reads a manifest. left_out: the parts that a sparse image leaves out."""
     below: dict[Digest, None] = {}
     indexes = [root]
     for _ in range(MAX_DEPTH + 1):

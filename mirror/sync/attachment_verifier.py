@@ -42,7 +42,7 @@ class AttachmentVerifier:
         self._add_remedy = add_remedy
 
     async def find_problems(self, plan_entry: PlanEntry, graph: ManifestGraph) -> list[MirrorError]:
-        """Return an error for each attachment that the target lacks, has damaged, or does not list.
+        """Return an error for each attachment that is missing, damaged or not listed on a target.
 
         graph: the image on the target. Raises the errors of the source, and Cancelled."""
         target = plan_entry.target
@@ -74,8 +74,8 @@ class AttachmentVerifier:
     async def _check(self, plan_entry: PlanEntry, ref: AttachmentRef) -> None:
         """Read one attachment from the target, and check its manifests and blobs. Raises an error if it is incomplete.
 
-        A tag may refer to a larger manifest that contains the attachment. Raises Refused (target_conflict) if it refers
-        to a manifest that does not contain the attachment, and that must not be overwritten."""
+        A tag may refer to a larger manifest that contains the attachment. Raises Refused (target_conflict) if the tag
+        refers to a manifest that does not contain the attachment, and that must not be overwritten."""
         target = plan_entry.target
         graph = await self._manifests.read_graph(target.store, target.repository.path, ref.reference)
         entry, old = plan_entry.reference.entry, graph.root.digest

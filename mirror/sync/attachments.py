@@ -36,23 +36,23 @@ from mirror.util.structs import Struct
 
 MAX_KEPT_SEARCHES = 10_000
 
-# What the result of a search depends on: the repository and the rules for attachments, the number of the rules for
-# tags, whether images keep their tags, the platforms, and the root manifest.
+# The values that determine the result of a search: the repository and the rules for attachments, the number of the
+# rules for tags, whether images keep their tags, the platforms, and the root manifest.
 _SearchKey: TypeAlias = tuple[str, int, bool, PlatformFilter | None, Digest | None, Digest]
 
 
 class _SearchResult(Struct, frozen=True):
     """The result of a search for the attachments of an image.
 
-    refs: the attachments, except those that are copied like other images. missing: a required name that no attachment
-    has; empty if there is none."""
+    refs: the attachments, except those that are copied like other images. missing: a name in `referrers.require` that
+    no attachment has; empty if there is none."""
 
     refs: tuple[AttachmentRef, ...]
     missing: str
 
 
 class Attachment(Struct, frozen=True):
-    """An attachment that was read. graph: its manifests and blobs."""
+    """An attachment that was read. graph: the manifests and blobs of the attachment."""
 
     ref: AttachmentRef
     graph: ManifestGraph
@@ -61,10 +61,10 @@ class Attachment(Struct, frozen=True):
 class AttachmentReader:
     """Finds and reads the attachments of images at their sources.
 
-    platforms: determines what sparse images leave out.
+    platforms: determines the parts that sparse images leave out.
     protection: compares tags of attachments on targets.
     is_selected: returns whether the run mirrors a source reference, according to `--only`.
-    tags: the tag lists of the sources, to which the planner adds those that it reads."""
+    tags: the tag lists of the sources, to which the planner adds the lists that it reads."""
 
     def __init__(
         self,
@@ -90,14 +90,14 @@ class AttachmentReader:
         self._reads: SharedTasks[tuple[SourceReference, AttachmentRef], Attachment] = SharedTasks(calls.tasks)
 
     def release(self, reference: SourceReference) -> None:
-        """Drop the attachments of an image, because no target needs them any more."""
+        """Discard the attachments of an image, because no target needs them any more."""
         self._kept.pop(reference, None)
 
     async def read_all(self, reference: SourceReference, graph: ManifestGraph) -> tuple[Attachment, ...]:
         """Read the attachments of an image that is copied. Return none if the mirror does not copy attachments.
 
         graph: the image. Raises Refused if a required attachment is missing, if there are too many (too_many,
-        too_deep), or if an attachment differs from what the source listed. Also raises the errors of the source."""
+        too_deep), or if an attachment differs from its entry in the list. Also raises the errors of the source."""
         if reference.entry.attachments is None:
             return ()
 
@@ -107,9 +107,9 @@ class AttachmentReader:
     async def find_for_target(
         self, plan_entry: PlanEntry, root: Digest, graph: ManifestGraph | None = None
     ) -> tuple[AttachmentRef, ...]:
-        """Find the attachments of an image that a target has, without reading the image at the source.
+        """Find the attachments of an image that a target already has, without reading the image at the source.
 
-        graph: the image, if it has been read from the target. Otherwise its indexes are read from the target, where
+        graph: the image, if it has been read from the target. Otherwise, its indexes are read from the target, where
         they are the same as at the source. Raises the same errors as `read_all`."""
         reference = plan_entry.reference
         if reference.entry.attachments is None:
@@ -124,15 +124,15 @@ class AttachmentReader:
     ) -> tuple[AttachmentRef, ...]:
         """Find the attachments of an image, without reading them.
 
-        root: the root manifest that targets get. graph: the image, if it has been read. Otherwise its indexes are read,
-        and the image must not be sparse. Raises the same errors as `read_all`."""
+        root: the root manifest that targets get. graph: the image, if it has been read. Otherwise, its indexes are
+        read, and the image must not be sparse. Raises the same errors as `read_all`."""
         find: SubjectReader = partial(self._read_subjects_at_source, reference.entry, root)
         if graph is not None:
             find = partial(subjects_of_graph, graph)
         return await self._find(reference, root, find, read=False)
 
     async def find_missing(self, plan_entry: PlanEntry, refs: Sequence[AttachmentRef]) -> list[AttachmentRef]:
-        """Return the attachments that a target lacks, or does not list as referrers.
+        """Return the attachments of an image that a target lacks, or does not list as referrers.
 
         Raises Refused (target_conflict) if a tag of an attachment must not be overwritten, and the errors of the
         stores."""
@@ -165,7 +165,7 @@ class AttachmentReader:
         ]
 
     async def _has(self, plan_entry: PlanEntry, ref: AttachmentRef, version: Version | MirrorError) -> bool:
-        """Return whether a target has an attachment. version: what the attachment's tag or digest refers to there."""
+        """Return whether a target has an attachment. version: the result of looking up its tag or digest there."""
         if not isinstance(version, Version) or version.digest is None:
             return False
         entry, target = plan_entry.reference.entry, plan_entry.target
@@ -176,7 +176,7 @@ class AttachmentReader:
         return not await self.protection.needs_write(entry, target, ref.reference, version.digest, ref.descriptor)
 
     async def read(self, reference: SourceReference, refs: Iterable[AttachmentRef]) -> list[Attachment]:
-        """Read attachments that were found. Raises the same errors as `read_all`."""
+        """Read attachments that a search has found. Raises the same errors as `read_all`."""
         kept = self._kept.setdefault(reference, {})
 
         async def read_one(ref: AttachmentRef) -> Attachment:
@@ -191,7 +191,7 @@ class AttachmentReader:
     async def _find(
         self, reference: SourceReference, digest: Digest, read_subjects: SubjectReader, *, read: bool
     ) -> tuple[AttachmentRef, ...]:
-        """Find the attachments of an image once. Raises Refused if an attachment that the rules require is missing.
+        """Find the attachments of an image. Raises Refused if an attachment that the rules require is missing.
 
         With an image lock, the locked attachments are used without a search. digest: the root that targets get."""
         entry = reference.entry
@@ -214,7 +214,7 @@ class AttachmentReader:
     async def _search_once(
         self, reference: SourceReference, digest: Digest, read_subjects: SubjectReader, *, read: bool
     ) -> _SearchResult:
-        """Search for the attachments of an image, or return the result of an earlier search for the same ones."""
+        """Search for the attachments of an image, or return the result of an earlier search with the same key."""
         entry = reference.entry
         root = await self._find_root(reference, digest)
         platforms = selected_platforms(entry, reference.version)
@@ -228,7 +228,7 @@ class AttachmentReader:
         return found
 
     def _rules_number(self, entry: MirrorEntry) -> int:
-        """Return a number that identifies the rules by which a mirror copies tags of attachments like other tags."""
+        """Return a number that identifies the rules with which a mirror copies tags of attachments like other tags."""
         number = self._rules.get(entry.number)
         if number is None:
             rules = (entry.rules, entry.number if entry.locked is not None else None)
@@ -260,7 +260,7 @@ class AttachmentReader:
     async def _search(
         self, reference: SourceReference, root: Digest | None, read_subjects: SubjectReader, *, read: bool
     ) -> _SearchResult:
-        """Search for the attachments of an image."""
+        """Search the source for the attachments of an image. root: None if the source does not have the root."""
         rules = reference.entry.attachments or AttachmentRules()
         search = AttachmentSearch(
             self._calls,
@@ -292,9 +292,9 @@ class AttachmentReader:
         return await read_subjects(await read(root), read)
 
     async def _find_left_out(self, plan_entry: PlanEntry, root: Manifest) -> LeftOut | None:
-        """Return what a sparse image leaves out, or None if it is complete. Nested indexes are read from the target.
+        """Return the parts that a sparse image leaves out, or None if the image is complete. root: its root manifest.
 
-        If the target cannot return them, they are read from the source. root: the root of the image."""
+        Nested indexes are read from the target or, if the target cannot return them, from the source."""
         target, entry = plan_entry.target, plan_entry.reference.entry
         find = partial(self._platforms.find_left_out, plan_entry.reference)
         try:
@@ -315,7 +315,7 @@ class AttachmentReader:
             return await self._manifests.read(entry.source, entry.repository, digest)
 
     async def _read_one(self, reference: SourceReference, ref: AttachmentRef) -> Attachment:
-        """Read one attachment, and check that it is what the source listed."""
+        """Read one attachment, and check that it matches the entry in the source's list."""
         try:
             graph = await self._manifests.read_graph(
                 reference.entry.source, reference.entry.repository, ref.descriptor.digest

@@ -1,6 +1,6 @@
 """Checks that targets have the blobs that differential bundles leave out. Read-only.
 
-A sync runs this check before it writes anything; `plan` runs it as well.
+A sync runs this check before the first write, and `plan` runs it, too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _log = logging.getLogger("mirror.sync")
 
 
 class BundleBases:
-    """Checks whether targets have the blobs that partial sources (differential bundles) leave out."""
+    """Checks whether targets have the blobs that partial sources, which are differential bundles, leave out."""
 
     def __init__(
         self, calls: Calls, reader: ImageReader, locations: BlobLocations, targets: Mapping[str, Target]
@@ -45,8 +45,8 @@ class BundleBases:
     async def find_missing(self, plan_entries: Sequence[PlanEntry]) -> dict[PlanEntry, MirrorError]:
         """Check whether the targets have the blobs that a partial source leaves out. Return errors by plan entry.
 
-        plan_entries: all plan entries with that source. If any of these blobs is missing on a target, return an error
-        for each plan entry. Otherwise, return errors only for the images that cannot be read."""
+        plan_entries: all plan entries with the source. If any of the blobs is missing on a target, return an error for
+        each plan entry. Otherwise, return errors only for the images that cannot be read."""
         errors: dict[PlanEntry, MirrorError] = {}
         wanted: dict[tuple[Repository, Digest], Descriptor] = {}
         images = await self._reader.read_images([plan_entry.reference for plan_entry in plan_entries])
@@ -70,7 +70,7 @@ class BundleBases:
             error = Refused(
                 f"the bundle {source} relies on {len(digests)} blobs that are missing on its targets: "
                 f"{', '.join(digests[:_MOST_DIGESTS])}{more}",
-                hint="first import the bundle that this one is based on, or export it again without `base`",
+                hint="first import the bundle on which this one is based, or export this bundle again without `base`",
                 code="bundle_incomplete",
             )
             errors = {plan_entry: errors.get(plan_entry, error) for plan_entry in plan_entries}
@@ -79,7 +79,7 @@ class BundleBases:
     async def _find_missing_blobs(
         self, wanted: Mapping[tuple[Repository, Digest], Descriptor]
     ) -> list[tuple[Repository, Digest]]:
-        """Return each pair in `wanted` whose repository lacks the blob and cannot mount it from another repository."""
+        """Return the wanted blobs that a repository lacks and cannot mount from another repository."""
         answers = await run_group(self.has_blob(repository, blob) for (repository, _), blob in wanted.items())
         missing = []
         for ((repository, digest), blob), exists in zip(wanted.items(), answers, strict=True):
@@ -90,7 +90,7 @@ class BundleBases:
         return missing
 
     async def _is_in_sibling(self, repository: Repository, blob: Descriptor) -> bool:
-        """Return whether the blob is in another repository on the same host, from which it may be mounted."""
+        """Return whether another repository on the same host has a blob, from which the blob may be mounted."""
         if self._locations.find_holder(repository, blob.digest) is not None:
             return True
         for sibling in self._locations.sibling_repositories(repository):

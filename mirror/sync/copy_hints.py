@@ -1,4 +1,4 @@
-"""The interfaces through which copies are recorded in the state."""
+"""The interfaces that record copies in the state."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from mirror.oci.digest import Digest
 class CopyHintWriter(Protocol):
     """Records in the state which tags and blobs repositories have, so that later runs need fewer requests.
 
-    `delete_tag_record` and `record_sparse_image` write at once; the other methods queue their records to be written
-    later."""
+    `delete_tag_record` and `record_sparse_image` write their records immediately. The other methods queue them."""
 
     def record_tag(self, side: Literal["source", "target"], repository: str, tag: str, digest: Digest | None) -> None:
-        """Record the digest that a tag refers to. If `digest` is None, remove the record.
+        """Record the digest to which a tag refers. If `digest` is None, remove the record.
 
         side: whether the tag is at a source or on a target."""
         ...
 
     def record_image_blobs(self, repository: str, root: Digest, blobs: Collection[Digest]) -> None:
-        """Record that a repository contains the manifest `root`, all manifests below it, and `blobs`."""
+        """Record that a repository contains the image `root` and its blobs."""
         ...
 
     def record_attachments(self, source: str, repository: str, digest: Digest, time: float) -> None:
         """Record when the attachments of an image were found complete on a target, in seconds since the epoch.
 
-        source: the source, with the rules for its attachments."""
+        source: the key for the source and the rules for its attachments."""
         ...
 
     def delete_tag_record(self, repository: str, tag: str, *, was_recorded: bool) -> None:
@@ -43,18 +42,18 @@ class CopyHintWriter(Protocol):
         ...
 
     def update_sparse_image(self, repository: str, tag: str, digest: Digest, platforms: Collection[str]) -> None:
-        """Record that a tag refers to a sparse image with these platforms, or to a complete one if there are none."""
+        """Record that a tag refers to a sparse image with these platforms, or to a complete image if there are none."""
         ...
 
 
 class OwnershipWriter(Protocol):
-    """Records what this run wrote to targets, because only that may be deleted by `mirror prune`."""
+    """Records the tags and manifests that this run writes to targets. `mirror prune` may delete only these."""
 
     def record(
         self, repository: str, reference: str, digest: Digest, source: str, subject: Digest | None = None
     ) -> None:
-        """Record that a tag or manifest was written. The record is queued to be written later.
+        """Record that a tag or manifest was written to a target. The record is queued to be written later.
 
         reference: the tag, or the digest of a manifest without a tag. source: the source repository of the image.
-        subject: for a referrer without a tag, the digest of the manifest that it belongs to."""
+        subject: for a referrer without a tag, the digest of its subject."""
         ...

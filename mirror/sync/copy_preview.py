@@ -1,4 +1,4 @@
-"""Determines what a sync would do with an image, without copying it. `plan` and `explain` use this."""
+"""Determines, for `plan` and `explain`, whether a sync would copy an image, without copying it."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ _log = logging.getLogger("mirror.sync")
 
 
 class _HostQueue:
-    """The queue of images for one target host. workers: the number of running tasks that copy images from it."""
+    """The queue of images for one target host. workers: the number of running tasks that copy images in the queue."""
 
     def __init__(self) -> None:
         self.waiting: deque[PlanEntry] = deque()
@@ -45,8 +45,8 @@ class _HostQueue:
 class CopyQueue:
     """Copies planned images while planning continues. Implements PlanReceiver.
 
-    images: the number of images that are copied to one target host at the same time.
-    deep: whether to check every object on the targets, even if the tag of its image is up to date.
+    images: the maximum number of images that are copied to one target host at the same time.
+    deep: whether to check every object on the targets, even if the tag of the image is up to date.
     fail_fast: whether to start no more copies after the first failure."""
 
     def __init__(
@@ -113,7 +113,7 @@ class CopyQueue:
     # ---- the methods of PlanReceiver
 
     def add_plan_entry(self, plan_entry: PlanEntry) -> None:
-        """Queue an image for copying, or record its result if it is not copied."""
+        """Queue a planned image for copying or, if it is not copied, record its result."""
         host, source = plan_entry.target.repository.host, plan_entry.reference.entry.source
         self._without_result[plan_entry] = None
         if plan_entry.action is Action.FAIL and plan_entry.error is not None:
@@ -141,7 +141,7 @@ class CopyQueue:
             self._enqueue(plan_entry)
 
     def record_mirror_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
-        """Record that a mirror cannot be planned, and that bundles therefore lack its target repositories."""
+        """Record that a mirror cannot be planned, so that bundles among its targets are incomplete."""
         for target in entry.targets:
             name = target.repository.path.replace(MATCHED, "*")
             self._lifecycle.add_missing(target.repository.host, name, error)
@@ -157,13 +157,13 @@ class CopyQueue:
         self._notes.record_tag("target", str(repository), tag, digest)
 
     def record_selection(self, entry: MirrorEntry, selection: SelectionSummary) -> None:
-        """Record how many references a mirror selects, and allow blobs to be mounted between its repositories."""
+        """Record the number of references that a mirror selects, and allow mounts between its repositories."""
         source = Repository(entry.source.host, entry.repository)
         self._locations.allow_mounts_from([source, *(target.repository for target in entry.targets)])
         self._recorder.record_selection(entry, selection)
 
     def record_repositories(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
-        """Log how many repositories a wildcard selects."""
+        """Log the number of repositories that a wildcard selects."""
         text = f"{entry.name}: {count} repositories selected"
         extra = {"source": entry.name, "repositories": count, "rejected": dict(rejected), "text": text}
         _log.info("repositories_selected", extra=extra)
@@ -176,7 +176,7 @@ class CopyQueue:
         group.append(plan_entry)
 
     async def _copy_deferred(self) -> None:
-        """After planning, check the deferred images, and queue those that pass.
+        """Check the deferred images when the plan is complete, and queue the images that pass the checks.
 
         If the queue was halted, record the images as skipped instead."""
         if self._halted:
@@ -222,7 +222,7 @@ class CopyQueue:
                 self._enqueue(plan_entry)
 
     def _end_deferred(self, plan_entry: PlanEntry, record: Callable[[], None]) -> None:
-        """Call `record` to record the result for a deferred image that is not copied, and release the image."""
+        """Record the result for a deferred image that is not copied by calling `record`, and release the image."""
         del self._deferred[plan_entry]
         record()
         self._reader.release(plan_entry.reference)
@@ -230,7 +230,7 @@ class CopyQueue:
     # ---- copying
 
     def halt(self, error: Cancelled) -> None:
-        """Start no more copies. Skip all images that are waiting in the queue or are added later, with this error."""
+        """Stop starting copies. All images that are queued now or later are skipped with this error."""
         self._halted = self._halted or error
 
     def _enqueue(self, plan_entry: PlanEntry) -> None:
@@ -292,8 +292,8 @@ class CopyQueue:
     async def _finish(self) -> None:
         """Close the targets, and record the results for images in bundles.
 
-        If a bundle is not replaced, the images that it already contains are recorded as up to date. With `deep`, or if
-        the bundle may lack some of their blobs, they are recorded as failed."""
+        If a bundle is not replaced, the images that the old bundle contains are recorded as up to date or, with `deep`,
+        or if the old bundle may lack some of their blobs, as failed."""
         self._recorder.record_finishing()
         errors = await self._lifecycle.finish(self._written, incomplete=not self._halted)
         for plan_entry, (digest, counts) in self._written.items():
@@ -317,7 +317,7 @@ class CopyQueue:
     # ---- results: one for each plan entry
 
     def _record_success(self, plan_entry: PlanEntry, digest: Digest, counts: BlobCounts, *, changed: bool) -> None:
-        """Record that the target has an image. changed: whether it lacked any part of it before."""
+        """Record that the target has an image. changed: whether the target lacked any part of the image before."""
         self._without_result.pop(plan_entry, None)
         record = self._recorder.record_copied if changed else self._recorder.record_up_to_date
         record(plan_entry, digest, counts)

@@ -19,7 +19,7 @@ from mirror.sync.planner_queries import resolve_all
 from mirror.sync.prune_plan import PruneRefused
 from mirror.util.cancellation import Work
 
-_NOT_SUPPORTED = frozenset({400, 405, 501})  # statuses with which registries reject a deletion that they do not support
+_NOT_SUPPORTED = frozenset({400, 405, 501})  # statuses of registries that do not support a deletion
 _RESTORE_TIMEOUT = 2.0  # seconds after a signal in which a manifest can be restored
 _ENABLE = (
     "allow deletions in the configuration of the registry (docker-registry: REGISTRY_STORAGE_DELETE_ENABLED=true), or "
@@ -28,17 +28,17 @@ _ENABLE = (
 
 
 class TagDeletionRejected(RemoteError):
-    """The registry does not support the deletion of a tag by its name."""
+    """The error of a registry that does not support the deletion of a tag by its name."""
 
 
 class DeletionsRejected(RemoteError):
-    """The registry does not support the deletion of a manifest by its digest."""
+    """The error of a registry that does not support the deletion of a manifest by its digest."""
 
     code = "prune_refused"
 
 
 class Deletions:
-    """Deletions from one repository. All methods block. They raise the errors of the store, and LocalError."""
+    """Deletes tags and manifests from one repository. All methods block. They raise LocalError and store errors."""
 
     def __init__(self, store: Target, path: str, records: OwnershipRecords) -> None:
         self._store = store
@@ -47,11 +47,12 @@ class Deletions:
         self._records = records
 
     def delete_tag(self, tag: str, digest: Digest, work: Work, *, others: Collection[str] | None = None) -> bool:
-        """Delete a tag by its name. Return False if it did not exist any more.
+        """Delete a tag by its name. Return False if the tag no longer existed.
 
-        digest: what the tag must refer to. others: None if nothing else uses the manifest. Otherwise, its other tags,
-        which may be none: if the registry deletes the manifest with the tag, the manifest and these tags are restored.
-        Raises PruneRefused if the tag refers to something else, TagDeletionRejected, and Refused (target_lied)."""
+        digest: the digest to which the tag must refer. others: None if nothing else uses the manifest. Otherwise, the
+        other tags of the manifest, if any: if the registry deletes the manifest with the tag, the manifest and these
+        tags are restored. Raises PruneRefused if the tag has another digest, TagDeletionRejected, and Refused
+        (target_lied)."""
         if not self._check_tag(tag, digest, work):
             return False
         if others is None:
@@ -80,7 +81,7 @@ class Deletions:
             raise TagDeletionRejected(f"{self._name}:{tag} still exists after the registry accepted its deletion")
 
     def _check_tag(self, tag: str, digest: Digest, work: Work) -> bool:
-        """Return whether a tag exists. Raises PruneRefused if it does not refer to `digest`."""
+        """Return whether a tag exists. Raises PruneRefused if the tag has another digest than `digest`."""
         (version,) = self._resolve([tag], work)
         if isinstance(version, NotFound):
             return False
@@ -91,9 +92,9 @@ class Deletions:
         return True
 
     def _check_manifest(self, manifest: Manifest, tags: Collection[str], work: Work) -> None:
-        """Check that a manifest was not deleted with one of its tags. If it was, restore it with its other tags.
+        """Check that a manifest was not deleted together with a tag. If it was, restore it with its other tags.
 
-        Raises Refused (target_lied), and the error of the request if it is not known whether the manifest exists."""
+        Raises Refused (target_lied), and the error of the request if it is unknown whether the manifest exists."""
         (version,) = self._resolve([manifest.digest], work)
         if isinstance(version, Version):
             return
@@ -114,10 +115,10 @@ class Deletions:
         raise Refused(f"{what}, although it is still in use; the manifest was restored", hint=hint, code="target_lied")
 
     def delete_manifest(self, digest: Digest, tags: Sequence[str], work: Work) -> bool:
-        """Delete a manifest by its digest, and with it all its tags. Return False if it did not exist any more.
+        """Delete a manifest by its digest, together with all its tags. Return False if the manifest no longer existed.
 
-        tags: all its tags. Nothing else may use the manifest. Raises PruneRefused if one of the tags refers to
-        something else, and DeletionsRejected."""
+        tags: all tags of the manifest. Nothing else may use the manifest. Raises PruneRefused if one of the tags has
+        another digest, and DeletionsRejected."""
         exists = [self._check_tag(tag, digest, work) for tag in tags]
         (version,) = self._resolve([digest], work)
         if isinstance(version, NotFound) and not any(exists):
@@ -137,5 +138,5 @@ class Deletions:
         return True
 
     def _resolve(self, references: Sequence[str], work: Work) -> list[Version | MirrorError]:
-        """Return what each reference refers to now, or its error."""
+        """Resolve references in the repository now. Return a version or an error for each."""
         return resolve_all(self._store, self._path, references, work)

@@ -1,6 +1,6 @@
 """Applies the rules that need the digests of tags: `min-age`, and `newest` with `by: created`. Only reads the source.
 
-This adds no HEAD requests: the digests become the versions of the references, which the planner would otherwise
+This adds no HEAD requests, because the digests become the versions of the references, which the planner would otherwise
 request.
 """
 
@@ -30,8 +30,8 @@ from mirror.util.structs import Struct
 class DigestSelection(Struct, frozen=True):
     """The references that the rules select, in their original order.
 
-    waiting: the references that `min-age` leaves out. until: when the first of them is selected, in seconds
-    since the epoch; None if none waits. older: the number of references that `newest` leaves out. dates_read: the
+    waiting: the references that `min-age` leaves out. until: when the first of them will be selected, in seconds since
+    the epoch; None if no reference waits. older: the number of references that `newest` leaves out. dates_read: the
     number of images that were read for their dates."""
 
     references: list[SourceReference]
@@ -42,10 +42,10 @@ class DigestSelection(Struct, frozen=True):
 
 
 class DigestRules:
-    """Applies `min-age` and `newest` to the candidates that are left by the rules that need only names.
+    """Applies `min-age` and `newest` to the candidates that the rules for names have selected.
 
-    use_hints: whether to trust what the state has recorded about immutable tags. now: returns the time in seconds since
-    the epoch."""
+    use_hints: whether to trust the records of immutable tags in the state. now: returns the time in seconds since the
+    epoch."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class DigestRules:
     async def apply(
         self, entry: MirrorEntry, candidates: Sequence[SourceReference], *, parallel: int
     ) -> DigestSelection:
-        """Select references from the candidates of an entry.
+        """Select references from the candidates of a mirror.
 
         parallel: the number of parallel requests to the source. Candidates that cannot be resolved, or whose date
         cannot be read, stay selected, so that each of them is reported as a failure. Raises errors that concern all
@@ -108,7 +108,7 @@ class DigestRules:
                 reference.version = reference.version or Version(digest)
 
     def _is_recorded(self, entry: MirrorEntry, tag: str, digest: Digest) -> bool:
-        """Return whether the state contains the age of a tag with this digest and, if required, the image's date."""
+        """Return whether the state contains the age of a tag with a digest and, if required, the image's date."""
         rules = entry.rules
         seen = self._hints.first_seen(entry.name, tag) if rules.min_age else None
         if rules.min_age and (seen is None or seen.identity != digest):
@@ -118,7 +118,7 @@ class DigestRules:
     def _compare_ages(
         self, entry: MirrorEntry, references: Sequence[SourceReference], work: Work
     ) -> list[tuple[SourceReference, float]]:
-        """Return the references that have had their digests for less than `min-age`, each with the end of its wait.
+        """Return the references whose digests are newer than `min-age`, each with the end of its wait.
 
         Record when each digest was first seen. A recorded time in the future, caused by a wrong clock, is replaced."""
         now = self._now()
@@ -139,7 +139,7 @@ class DigestRules:
     async def _select_last_created(
         self, entry: MirrorEntry, references: list[SourceReference], count: int
     ) -> tuple[list[SourceReference], int]:
-        """Return the `count` references whose images were created last, and how many images were read for this.
+        """Return the `count` references with the newest images, and the number of images that were read for this.
 
         References whose date cannot be read are also returned, with the error as their version, so that they are
         reported as failed instead of being copied."""

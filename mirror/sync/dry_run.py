@@ -1,4 +1,4 @@
-"""Computes what a sync would copy, and how many bytes and manifest requests the copies would take. Read-only."""
+"""Determines which images a sync would copy, and how many bytes and manifest requests this would take. Read-only."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class PlannedCopy(Struct, frozen=True):
     old_digest: the digest that the tag on the target refers to now.
     protocol: the protocol of the source registry. reason: why this protocol is used, if there is a choice.
     manifests: the number of manifests that a sync would read from a registry, without deduplication.
-    attachments: the number of its attachments that a sync would copy. only_attachments: whether it would copy nothing
-    else.
+    attachments: the number of attachments that a sync would copy. only_attachments: whether a sync would copy only
+    attachments.
     to_compare: whether the target may already have the transformed image. A sync would run the transform and copy the
     result only if its digest differs."""
 
@@ -64,13 +64,13 @@ class PlannedCopy(Struct, frozen=True):
 
 
 class PlanSummary(Struct):
-    """A summary of what a sync would do.
+    """The result of a dry run: the images that a sync would copy, the failures, and the totals.
 
     bundles_to_rebuild: the bundles that a sync would write again although all their images are up to date, and why.
     up_to_date: the number of images that are up to date.
     other_platforms: the number of images that are skipped because they are for platforms that are not wanted.
     failures: the images, mirrors and sources that failed.
-    selections: what the rules of each mirror select, by its name.
+    selections: a summary of the tags that each mirror selects, by the name of the mirror.
     rejected_repositories: for each wildcard, the number of repositories that each rule rejects.
     bytes_to_read: the number of bytes to read from sources.
     bytes_to_send: the maximum number of bytes to send. A sync may send less, because a dry run does not check which
@@ -131,7 +131,7 @@ class DryRun:
     # ---- the methods of PlanReceiver
 
     def add_plan_entry(self, plan_entry: PlanEntry) -> None:
-        """Count an image that is up to date or failed. Read any other image to find out what a sync would transfer."""
+        """Count an image that is up to date or failed. Read any other image to determine its size."""
         target, source = plan_entry.target, plan_entry.reference.entry.source
         to_bundle = is_bundle(target.repository.host)
         if to_bundle:
@@ -163,16 +163,16 @@ class DryRun:
         self._record_mirror_failure(entry, error)
 
     def record_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
-        """Do nothing: a dry run does not write to the state."""
+        """Do nothing, because a dry run does not write to the state."""
 
     def record_selection(self, entry: MirrorEntry, selection: SelectionSummary) -> None:
-        """Record how many tags each rule of a mirror rejects, and allow mounts between its target repositories."""
+        """Record which tags a mirror selects, as a summary, and allow mounts between its target repositories."""
         self._progress.add_images(selection.count * len(entry.targets))
         self._bases.allow_mounts(target.repository for target in entry.targets)
         self.summary.selections[entry.name] = selection
 
     def record_repositories(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
-        """Record how many repositories the rules of a wildcard leave out."""
+        """Record the number of repositories that each rule of a wildcard leaves out."""
         if rejected:
             self.summary.rejected_repositories[entry.name] = dict(rejected)
 
@@ -188,7 +188,7 @@ class DryRun:
         self._tasks.create_task(coroutine).add_done_callback(partial(self._count_images, 1))
 
     async def _measure_partial_source(self, source: str, plan_entries: Sequence[PlanEntry]) -> None:
-        """Read the images of a partial source. If targets lack blobs that it leaves out, record one failure instead.
+        """Read the images of a partial source. If targets lack blobs that the source leaves out, record one failure.
 
         In this case, a sync copies none of the images."""
         try:
@@ -272,7 +272,7 @@ class DryRun:
         self._add_copy(plan_entry, graph.root.digest, [graph, *(one.graph for one in attachments)], len(attachments))
 
     async def _measure_attachments(self, plan_entry: PlanEntry, digest: Digest) -> None:
-        """Add the attachments that a target lacks to the summary. digest: the digest of the image, which it has."""
+        """Add the attachments that a target lacks to the summary. digest: the digest of the image on the target."""
         reader = self._reader.attachments
         try:
             missing = await reader.find_missing(plan_entry, await reader.find_for_target(plan_entry, digest))
@@ -290,9 +290,9 @@ class DryRun:
     def _add_copy(
         self, plan_entry: PlanEntry, digest: Digest, graphs: Sequence[ManifestGraph], attachments: int
     ) -> None:
-        """Add an image to the summary.
+        """Add an image that a sync would copy to the summary.
 
-        digest: the digest of the image. graphs: what a sync would copy. attachments: how many are attachments."""
+        digest: the digest of the image. graphs: the graphs to copy. attachments: how many of them are attachments."""
         summary = self.summary
         source, target = plan_entry.reference.entry.source.host, plan_entry.target.repository.host
         blobs = unique_descriptors((blob for graph in graphs for blob in graph.blobs), plan_entry.name)

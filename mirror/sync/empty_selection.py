@@ -1,7 +1,7 @@
-"""Detects rules that select nothing although the source has something.
+"""Detects rules that select nothing although the source has tags or repositories.
 
 Rules for tags that select no tag are an error unless `allow-empty` is set. Rules for repositories that select no
-repository are always an error, because nothing shows whether the repositories that they were written for still exist.
+repository are always an error, because it is unknown whether the intended repositories still exist.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def nothing_selected_error(entry: MirrorEntry, rejected: Mapping[str, int]) -> R
 
 
 def _tags_hint(rejected: Mapping[str, int]) -> str:
-    """Return a hint that says how to correct rules that select no tag."""
+    """Return a hint about how to correct rules that select no tag."""
     if rejected and all(rule.endswith("(no version)") for rule in rejected):
         return "no tag is a version: select tags with `include`, or by date with `newest: {count: N, by: created}`"
     if rejected.get("semver (pre-release)"):
@@ -48,14 +48,14 @@ def _count_text(rejected: Mapping[str, int]) -> str:
 
 
 def is_empty(rules: TagRules, selection: Selection) -> bool:
-    """Return whether the rules rejected every tag of a source that has tags, and `allow-empty` is not set."""
+    """Return whether the rules rejected all tags of a source that has tags, and `allow-empty` is not set."""
     return not selection.selected and bool(selection.rejected) and not rules.allow_empty
 
 
 def _correction_hint(patterns: Iterable[str], otherwise: str) -> str:
-    """Return a hint that says how to correct patterns that select nothing.
+    """Return a hint about how to correct patterns that select nothing.
 
-    otherwise: the hint if none of them looks like a shell pattern."""
+    otherwise: the hint if none of the patterns looks like a shell pattern."""
     for text in patterns:
         regex = regex_for_shell_pattern(text)
         if regex is not None:
@@ -72,7 +72,7 @@ class WildcardSelection:
         self._may_be_nonempty = False  # a tag was selected, or a repository could not be listed
 
     def add(self, selection: Selection) -> None:
-        """Add the selection from one repository."""
+        """Add the selection of tags from one repository."""
         self._rejected.update(selection.rejected)
         self._may_be_nonempty = self._may_be_nonempty or bool(selection.selected)
 
@@ -83,9 +83,9 @@ class WildcardSelection:
 
     @property
     def is_wrongly_empty(self) -> bool:
-        """Whether the rules rejected all tags of the added repositories, although `allow-empty` is not set.
+        """Whether the rules rejected all tags of all repositories so far, and `allow-empty` is not set.
 
-        False if any of these repositories could not be listed."""
+        The value is False if any of these repositories could not be listed."""
         return not self._may_be_nonempty and bool(self._rejected) and not self._entry.rules.allow_empty
 
     def find_error(self, others: Sequence[str], work: Work) -> RemoteError | None:

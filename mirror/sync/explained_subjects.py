@@ -9,11 +9,11 @@ from mirror.util.structs import Struct
 
 
 class Subject(Struct, frozen=True):
-    """What to explain: a source repository of one mirror, or a tag or digest in it.
+    """The subject of an explanation: a source repository of one mirror, or a tag or digest in it.
 
-    entry: the mirror for this repository, only with the targets to explain. identifier: the tag or digest, or None for
-    the whole repository. repository_rule: the rule of `repositories` that leaves out the repository, or None if none
-    does."""
+    entry: the mirror for this repository, with only the targets to explain. identifier: the tag or digest, or None for
+    the whole repository. repository_rule: the rule of `repositories` that leaves out the repository, or None if no
+    rule leaves it out."""
 
     entry: MirrorEntry
     identifier: str | None
@@ -21,12 +21,12 @@ class Subject(Struct, frozen=True):
 
     @property
     def source(self) -> str:
-        """The name of the subject at the source."""
+        """The name of the subject at the source, as a repository or a reference."""
         return self.entry.name + (reference_suffix(self.identifier) if self.identifier else "")
 
 
 class SubjectFilter:
-    """Selects the references of some subjects. Implements RepositoryFilter."""
+    """Selects the references of the subjects of an explanation. Implements RepositoryFilter."""
 
     def __init__(self, subjects: Sequence[Subject]) -> None:
         self._repositories = {subject.entry.name for subject in subjects}
@@ -38,12 +38,12 @@ class SubjectFilter:
         return self._all or reference in self._references
 
     def excludes_any(self, references: Iterable[str]) -> bool:
-        """Return False: the sync that is explained does not exclude references."""
+        """Return False, because the explained sync does not exclude references."""
         return False
 
     def may_select(self, repository: str) -> bool:
-        """Return whether the source repository is that of a subject."""
+        """Return whether a source repository is the repository of a subject."""
         return repository in self._repositories
 
     def mark_unlisted(self, repository: str) -> None:
-        """Do nothing: the subjects are not patterns that could be unused."""
+        """Do nothing, because the subjects are not patterns that could be unused."""

@@ -43,12 +43,13 @@ _RULES_FOR_NAMES = ("include", "exclude", "semver", "newest (no version)", "newe
 
 
 class TargetExplanation(Struct):
-    """What a sync would do on one target, and why.
+    """The explanation of a reference or repository for one target: the action of a sync, and the reason.
 
     name: the reference or repository on the target.
-    found: what the reference refers to on the target now, or the error if that is unknown; None for a repository.
-    action: `copy`, `skip`, `conflict`, `fail` or, if the reference is not selected, `none`. For a repository, it is
-    empty, and `counts` has the number of references with each action."""
+    found: the version to which the reference refers on the target now, or the error of the lookup; None for a
+    repository.
+    action: `copy`, `skip`, `conflict`, `fail` or, if the reference is not selected, `none`. For a repository, `action`
+    is empty, and `counts` has the number of references with each action."""
 
     name: str
     found: Version | MirrorError | None = None
@@ -58,12 +59,14 @@ class TargetExplanation(Struct):
 
 
 class MirrorExplanation(Struct):
-    """What a sync would do with a reference or repository for one mirror of the configuration.
+    """The explanation of a reference or repository for one mirror of the configuration.
 
-    number: the position of the mirror in the configuration. source: the reference or repository at the source.
-    selected: whether the mirror selects the reference or repository; None if that could not be determined.
-    rule, reason: the rule that selects it or leaves it out, as named in the configuration, and the reason, as a clause.
-    found: what the reference refers to at the source now, or the error; None for a repository.
+    number: the index of the mirror in the configuration. source: the reference or repository at the source.
+    selected: whether the mirror selects the reference or repository; None if this could not be determined.
+    rule, reason: the rule that selects or excludes the reference, as named in the configuration, and the reason, as a
+    clause.
+    found: the version to which the reference refers at the source now, or the error of the lookup; None for a
+    repository.
     rejected: for a repository, the number of tags that each rule leaves out. failures: the errors that prevented the
     mirror from being planned."""
 
@@ -79,14 +82,14 @@ class MirrorExplanation(Struct):
 
     @property
     def is_complete(self) -> bool:
-        """Whether everything could be determined, including that a tag does not exist or is in conflict."""
+        """Whether no part of the explanation failed. A missing tag and a conflict are valid results."""
         lookups = [self.found, *(target.found for target in self.targets)]
         errors = [*self.failures, *(found for found in lookups if isinstance(found, MirrorError))]
         return all(error.code in _DETERMINED for error in errors)
 
 
 class PlanCollector:
-    """Collects the part of a plan that concerns the subjects. Implements PlanReceiver."""
+    """Collects the part of a plan that concerns the subjects of an explanation. Implements PlanReceiver."""
 
     def __init__(self) -> None:
         self.plan_entries: list[PlanEntry] = []
@@ -102,16 +105,16 @@ class PlanCollector:
         self.failures.append((entry, error))
 
     def record_invalid_name(self, entry: MirrorEntry, error: MirrorError) -> None:
-        """Do nothing: an invalid name is not the subject, whose name is valid."""
+        """Do nothing, because the names of subjects are valid."""
 
     def record_repositories(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
-        """Do nothing: the rule for the repository of a subject is known without the catalog."""
+        """Do nothing, because the rule for the repository of a subject is known without the catalog."""
 
     def record_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
-        """Do nothing: an explanation does not write to the state."""
+        """Do nothing, because an explanation does not write to the state."""
 
     def record_selection(self, entry: MirrorEntry, selection: SelectionSummary) -> None:
-        """Collect how many references are selected, and how many tags each rule leaves out."""
+        """Collect the numbers of references that a mirror selects, and that each rule leaves out."""
         self.selections[entry.number, entry.repository] = selection
 
 
@@ -122,7 +125,7 @@ async def explain_subjects(
     make_planner: Callable[[PlanReceiver, RepositoryFilter], Planner],
     reader: ImageReader,
 ) -> list[MirrorExplanation]:
-    """Return one explanation for each subject.
+    """Plan the mirrors, and return an explanation for each subject.
 
     entries: the mirrors to plan, with wildcards not expanded. reader: reads the images that a sync would copy."""
     collector = PlanCollector()
@@ -173,7 +176,7 @@ async def _explain(calls: Calls, collector: PlanCollector, reader: ImageReader, 
 async def _look_up(
     calls: Calls, store: Source, repository: str, identifier: str, plans: Sequence[PlanEntry] = ()
 ) -> Version | MirrorError:
-    """Return what a tag or digest refers to in a store now, or the error. `plans` may already contain the result."""
+    """Look up a tag or digest in a store, unless `plans` already contains the result. Return a version or an error."""
     for plan in plans:
         if plan.reference.identifier == identifier and plan.reference.version is not None:
             return plan.reference.version
@@ -185,7 +188,7 @@ async def _look_up(
 
 
 def _explain_selection(found: MirrorExplanation, by_name: RuleDescription, *, is_planned: bool) -> None:
-    """Fill in whether the rules select a tag or digest, and why.
+    """Add to an explanation whether the rules select a tag or digest, and why.
 
     by_name: the result of the rules that need only the name. is_planned: whether the planner has selected the
     reference."""
@@ -205,7 +208,7 @@ def _explain_selection(found: MirrorExplanation, by_name: RuleDescription, *, is
 
 
 def _explain_unlisted(found: MirrorExplanation, subject: Subject) -> None:
-    """Fill in why a wildcard does not select the repository of a subject."""
+    """Add to an explanation why a wildcard does not select the repository of a subject."""
     found.selected = False
     if subject.repository_rule is not None:
         found.rule = f"repositories: {subject.repository_rule}"
@@ -219,7 +222,7 @@ def _explain_unlisted(found: MirrorExplanation, subject: Subject) -> None:
 def _explain_repository(
     found: MirrorExplanation, subject: Subject, plans: Sequence[PlanEntry], count: int, *, is_listed: bool
 ) -> None:
-    """Fill in how many references of a repository are selected, and what a sync would do with them."""
+    """Add to an explanation the number of selected references in a repository, and the actions of a sync."""
     if is_listed:
         found.selected, found.reason = True, f"{count} {'tag' if count == 1 else 'tags'}"
     else:
@@ -240,7 +243,7 @@ def _failure(plan: PlanEntry) -> MirrorError | None:
 
 
 def _action(plan: PlanEntry) -> str:
-    """Return the action of a plan entry as a word."""
+    """Return the action of a plan entry as a word: `copy`, `skip`, `conflict` or `fail`."""
     if isinstance(plan.error, OtherPlatform):
         return "skip"
     if plan.error is not None:
@@ -257,9 +260,9 @@ def _explain_target(
     *,
     is_attached: bool,
 ) -> TargetExplanation:
-    """Return what a sync would do with a tag on one target. copy: what the tag refers to there, or the error.
+    """Explain the action of a sync for a tag on one target. copy: the result of looking up the tag on the target.
 
-    is_attached: whether the tag is that of an attachment, and the mirror copies attachments with their images."""
+    is_attached: whether the tag belongs to an attachment, and the mirror copies attachments with their images."""
     name = str(target.repository) + reference_suffix(target.tags.apply(identifier))
     if plan is not None:
         failure = _failure(plan)
@@ -277,7 +280,7 @@ def _explain_target(
 
 
 def _describe_action(plan: PlanEntry, at_source: Version | MirrorError | None, on_target: Version | MirrorError) -> str:
-    """Return why a sync would take the action of a plan entry. at_source, on_target: what the tag refers to now."""
+    """Return the reason for the action of a plan entry. at_source, on_target: the results of looking up the tag."""
     source = at_source.digest if isinstance(at_source, Version) else None
     copy = on_target.digest if isinstance(on_target, Version) else None
     if plan.error is not None:
@@ -303,7 +306,7 @@ def _describe_action(plan: PlanEntry, at_source: Version | MirrorError | None, o
 
 
 def _describe_skip(plan: PlanEntry, source: Digest | None, copy: Digest | None) -> str:
-    """Return why an image is up to date. source, copy: the digests at the source and on the target now."""
+    """Return the reason why an image is up to date. source, copy: the digests at the source and on the target now."""
     if copy is not None and copy == plan.old_digest and source in (None, copy):
         return "the target has the image already"
     if plan.reference.entry.rules.is_immutable(plan.tag) and plan.reference.version is None:

@@ -2,7 +2,7 @@
 
 The blobs are written first, then the child manifests under their digests, children before parents, then the attachments
 of the image, and finally the root manifest under its tag. The tag therefore always refers either to the old image or to
-the complete new one, with its signatures.
+the complete new image with its signatures.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _log = logging.getLogger("mirror.sync")
 class ImageCopier:
     """Copies images to targets.
 
-    ownership: records what is written.
+    ownership: records the tags and manifests that are written.
     targets: the targets by host.
     recorder: records the result for each manifest, and for each blob that failed.
     protection: decides whether a tag of attachments may be overwritten.
@@ -83,9 +83,9 @@ class ImageCopier:
         )
 
     async def copy(self, plan_entry: PlanEntry, image: Image, counts: BlobCounts) -> bool:
-        """Copy an image with its attachments, and return whether the target lacked any part of it.
+        """Copy an image with its attachments. Return whether the target lacked any part of the image.
 
-        If the target reports that it lacks a blob that it was known to have, the image is pushed once more, with a
+        If the target reports that it lacks a blob which it was known to have, the image is pushed once more, with a
         lookup of every object. Raises Cancelled if there is not enough time before the deadline, and the errors that
         the stores raise."""
         if image.graph.left_out is not None:
@@ -100,9 +100,9 @@ class ImageCopier:
     async def copy_attachments(
         self, plan_entry: PlanEntry, attachments: Sequence[Attachment], counts: BlobCounts
     ) -> bool:
-        """Copy attachments of an image that the target already has. Return whether the target lacked any of them.
+        """Copy attachments of an image that the target already has. Return whether the target lacked any attachment.
 
-        attachments: at least one. Raises the errors that the stores raise."""
+        attachments: must not be empty. Raises the errors that the stores raise."""
         await self._read_hints(plan_entry, [one.graph for one in attachments])
 
         async def push(check_all: bool) -> bool:
@@ -115,7 +115,7 @@ class ImageCopier:
         return await self._push_and_retry(plan_entry, counts, push)
 
     async def _read_hints(self, plan_entry: PlanEntry, graphs: Sequence[ManifestGraph]) -> None:
-        """Read from the state where the blobs of an image may be."""
+        """Read from the state which repositories may have the blobs of an image."""
         repository = plan_entry.target.repository
         digests = list(dict.fromkeys(blob.digest for graph in graphs for blob in graph.blobs))
         blob_source = graphs[0].blob_source
@@ -134,7 +134,7 @@ class ImageCopier:
     ) -> bool:
         """Call `push` and return its result. If the target lacks a blob that it should have, call `push` again.
 
-        push: called with True if it must look up every object on the target."""
+        push: its argument is whether to look up every object on the target."""
         try:
             return await push(self._check_all)
         except RemoteError as error:
@@ -147,7 +147,7 @@ class ImageCopier:
         return await push(True)
 
     async def _push(self, plan_entry: PlanEntry, image: Image, counts: BlobCounts, *, check_all: bool) -> bool:
-        """Write the blobs and manifests that the target lacks, in order. Return whether it lacked any of them."""
+        """Write the missing blobs and manifests of an image in order. Return whether the target lacked any of them."""
         repository, graph, root = plan_entry.target.repository, image.graph, image.graph.root
         store, tag = self._targets[repository.host], plan_entry.tag
         is_new = plan_entry.old_digest != root.digest
@@ -181,7 +181,7 @@ class ImageCopier:
     async def _put_root(self, plan_entry: PlanEntry, graph: ManifestGraph, request: BlobRequest) -> None:
         """Write the root manifest of an image under its tag.
 
-        Raises Refused (target_conflict) if it is a tag of an attachment that must not be overwritten."""
+        Raises Refused (target_conflict) for a tag of an attachment that must not be overwritten."""
         entry, target, tag, root = plan_entry.reference.entry, plan_entry.target, plan_entry.tag, graph.root
         put = partial(
             self._writer.put,
@@ -206,7 +206,7 @@ class ImageCopier:
         uncounted = {request.blob.digest: request.blob for request in requests}
 
         async def copy(request: BlobRequest) -> bool:
-            """Copy one blob and count it. Return whether the target lacked it."""
+            """Copy one blob and count it. Return whether the target lacked the blob."""
             try:
                 result = await self._blob_copier.copy(request)
             except MirrorError as error:
@@ -219,7 +219,7 @@ class ImageCopier:
         try:
             if not self._repair:
                 return any(await run_group(copy(request) for request in requests))
-            # Try all blobs, so that a single run names everything that the registry's operator has to delete.
+            # Try all blobs, so that a single run reports all files that the registry's operator must delete.
             results = await gather_results(copy(request) for request in requests)
             for result in results:
                 if isinstance(result, MirrorError):
@@ -232,9 +232,9 @@ class ImageCopier:
     def _delete_tag_record(self, plan_entry: PlanEntry, graph: ManifestGraph) -> None:
         """Remove the recorded digest of a tag from the state on disk, before the tag is written.
 
-        The record would be unreliable if the response to the PUT were lost. For a sparse image, also record its
-        platforms. Otherwise, a later run could treat it as complete, because it has the digest of the complete
-        image."""
+        If the response to the PUT were lost, the record would be unreliable. For a sparse image, also record the
+        platforms. Otherwise, a later run could treat the image as complete, because a complete image has the same
+        digest."""
         repository, tag = str(plan_entry.target.repository), plan_entry.tag
         self._notes.delete_tag_record(repository, tag, was_recorded=plan_entry.old_digest is not None)
         if graph.left_out is not None and not self._targets[plan_entry.target.repository.host].on_disk:
@@ -250,7 +250,7 @@ class ImageCopier:
         return target is not None and not target.on_disk and isinstance(version, Version) and version.transform is None
 
     def _record_copied(self, repository: Repository, plan_entry: PlanEntry, graph: ManifestGraph) -> None:
-        """Record for later runs that the target has the image, and its digest.
+        """Record for later runs that the target has an image and its blobs.
 
         If blobs can be mounted from the source, record the same for the source."""
         reference, root, tag = plan_entry.reference, graph.root.digest, plan_entry.tag

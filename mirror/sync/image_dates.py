@@ -27,7 +27,7 @@ from mirror.util.retry_policy import ONCE
 from mirror.util.structs import Struct
 
 MAX_CONFIG_BYTES = 8 << 20  # larger configs are not read for their date
-_READ_AT_ONCE = 64  # images that are read at the same time; permits limit the requests further
+_READ_AT_ONCE = 64  # maximum number of images that are read at the same time; permits also limit the requests
 
 
 def image_identity(version: Version) -> str:
@@ -36,14 +36,14 @@ def image_identity(version: Version) -> str:
 
 
 class ReadDates(Struct, frozen=True):
-    """The date of each reference, or the error from reading it. new: the number of dates that were not recorded."""
+    """The creation dates of images, by reference, or the errors. new: the number of dates that were not recorded."""
 
     dates: dict[SourceReference, int | MirrorError]
     new: int
 
 
 class ImageDates:
-    """Reads and records the dates of images, in microseconds since the epoch.
+    """Reads and records the creation dates of images, in microseconds since the epoch.
 
     reread: whether to ignore the dates that the state has recorded, and read them again."""
 
@@ -60,7 +60,7 @@ class ImageDates:
         return None if self._reread else self._hints.image_date(entry.name, identity)
 
     async def read_all(self, entry: MirrorEntry, references: Sequence[SourceReference]) -> ReadDates:
-        """Return the date of each reference, or the error if it cannot be read.
+        """Return the creation date of the image of each reference, or the error if it cannot be read.
 
         Raises errors that concern all references, for example if the host is down. Dates that were read before such an
         error are recorded, so that the next run does not read them again."""
@@ -85,7 +85,7 @@ class ImageDates:
     def _find_all_recorded(
         self, entry: MirrorEntry, references: Sequence[SourceReference], work: Work
     ) -> dict[SourceReference, int | MirrorError]:
-        """Return the recorded dates of references, and the errors of references that could not be resolved."""
+        """Return the recorded dates for references, and the errors of references that could not be resolved."""
         found: dict[SourceReference, int | MirrorError] = {}
         for reference in references:
             if isinstance(reference.version, MirrorError):
@@ -97,7 +97,7 @@ class ImageDates:
         return found
 
     async def _read_once(self, entry: MirrorEntry, reference: SourceReference) -> int:
-        """Return the date of an image. Read it unless this run has read it already."""
+        """Return the date of an image, and read it unless this run has read it already."""
         version = reference.version
         if not isinstance(version, Version):
             raise RuntimeError(f"{reference.name} is not resolved")
@@ -108,7 +108,7 @@ class ImageDates:
         return date
 
     async def _read_date(self, entry: MirrorEntry, version: Version) -> int:
-        """Read the date of an image. Raises the errors that the source raises."""
+        """Read the creation date of an image from its source. Raises the errors that the source raises."""
         host, repository = entry.source.host, entry.repository
         if isinstance(version.transform, DatedTransform):
             return parse_date(await self._calls.call_host(host, version.transform.created))
@@ -130,7 +130,7 @@ class ImageDates:
 
 
 def _by_identity(dates: Mapping[SourceReference, int | MirrorError]) -> dict[str, int]:
-    """Return the dates that could be read, by the identifiers of the images."""
+    """Return the dates that could be read, by image identity."""
     return {
         image_identity(reference.version): date
         for reference, date in dates.items()
@@ -139,12 +139,12 @@ def _by_identity(dates: Mapping[SourceReference, int | MirrorError]) -> dict[str
 
 
 def _parse_permits(size: int | None) -> tuple[str, ...]:
-    """Return the permits for parsing a document of `size` bytes, which may need several times this size in memory."""
+    """Return the permits for parsing a document of a given size, which may need several times its size in memory."""
     return (LARGE,) if (size or 0) > LARGE_SIZE else ()
 
 
 def _dated_child(entry: MirrorEntry, index: Manifest) -> Descriptor | None:
-    """Return the child whose date is that of the index: the first one that the mirror copies, or None."""
+    """Return the child manifest that determines the date of an index: the first that the mirror copies, or None."""
     wanted = entry.platforms
     images = [one for one in index.children if not _is_attestation(one)]
     copied = (one for one in images if wanted is None or one.platform is None or wanted.selects(one.platform))
@@ -157,7 +157,7 @@ def _is_attestation(child: Descriptor) -> bool:
 
 
 def _read_config_date(config: Descriptor, source: BlobSource, work: Work) -> int:
-    """Read the config of an image, and return its date. Raises Refused if its size or digest is wrong."""
+    """Read the config of an image, and return the date in it. Raises Refused if its size or digest is wrong."""
     data = bytearray(config.size or 0)
     free = memoryview(data)
     with BlobDownload(config, [source]).open(0, work) as reader:
@@ -168,7 +168,7 @@ def _read_config_date(config: Descriptor, source: BlobSource, work: Work) -> int
 
 
 def _concerns_one_image(error: MirrorError) -> bool:
-    """Return whether an error says something about one image, and not about its whole repository or host."""
+    """Return whether an error concerns only one image, and not its whole repository or host."""
     if isinstance(error, AuthError):
         return error.code == "auth_denied"
     return isinstance(error, Refused) or (

@@ -1,8 +1,8 @@
 """The image lock: a file that contains the digest of each tag that a configuration selects.
 
 `mirror lock` writes the file. Its format is JSON (docs/operations.md, "Locking images"), sorted and with one line for
-each image, so that a moved tag changes only one line. The operator passes the file to the program, so all errors in it
-are ConfigErrors.
+each image, so that a moved tag changes only one line. An invalid file raises ConfigError, because the operator passes
+the file to the program.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from mirror.util.structs import Struct
 FORMAT = 1
 MAX_BYTES = 64 << 20
 MAX_NODES = 4_000_000
-MAX_DEPTH = 16  # levels of attachments of attachments
+MAX_DEPTH = 16  # maximum number of levels of attachments of attachments
 _LARGEST_SIZE = (1 << 63) - 1  # bytes
-_LONGEST_TEXT = 4096  # characters of a name or media type
+_LONGEST_TEXT = 4096  # maximum length of a name or media type in characters
 _CREATE = "create the file again with `mirror lock CONFIG`"
 
 
 class LockedAttachment(Struct, frozen=True):
-    """An attachment that an image had when it was locked.
+    """An attachment that an image had when the image was locked.
 
-    subject: the manifest to which it belongs. media_type, artifact_type: empty if unknown. size: the size of the
-    manifest in bytes, or None if unknown. tag: the tag under which cosign stores it; empty for a referrer. level: 1 for
-    an attachment of the image, 2 for an attachment of such an attachment, and so on."""
+    subject: the manifest to which the attachment belongs. media_type, artifact_type: empty if unknown. size: the size
+    of the manifest in bytes, or None if unknown. tag: the tag under which cosign stores the attachment; empty for a
+    referrer. level: 1 for an attachment of the image, 2 for an attachment of such an attachment, and so on."""
 
     subject: Digest
     digest: Digest
@@ -47,7 +47,7 @@ class LockedAttachment(Struct, frozen=True):
 
 
 class LockedImage(Struct, frozen=True):
-    """The image to which a tag referred when it was locked.
+    """The image to which a tag referred when the tag was locked.
 
     media_type: empty if unknown. attachments: None if they were not locked, because the mirror did not copy them."""
 
@@ -67,7 +67,7 @@ class LockedMirror(Struct, frozen=True):
     images: Mapping[str, Mapping[str, LockedImage]]
 
     def key(self) -> str:
-        """Return a string that identifies the images and their attachments."""
+        """Return a string that identifies the locked images of the mirror and their attachments."""
         lines = "\n".join(_repository_lines(self.images))
         return f"locked {hashlib.sha256(lines.encode()).hexdigest()[:16]}"
 
@@ -84,7 +84,7 @@ class ImageLock(Struct, frozen=True):
         return sum(len(tags) for mirror in self.mirrors for tags in mirror.images.values())
 
     def lines(self) -> Iterator[str]:
-        """Yield the lines of the file. Equal content gives equal lines."""
+        """Yield the lines of the file. Image locks with equal content have equal lines."""
         yield "{"
         yield f'  "schema": {FORMAT},'
         yield f'  "config": {json.dumps(self.config)},'
@@ -102,7 +102,7 @@ class ImageLock(Struct, frozen=True):
 
 
 def _repository_lines(images: Mapping[str, Mapping[str, LockedImage]]) -> Iterator[str]:
-    """Yield the lines for the images of one mirror."""
+    """Yield the lines of the file for the images of one mirror."""
     for number, (repository, tags) in enumerate(sorted(images.items()), 1):
         yield f"        {json.dumps(repository)}: {{"
         for position, (tag, image) in enumerate(sorted(tags.items()), 1):
@@ -114,7 +114,7 @@ def _repository_lines(images: Mapping[str, Mapping[str, LockedImage]]) -> Iterat
 
 
 def _attachment_fields(attachment: LockedAttachment) -> Object:
-    """Return the JSON object for an attachment. Values that are not known are left out."""
+    """Return the JSON object for an attachment, without unknown values."""
     fields: Object = {
         "subject": attachment.subject,
         "digest": attachment.digest,
@@ -128,7 +128,7 @@ def _attachment_fields(attachment: LockedAttachment) -> Object:
 
 
 def _comma(number: int, items: Mapping[str, object] | tuple[object, ...]) -> str:
-    """Return a comma, or an empty string after the last of `items`. number: the position, counted from 1."""
+    """Return a comma, or an empty string after the last item. number: the position of the item, counted from 1."""
     return "," if number < len(items) else ""
 
 
@@ -143,7 +143,7 @@ def read_image_lock(path: Path) -> ImageLock:
             data = b"" if too_large else file.read(MAX_BYTES + 1)
     except OSError as error:
         what = f"cannot read the image lock {printable(path)}: {error.strerror}"
-        raise ConfigError(what, hint="create it with `mirror lock CONFIG`, or correct the path") from error
+        raise ConfigError(what, hint="create the file with `mirror lock CONFIG`, or correct the path") from error
     if too_large or len(data) > MAX_BYTES:
         raise ConfigError(f"{printable(path)} has more than {MAX_BYTES} bytes, the maximum size of an image lock")
     return parse_image_lock(data, printable(path))
@@ -159,13 +159,13 @@ def parse_image_lock(data: bytes, what: str) -> ImageLock:
 
 
 class _Reader:
-    """Converts the JSON document of an image lock. Every method raises ConfigError for a value that is not valid."""
+    """Converts the JSON document of an image lock to values. All methods raise ConfigError for an invalid value."""
 
     def __init__(self, what: str) -> None:
         self._what = what
 
     def read(self, document: Value) -> ImageLock:
-        """Return the content of the document."""
+        """Convert the document to an ImageLock."""
         if isinstance(document, dict) and type(document.get("schema")) is int and document["schema"] != FORMAT:
             hint = f"use another version of mirror, or {_CREATE}"
             what = f"{self._what} has format {document['schema']}, but this version of mirror reads format {FORMAT}"
@@ -232,20 +232,20 @@ class _Reader:
         )
 
     def _digest(self, value: Value, where: str) -> Digest:
-        """Return `value` if it is a digest."""
+        """Return a value if it is a digest. where: the path of the value, for messages."""
         try:
             return Digest.parse(value)
         except Refused as error:
             self._fail(where, error.what)
 
     def _number(self, value: Value, where: str, smallest: int, largest: int) -> int:
-        """Return `value` if it is a number within the limits."""
+        """Return a value if it is a number within the limits."""
         if type(value) is not int or not smallest <= value <= largest:
             self._fail(where, f"expected a number from {smallest} to {largest}")
         return value
 
     def _object(self, value: Value, where: str, keys: Set[str], optional: Set[str] = frozenset()) -> Object:
-        """Return `value` if it is an object that has all `keys` and, apart from these, only keys from `optional`."""
+        """Return a value if it is an object with all keys in `keys`, and no other keys than those in `optional`."""
         if not isinstance(value, dict):
             self._fail(where, "expected an object")
         missing, unknown = sorted(keys - value.keys()), sorted(value.keys() - keys - optional)
@@ -254,16 +254,16 @@ class _Reader:
         return value
 
     def _text(self, value: Value, where: str) -> str:
-        """Return `value` if it is a string without control characters."""
+        """Return a value if it is a string without control characters."""
         if not isinstance(value, str) or len(value) > _LONGEST_TEXT or printable(value, _LONGEST_TEXT) != value:
             self._fail(where, "expected a string without control characters")
         return value
 
     def _require(self, condition: bool, where: str, message: str) -> None:
-        """Raise ConfigError with `message` unless the condition holds."""
+        """Raise ConfigError with a message unless a condition is met."""
         if not condition:
             self._fail(where, message)
 
     def _fail(self, where: str, message: str) -> NoReturn:
-        """Raise ConfigError for the value at `where`."""
+        """Raise ConfigError for an invalid value. where: the path of the value."""
         raise ConfigError(f"{self._what} is not a valid image lock: {where}: {message}", hint=_CREATE)

@@ -39,12 +39,12 @@ class TransformHintWriter(Protocol):
         ...
 
     def record_other_platform(self, key: str, reason: str) -> None:
-        """Record why an image is skipped because of its platform. Does not block: the record is written later."""
+        """Record the reason for skipping an image because of its platform. Does not block, as the write is queued."""
         ...
 
 
 async def read_version(calls: Calls, reference: SourceReference) -> Version:
-    """Read from the source what a reference refers to now, and return it. Raises the same errors as `Source.read`."""
+    """Read the version to which a reference refers now from its source. Raises the same errors as `Source.read`."""
     entry = reference.entry
     return await calls.call_host(
         entry.source.host, lambda work: entry.source.read(entry.repository, reference.identifier, work)
@@ -59,7 +59,7 @@ class Image(Struct, frozen=True):
 
 
 class ImageReader:
-    """Reads the manifest graph of each reference once, and keeps it until all its users have released it.
+    """Reads the manifest graph of each reference once, and keeps it until all users have released the reference.
 
     signatures: checks the signature of each image before the image is read.
     protection: compares tags of attachments on targets.
@@ -92,13 +92,13 @@ class ImageReader:
         self._parts: SharedTasks[Hashable, None] = SharedTasks(calls.tasks)
 
     async def read_graph(self, reference: SourceReference) -> ManifestGraph:
-        """Return the graph of the image that a reference refers to. Only the first call reads it from the source.
+        """Return the graph of the image to which a reference refers. Only the first call reads it from the source.
 
         Raises Refused (not_signed), and the errors that the source raises."""
         return self._graphs.get(reference) or await self._reads.run(reference, lambda: self._read(reference))
 
     async def read_image(self, reference: SourceReference) -> Image:
-        """Return the image that a reference refers to, with its attachments. Each part is read once for all targets.
+        """Return the image to which a reference refers, with its attachments. Each part is read once for all targets.
 
         Raises the same errors as `read_graph` and `AttachmentReader.read_all`."""
         graph = await self.read_graph(reference)
@@ -109,7 +109,7 @@ class ImageReader:
         return await gather_results(self.read_image(reference) for reference in references)
 
     def release(self, reference: SourceReference) -> None:
-        """Record that one user no longer needs the graph of a reference. If no user is left, drop the graph."""
+        """Record that one user no longer needs the graph of a reference. If no user is left, discard the graph."""
         reference.users -= 1
         if reference.users:
             return
@@ -119,11 +119,11 @@ class ImageReader:
             self._release_result(result)
 
     def _release_result(self, result: TransformResult) -> None:
-        """Release the result of a transform, on a thread."""
+        """Release the result of a transform, on a worker thread."""
         self._calls.tasks.detach(self._calls.call(lambda work: result.release(), policy=ONCE))
 
     async def resolve(self, reference: SourceReference) -> Version:
-        """Return what a reference refers to at the source. Only the first call for a reference asks the source.
+        """Return the version to which a reference refers at its source. Only the first call sends a request.
 
         Raises OtherPlatform if an earlier run found that the image is for a platform that is not selected."""
         if reference.version is None:
@@ -144,7 +144,7 @@ class ImageReader:
     async def find_attachments(self, reference: SourceReference) -> tuple[AttachmentRef, ...]:
         """Find the attachments of an image at its source, without reading them. Only the indexes of the image are read.
 
-        If the mirror selects platforms, the manifests of these platforms are also read. Raises OtherPlatform, and the
+        If the mirror selects platforms, the manifests of these platforms are read, too. Raises OtherPlatform, and the
         errors of the source."""
         version = await self.resolve(reference)
         digest = source_digest(version)
@@ -157,7 +157,7 @@ class ImageReader:
         return await self.attachments.find_at_source(reference, graph.root.digest, graph)
 
     async def find_digest(self, reference: SourceReference) -> Digest:
-        """Return the digest that a target gets for a reference, without reading more than is needed to find it.
+        """Return the digest that a target gets for a reference. As little of the image as possible is read.
 
         Raises OtherPlatform, and the same errors as `read_graph`."""
         version = await self.resolve(reference)
@@ -229,11 +229,11 @@ class ImageReader:
         return filtered
 
     def _check_schema1(self, reference: SourceReference, graph: ManifestGraph) -> None:
-        """Raise RemoteError if the image has a schema 1 manifest and the mirror does not allow these."""
+        """Raise RemoteError if an image has a schema 1 manifest and the mirror does not allow schema 1."""
         if not reference.entry.schema1 and any(manifest.kind is Kind.SCHEMA1 for manifest in graph.manifests()):
             raise RemoteError(
-                f"{reference.name} is a schema 1 image (made by Docker before 1.10)",
-                hint="the configuration says `schema1: fail`: leave the tag out, or set `schema1: copy`",
+                f"{reference.name} is a schema 1 image (pushed by Docker before 1.10)",
+                hint="the configuration sets `schema1: fail`; exclude the tag, or set `schema1: copy`",
                 code="manifest_invalid",
             )
 
@@ -243,7 +243,7 @@ class ImageReader:
         parts = await self._calls.call(transform.parts, needs=(host,), policy=ONCE)
 
         async def create_part(part: TransformPart) -> None:
-            """Create one part. If it is already being created for another image, wait until it is complete."""
+            """Create one part of the image. If it is already being created for another image, wait for this part."""
 
             def run(work: Work) -> None:
                 """Create a part of the transform, and show its progress. Runs on a worker thread."""

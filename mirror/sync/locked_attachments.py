@@ -14,7 +14,7 @@ from mirror.sync.plan_model import MirrorEntry
 
 
 def lock_attachments(refs: Iterable[AttachmentRef]) -> tuple[LockedAttachment, ...]:
-    """Return attachments in the form of an image lock, in an order that depends only on their content."""
+    """Convert attachments to the form of an image lock, in an order that depends only on their content."""
     locked = (
         LockedAttachment(
             ref.subject,
@@ -33,10 +33,10 @@ def lock_attachments(refs: Iterable[AttachmentRef]) -> tuple[LockedAttachment, .
 def keep_attachments_below(
     attachments: Iterable[LockedAttachment], manifests: Iterable[Digest]
 ) -> tuple[LockedAttachment, ...]:
-    """Return the locked attachments of the given manifests of an image, with the attachments of these attachments.
+    """Return the locked attachments of the copied manifests of an image, and the attachments of these attachments.
 
-    manifests: the manifests that are copied. They lack some of the locked subjects if `platforms` was added or changed
-    after the lock was written."""
+    manifests: the copied manifests. They lack some of the locked subjects if `platforms` was added or changed after the
+    lock was written."""
     below, left_out = set(manifests), set[Digest]()
     kept = []
     for one in sorted(attachments, key=lambda one: one.level):
@@ -55,7 +55,7 @@ async def restore_attachments(
     attachments: Iterable[LockedAttachment],
     is_selected: Callable[[str], bool],
 ) -> tuple[AttachmentRef, ...]:
-    """Return the locked attachments of an image, except those that are copied like any other locked image.
+    """Convert the locked attachments of an image, except those that are copied like any other locked image.
 
     is_selected: returns whether the run mirrors a source reference. If a locked tag refers to a list of referrers, the
     list is read from the source, and errors of the source are raised."""
@@ -82,9 +82,10 @@ async def restore_attachments(
 
 
 async def read_locked_names(manifests: ManifestCache, entry: MirrorEntry, locked: LockedAttachment) -> frozenset[str]:
-    """Return the names of a locked attachment, for the rules of the mirror.
+    """Return the artifact type and kinds of a locked attachment, to which the rules of the mirror apply.
 
-    If the lock has no type of a referrer, its manifest is read from the source, whose errors are raised."""
+    If the lock does not contain the type of a referrer, its manifest is read from the source, whose errors are
+    raised."""
     kind = locked.artifact_type
     if not kind and not locked.tag:
         kind = (await manifests.read(entry.source, entry.repository, locked.digest, locked.size)).artifact_type
@@ -92,7 +93,7 @@ async def read_locked_names(manifests: ManifestCache, entry: MirrorEntry, locked
 
 
 def _names(locked: LockedAttachment, kind: str) -> frozenset[str]:
-    """Return the names of a locked attachment. kind: its artifact type, unless it has a tag of cosign."""
+    """Return the artifact type and kinds of a locked attachment. kind: the artifact type of a referrer."""
     if locked.tag:
         return frozenset({signature_tags(locked.subject).get(locked.tag, "")})
     return kinds_of_type(kind) | {kind}
@@ -101,7 +102,7 @@ def _names(locked: LockedAttachment, kind: str) -> frozenset[str]:
 async def _read_list(
     manifests: ManifestCache, entry: MirrorEntry, tag: str, is_selected: Callable[[str], bool]
 ) -> set[Digest] | None:
-    """Return the entries of the list of referrers under a locked tag, or None if the tag is not copied itself."""
+    """Return the entries of the list of referrers under a locked tag, or None if the run does not copy the tag."""
     image = (entry.locked or {}).get(entry.repository, {}).get(tag)
     if image is None or not is_copied_as_image(entry, tag, is_selected):
         return None

@@ -15,7 +15,7 @@ _LOCK_AGAIN = "run `mirror lock CONFIG` to lock the images of this configuration
 
 
 def lock_entries(entries: Sequence[MirrorEntry], lock: ImageLock, file: str) -> list[MirrorEntry]:
-    """Return the entries with the images of a lock. file: the name of the lock, for messages.
+    """Return mirror entries with the images of an image lock. file: the name of the lock, for messages.
 
     A mirror is identified by its source and, if several mirrors have this source, by its targets. Targets can therefore
     be added, and mirrors reordered, without a new lock. Raises ConfigError if the lock and the configuration have
@@ -64,12 +64,12 @@ def _match_mirrors(
 
 
 def target_names(entry: MirrorEntry) -> tuple[str, ...]:
-    """Return the names of the target repositories, sorted."""
+    """Return the names of the target repositories of a mirror, sorted."""
     return tuple(sorted(str(target.repository) for target in entry.targets))
 
 
 def _check_repositories(entry: MirrorEntry, mirror: LockedMirror, file: str) -> None:
-    """Raise ConfigError if the locked mirror contains a repository that `entry` cannot select."""
+    """Raise ConfigError if a locked mirror contains a repository that the mirror entry cannot select."""
     for repository in mirror.images:
         if not entry.has_repository(repository):
             name = printable(repository, 80)
@@ -97,7 +97,9 @@ def _check_targets(entries: Sequence[MirrorEntry], file: str) -> None:
 
 
 def _reject_shared_tags(file: str, one: str, other: str, written: Repository, tags: Counter[str]) -> None:
-    """Raise ConfigError if there are tags in a target repository that images of both sources would get."""
+    """Raise ConfigError if images of two sources would get the same tag in a target repository.
+
+    tags: the tags that images of both sources would get."""
     for tag in sorted(tags)[:1]:
         what = f"{file}: images of {one} and {other} would both be copied to {written}:{printable(tag)}"
         raise ConfigError(what, hint=_LOCK_AGAIN)

@@ -26,26 +26,26 @@ from mirror.transfer.calls import Calls
 from mirror.transfer.tasks import gather_results, run_group
 from mirror.util.structs import Struct, field, replace
 
-_BATCH = 64  # maximum number of tags that one call resolves, and of images that are processed at once
+_BATCH = 64  # maximum number of tags that one call resolves, and of images that are processed at the same time
 
 T = TypeVar("T")
 FindAttachments = Callable[[SourceReference], Awaitable[Iterable[AttachmentRef]]]
-"""Finds the attachments that an image has at its source now, including those whose tags the mirror selects."""
+"""Finds the current attachments of an image at its source, including attachments whose tags the mirror selects."""
 
 CheckSignature = Callable[[SourceReference], Awaitable[None]]
 """Checks the signature of an image, if its mirror requires one. Raises Refused (not_signed)."""
 
 MakePlanner = Callable[["ReferenceCollector"], Planner]
-"""Creates a planner that plans no targets. Argument: its receiver, whose method `receive` gets the references."""
+"""Creates a planner that plans no targets. Argument: the collector, whose method `receive` gets the references."""
 
 
 class ReferenceCollector:
     """Collects the references that mirrors select, with their versions. Implements PlanReceiver.
 
     references: the references by tag, for each pair of a mirror's number and a source repository. failures: the name of
-    each mirror and reference that could not be read, with its error. unread: the number of the mirror and the
-    repository for each list that could not be read. The repository is None if the repositories of a wildcard could not
-    be listed. waiting: the number of tags that `min-age` leaves out."""
+    each mirror and reference that could not be read, with the error. unread: a mirror's number and a repository for
+    each list that could not be read; the repository is None for the catalog of a wildcard. waiting: the number of tags
+    that `min-age` leaves out."""
 
     def __init__(self) -> None:
         self.references: defaultdict[tuple[int, str], dict[str, SourceReference]] = defaultdict(dict)
@@ -54,16 +54,16 @@ class ReferenceCollector:
         self.waiting = 0
 
     def receive(self, references: Sequence[SourceReference]) -> None:
-        """Add the references of one source repository."""
+        """Add the selected references of one source repository."""
         for reference in references:
             entry = reference.entry
             self.references[entry.number, entry.repository][reference.tag] = reference
 
     def add_plan_entry(self, plan_entry: PlanEntry) -> None:
-        """Do nothing: targets are not planned."""
+        """Do nothing, because targets are not planned."""
 
     def record_mirror_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
-        """Record that a source cannot be read, or that its mirror selects nothing."""
+        """Record that a source cannot be read, or that its mirror selects no tags."""
         self.failures.append((entry.name, error))
         self.unread.add((entry.number, None if entry.wildcard else entry.repository))
 
@@ -72,10 +72,10 @@ class ReferenceCollector:
         self.failures.append((entry.name, error))
 
     def record_repositories(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
-        """Do nothing: the number of repositories that each rule rejects is not needed."""
+        """Do nothing, because the number of repositories that each rule rejects is not needed."""
 
     def record_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
-        """Do nothing: targets are not planned."""
+        """Do nothing, because targets are not planned."""
 
     def record_selection(self, entry: MirrorEntry, selection: SelectionSummary) -> None:
         """Add the number of tags that wait for `min-age`."""
@@ -94,8 +94,8 @@ async def collect_lock(
 ) -> tuple[ImageLock, ReferenceCollector]:
     """Resolve all selected references at their sources, check their signatures, and find their attachments.
 
-    Return the image lock, and the collector with what could not be locked. If anything could not be locked, the lock is
-    incomplete and must not be used. config: the name of the configuration file."""
+    Return the image lock, and the collector, which contains the failures. If there are failures, the lock is incomplete
+    and must not be used. config: the name of the configuration file."""
     collector = ReferenceCollector()
     await make_planner(collector).plan_all(entries)
     images: defaultdict[int, dict[str, dict[str, LockedImage]]] = defaultdict(dict)
@@ -114,7 +114,7 @@ async def collect_lock(
 
 
 def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Divide the items into batches, because processing all items concurrently would need too many tasks."""
+    """Divide items into batches, because processing all items concurrently would need too many tasks."""
     for start in range(0, len(items), _BATCH):
         yield items[start : start + _BATCH]
 
@@ -122,7 +122,7 @@ def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
 async def _lock_reference(
     reference: SourceReference, find_attachments: FindAttachments, check_signature: CheckSignature
 ) -> LockedImage:
-    """Return the image that a resolved reference refers to. Raises an error if it cannot be locked."""
+    """Return the image to which a resolved reference refers. Raises an error if the image cannot be locked."""
     version = reference.version
     if isinstance(version, MirrorError):
         raise version
@@ -141,7 +141,7 @@ async def _lock_reference(
 async def _find_attachments(
     reference: SourceReference, find_attachments: FindAttachments
 ) -> tuple[LockedAttachment, ...] | None:
-    """Return the attachments that an image has now, or None if its mirror does not copy attachments."""
+    """Return the current attachments of an image, or None if its mirror does not copy attachments."""
     if reference.entry.attachments is None:
         return None
     try:
@@ -159,11 +159,11 @@ class DriftKind(Enum):
     """A way in which the source of a mirror may differ from the image lock."""
 
     MOVED = "moved"  # the tag refers to another digest now
-    DELETED = "deleted"  # the source has no such tag any more
-    DROPPED = "dropped"  # the rules do not select the tag any more
+    DELETED = "deleted"  # the source no longer has the tag
+    DROPPED = "dropped"  # the rules no longer select the tag
     ATTACHED = "attached"  # the image has an attachment that is not locked
-    DETACHED = "detached"  # the image does not have the locked attachment any more
-    EXCLUDED = "excluded"  # the rules do not select the locked attachment any more
+    DETACHED = "detached"  # the image no longer has the locked attachment
+    EXCLUDED = "excluded"  # the rules no longer select the locked attachment
     UNLOCKED = "unlocked"  # the rules select the tag, but it is not locked
 
 
@@ -171,7 +171,7 @@ class Drift(Struct, frozen=True):
     """One difference between an image lock and a source.
 
     name: the tag at the source; for an attachment, the tag of its image. locked, current: the digests in the lock and
-    at the source, or None if there is none."""
+    at the source; None if there is no digest."""
 
     kind: DriftKind
     name: str
@@ -180,7 +180,9 @@ class Drift(Struct, frozen=True):
 
 
 class LockComparison(Struct):
-    """The differences between an image lock and the sources, and the errors for what could not be compared, by name."""
+    """The differences between an image lock and the sources, and the references that could not be compared.
+
+    failures: the name of each such reference, with the error."""
 
     drifts: list[Drift] = field(default_factory=list)
     failures: list[tuple[str, MirrorError]] = field(default_factory=list)
@@ -235,7 +237,7 @@ def _compare(found: LockComparison, before: SourceReference | None, after: Sourc
 async def _compare_attachments(
     found: LockComparison, before: SourceReference, after: SourceReference, find_attachments: FindAttachments
 ) -> None:
-    """Compare the locked attachments of an image with the attachments that it has now at the source.
+    """Compare the locked attachments of an image with its current attachments at the source.
 
     If the rules may leave out some of them, the image is searched again without these rules."""
     locked = (before.entry.locked or {}).get(before.entry.repository, {}).get(before.tag)
@@ -272,7 +274,7 @@ def _with_entry(reference: SourceReference, entry: MirrorEntry) -> SourceReferen
 def _add_drift(
     found: LockComparison, kind: DriftKind, reference: SourceReference, version: Version | MirrorError | None
 ) -> None:
-    """Add a difference. version: what the tag refers to now, or the error if it could not be resolved."""
+    """Add a difference to a comparison. version: the result of resolving the tag now."""
     if isinstance(version, NotFound) and kind is not DriftKind.UNLOCKED:
         kind = DriftKind.DELETED
     elif isinstance(version, MirrorError):
@@ -283,6 +285,6 @@ def _add_drift(
 
 
 async def _resolve_tags(calls: Calls, references: Sequence[SourceReference]) -> list[Version | MirrorError]:
-    """Return what the tags of locked references from one repository refer to now, or the errors."""
+    """Resolve the tags of locked references from one repository now. Return a version or an error for each."""
     entry, tags = references[0].entry, [reference.tag for reference in references]
     return await calls.call_host(entry.source.host, partial(resolve_all, entry.source, entry.repository, tags))

@@ -1,4 +1,4 @@
-"""Stores manifest bodies: the most recent ones in memory, the others in files while they are still needed."""
+"""Stores manifest bodies: the most recent bodies in memory, the others in files while they are still needed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MIN_FILES_TO_SWEEP = 64  # below this number of files, unneeded files are not d
 
 
 class _StoredBody:
-    """A reference to a stored body. The body is kept as long as the reference exists."""
+    """A reference to a stored manifest body. The body is kept as long as the reference exists."""
 
     __slots__ = ("__weakref__", "_bodies", "key", "size")
 
@@ -30,15 +30,15 @@ class _StoredBody:
         self.size = size
 
     def read(self) -> bytes:
-        """Return the body. Raises LocalError if its file cannot be read or has been changed."""
+        """Return the stored body. Raises LocalError if its file cannot be read or has been changed."""
         return self._bodies.read(self.key)
 
 
 class ManifestBodies:
     """Stores manifest bodies within a limited amount of memory. Thread-safe.
 
-    directory: the directory for bodies that do not fit within `limit`. If it is None, such bodies are dropped, because
-    a run that copies nothing needs no bodies after it has read what the manifests refer to.
+    directory: the directory for bodies that do not fit within `limit`. If it is None, such bodies are discarded,
+    because a run that copies nothing needs no body after the manifest has been parsed.
     limit: the maximum number of bytes in memory."""
 
     def __init__(self, directory: Path | None, limit: int = MEMORY) -> None:
@@ -47,8 +47,8 @@ class ManifestBodies:
         self._lock = threading.Lock()
         self._live: WeakValueDictionary[Digest, _StoredBody] = WeakValueDictionary()
         self._memory: OrderedDict[Digest, bytes] = OrderedDict()
-        self._bytes = 0  # in memory
-        self._being_written: dict[Digest, bytes] = {}  # to files
+        self._bytes = 0  # the total size of the bodies in memory
+        self._being_written: dict[Digest, bytes] = {}  # bodies that are being written to files
         self._files: dict[Digest, Path] = {}
         self._sweep_at = _MIN_FILES_TO_SWEEP
         self._numbers = itertools.count(1)
@@ -76,7 +76,7 @@ class ManifestBodies:
         return replace(manifest, content=stored)
 
     def read(self, key: Digest) -> bytes:
-        """Return the body whose bytes have the digest `key`. Raises LocalError if its file is unreadable or changed."""
+        """Return the body whose bytes have a given digest. Raises LocalError if its file is unreadable or changed."""
         with self._lock:
             body = self._memory.get(key) or self._being_written.get(key)
             path = self._files.get(key)
@@ -99,9 +99,9 @@ class ManifestBodies:
             shutil.rmtree(self._directory, ignore_errors=True)
 
     def _make_room(self) -> list[Digest]:
-        """Remove the oldest bodies from memory until the others fit. Return the keys of those to write to files.
+        """Remove the oldest bodies from memory until the others fit. Return the keys of bodies to write to files.
 
-        The caller holds the lock."""
+        The caller must hold the lock."""
         to_write = []
         while self._bytes > self._limit and len(self._memory) > 1:
             key, body = self._memory.popitem(last=False)
@@ -135,7 +135,7 @@ class ManifestBodies:
     def _take_unneeded_files(self) -> list[Path]:
         """Stop tracking the files whose bodies are no longer referenced, and return their paths for deletion.
 
-        The caller holds the lock. Returns nothing as long as there are few files."""
+        The caller must hold the lock. As long as there are few files, the result is empty."""
         if len(self._files) < self._sweep_at:
             return []
         dead = [key for key in self._files if key not in self._live]

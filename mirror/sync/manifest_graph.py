@@ -21,8 +21,8 @@ from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
 from mirror.util.structs import Struct
 
-MAX_DEPTH = 16  # levels of nested indexes
-MAX_MANIFESTS = 10_000  # under one root
+MAX_DEPTH = 16  # maximum number of levels of nested indexes
+MAX_MANIFESTS = 10_000  # maximum number of manifests of one image
 CACHE_BYTES = 32 << 20  # total size of the cached manifests
 LARGE_SIZE = 1 << 20  # bytes; larger manifests need the permit LARGE
 _LEAVE_OUT = "exclude this image in the configuration"
@@ -30,7 +30,7 @@ _REBUILD = "the image itself is invalid, not just a copy of it: rebuild it and p
 
 
 class WrongDescriptorError(Refused):
-    """The error for an index with a wrong descriptor for a child manifest. Such an image is invalid in every store."""
+    """The error for an index with a wrong descriptor of a child manifest. Such an image is invalid in every store."""
 
 
 def manifest_permits(host: str, size: int | None) -> tuple[str, ...]:
@@ -45,8 +45,9 @@ class ManifestGraph(Struct, frozen=True):
 
     levels: the child manifests by level, lowest first; each manifest refers only to manifests of lower levels.
     blobs: the blobs of all manifests, each digest once. Foreign layers are included only if they are to be copied.
-    blob_source: the repository that the blobs can be read from.
-    left_out: what a sparse image leaves out on purpose, although its indexes list it. None if it leaves out nothing."""
+    blob_source: the repository from which the blobs can be read.
+    left_out: the parts that a sparse image leaves out on purpose, although its indexes list them; None if there are
+    none."""
 
     root: Manifest
     levels: tuple[tuple[Manifest, ...], ...]
@@ -61,16 +62,16 @@ class ManifestGraph(Struct, frozen=True):
         yield self.root
 
     def left_out_of(self, manifest: Manifest) -> LeftOut | None:
-        """Return what is left out of the image if the manifest is an index that lists a part of it, otherwise None."""
+        """Return the parts that are left out if the manifest is an index that lists any of them, otherwise None."""
         return self.left_out if self.left_out is not None and self.left_out.has_part_of(manifest) else None
 
 
 class ManifestCache:
     """Caches the manifests of a run, so that each is read only once from each host. Thread-safe.
 
-    limit: the total size of the cached manifests, in bytes.
-    by_repository: read each manifest once from each repository, because one repository may lack what another one on
-    the same host has.
+    limit: the maximum total size of the cached manifests, in bytes.
+    by_repository: whether to read each manifest once from each repository, because a repository may lack a manifest
+    that another repository on the same host has.
     bodies: stores the bytes of the cached manifests and of all graphs in use; by default in memory only."""
 
     def __init__(
@@ -112,7 +113,7 @@ class ManifestCache:
     async def read_tag(self, source: Source, repository: str, tag: str) -> Manifest:
         """Return the manifest of a tag of attachments. The tag is read from its source only once in a run.
 
-        This ensures that the signatures that are copied are those that were checked. Raises the same errors as
+        This ensures that the copied signatures are the same as the checked signatures. Raises the same errors as
         `Source.manifest`."""
         known = self.find_tag(source, repository, tag)
         if known is not None:
@@ -123,7 +124,7 @@ class ManifestCache:
         return manifest
 
     def find_tag(self, source: Source, repository: str, tag: str) -> Manifest | None:
-        """Return the manifest that `read_tag` has returned for a tag, or None if it is not cached."""
+        """Return the cached manifest that `read_tag` has returned for a tag, or None if there is none."""
         with self._lock:
             digest = self._tags.get((source.host, repository, tag))
         return self._find_cached(self._cache_scope(source, repository), digest) if digest is not None else None
@@ -131,7 +132,7 @@ class ManifestCache:
     async def read_referrers(
         self, source: Source, repository: str, subject: Digest, *, keep: bool = False
     ) -> Sequence[Descriptor] | None:
-        """Return the referrers that a source lists for a manifest, or None if it has no such lists.
+        """Return the referrers that a source lists for a manifest, or None if the source does not list referrers.
 
         keep: whether to keep the list, so that the next call returns it without a request. Raises the errors of the
         source."""
@@ -154,7 +155,7 @@ class ManifestCache:
     async def read_root(
         self, source: Source, repository: str, reference: str, known: Manifest | None = None
     ) -> Manifest:
-        """Return the root manifest of the image that `reference` refers to.
+        """Return the root manifest of the image to which a reference refers.
 
         known: the root manifest, if it has already been read. Raises the same errors as `read`."""
         if known is None:
@@ -173,12 +174,12 @@ class ManifestCache:
         made: Sequence[Manifest] = (),
         left_out: LeftOut | None = None,
     ) -> ManifestGraph:
-        """Read the graph of the image that `reference` refers to.
+        """Read the graph of the image to which a reference refers.
 
         known: the root manifest, if it has already been read. foreign_layers: whether foreign layers are copied. made:
-        child manifests that this program created, which the source does not have. left_out: what a sparse image leaves
-        out, which is not read. Raises Refused (too_deep, too_many, type_mismatch, size_mismatch, manifest_too_big), and
-        the same errors as `read`."""
+        child manifests that this program created, which the source does not have. left_out: the parts that a sparse
+        image leaves out, which are not read. Raises Refused (too_deep, too_many, type_mismatch, size_mismatch,
+        manifest_too_big), and the same errors as `read`."""
         root = await self.read_root(source, repository, reference, known)
         manifests: dict[Digest, Manifest] = {root.digest: root}
         own = {child.digest: child for child in made}
@@ -212,7 +213,7 @@ class ManifestCache:
         raise too_deep_error(f"{source.host}/{repository}", reference)
 
     def add(self, source: Source, repository: str, manifest: Manifest) -> Manifest:
-        """Add a manifest that the caller has already read to the cache. Return it with its body stored in `bodies`.
+        """Add a manifest to the cache. Return the manifest with its body stored in `bodies`.
 
         May write a file. May be called on any thread."""
         return self._add_to_cache(self._cache_scope(source, repository), manifest)
@@ -240,7 +241,7 @@ class ManifestCache:
             return kept
 
     def _add_to_cache(self, scope: str, manifest: Manifest) -> Manifest:
-        """Add a manifest to the cache. If the cache is full, drop the least recently used manifests."""
+        """Add a manifest to the cache. If the cache is full, discard the least recently used manifests."""
         with self._lock:  # make room before another body is stored
             while self._bytes + manifest.size > self._limit and self._cached:
                 _, dropped = self._cached.popitem(last=False)
@@ -254,14 +255,14 @@ class ManifestCache:
 
 
 def check_count(count: int, repository: str, reference: str) -> None:
-    """Raise Refused (too_many) if an image has more than MAX_MANIFESTS manifests. repository: with its host."""
+    """Raise Refused (too_many) if an image has too many manifests. repository: the repository with its host."""
     if count > MAX_MANIFESTS:
         what = f"image {reference} in {repository} has more than {MAX_MANIFESTS} manifests"
         raise Refused(what, hint=_LEAVE_OUT, code="too_many")
 
 
 def too_deep_error(repository: str, reference: str) -> Refused:
-    """Return the error for an image whose indexes are nested too deeply. repository: with its host."""
+    """Return the error for an image whose indexes are nested too deeply. repository: the repository with its host."""
     what = f"image {reference} in {repository} has indexes nested more than {MAX_DEPTH} levels deep"
     return Refused(what, hint=_LEAVE_OUT, code="too_deep")
 
@@ -269,7 +270,7 @@ def too_deep_error(repository: str, reference: str) -> Refused:
 def check_descriptor(child: Manifest, descriptor: Descriptor, what: str) -> None:
     """Raise WrongDescriptorError if the size or media type of a manifest differs from its descriptor in an index.
 
-    Two clients could interpret such a manifest differently. what: the repository, for messages."""
+    Two clients could interpret such a manifest differently. what: the name of the repository in messages."""
     if descriptor.size is not None and child.size != descriptor.size:
         raise WrongDescriptorError(
             f"{what}@{child.digest} has {child.size} bytes, but its index says {descriptor.size}",

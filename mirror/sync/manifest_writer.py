@@ -1,4 +1,4 @@
-"""Writes manifests to targets: finds those that a target lacks, writes them, and records the results."""
+"""Finds the manifests that a target lacks, writes them, and records the results."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def manifest_descriptor(manifest: Manifest) -> Descriptor:
 
 
 class ManifestWriter:
-    """Writes manifests to target repositories, each of them once in a run.
+    """Writes manifests to target repositories. Each manifest is written to each repository at most once in a run.
 
     recorder: records the result of each manifest. before_write: called on a thread before each manifest is written."""
 
@@ -49,17 +49,17 @@ class ManifestWriter:
         self._before_write = before_write
         self._puts: SharedTasks[tuple[Repository, str, Digest, bool], None] = SharedTasks(calls.tasks)
         self._sparse_targets = SparseTargets()
-        self._sparse: set[tuple[Repository, Digest]] = set()  # indexes that this run wrote, with a part left out
+        self._sparse: set[tuple[Repository, Digest]] = set()  # indexes of sparse images that this run wrote
         # Manifests with a subject that this run wrote, and that the target did not list as referrers itself.
         self._unlisted: set[tuple[Repository, Digest]] = set()
-        self._attachment_tags: dict[tuple[Repository, str], Digest] = {}  # that this run wrote
+        self._attachment_tags: dict[tuple[Repository, str], Digest] = {}  # tags of attachments that this run wrote
 
     def check_sparse(self, plan_entry: PlanEntry) -> None:
-        """Raise SparseRefused if this run knows that the target does not accept sparse images."""
+        """Raise SparseRefused if the target has already rejected a sparse image in this run."""
         self._sparse_targets.check(plan_entry.target.repository.host, plan_entry.name)
 
     def is_unlisted(self, repository: Repository, digest: Digest) -> bool:
-        """Return whether this run wrote a manifest that the target did not add to its list of referrers by itself."""
+        """Return whether this run wrote a manifest with a subject that the target did not list as a referrer itself."""
         return (repository, digest) in self._unlisted
 
     def has_written(self, repository: Repository, reference: str, digest: Digest) -> bool:
@@ -94,12 +94,12 @@ class ManifestWriter:
     async def find_missing(
         self, store: Target, repository: Repository, level: Collection[Manifest], *, look_up: bool
     ) -> tuple[list[Manifest], list[Manifest]]:
-        """Return the manifests of a level that must be written, and those among them that may be damaged on the target.
+        """Return the manifests that must be written, and those among them that may be damaged on the target.
 
-        look_up: whether to look them up on the target. If not, return every manifest that this run has not written yet,
-        because a PUT costs as much as a HEAD. Hints from earlier runs are not used, because a registry's garbage
-        collection may delete untagged manifests, even children of an index, and many registries accept an index whose
-        children are missing."""
+        look_up: whether to look the manifests up on the target. If not, return all manifests that this run has not
+        written yet, because a PUT costs as much as a HEAD. Hints from earlier runs are not used, because a registry's
+        garbage collection may delete untagged manifests, even children of an index, and many registries accept an index
+        whose children are missing."""
         if not look_up:
             return [child for child in level if not self._locations.has_manifest(repository, child.digest)], []
 
@@ -131,10 +131,10 @@ class ManifestWriter:
                 raise not_replaced(f"its digest is {stored}")
 
         def not_replaced(why: str) -> Refused:
-            """Return the error for a damaged copy that the target did not replace. why: how it is damaged."""
+            """Return the error for a damaged copy that the target did not replace. why: describes the damage."""
             return Refused(
                 f"{repository} accepted the upload of {manifest.digest} but still serves a damaged copy: {why}",
-                hint="run `mirror sync --repair CONFIG`, which says what to delete on the target",
+                hint="run `mirror sync --repair CONFIG`, which reports the files to delete on the target",
                 code="target_lied",
             )
 
@@ -145,7 +145,7 @@ class ManifestWriter:
             raise
 
     async def is_tag_current(self, store: Target, repository: Repository, tag: str, root: Manifest) -> bool:
-        """Return whether the tag refers to the root manifest on the target. Sends a request."""
+        """Return whether a tag on the target refers to the root manifest of an image. Sends a request."""
 
         def resolve(work: Work) -> bool:
             """Resolve the tag and compare its digest. Runs on a worker thread."""
@@ -166,7 +166,7 @@ class ManifestWriter:
         """Write a manifest under a tag or its digest, unless this run has written it, and record the result.
 
         request: describes the manifest for the recorder. before: called on the worker thread before each attempt.
-        left_out: for an index of a sparse image, what it lists but the image leaves out."""
+        left_out: for an index of a sparse image, the parts that the index lists but the image leaves out."""
         repository, result = request.repository, BlobResult()
 
         def put(work: Work) -> None:
@@ -183,7 +183,7 @@ class ManifestWriter:
             return self._calls.call(put, needs=manifest_permits(repository.host, manifest.size))
 
         async def put_once() -> None:
-            """Write the manifest, and remember that this run wrote it."""
+            """Write the manifest, and record that this run has written it."""
             if left_out is None:
                 await call_put()
                 self._sparse.discard((repository, manifest.digest))

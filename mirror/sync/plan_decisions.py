@@ -1,4 +1,4 @@
-"""Decides which action is needed for one source reference on one target."""
+"""Decides which action is needed for one source reference on one target: copy, skip or fail."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def plan_image(
 ) -> PlanEntry:
     """Decide which action is needed for one reference on one target, and return the plan entry.
 
-    old: the digest that the tag on the target refers to, None if the tag does not exist or may be overwritten, or the
-    error if the lookup failed.
+    old: the result of looking up the tag on the target: its digest, None if the tag does not exist or may be
+    overwritten, or an error.
     known_equal: the digest that an immutable tag had at the source and on the target in an earlier run. If the target
     still has this digest, the image is skipped, and `reference.version` may be None.
     may_have_blobs, damaged: see PlanEntry.
     repair: whether to copy a damaged immutable tag if the source still has the digest that the tag had on the target.
-    damaged_digest: this digest, if it is known.
-    platforms: if the image on the target is known to be sparse, the platforms that it has, separated by commas."""
+    damaged_digest: the digest that the damaged tag had, if it is known.
+    platforms: if the image on the target is known to be sparse, its platforms, separated by commas."""
     version = reference.version
     if isinstance(version, Version) and version.other_platform:
         version = OtherPlatform(version.other_platform)
@@ -58,7 +58,7 @@ def _plan_repair(
 ) -> PlanEntry:
     """Return the plan entry for a damaged immutable tag: a copy if the source has the digest that the tag had.
 
-    Otherwise, return a failure. failed: the plan entry without a repair. error: why the tag could not be looked up."""
+    Otherwise, return a failure. failed: the plan entry without a repair. error: the error of looking up the tag."""
     version = failed.reference.version
     if damaged_digest is not None and isinstance(version, Version) and version.digest == damaged_digest:
         return replace(failed, action=Action.COPY, may_have_blobs=may_have_blobs, damaged=True, error=None)

@@ -1,4 +1,4 @@
-"""The hints from earlier runs that planning uses."""
+"""The interface of the hints from earlier runs that planning uses."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class PlanHints(Protocol):
         ...
 
     def transform_digest(self, identity: str) -> Digest | None:
-        """Return the digest of the last result of the transform with this identity, or None if none is recorded."""
+        """Return the recorded digest of the last result of a transform, or None if none is recorded."""
         ...
 
     def other_platform(self, key: str) -> str | None:
-        """Return the reason for skipping an image whose platform is not selected, or None if none is recorded."""
+        """Return the recorded reason for skipping an image because of its platform, or None if there is none."""
         ...
 
     def has_sparse_images(self, repository: str) -> bool:
@@ -37,11 +37,11 @@ class PlanHints(Protocol):
         ...
 
     def is_unfinished(self, repository: str) -> bool:
-        """Return whether an earlier run started to write to a target repository but did not finish."""
+        """Return whether an earlier run began to write to a target repository but did not finish."""
         ...
 
     def first_seen(self, repository: str, tag: str) -> FirstSeen | None:
-        """Return the image last recorded for a tag at a source, and when it was first seen, or None if unknown."""
+        """Return the last recorded image of a tag at a source, and when it was first seen, or None if it is unknown."""
         ...
 
     def record_first_seen(self, repository: str, tag: str, seen: FirstSeen) -> None:
@@ -49,21 +49,21 @@ class PlanHints(Protocol):
         ...
 
     def image_date(self, repository: str, identity: str) -> int | None:
-        """Return the date of an image at a source, in microseconds since the epoch, or None if none is recorded."""
+        """Return the recorded date of an image at a source, in microseconds since the epoch, or None."""
         ...
 
     def record_image_dates(self, repository: str, dates: Mapping[str, int]) -> None:
-        """Record the dates of images at a source. Does nothing in read-only commands."""
+        """Record the creation dates of images at a source. Does nothing in read-only commands."""
         ...
 
     def delete_other_image_dates(self, repository: str, identities: Collection[str]) -> None:
-        """Delete the recorded dates of all images at a source except these."""
+        """Delete the recorded creation dates of all images in a source repository except those in `identities`."""
         ...
 
     def checked_attachments(
         self, source: str, repository: str, digests: Collection[Digest], after: float, until: float
     ) -> set[Digest]:
-        """Return the images among `digests` whose attachments on a target were found complete in a period of time.
+        """Return those of the images `digests` whose attachments on a target were found complete in a period of time.
 
         source: the key for the source and the rules for its attachments. after, until: seconds since the epoch."""
         ...

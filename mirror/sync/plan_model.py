@@ -36,7 +36,7 @@ class TargetEntry(Struct, frozen=True):
     tags: TagTemplate = KEEP_TAG
 
     def tag_of(self, reference: SourceReference) -> str:
-        """Return the tag that an image gets in the repository, or its digest if it gets no tag.
+        """Return the tag that an image gets in the repository, or the digest of an image that gets no tag.
 
         The tag is invalid if it is too long."""
         return self.tags.apply(reference.tag)
@@ -50,13 +50,13 @@ class MirrorEntry(Struct, frozen=True):
     schema1: whether images with schema 1 manifests are allowed. converts_schema1: whether they are converted.
     foreign_layers: whether foreign layers are copied.
     platforms: the platforms to copy; None for all.
-    signature_policy: which keys must have signed the images; None if no signature is required.
-    attachments: the rules for the attachments of its images; None if they are not copied.
-    wildcard: whether `repository` is a prefix, so that every source repository below it is mirrored. In the target
+    signature_policy: the keys of which one must have signed each image; None if no signature is required.
+    attachments: the rules for the attachments of images; None if they are not copied.
+    wildcard: whether `repository` is a prefix, and all source repositories below the prefix are mirrored. In the target
     repositories, MATCHED is then replaced by the part of the source repository's name after the prefix.
-    repository_rules: which of the repositories below the prefix of a wildcard are mirrored.
-    number: the position in the configuration, counted from 0.
-    lock_key: identifies the content of the image lock; empty without one.
+    repository_rules: the rules that select repositories below the prefix of a wildcard.
+    number: the index of the mirror in the configuration, counted from 0.
+    lock_key: identifies the content of the image lock; empty without an image lock.
     locked: the images from the image lock, by repository and tag, which are copied instead of those that the rules
     select. None without an image lock.
     wildcard_name: the name of the wildcard from which this entry was expanded; empty if there is none."""
@@ -81,15 +81,15 @@ class MirrorEntry(Struct, frozen=True):
 
     @property
     def mirror_name(self) -> str:
-        """The source of the mirror in the configuration, which may be a wildcard, as `name` formats it."""
+        """The source of the mirror in the configuration, which may be a wildcard, in the form of `name`."""
         return self.wildcard_name or self.name
 
     @property
     def attachments_key(self) -> str:
-        """The key under which the state records when the attachments of its images were checked.
+        """The key under which the state records when the attachments of the mirror's images were checked.
 
-        It changes with the tags of attachments that are mirrored like those of any other image: they do not count as
-        attachments, so a check did not cover them."""
+        The key depends on the tags of attachments that are mirrored like the tags of images, because a check does not
+        cover these attachments."""
         rules = self.attachments.key if self.attachments is not None else ""
         tags = self.lock_key or (self.rules.attachments_key if self.keeps_tags else "")
         return " ".join(part for part in (self.name, rules, tags) if part)
@@ -112,7 +112,7 @@ class MirrorEntry(Struct, frozen=True):
         return f"{self.repository}/" if self.repository else ""
 
     def mirrors_attachment_tag(self, tag: str) -> bool:
-        """Return whether the rules for tags select a tag of attachments, if it exists, and it keeps its name.
+        """Return whether the mirror copies a tag of attachments like the tag of an image, under the same name.
 
         Return False if the selection depends on more than the name, because `newest` and `min-age` may leave the tag
         out although they select its image."""
@@ -124,17 +124,17 @@ class MirrorEntry(Struct, frozen=True):
         return is_mirrored and self.keeps_tags
 
     def has_repository(self, repository: str) -> bool:
-        """Return whether the mirror can copy a source repository: its own or, for a wildcard, one below its prefix."""
+        """Return whether the mirror copies a repository or, if it is a wildcard, may match the repository."""
         if not self.wildcard:
             return repository == self.repository
         return bool(repository) and repository.startswith(self.prefix)
 
     def may_read(self, source: str) -> bool:
-        """Return whether a repository, given as `HOST/REPOSITORY`, is a source of the mirror."""
+        """Return whether a repository, given as `HOST/REPOSITORY`, is a source repository of the mirror."""
         return source.startswith(self.name[:-1]) if self.wildcard else source == self.name
 
     def expand_wildcard(self, repository: str) -> MirrorEntry:
-        """Return the mirror entry for `repository`, one of the source repositories that this wildcard matches."""
+        """Return the mirror entry for a single source repository that this wildcard matches."""
         matched = repository.removeprefix(self.prefix)
         targets = (
             replace(
@@ -148,11 +148,11 @@ class MirrorEntry(Struct, frozen=True):
 
 
 class SourceReference(Struct, eq=False):
-    """A selected tag or digest at a source. In a run, it is resolved at most once, and its image is read once.
+    """A tag or digest that a mirror selects at its source. A run resolves it at most once, and reads its image once.
 
     identifier: the tag or digest that is requested from the source.
-    tag: its tag, or its digest if it has no tag. `TargetEntry.tag_of` returns the tag that it gets on a target.
-    version: what the reference refers to, or the error if it could not be resolved. None until it is resolved.
+    tag: the tag, or the digest of an image without a tag. `TargetEntry.tag_of` returns the tag on a target.
+    version: the result of resolving the reference: a version or an error. None until it is resolved.
     users: the number of targets that may still need the image."""
 
     entry: MirrorEntry
@@ -183,7 +183,7 @@ class Action(Enum):
 class PlanEntry(Struct, frozen=True, eq=False):
     """The planned action for one source reference on one target.
 
-    old_digest: the digest that the tag on the target refers to now, or None if it is not known or there is no tag.
+    old_digest: the digest to which the tag on the target refers now; None if it is unknown or there is no tag.
     may_have_blobs: whether the target repository may already contain blobs.
     recheck: whether the target has the image already, but its attachments are due to be requested from the source.
     incomplete: whether the tag has the digest of the source's index, but the target lacks manifests that the mirror
@@ -217,21 +217,21 @@ class RepositoryFilter(Protocol):
     """Selects the repositories and references that a run mirrors, according to `--only` and `--shard`."""
 
     def is_selected(self, reference: str) -> bool:
-        """Return whether the run mirrors this source reference."""
+        """Return whether the run mirrors a source reference."""
         ...
 
     def excludes_any(self, references: Iterable[str]) -> bool:
-        """Return whether the run excludes any of these source references, which may not exist.
+        """Return whether the run excludes any of the given source references, which need not exist.
 
         If the run excludes no references, `references` is not iterated."""
         ...
 
     def may_select(self, repository: str) -> bool:
-        """Return whether the run may mirror any reference from this source repository."""
+        """Return whether the run may mirror any reference in a source repository."""
         ...
 
     def mark_unlisted(self, repository: str) -> None:
-        """Remember that the tags of a repository, or the repositories that a wildcard matches, could not be listed.
+        """Record that the tags of a repository, or the repositories that a wildcard matches, could not be listed.
 
         `--only` patterns for these repositories are then not reported as unused.
         repository: `HOST/REPOSITORY`, or `HOST/PREFIX/*` for a wildcard."""
@@ -256,15 +256,15 @@ class PlanReceiver(Protocol):
         ...
 
     def record_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
-        """Record the digest that a tag on a target currently refers to. Only a sync stores it in the state."""
+        """Record the digest to which a tag on a target refers. Only a sync stores this digest in the state."""
         ...
 
     def record_selection(self, entry: MirrorEntry, selection: SelectionSummary) -> None:
-        """Record which references are selected for a mirror, as a summary."""
+        """Record a summary of the references that a mirror selects."""
         ...
 
     def record_repositories(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
-        """Record how many repositories a wildcard selects. rejected: the number that each rule leaves out."""
+        """Record the number of repositories that a wildcard selects. rejected: the number that each rule leaves out."""
         ...
 
 
@@ -274,14 +274,14 @@ def reference_suffix(reference: str) -> str:
 
 
 def listed_version(tag: str) -> Version | None:
-    """Return a Version with the digest from the tag list, or None if the list contained no digest for the tag."""
+    """Return a Version with the digest that a tag list contained for a tag, or None if it contained no digest."""
     return Version(tag.digest) if isinstance(tag, ListedTag) else None
 
 
 def hide_digest(version: Version, wanted: PlatformFilter | None) -> Version:
-    """Return a version without the digest for targets, if the selection of platforms may change the digest.
+    """Remove the digest from a version if the selection of platforms may change the digest on targets.
 
-    Its digest at the source is kept as `source_id`."""
+    The digest at the source is kept as `source_id`."""
     if wanted is None or version.transform is not None or version.digest is None:
         return version
     media_type = version.manifest.media_type if version.manifest is not None else version.media_type
@@ -290,7 +290,7 @@ def hide_digest(version: Version, wanted: PlatformFilter | None) -> Version:
 
 
 def selected_platforms(entry: MirrorEntry, version: Version | MirrorError | None) -> PlatformFilter | None:
-    """Return the platforms to copy, or None for all: those of the mirror, or those of a sparse image at the source."""
+    """Return the platforms to copy, which the mirror or a sparse image at the source determines, or None for all."""
     if entry.platforms is None and isinstance(version, Version) and version.platforms:
         return PlatformFilter.of(map(parse_platform, version.platforms), sparse=True)
     return entry.platforms
@@ -303,9 +303,9 @@ def wanted_platforms(entry: MirrorEntry, version: Version | None = None) -> str:
 
 
 def source_digest(version: Version | MirrorError | None) -> Digest | None:
-    """Return the digest of a version at the source. The digest on targets may be different.
+    """Return the digest of a version at the source, which may differ from the digest on targets.
 
-    Return None for an error, and for an image that is converted by a transform."""
+    Return None for an error, and for an image that a transform converts."""
     if not isinstance(version, Version) or version.transform is not None:
         return None
     return Digest(version.source_id) if ":" in version.source_id else version.digest

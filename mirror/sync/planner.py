@@ -1,8 +1,8 @@
 """Plans a run: which references of the sources are copied to which targets. Read-only.
 
-For each mirror of the configuration, the planner lists and selects the tags of the source, finds out what each target
-has, and decides for each reference and target whether to skip it, to copy it, or to report a failure. Each plan entry
-is passed on as soon as it is known, so that copying starts while other tags are still being listed.
+For each mirror of the configuration, the planner lists and selects the tags of the source, looks up the tags of each
+target, and decides for each reference and target whether to skip it, to copy it, or to report a failure. Each plan
+entry is passed on immediately, so that copying starts while other tags are still being listed.
 """
 
 from __future__ import annotations
@@ -50,19 +50,19 @@ class Planner:
     ) -> None:
         """Create a planner.
 
-        hints: what earlier runs recorded in the state.
+        hints: the records of earlier runs in the state.
         only: selects the repositories and references that the run mirrors.
         parallel: the number of parallel requests to each host.
-        use_hints: whether to trust the digests in tag lists, and what the state has recorded about exclusive targets
-        and immutable tags.
+        use_hints: whether to trust the digests in tag lists, and the records in the state about exclusive targets and
+        immutable tags.
         repeat_transforms: whether to ignore the transform results that the state has recorded.
         repair: whether to copy a damaged immutable tag if the source still has the digest that the tag had.
         reread_dates: whether to ignore the dates of images that the state has recorded.
-        manifests: the cache for manifests of sources, with which images are copied later.
-        receive_references: if it is given, the targets are not planned. Instead, this function is called with the
-        selected references of each source repository.
-        resolve_references: whether these references have a version when they are passed to `receive_references`.
-        keep_tags: called on a thread with each tag list of a source that is read.
+        manifests: the cache for manifests of sources, from which images are copied later.
+        receive_references: if given, the targets are not planned. Instead, this function is called with the selected
+        references of each source repository.
+        resolve_references: whether to resolve references before they are passed to `receive_references`.
+        keep_tags: called on a thread with each tag list of a source.
         now: returns the time in seconds since the epoch."""
         self._calls = calls
         self._receiver = receiver
@@ -99,10 +99,10 @@ class Planner:
         )
 
     async def plan_all(self, entries: Iterable[MirrorEntry], numbers: Container[int] | None = None) -> None:
-        """Plan all entries. Errors are passed to the PlanReceiver; only exceptions that show a bug are raised.
+        """Plan the mirrors in `entries`. Errors are passed to the PlanReceiver; only exceptions from bugs are raised.
 
-        numbers: if it is given, only the entries with these numbers are planned. The other entries are still checked
-        for write conflicts with them."""
+        numbers: if given, only the mirrors with these numbers are planned. The other mirrors are still checked for
+        write conflicts with them."""
         configured = list(entries)
         possible_conflicts = find_possible_conflicts(configured)
         ids = {id(entry) for entry in possible_conflicts}
@@ -124,11 +124,11 @@ class Planner:
         await run_group(map(self.plan_mirror, planned))
 
     async def _plan_possible_conflicts(self, entries: Sequence[MirrorEntry], numbers: Container[int] | None) -> None:
-        """Plan the entries that may conflict. First expand their wildcards to find out which of them do conflict.
+        """Plan the entries that may conflict. First expand their wildcards to determine the actual conflicts.
 
-        This reads a catalog for each wildcard, even if `--only` or `--shard` excludes the entry. The conflicts that are
-        found therefore depend neither on these options nor on the order of responses. If a catalog cannot be read, only
-        its own entry fails."""
+        This reads a catalog for each wildcard, even if `--only` or `--shard` excludes the entry. The result therefore
+        depends neither on these options nor on the order of responses. If a catalog cannot be read, only its own entry
+        fails."""
         wildcards = [entry for entry in entries if entry.wildcard]
         results = await gather_results(self._expand_wildcard(entry) for entry in wildcards)
         self._expanded = {id(entry): result for entry, result in zip(wildcards, results, strict=True)}
@@ -140,9 +140,9 @@ class Planner:
         await self._plan_each(entries, numbers)
 
     async def plan_mirror(self, entry: MirrorEntry, selection: WildcardSelection | None = None) -> None:
-        """Plan one mirror. Errors are passed to the PlanReceiver; only exceptions that show a bug are raised.
+        """Plan one mirror. Errors are passed to the PlanReceiver; only exceptions from bugs are raised.
 
-        selection: if a wildcard was expanded to this entry, collects which tags are selected for the whole wildcard."""
+        selection: if a wildcard was expanded to this entry, collects the selected tags of the whole wildcard."""
         try:
             if entry.wildcard:
                 await self._plan_wildcard(entry)
@@ -178,7 +178,7 @@ class Planner:
             )
 
     def _record_failure(self, entry: MirrorEntry, error: MirrorError, selection: WildcardSelection | None) -> None:
-        """Pass on the error for an entry that cannot be planned, and add the failure to `selection` if there is one."""
+        """Pass on the error for an entry that cannot be planned. selection: see `plan_mirror`."""
         if selection is not None:
             selection.add_failure(error)
         self._only.mark_unlisted(entry.name)
@@ -187,9 +187,9 @@ class Planner:
     # ---- wildcards
 
     async def _plan_wildcard(self, entry: MirrorEntry) -> None:
-        """Plan every repository that a wildcard matches.
+        """Plan all repositories that a wildcard matches.
 
-        Raises NotFound if it matches none, RemoteError (nothing_selected) if the rules select no repository, or no tag
+        Raises NotFound if there are none, RemoteError (nothing_selected) if the rules select no repository, or no tag
         in any repository, and the same errors as `select_repositories`."""
         expanded = self._expanded.get(id(entry))
         if expanded is None:
@@ -212,7 +212,7 @@ class Planner:
 
         With an image lock, these are the locked repositories, and the catalog is not read.
 
-        Raises RemoteError (nothing_selected) if the rules leave out every repository, and the same errors as
+        Raises RemoteError (nothing_selected) if the rules leave out all repositories, and the same errors as
         `select_repositories`."""
         if entry.locked is not None:
             return [entry.expand_wildcard(name) for name in sorted(entry.locked)]

@@ -26,17 +26,17 @@ KeepManifest: TypeAlias = Callable[[Source, str, Manifest], object]
 """A callback that stores a manifest for later use. Arguments: the store, the repository, and the manifest."""
 
 KeepTags: TypeAlias = Callable[[MirrorEntry, Iterable[str]], object]
-"""Called with a mirror and the tag list of its source, in order to keep the tags of attachments."""
+"""A callback that keeps the tags of attachments in a tag list. Arguments: a mirror, and the tag list of its source."""
 
 DigestOrError: TypeAlias = Digest | MirrorError | None
-"""The digest of a tag on a target, None if the tag does not exist or may be overwritten, or the lookup error."""
+"""The result of looking up a tag on a target: its digest, None if it may be written without a check, or an error."""
 
 
 class RepositorySelection(Struct, frozen=True):
-    """The repositories under a wildcard.
+    """The result of selecting repositories under a wildcard.
 
-    selected: the sorted names of those that the rules select. rejected: the number of those that each rule leaves out.
-    errors: one error for each invalid name."""
+    selected: the names of the selected repositories, sorted. rejected: the number of repositories that each rule leaves
+    out. errors: one error for each invalid name."""
 
     selected: list[str]
     rejected: Mapping[str, int]
@@ -59,7 +59,7 @@ def list_source_tags(entry: MirrorEntry, work: Work) -> tuple[list[str], list[Mi
     try:
         names = list(entry.source.tags(entry.repository, work))
     except NotFound as error:
-        hint = "check the repository's name and the credentials; some registries respond with 404 if it has no tags"
+        hint = "check the repository's name and the credentials; some registries respond with 404 if there are no tags"
         what = f"{entry.name} was not found: {error.what}"
         raise NotFound(what, hint=error.hint or hint, status=404, protocol=error.protocol) from error
     if not names and not entry.rules.allow_empty:
@@ -71,9 +71,8 @@ def list_source_tags(entry: MirrorEntry, work: Work) -> tuple[list[str], list[Mi
 def list_target_tags(store: Source, repository: str, work: Work) -> set[str] | None:
     """Return the tags that a target lists, or an empty set if the repository does not exist.
 
-    Return None if the list cannot be read, so that each tag has to be requested by name.
-
-    Raises RateLimited, LocalError and Cancelled. Raises Refused, except if the list is too large (`too_many`)."""
+    Return None if the list cannot be read, so that each tag must be requested by name. Raises RateLimited, LocalError,
+    Cancelled, and Refused, except if the list is too large (`too_many`)."""
     try:
         return {name for name in store.tags(repository, work) if isinstance(name, str)}
     except NotFound:
@@ -90,7 +89,7 @@ def list_target_tags(store: Source, repository: str, work: Work) -> set[str] | N
 
 
 def _split_names(names: Iterable[str | MirrorError]) -> tuple[list[str], list[MirrorError]]:
-    """Split the names that a store returned: the valid names in sorted order, and the errors for invalid names."""
+    """Split the result of a listing into the valid names, sorted, and the errors for invalid names."""
     valid, errors = [], []
     for name in names:
         if isinstance(name, MirrorError):
@@ -109,13 +108,11 @@ def resolve_all(
     *,
     raise_common_error: bool = False,
 ) -> list[Version | MirrorError]:
-    """Resolve `references`, and return a version or an error for each of them, in the same order.
+    """Resolve references in a store, and return a version or an error for each of them, in the same order.
 
-    If an error concerns all references, it is returned for each reference that has not been resolved yet, or raised if
-    `raise_common_error` is set. Manifests that the store had to read are passed to `keep_manifest`. They are not part
-    of the result, because all of them together may need too much memory.
-
-    Raises Cancelled."""
+    An error that concerns all references is returned for each reference that has not been resolved yet or, if
+    `raise_common_error` is set, raised. Manifests that the store had to read are passed to `keep_manifest`. They are
+    not part of the result, because all of them together may need too much memory. Raises Cancelled."""
     versions: list[Version | MirrorError] = []
     try:
         for version in store.resolve(repository, references, work):
@@ -156,10 +153,10 @@ def resolve_references(
 
 
 def digest_or_error(version: Version | MirrorError, *, immutable: bool) -> DigestOrError:
-    """Return the digest of a tag on a target, None if it does not exist or may be overwritten, or the lookup error.
+    """Convert the result of looking up a tag on a target: to its digest, None if it may be overwritten, or an error.
 
-    version: the result of the lookup. A tag whose manifest may be damaged may be overwritten unless it is immutable.
-    For example, if a registry's file for a tag is empty, it responds with 500 until the tag is pushed again."""
+    A missing tag may be overwritten, and so may a tag whose manifest may be damaged, unless the tag is immutable. For
+    example, if a registry's file for a tag is empty, it responds with 500 until the tag is pushed again."""
     if isinstance(version, Version):
         return version.digest
     overwritable = isinstance(version, NotFound) or (may_be_damaged(version) and not immutable)
@@ -167,7 +164,7 @@ def digest_or_error(version: Version | MirrorError, *, immutable: bool) -> Diges
 
 
 def may_be_damaged(version: Version | MirrorError) -> TypeGuard[MirrorError]:
-    """Return whether `version` is an error that may be caused by a damaged manifest on the target.
+    """Return whether the result of a lookup is an error that a damaged manifest on the target may cause.
 
     A push may repair a damaged manifest."""
     if isinstance(version, Refused):
@@ -186,9 +183,10 @@ def read_target_tags(hints: PlanHints, repository: str, references: Sequence[str
 def read_equal_tags(
     hints: PlanHints, entry: MirrorEntry, target: TargetEntry, references: Sequence[SourceReference]
 ) -> dict[str, Digest]:
-    """Return the immutable tags that had the same digest at the source and on the target in an earlier run.
+    """Return the immutable tags that had the same digest at the source and on a target in an earlier run.
 
-    The digests are returned by tag. Tags that a later run saw on the target with a different digest are left out."""
+    The result contains the digests by tag. Tags that a later run saw on the target with a different digest are left
+    out."""
     equal = {}
     for reference in references:
         tag = target.tag_of(reference)
@@ -200,7 +198,7 @@ def read_equal_tags(
 
 
 def equality_key(reference: SourceReference, repository: Repository) -> str:
-    """Return the key under which the state stores the digests that a source and one of its targets had in common.
+    """Return the key under which the state stores the digests that were equal at a source and on a target.
 
     Each target has its own key, because one target may be equal to the source while another target differs. Each digest
     that the configuration or an image lock sets has its own key, because the target may differ from the next digest
@@ -215,9 +213,9 @@ def equality_key(reference: SourceReference, repository: Repository) -> str:
 def add_earlier_result(
     hints: PlanHints, version: Version | MirrorError, wanted: PlatformFilter | None, *, use_hints: bool
 ) -> Version | MirrorError:
-    """Return a version with its recorded digest, if a transform or the selection of platforms changes the digest.
+    """Add the recorded digest to a version whose digest a transform or the selection of platforms changes.
 
-    wanted: the platforms of the mirror. Errors, and versions of unchanged images, are returned as they are.
+    wanted: the platforms of the mirror. Errors, and versions of images that are not changed, are returned unchanged.
     `other_platform` is set only if `use_hints` is set, because a wrong record would not be noticed later."""
     if isinstance(version, MirrorError):
         return version

@@ -1,8 +1,8 @@
 """Applies the platforms of a mirror to an image, before any content of other platforms is read.
 
-The entries of an index state their platforms (`oci/platform_filter.py`). An image without an index states its platform
-only in its config, so the config is read. This is done once for each digest in a run, and the result is recorded in the
-state.
+The entries of an index contain their platforms (`oci/platform_filter.py`). For an image without an index, only the
+config contains the platform, so the config is read. This is done once for each digest in a run, and the result is
+recorded in the state.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
 
 MAX_CONFIG = 8 << 20  # bytes; the platform of an image with a larger config is treated as unknown
-_KNOWN_PLATFORMS = 20_000  # configs whose platform is kept in memory
+_KNOWN_PLATFORMS = 20_000  # maximum number of configs whose platforms are kept in memory
 
 
 def left_out_of(filtered: FilteredIndex, wanted: PlatformFilter | None) -> LeftOut | None:
-    """Return what is left out of a sparse image. Return None if nothing is left out, or if the index was replaced."""
+    """Return the parts that a sparse image leaves out, or None if there are none or the index was replaced."""
     if wanted is None or not wanted.sparse or not filtered.left_out:
         return None
     return LeftOut(tuple(map(str, wanted.platforms)), filtered.indexes, filtered.left_out)
@@ -65,7 +65,7 @@ class PlatformReader:
         self._known: OrderedDict[tuple[str, Digest], Platform | None] = OrderedDict()  # by host and config
 
     async def filter(self, source: Source, repository: str, root: Manifest, wanted: PlatformFilter) -> FilteredIndex:
-        """Return the part of an image that belongs to the wanted platforms.
+        """Return the part of an image that is for the wanted platforms.
 
         Raises OtherPlatform if the image has no index and is for a platform that is not wanted, RemoteError (not_found)
         if an index has none of the wanted platforms, and the errors from reading nested indexes or the config."""
@@ -79,7 +79,7 @@ class PlatformReader:
         return FilteredIndex(root)
 
     async def read_target_graph(self, plan_entry: PlanEntry) -> ManifestGraph:
-        """Read the graph of an image on a target, except for what a sparse image leaves out on purpose."""
+        """Read the graph of an image on a target, without the parts that a sparse image leaves out on purpose."""
         target, reference = plan_entry.target, plan_entry.reference
         store, repository = target.store, target.repository.path
         root = await self._manifests.read_root(store, repository, plan_entry.tag)
@@ -92,9 +92,9 @@ class PlatformReader:
     async def find_left_out(
         self, reference: SourceReference, store: Source, repository: str, root: Manifest
     ) -> LeftOut | None:
-        """Return what a sparse copy of an image leaves out on purpose, or None if it leaves out nothing.
+        """Return the parts that a sparse copy of an image leaves out on purpose, or None if there are none.
 
-        store, repository: where the root of the image was read, and where its nested indexes are read. Raises the same
+        store, repository: the repository from which the root was read and the nested indexes are read. Raises the same
         errors as `filter`."""
         wanted = selected_platforms(reference.entry, reference.version)
         if wanted is None or not wanted.sparse or root.kind is not Kind.INDEX:
@@ -120,7 +120,7 @@ class PlatformReader:
         raise too_deep_error(f"{source.host}/{repository}", root.digest)
 
     async def _list_nested(self, manifests: Sequence[Manifest]) -> dict[Digest, Descriptor]:
-        """Return those children of the given indexes that may be nested indexes without a platform, by digest."""
+        """Return the children of indexes that may be nested indexes without a platform, by digest."""
         indexes = [manifest for manifest in manifests if manifest.kind is Kind.INDEX]
 
         def parse(work: Work) -> dict[Digest, Descriptor]:
@@ -131,7 +131,7 @@ class PlatformReader:
         return await self._calls.call(parse, policy=ONCE) if indexes else {}
 
     async def _read_platform(self, source: Source, repository: str, image: Manifest) -> Platform | None:
-        """Return the platform that the config of an image states, or None if it states none."""
+        """Return the platform in the config of an image, or None if the config contains none or is too large."""
         config = config_of(image)
         if config is None or config.size is None or config.size > MAX_CONFIG:
             return None
@@ -143,7 +143,7 @@ class PlatformReader:
         return self._known[key]
 
     async def _read_config(self, source: Source, repository: str, config: Descriptor) -> Platform | None:
-        """Read a config, verify its digest, and return the platform that it states."""
+        """Read a config, verify its digest, and return the platform in it, or None."""
 
         def read(work: Work) -> Platform | None:
             """Read the config. Runs on a worker thread."""

@@ -1,6 +1,6 @@
 """Finds the attachments in a target repository that a prune may delete.
 
-An attachment is deleted when nothing uses the manifest to which it belongs any more."""
+An attachment is deleted when nothing uses its subject any more."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mirror.sync.repository_content import RepositoryContent
 
 
 class OwnedAttachments:
-    """The attachments that a configuration wrote to one repository.
+    """The attachments that a configuration wrote to one target repository.
 
-    written: the attachments. roots: the digests of images without a tag; they and their attachments are never
-    deleted."""
+    written: the records of the attachments. roots: the digests of images without a tag, which are never deleted, nor
+    are their attachments."""
 
     def __init__(self, content: RepositoryContent, written: Iterable[WrittenReference], roots: Collection[Digest]):
         self._content = content
@@ -28,12 +28,12 @@ class OwnedAttachments:
         return any(one.reference == reference for one in self._written)
 
     async def divide(self, deleted: Collection[str]) -> tuple[set[Digest], list[WrittenReference]]:
-        """Return the manifests in use when the tags `deleted` are gone, and the owned attachments that are not in use.
+        """Return the manifests that are in use after a deletion of tags, and the owned attachments that are not in use.
 
-        A manifest is in use if another tag refers to it, if it is below such a manifest, or if it is an attachment of a
-        manifest in use. Raises the errors of the target."""
+        deleted: the deleted tags. A manifest is in use if another tag refers to it, if it is below such a manifest, or
+        if it is an attachment of a manifest in use. Raises the errors of the target."""
         tags = self._content.tags
-        # A tag that refers to something else now was changed by someone else.
+        # A tag that has another digest now was changed by someone else.
         orphans = [one for one in self._written if ":" in one.reference or tags.get(one.reference) == one.digest]
         own_tags = {one.reference for one in orphans}
         roots = [digest for tag, digest in tags.items() if tag not in deleted and tag not in own_tags]
@@ -54,10 +54,10 @@ class OwnedAttachments:
             used |= await self._content.reachable(one.digest for one in kept)
 
     async def find_orphans(self, deleted: Collection[str], images: Iterable[Digest]) -> list[WrittenReference]:
-        """Return the attachments of `images` and of their child manifests, if nothing else uses them any more.
+        """Return the attachments of images and of their child manifests, if nothing else uses these attachments.
 
-        images: what the tags `deleted` refer to. Attachments of images that lost their tags earlier are not returned,
-        because these images may still be pulled by digest. Raises the errors of the target."""
+        images: the images to which the tags `deleted` refer. Attachments of images that lost their tags earlier are not
+        returned, because these images may still be pulled by digest. Raises the errors of the target."""
         _, orphans = await self.divide(deleted)
         subjects = await self._content.reachable(images)
         orphaned: dict[WrittenReference, None] = {}
@@ -70,7 +70,7 @@ class OwnedAttachments:
             subjects |= {one.digest for one in more}
 
     async def find_kept_tags(self, deleted: Collection[str], images: Iterable[Digest]) -> list[str]:
-        """Return the tags of attachments that are kept although the images to which they belong are out of use.
+        """Return the tags of attachments that are kept although their images are no longer used.
 
         Someone else wrote these attachments or, if they are lists of referrers, some of their entries. The
         parameters are those of `find_orphans`. Raises the errors of the target."""
@@ -86,10 +86,10 @@ class OwnedAttachments:
 
 
 def _tags_of(subjects: Collection[Digest]) -> set[str]:
-    """Return all tags that attachments of these manifests may have."""
+    """Return all tags that attachments of manifests may have."""
     return {tag for digest in subjects for tag in (referrers_tag(digest), *signature_tags(digest))}
 
 
 def _belongs_to(written: WrittenReference, subjects: Collection[Digest], tags: Collection[str]) -> bool:
-    """Return whether an attachment belongs to one of `subjects`. tags: the result of `_tags_of`."""
+    """Return whether the subject of an attachment is one of the given subjects. tags: the result of `_tags_of`."""
     return written.reference in tags if ":" not in written.reference else written.subject in subjects

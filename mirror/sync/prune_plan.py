@@ -1,8 +1,8 @@
 """The plan of a prune: the tags to delete from the targets, and the attachments that are deleted with them.
 
-`mirror prune CONFIG --plan FILE` writes it, and `--apply FILE` reads it. The format is JSON (docs/operations.md,
-"Removing images"). A plan only limits what is deleted, because `--apply` plans again. Therefore only the references and
-digests in the file are read, and entries may be removed from it by hand.
+`mirror prune CONFIG --plan FILE` writes the plan, and `--apply FILE` reads it. The format is JSON (docs/operations.md,
+"Removing images"). A plan only limits the deletions, because `--apply` plans again. Therefore, only the references and
+digests in the file are read, and the operator may remove entries from it.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ MAX_BYTES = 64 << 20
 MAX_NODES = 4_000_000
 MAX_AGE = timedelta(hours=24)
 _MAX_CLOCK_ERROR = timedelta(minutes=5)
-_PLAN_AGAIN = "make a new plan with `mirror prune CONFIG --plan FILE`"
+_PLAN_AGAIN = "create a new plan with `mirror prune CONFIG --plan FILE`"
 
 
 class PruneRefused(RemoteError):
-    """A tag or manifest was not deleted, because it may still be needed, or because this could not be checked."""
+    """The error for a tag or manifest that was not deleted, because it may still be needed or could not be checked."""
 
     code = "prune_refused"
 
 
 class PlannedDeletion(Struct, frozen=True):
-    """A tag that a prune deletes, or an attachment that it deletes after the last tag of its subject.
+    """A tag that a prune deletes, or an attachment that it deletes after the last tag of the subject.
 
     name: the reference on the target, as `HOST/REPOSITORY:TAG`, or `HOST/REPOSITORY@DIGEST` for an attachment without a
-    tag. reference: the tag or digest. source: the repository that it was copied from. The other fields are only for
-    tags of images. reason: why the tag is not selected. size: the size of the image in bytes, or None if it is not
-    known. shares_with: other tags that refer to the same manifest and are not deleted."""
+    tag. reference: the tag or digest. source: the source repository. The other fields are only for tags of images.
+    reason: why the tag is not selected. size: the size of the image in bytes, or None if it is unknown. shares_with:
+    other tags that refer to the same manifest and are not deleted."""
 
     name: str
     reference: str
@@ -50,7 +50,7 @@ class PlannedDeletion(Struct, frozen=True):
 
 
 class RepositoryPlan(Struct, frozen=True):
-    """What a prune deletes from one target repository.
+    """The tags and attachments that a prune deletes from one target repository.
 
     owned: the number of tags that the configuration wrote and that nobody has changed since."""
 
@@ -66,9 +66,9 @@ class RepositoryPlan(Struct, frozen=True):
 
 
 class PrunePlan(Struct, frozen=True):
-    """What a prune would delete from all targets.
+    """The plan of a prune: the tags and attachments to delete from all targets.
 
-    config: the path of the configuration file. config_hash: the SHA-256 of its text.
+    config: the path of the configuration file. config_hash: the SHA-256 of the file.
     kept: tags that are not selected but are not deleted, each with the reason.
     refused: target repositories that could not be examined completely, each with the error. Nothing is deleted from
     them."""
@@ -124,18 +124,18 @@ def _repository_fields(repository: RepositoryPlan) -> Object:
 
 
 class AllowedDeletions(Struct, frozen=True):
-    """The deletions that a plan allows: for each target repository, the tags and digests, each with its digest."""
+    """The deletions that a plan allows: for each target repository, the references with the digests of manifests."""
 
     created: datetime
     repositories: Mapping[str, Mapping[str, Digest]]
 
     def allows(self, repository: str, reference: str, digest: Digest) -> bool:
-        """Return whether the plan contains a tag or digest of a repository, with this digest of the manifest."""
+        """Return whether the plan contains a reference in a repository with a given digest."""
         return self.repositories.get(repository, {}).get(reference) == digest
 
 
 def read_prune_plan(path: Path, *, config_hash: str, now: datetime) -> AllowedDeletions:
-    """Read a plan. Raises ConfigError if it is invalid or too old, or if the configuration has changed since."""
+    """Read the plan of a prune. Raises ConfigError if it is invalid or too old, or if the configuration has changed."""
     what = printable(path)
     try:
         with path.open("rb") as file:
@@ -152,7 +152,7 @@ def read_prune_plan(path: Path, *, config_hash: str, now: datetime) -> AllowedDe
     if made_for != config_hash:
         raise _unusable_plan(f"{what} was made for another configuration, or the configuration was changed since then")
     if allowed.created > now + _MAX_CLOCK_ERROR:
-        raise _unusable_plan(f"{what} was made in the future, at {allowed.created:%Y-%m-%d %H:%M} UTC: check the clock")
+        raise _unusable_plan(f"{what} was made in the future, at {allowed.created:%Y-%m-%d %H:%M} UTC; check the clock")
     if now - allowed.created > MAX_AGE:
         hours = MAX_AGE.total_seconds() / 3600
         raise _unusable_plan(f"{what} was made at {allowed.created:%Y-%m-%d %H:%M} UTC, more than {hours:g} hours ago")
@@ -165,9 +165,9 @@ def _unusable_plan(what: str) -> ConfigError:
 
 
 def _parse_document(document: Value, what: str) -> tuple[AllowedDeletions, str]:
-    """Return the content of a plan, and the hash of the configuration that it was made for.
+    """Parse the JSON document of a plan. Return the allowed deletions, and the hash of the plan's configuration.
 
-    Raises ConfigError and Refused if it is not valid."""
+    Raises ConfigError and Refused if the document is not valid."""
     top = _object(document, what)
     if type(top.get("schema")) is not int:
         raise _invalid(what)
@@ -196,26 +196,26 @@ def _parse_document(document: Value, what: str) -> tuple[AllowedDeletions, str]:
 
 
 def _object(value: Value, what: str) -> Object:
-    """Return `value` if it is an object. Raises ConfigError if it is not."""
+    """Return a value of the plan if it is a JSON object. Otherwise, raise ConfigError."""
     if not isinstance(value, dict):
         raise _invalid(what)
     return value
 
 
 def _objects(value: Value, what: str) -> list[Object]:
-    """Return `value` if it is a list of objects. Raises ConfigError if it is not."""
+    """Return a value of the plan if it is a list of JSON objects. Otherwise, raise ConfigError."""
     if not isinstance(value, list):
         raise _invalid(what)
     return [_object(one, what) for one in value]
 
 
 def _text(value: Value, what: str) -> str:
-    """Return `value` if it is a string. Raises ConfigError if it is not."""
+    """Return a value of the plan if it is a string. Otherwise, raise ConfigError."""
     if not isinstance(value, str):
         raise _invalid(what)
     return value
 
 
 def _invalid(what: str) -> ConfigError:
-    """Return the error for a file that is not a plan."""
+    """Return the error for a file that is not a valid plan. what: the name of the file."""
     return ConfigError(f"{what} is not a valid plan of `mirror prune`", hint=_PLAN_AGAIN)

@@ -4,7 +4,7 @@ A tag may be deleted if all of these conditions are met:
 
 * The configuration still has the mirror that wrote the tag, and no mirror selects the tag now.
 * The tag still refers to the digest that a sync with this configuration wrote last, and no other configuration that
-  shares the state has written it.
+  shares the state has written the tag.
 * No mirror of the repository has the tag under `immutable`.
 * If the tag list of the source lacks the tag, a request for the tag confirms that it does not exist at the source.
 
@@ -40,9 +40,9 @@ _PARALLEL = 8  # maximum number of repositories that are examined at the same ti
 
 
 class PrunableRepository(Struct):
-    """A target repository from which something may be deleted.
+    """A target repository that a prune has examined, with the tags that may be deleted.
 
-    written: the tags and manifests that the configuration wrote. owned: the number of tags among them that nobody has
+    written: the tags and manifests that the configuration wrote. owned: the number of owned tags: those that nobody has
     changed since. tags: the tags that may be deleted."""
 
     name: str
@@ -54,7 +54,7 @@ class PrunableRepository(Struct):
 
 
 class PruneSurvey(Struct):
-    """What a prune may delete.
+    """The result of examining all target repositories for a prune.
 
     kept: tags that are not selected but must not be deleted, each with the reason. refused: the target repositories
     that could not be examined completely, each with the error."""
@@ -65,9 +65,9 @@ class PruneSurvey(Struct):
 
 
 class PrunePlanner:
-    """Compares what a configuration wrote with what its mirrors select now, and with the content of the targets.
+    """Compares the tags that a configuration wrote with the current selection, and with the content of the targets.
 
-    selection: what all mirrors select; complete before `find` is called."""
+    selection: the tags that all mirrors select; complete before `find` is called."""
 
     def __init__(self, calls: Calls, records: OwnershipRecords, selection: PruneSelection) -> None:
         self._calls = calls
@@ -75,9 +75,9 @@ class PrunePlanner:
         self._selection = selection
 
     async def find(self, also: Collection[str] = ()) -> PruneSurvey:
-        """Return what may be deleted from all targets. Raises Cancelled.
+        """Examine all target repositories, and return which tags may be deleted. Raises Cancelled.
 
-        also: repositories that are examined even if all their tags are selected."""
+        also: repositories to examine even if all their tags are selected."""
         survey = PruneSurvey(refused=dict(self._selection.failures))
         rows = await self._calls.call(lambda work: self._records.repositories(), policy=ONCE)
         names: list[str] = []
@@ -151,13 +151,13 @@ class PrunePlanner:
         return found
 
     def _read_records(self, name: str, work: Work) -> tuple[list[WrittenReference], set[tuple[str, Digest]]]:
-        """Return what this configuration wrote to a repository, and what others wrote. Blocks."""
+        """Return the references that this configuration wrote to a repository, and those that others wrote. Blocks."""
         return self._records.written(name), self._records.written_by_others(name)
 
     async def _add_reasons(
         self, tags: Sequence[PlannedDeletion], selected: SelectedRepository
     ) -> list[PlannedDeletion]:
-        """Return the tags with the reason why each is not selected.
+        """Return tags with the reason why each of them is not selected.
 
         Raises PruneRefused if a source has a tag that it does not list, and the errors of the sources."""
         reasons: dict[str, str] = {}
@@ -181,9 +181,9 @@ class PrunePlanner:
         return [replace(one, reason=reasons[one.reference]) for one in tags]
 
     async def _check_absent(self, entry: MirrorEntry, source_tags: Sequence[str]) -> None:
-        """Check that a source does not have tags that are not in its list.
+        """Check that tags which a source does not list do not exist at the source.
 
-        Raises PruneRefused if it has one of them, and the errors of the source."""
+        Raises PruneRefused if one of them exists, and the errors of the source."""
         run = partial(resolve_all, entry.source, entry.repository, source_tags)
         versions = await self._calls.call_host(entry.source.host, run)
         for tag, version in zip(source_tags, versions, strict=True):
@@ -196,9 +196,9 @@ class PrunePlanner:
 
 
 class _KeepRules:
-    """Decides what must not be deleted from a repository.
+    """Decides which tags and attachments of a repository must be kept.
 
-    others: what other configurations that share the state wrote to it."""
+    others: the references, with digests, that other configurations with the same state wrote to the repository."""
 
     def __init__(self, selected: SelectedRepository, others: Collection[tuple[str, Digest]]) -> None:
         self._selected = selected
@@ -206,9 +206,9 @@ class _KeepRules:
         self._sources = {entry.name for entry, _ in selected.mirrors}
 
     def source_of(self, tag: str, current: Digest, written: Sequence[WrittenReference]) -> str | PruneRefused:
-        """Return the source that an unselected tag was copied from, or the reason why it must not be deleted.
+        """Return the source from which an unselected tag was copied, or the reason why the tag must be kept.
 
-        current: the digest that the tag refers to. written: what this configuration wrote under it."""
+        current: the digest to which the tag refers. written: the records of this configuration for the tag."""
         own = [one.source for one in written if one.digest == current]
         source = next((one for one in own if one in self._sources), None)
         if not own:
@@ -229,7 +229,7 @@ class _KeepRules:
 
 
 async def plan_repository(found: PrunableRepository) -> tuple[RepositoryPlan, dict[str, str]]:
-    """Return the plan for one repository, with the sizes of images, and the attachments that go with them.
+    """Return the plan for one repository, with the sizes of images, and the attachments to delete with them.
 
     Also return the attachments of these images that stay, each with the reason. Raises the errors of the target."""
     deleted, images = {one.reference for one in found.tags}, [one.digest for one in found.tags]
@@ -250,7 +250,7 @@ async def plan_repository(found: PrunableRepository) -> tuple[RepositoryPlan, di
 
 
 def plan_attachments(repository: str, written: Iterable[WrittenReference]) -> list[PlannedDeletion]:
-    """Return attachments in the form in which a plan contains them, those with a tag first."""
+    """Return the planned deletions for attachments. Attachments with a tag come first."""
     ordered = sorted(written, key=lambda one: (":" in one.reference, one.reference))
     return [
         PlannedDeletion(repository + reference_suffix(one.reference), one.reference, one.digest, one.source)

@@ -1,7 +1,7 @@
-"""Collects which tags of the target repositories the mirrors of a configuration select now. Contacts only the sources.
+"""Collects the tags that the mirrors of a configuration select for target repositories. Contacts only the sources.
 
 A tag may be deleted only if it is certain that no mirror selects it. If a mirror cannot be planned, or its source lists
-nothing, nothing is deleted from the repositories that it might write to.
+no tags, nothing is deleted from the repositories to which the mirror might write.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from mirror.util.structs import Struct, field
 
 
 class SelectedRepository(Struct):
-    """What the mirrors select for one target repository.
+    """The references that all mirrors select for one target repository.
 
-    references: the tags, and the digests of images without a tag. mirrors: the mirrors that write to it, with
-    wildcards expanded, each with its target."""
+    references: the tags, and the digests of images without a tag. mirrors: the mirrors that write to the repository,
+    with wildcards expanded, each with its target."""
 
     target: TargetEntry
     references: set[str] = field(default_factory=set)
@@ -31,10 +31,10 @@ class SelectedRepository(Struct):
 
 
 class PruneSelection:
-    """Collects what all mirrors select. Implements PlanReceiver.
+    """Collects the references that all mirrors select, by target repository. Implements PlanReceiver.
 
-    repositories: the selections, by the name of the target repository. listed: the tag lists of the sources that were
-    listed, by the name of the source repository."""
+    repositories: the selections, by the name of the target repository. listed: the tag lists that were read, by the
+    name of the source repository."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, SelectedRepository] = {}
@@ -48,7 +48,7 @@ class PruneSelection:
 
     @property
     def failures(self) -> dict[str, MirrorError]:
-        """The target repositories for which the selection is not known, each with the error. `*` is a wildcard."""
+        """The target repositories for which the selection is unknown, each with the error. `*` is a wildcard."""
         return {template.replace(MATCHED, "*"): error for template, _, error in self._failures}
 
     def keep_tags(self, entry: MirrorEntry, tags: Iterable[str]) -> None:
@@ -56,7 +56,7 @@ class PruneSelection:
         self.listed[entry.name] = frozenset(tags)
 
     def receive(self, references: Sequence[SourceReference]) -> None:
-        """Add the selected references of one source repository."""
+        """Add the selected references of one source repository to the selections of its targets."""
         for reference in references:
             for target in reference.entry.targets:
                 self._repository(target).references.add(target.tag_of(reference))
@@ -75,15 +75,15 @@ class PruneSelection:
             repository.references.update(target.tags.apply(tag) for tag in selection.waiting)
         if not selection.count and not selection.rejected and not entry.rules.is_literal:
             what = f"the source {entry.name} lists no tags"
-            hint = "if it is really empty, delete the tags on the target by hand"
+            hint = "if the source is really empty, delete the tags on the target manually"
             self._add_failure(entry, PruneRefused(what, hint=hint))
 
     def record_mirror_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
-        """Record that it is not known what a mirror selects."""
+        """Record that the selection of a mirror is unknown."""
         self._add_failure(entry, error)
 
     def record_invalid_name(self, entry: MirrorEntry, error: MirrorError) -> None:
-        """Record that a source lists an invalid name: its list may be damaged."""
+        """Record that a source lists an invalid name, because its list may be damaged."""
         self._add_failure(entry, error)
 
     def _add_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
@@ -92,10 +92,10 @@ class PruneSelection:
             self._failures.append((str(target.repository), entry.repository_rules, error))
 
     def add_plan_entry(self, plan_entry: PlanEntry) -> None:
-        """Do nothing: targets are not planned."""
+        """Do nothing, because targets are not planned."""
 
     def record_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
-        """Do nothing: targets are not planned."""
+        """Do nothing, because targets are not planned."""
 
     def record_repositories(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
-        """Do nothing: the number of repositories that each rule rejects is not needed."""
+        """Do nothing, because the number of repositories that each rule rejects is not needed."""

@@ -1,9 +1,9 @@
 """Deletes the tags and attachments of a prune plan from the targets.
 
-A tag is deleted by its name where the registry supports that. Otherwise its manifest is deleted by its digest, which
-removes all tags that refer to it, so this is done only if nothing else in the repository uses the manifest
-(distribution-spec v1.1.1, "Content Management"). The content of a repository is read again before the first deletion.
-Each tag is also resolved immediately before it is deleted, and afterwards, to check that it is gone.
+A tag is deleted by its name if the registry supports this. Otherwise, its manifest is deleted by its digest, which
+removes all tags that refer to the manifest. Therefore, this is done only if nothing else in the repository uses the
+manifest (distribution-spec v1.1.1, "Content Management"). The content of a repository is read again before the first
+deletion. Each tag is also resolved immediately before its deletion, and afterwards, to check that it is gone.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from mirror.util.structs import Struct
 
 Outcome = Literal["deleted", "gone", "kept", "failed"]
 RecordOutcome = Callable[[PlannedDeletion, Outcome, MirrorError | None], None]
-"""Records the outcome for a tag or an attachment. `gone`: the target did not have it any more."""
+"""Records the outcome for a tag or an attachment. `gone`: it no longer existed on the target."""
 
 
 @runtime_checkable
 class CollectingTarget(Target, Protocol):
-    """A Target whose unused content `mirror` must delete, such as a layout."""
+    """A Target without its own garbage collection, such as a layout. `mirror` must delete its unused content."""
 
     def delete_unused(self, manifests: Collection[Digest], work: Work) -> int:
-        """Delete `manifests`, and all that they refer to, except what is still in use.
+        """Delete manifests and all objects to which they refer, except objects that are still in use.
 
         Return the number of bytes that were freed. Raises LocalError."""
         ...
@@ -44,7 +44,8 @@ class CollectingTarget(Target, Protocol):
 class RepositoryTask(Struct):
     """The tags and attachments to delete from one repository.
 
-    tags: the tags of images. allowed: the attachments that may be deleted, by reference, if their subjects are gone."""
+    tags: the tags of images. allowed: the digests of the attachments that may be deleted if their subjects are gone, by
+    reference."""
 
     found: PrunableRepository
     tags: Sequence[PlannedDeletion]
@@ -71,7 +72,9 @@ class Pruner:
         self._open: set[str] = set()  # hosts whose stores have not been finished
 
     async def prune_host(self, host: str, tasks: Sequence[RepositoryTask]) -> None:
-        """Delete from the repositories of one host. Raises Cancelled, and LocalError if a store cannot be finished."""
+        """Delete tags and attachments from the repositories of one host.
+
+        Raises Cancelled, and LocalError if a store cannot be finished."""
         store = self._targets[host]
         try:
             await self._calls.call_host(host, lambda work: store.begin((), work))
@@ -87,7 +90,7 @@ class Pruner:
             self._open.discard(host)
 
     def _finish(self, store: Target, deleted: Collection[Digest], work: Work) -> None:
-        """Finish writing to a store, and delete what a store on disk does not need any more. Blocks."""
+        """Finish writing to a store. If the store is on disk, also delete its unused content. Blocks."""
         store.finish(whole=True, work=work)
         if deleted and isinstance(store, CollectingTarget):
             self.freed += store.delete_unused(deleted, work)
@@ -98,7 +101,7 @@ class Pruner:
             self._targets[self._open.pop()].finish(whole=True, work=Work(Stop()))
 
     async def _prune(self, task: RepositoryTask) -> list[Digest]:
-        """Delete from one repository. Return the digests of what was deleted, each once."""
+        """Delete tags and attachments from one repository. Return the digests of the deleted objects, each once."""
         found = task.found
         try:
             if (error := self._error_for(found)) is not None:
@@ -128,9 +131,9 @@ class Pruner:
         return list(dict.fromkeys(deleted.values()))
 
     def _select_present(self, task: RepositoryTask) -> list[PlannedDeletion]:
-        """Return the planned tags that the target still has with the planned digest. Record the outcome for the others.
+        """Return the planned tags that still have the planned digest. Record the outcome for the other tags.
 
-        Also delete the records of all tags that the target does not have any more."""
+        Also delete the records of all tags that no longer exist on the target."""
         found, present = task.found, []
         for one in task.tags:
             current = found.content.tags.get(one.reference)
@@ -148,9 +151,9 @@ class Pruner:
     async def _delete_images(
         self, found: PrunableRepository, tags: Sequence[PlannedDeletion], used: Collection[Digest]
     ) -> dict[str, Digest]:
-        """Delete the tags of images. Return those that the target does not have any more, each with its digest.
+        """Delete the tags of images. Return the tags that no longer exist on the target, each with its digest.
 
-        used: the manifests that something else in the repository uses."""
+        used: the manifests that another tag or manifest in the repository uses."""
         groups: defaultdict[Digest, list[PlannedDeletion]] = defaultdict(list)
         for one in tags:
             groups[one.digest].append(one)
@@ -163,9 +166,9 @@ class Pruner:
     async def _delete_group(
         self, found: PrunableRepository, digest: Digest, group: Sequence[PlannedDeletion], *, in_use: bool
     ) -> list[str]:
-        """Delete tags that refer to one manifest. Return those that the target does not have any more.
+        """Delete tags that refer to one manifest. Return the tags that no longer exist on the target.
 
-        in_use: whether something else uses the manifest."""
+        in_use: whether another object uses the manifest."""
         gone: list[str] = []
         rejected: list[PlannedDeletion] = []
         planned = {one.reference for one in group}
@@ -186,9 +189,9 @@ class Pruner:
     async def _delete_attachment(
         self, found: PrunableRepository, attachment: PlannedDeletion, deleted: Collection[str], *, in_use: bool
     ) -> bool:
-        """Delete an attachment. Return whether the target does not have it any more.
+        """Delete an attachment. Return whether it no longer exists on the target.
 
-        deleted: the tags and attachments that are deleted. in_use: whether something else uses the manifest."""
+        deleted: the tags and attachments that are deleted. in_use: whether another object uses the manifest."""
         tags = [] if ":" in attachment.reference else [attachment.reference]
         others = [tag for tag, other in found.content.tags.items() if other == attachment.digest and tag not in deleted]
         in_use = in_use or bool(others)
@@ -210,7 +213,7 @@ class Pruner:
         tag: str,
         others: Sequence[str] | None,
     ) -> bool | None:
-        """Delete a tag by its name, and record the outcome. Return whether the target does not have it any more.
+        """Delete a tag by its name, and record the outcome. Return whether it no longer exists on the target.
 
         Return None, and record nothing, if the registry does not support this. others: see `Deletions.delete_tag`."""
         host = found.content.store.host
@@ -233,12 +236,12 @@ class Pruner:
     ) -> bool:
         """Delete a manifest by its digest, with all its tags, and record the outcome for `items`.
 
-        Return whether the target does not have them any more."""
+        Return whether the manifest no longer exists on the target."""
         run = partial(self._deletions(found).delete_manifest, digest, tags)
         return await self._run(found, items, run) in ("deleted", "gone")
 
     def _deletions(self, found: PrunableRepository) -> Deletions:
-        """Return a Deletions object for a repository."""
+        """Create the Deletions object for a repository."""
         store = self._targets[found.content.store.host]
         return Deletions(store, found.content.path, self._records)
 
@@ -248,10 +251,10 @@ class Pruner:
         items: Sequence[PlannedDeletion],
         run: Callable[[Work], bool],
     ) -> Outcome:
-        """Run a deletion on a worker thread, and record and return its outcome. Raises Cancelled, TagDeletionRejected.
+        """Run a deletion on a worker thread. Record and return the outcome. Raises Cancelled, TagDeletionRejected.
 
-        run: returns whether there was anything to delete. After an error that concerns all deletions, no more are
-        sent."""
+        run: returns whether the object to delete existed. After an error that concerns all deletions of a host or
+        repository, no more deletions are sent."""
         outcome: Outcome = "failed"
         host, error = found.content.store.host, self._error_for(found)
         if error is None:
@@ -280,12 +283,12 @@ class Pruner:
             self._record(item, outcome, error)
 
     def _error_for(self, found: PrunableRepository) -> MirrorError | None:
-        """Return the error with which the host or the repository rejects all deletions, or None."""
+        """Return the error with which the host or the repository has rejected all deletions, or None."""
         return self._errors.get(found.content.store.host) or self._errors.get(found.name)
 
 
 def _in_use_error(tags: Sequence[str]) -> PruneRefused:
-    """Return the reason why a tag is not deleted by the digest of its manifest. tags: other tags of the manifest."""
+    """Return the error for a tag that cannot be deleted without its manifest. tags: other tags of the manifest."""
     users = " and ".join(f"the tag {tag}" for tag in tags[:3]) or "an index"
     what = f"the registry deletes a tag only together with its manifest, and the manifest is also used by {users}"
     return PruneRefused(what)

@@ -11,7 +11,7 @@ from mirror.transfer.calls import Calls
 
 
 class ReadAhead:
-    """Reads images ahead of the workers that copy them."""
+    """Reads images before the workers of the copy queue need them."""
 
     def __init__(self, calls: Calls, reader: ImageReader) -> None:
         self._calls = calls
@@ -19,7 +19,7 @@ class ReadAhead:
         self._tasks: dict[PlanEntry, asyncio.Task[Image]] = {}
 
     def start(self, plan_entries: Iterable[PlanEntry]) -> None:
-        """Start reading images that are not being read yet, unless only their attachments are to be checked."""
+        """Start reading images that are not being read yet, except for images of which only attachments are checked."""
         for plan_entry in plan_entries:
             if plan_entry not in self._tasks and not plan_entry.recheck:
                 task = self._calls.tasks.start(self._reader.read_image(plan_entry.reference))

@@ -1,4 +1,4 @@
-"""Requests the attachments of images that have not changed, and copies the attachments that a target lacks."""
+"""Checks for new attachments of images that have not changed, and copies the attachments that a target lacks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mirror.transfer.tasks import gather_results
 
 
 class Recheck:
-    """Checks the attachments of images that are up to date.
+    """Checks the attachments of images that are up to date, and copies missing attachments.
 
     clock: returns the time, in seconds since the epoch."""
 
@@ -36,7 +36,7 @@ class Recheck:
         self._clock = clock
 
     async def copy_missing(self, plan_entry: PlanEntry, digest: Digest, counts: BlobCounts) -> bool:
-        """Copy the attachments that a target lacks. Return whether it lacked any of them.
+        """Copy the attachments of an image that a target lacks. Return whether the target lacked any of them.
 
         digest: the digest of the image on the target. Raises the errors that the stores raise."""
         refs = await self._reader.find_for_target(plan_entry, digest)
@@ -51,8 +51,8 @@ class Recheck:
     async def are_complete(self, plan_entries: Sequence[PlanEntry]) -> bool:
         """Return whether a bundle has all attachments of the images whose attachments are due to be checked.
 
-        Also return False if this could not be determined. The error then occurs again, and is reported, when the images
-        are read. Raises Cancelled."""
+        Return False if this could not be determined. The error then occurs again, and is reported, when the images are
+        read. Raises Cancelled."""
         due = [plan_entry for plan_entry in plan_entries if plan_entry.recheck]
         results = await gather_results(self._is_complete(plan_entry) for plan_entry in due)
         for result in results:

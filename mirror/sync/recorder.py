@@ -28,7 +28,7 @@ _log = logging.getLogger("mirror")
 
 
 class BlobCounts(Struct):
-    """Counts the blobs of one image by outcome, and the bytes and attempts that copying them took.
+    """Counts the blobs of one image by outcome, and the bytes and attempts for copying them.
 
     blobs: the number of blobs by outcome (copied, mounted, exists, failed, interrupted), each counted once. A blob is
     interrupted by a signal, or because another blob of the image failed.
@@ -45,7 +45,7 @@ class BlobCounts(Struct):
     _sent: set[Digest] = field(default_factory=set)  # the blobs that were copied or mounted
 
     def reset_for_second_push(self) -> None:
-        """Reset the counts that the second push of an image determines again: all except copied and mounted blobs."""
+        """Reset the counts before the second push of an image, except for copied and mounted blobs."""
         for outcome in ("exists", "failed", "interrupted"):
             self.blobs[outcome] = 0
         self.attachments.clear()
@@ -55,12 +55,12 @@ class BlobCounts(Struct):
         self.blobs["interrupted"] += blob.digest not in self._sent
 
     def add_failed(self, blob: Descriptor, result: BlobResult) -> None:
-        """Count a blob that failed, and the bytes and attempts that it needed."""
+        """Count a blob that failed, and the bytes and attempts for copying it."""
         self.blobs["failed"] += blob.digest not in self._sent
         self._add_cost(result)
 
     def add(self, blob: Descriptor, result: BlobResult) -> None:
-        """Count a blob that the target now has. If several images share its copy, only the first one counts it."""
+        """Count a blob that the target now has. If several images share the copy, only the first image counts it."""
         outcome = result.take_outcome()
         if outcome is None:
             return
@@ -73,14 +73,14 @@ class BlobCounts(Struct):
             self.bytes["mounted"] += blob.size or 0
 
     def _add_cost(self, result: BlobResult) -> None:
-        """Add the bytes and attempts that copying one blob took."""
+        """Add the bytes and attempts for copying one blob."""
         self.bytes["read"] += result.bytes_read
         self.bytes["sent"] += result.bytes_sent
         self.attempts = max(self.attempts, result.attempts)
 
 
 class ResultRecorder:
-    """Records the results of a run. Thread-safe; no method waits for the network or a disk."""
+    """Records the results of a run. Thread-safe. No method waits for the network or a disk."""
 
     def __init__(self, report: Report, progress: Progress, events: EventStream | None = None) -> None:
         """Create a recorder. events: the stream that also receives the results (`--json-events`)."""
@@ -109,13 +109,13 @@ class ResultRecorder:
         _log.error("trouble", extra={"code": error.code, "text": str(error)})
 
     def record_bug(self, error: BaseException) -> None:
-        """Record an exception that shows a bug and that was not raised while an image was being copied."""
+        """Record an exception that was caused by a bug, and that concerns no single image."""
         _log.error("internal_error", exc_info=error, extra={"text": f"internal error: {type(error).__name__}: {error}"})
         with self._lock:
             self._codes.add(FAILED)
 
     def record_selection(self, entry: MirrorEntry, selection: SelectionSummary) -> None:
-        """Log how many references a mirror selects, and add them, once for each target, to the progress."""
+        """Log the number of references that a mirror selects, and add it, for each target, to the progress display."""
         count, rejected = selection.count, dict(selection.rejected)
         self._progress.add_images(count * len(entry.targets))
         waiting = f"; {rejected['min-age']} wait for min-age" if "min-age" in rejected else ""
@@ -123,15 +123,15 @@ class ResultRecorder:
         _log.info("selected", extra={"source": entry.name, "tags": count, "rejected": rejected, "text": text})
 
     def record_copy_start(self, plan_entry: PlanEntry) -> None:
-        """Record that an image has been read, and that its copy begins."""
+        """Show in the progress display that an image has been read, and that its copy begins."""
         self._progress.start_image(plan_entry.name)
 
     def record_written(self, plan_entry: PlanEntry) -> None:
-        """Record that an image was written to a bundle. Its result is recorded when the bundle is complete."""
+        """Show that an image was written to a bundle. The result is recorded when the bundle is complete."""
         self._progress.end_image(plan_entry.name)
 
     def record_finishing(self) -> None:
-        """Record that all images have been copied, and that the targets are being closed."""
+        """Show that all images have been copied, and that the targets are being closed."""
         self._progress.set_phase("finishing")
 
     def add_exit_code(self, error: MirrorError) -> None:
@@ -142,7 +142,7 @@ class ResultRecorder:
     # ---- images
 
     def record_up_to_date(self, plan_entry: PlanEntry, digest: Digest, counts: BlobCounts) -> None:
-        """Record that the target already had the image. counts: what it had; only the attachments are reported."""
+        """Record that the target already had an image. counts: only the counts of attachments are reported."""
         self._add_to_report(plan_entry, "up-to-date", BlobCounts(attachments=counts.attachments), digest)
 
     def record_copied(self, plan_entry: PlanEntry, digest: Digest, counts: BlobCounts) -> None:
@@ -155,7 +155,7 @@ class ResultRecorder:
         _log.info("image_copied", extra=fields)
 
     def record_failure(self, plan_entry: PlanEntry, error: MirrorError, counts: BlobCounts) -> None:
-        """Record that an image failed, is in conflict, or was skipped: it was cancelled, or is for another platform."""
+        """Record that an image failed, is in conflict, or was skipped because of a stop or its platform."""
         if isinstance(error, Cancelled | OtherPlatform):
             self._add_to_report(plan_entry, "skipped", counts, plan_entry.old_digest, error)
             return
@@ -164,7 +164,7 @@ class ResultRecorder:
         self._log_failure(plan_entry.reference.name, plan_entry.name, error)
 
     def record_skipped(self, plan_entry: PlanEntry, error: Cancelled) -> None:
-        """Record that an image was not attempted. error: the reason."""
+        """Record that the copy of an image was not attempted. error: the reason."""
         self._add_to_report(plan_entry, "skipped", BlobCounts(), plan_entry.old_digest, error)
 
     def record_mirror_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
@@ -192,7 +192,7 @@ class ResultRecorder:
         error: MirrorError | None = None,
         change: Change | None = None,
     ) -> None:
-        """Add the result for an image to the report, and count the image in the progress display."""
+        """Add the result of an image to the report, and count the image in the progress display."""
         self._add_entry(
             replace(
                 image_entry(plan_entry, result, digest, error),
@@ -217,7 +217,7 @@ class ResultRecorder:
             self._events.add_image(entry)
 
     def _log_failure(self, source: str, target: str, error: MirrorError) -> None:
-        """Log that an image or a mirror failed. source, target: its names."""
+        """Log that an image or a mirror failed. source, target: the names at the source and on the target."""
         fields = {"source": source, "target": target, "code": error.code, "status": error.status}
         if error.request_id is not None:
             fields["request_id"] = error.request_id

@@ -2,8 +2,8 @@
 
 The index is read, the new referrers are added, and the index is written again (distribution-spec v1.1.1, "Pushing
 Manifests with Subject"). Existing entries are kept. The specification defines no lock: if two tools write the index at
-the same time, the last write wins. Therefore, the tag is resolved after each write, and if it has changed, the
-referrers are merged into the new index.
+the same time, the last write wins. Therefore, the tag is resolved after each write. If it has changed, the referrers
+are merged into the new index.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mirror.transfer.calls import Calls
 from mirror.util.cancellation import Work
 from mirror.util.structs import replace
 
-MAX_MERGES = 5
+MAX_MERGES = 5  # maximum number of attempts to write an index that another tool keeps changing
 
 
 class ReferrersIndexes:
@@ -48,7 +48,7 @@ class ReferrersIndexes:
         before_write: Callable[[str], None],
         after_write: Callable[[str, Digest], None],
     ) -> set[Digest]:
-        """Add referrers to the index of their subject. Return those that it did not list before.
+        """Add referrers to the index of their subject. Return the referrers that the index did not list before.
 
         request_for: returns the request that describes the index in the log. before_write: called with the tag, on a
         thread, before each write. after_write: called with the tag and the digest of the index after each write. Raises
@@ -77,7 +77,7 @@ class ReferrersIndexes:
 
 
 def read_listed_referrers(store: Source, repository: str, subject: Digest, work: Work) -> set[Digest]:
-    """Return the referrers that a target lists for a manifest, with its API or in the index under a tag. Blocks."""
+    """Return the referrers that a target lists for a manifest, in its API or in the index under a tag. Blocks."""
     listed = store.referrers(repository, subject, work)
     if listed is None:
         try:
@@ -91,9 +91,9 @@ def read_listed_referrers(store: Source, repository: str, subject: Digest, work:
 def _merge(
     store: Target, repository: Repository, tag: str, referrers: Sequence[Manifest], work: Work
 ) -> tuple[Manifest | None, set[Digest]]:
-    """Return the index with `referrers` added, and those that the target's index does not list.
+    """Merge referrers into the target's index. Return the new index, and the referrers that the old index lacks.
 
-    The index is None if it lists all of them. Raises Refused if the tag refers to something else."""
+    The new index is None if the old index lists all of them. Raises Refused if the tag does not refer to an index."""
     what = f"{repository}:{tag}"
     try:
         old = store.manifest(repository.path, tag, work)

@@ -1,8 +1,8 @@
-"""Wraps the targets of `sync --repair`, to verify every object on them by reading and hashing it.
+"""Wraps the targets of `sync --repair`, to verify each object on them by reading and hashing it.
 
 A registry may acknowledge a write that it did not perform. If docker-registry already has the file of a blob or
-manifest, it responds to an upload with 201 and keeps the file, even if its content is wrong. Therefore everything that
-is sent is read back and verified.
+manifest, it responds to an upload with 201 and keeps the file, even if its content is wrong. Therefore, all objects
+that are sent are read back and verified.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def wrap_for_repair(targets: Mapping[str, Target]) -> dict[str, Target]:
 
 
 class RepairTarget:
-    """A Target that wraps another one, and verifies the objects that it has and those that are sent. Thread-safe.
+    """A Target that wraps another target, and verifies all existing and all written objects. Thread-safe.
 
     A blob or manifest is treated as existing only if its bytes match its digest. A write succeeds only if the bytes can
-    be read back; otherwise, it raises Refused (target_lied). The hint of this error says what the registry's operator
-    has to delete.
+    be read back; otherwise, it raises Refused (target_lied). The hint of this error tells the registry's operator which
+    files to delete.
 
     policy: the retry policy for reads that are not retried as part of a transfer."""
 
@@ -50,7 +50,9 @@ class RepairTarget:
         self._policy = policy or Policy()
         self._lock = threading.Lock()
         self._damaged: set[tuple[str, Digest]] = set()  # repositories and their damaged blobs, which are not mounted
-        self._not_replaced: dict[Digest, Refused] = {}  # damaged copies that the target kept; not sent again
+        self._not_replaced: dict[
+            Digest, Refused
+        ] = {}  # objects of which the target kept a damaged copy; not sent again
         self.host = target.host
         self.partial = target.partial
         self.needs_all_images = target.needs_all_images
@@ -68,7 +70,7 @@ class RepairTarget:
         return self._target.tags(repository, work)
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterator[Version | MirrorError]:
-        """Yield what each reference refers to. Reads each manifest, because a HEAD would not reveal wrong bytes."""
+        """Resolve references by reading their manifests, because a HEAD request would not reveal wrong bytes."""
         for reference in references:
             work.stop.raise_if_requested()
             try:
@@ -79,7 +81,7 @@ class RepairTarget:
                 yield _convert_truncated(error)
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
-        """Return what `reference` refers to, with its manifest."""
+        """Resolve a reference, and read its manifest."""
         return self._target.read(repository, reference, work)
 
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
@@ -91,11 +93,11 @@ class RepairTarget:
         return self._target.open_blob(repository, blob, work, offset=offset)
 
     def omits_blob(self, blob: Descriptor) -> bool:
-        """Return whether the target is a partial store that leaves out `blob`."""
+        """Return whether the target is a partial store that leaves out a blob."""
         return self._target.omits_blob(blob)
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor] | None:
-        """Return the referrers of a manifest, or None if the target has no lists of them."""
+        """Return the referrers of a manifest, or None if the target does not list referrers."""
         return self._target.referrers(repository, digest, work)
 
     # ---- writing
@@ -109,9 +111,9 @@ class RepairTarget:
         self._target.finish(whole=whole, work=work)
 
     def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:
-        """Return whether the blob exists and its bytes match the digest. Reads the whole blob.
+        """Return whether a blob exists and its bytes match the digest. Reads the whole blob.
 
-        Return False for a damaged blob, including one of the wrong size, so that it is sent again. Raises Refused
+        Return False for a damaged blob, which may also have the wrong size, so that it is sent again. Raises Refused
         (target_lied) if this run has already sent the blob and the target did not replace the damaged copy."""
         error = self.find_damage(repository, blob, work)
         if error is None or isinstance(error, NotFound):
@@ -148,9 +150,9 @@ class RepairTarget:
     def put_manifest(
         self, repository: str, reference: str, manifest: Manifest, work: Work, *, left_out: LeftOut | None = None
     ) -> bool:
-        """Write a manifest and read it back. Return whether `referrers` lists it.
+        """Write a manifest and read it back. Return whether the target lists it as a referrer by itself.
 
-        Raises Refused (target_lied) if the target has not stored it correctly."""
+        Raises Refused (target_lied) if the target has not stored the manifest correctly."""
         self._raise_if_not_replaced(manifest.digest)
         is_listed = self._target.put_manifest(repository, reference, manifest, work, left_out=left_out)
         try:
@@ -224,7 +226,7 @@ class RepairTarget:
     def not_replaced_error(self, repository: str, digest: Digest, error: MirrorError | None) -> Refused:
         """Log and return the error for a damaged blob or manifest that the target kept although it was sent again.
 
-        It is not sent once more in this run. error: how the target's copy is damaged, if that is known."""
+        The object is not sent again in this run. error: the damage of the target's copy, if it is known."""
         target = str(Repository(self.host, repository))
         copy = f"a damaged copy{_describe_damage(error, target, digest)}"
         refused = Refused(
@@ -264,7 +266,7 @@ class _VerifiedUpload:
         return self._session.resumable
 
     def send(self, body: Callable[[int], BlobReader], work: Work) -> None:
-        """Upload the blob and read it back. Raises Refused (target_lied) if it is damaged."""
+        """Upload the blob and read it back. Raises Refused (target_lied) if the stored blob is damaged."""
         self._session.send(body, work)
         error = self._target.find_damage(self._repository, self._blob, work)
         if error is not None:
@@ -286,7 +288,7 @@ def removal_instructions(digest: Digest) -> str:
     return (
         f"1. delete {file} below the registry's root directory (all its repositories use this copy), 2. restart "
         "the registry (needed if it caches blob descriptors, as Debian's default does), 3. run `mirror sync --repair "
-        "CONFIG`; if it is not a distribution registry, delete the digest from its storage"
+        "CONFIG`; for a product other than the distribution registry, delete the digest from its storage instead"
     )
 
 
@@ -309,9 +311,9 @@ def _is_damage(error: MirrorError) -> bool:
 
 
 def _is_truncated(error: MirrorError) -> bool:
-    """Return whether `error` says that a response ended early.
+    """Return whether an error means that a response ended early.
 
-    A registry that caches sizes sends such a response if its file is truncated."""
+    A registry that caches sizes sends such a response if the file of the object is truncated."""
     return isinstance(error, NetworkError) and error.code == "truncated"
 
 

@@ -15,7 +15,7 @@ DEFAULT_PROTOCOL = "v2"  # for an image whose source was not contacted
 def image_entry(
     plan_entry: PlanEntry, result: Result, digest: Digest | None = None, error: MirrorError | None = None
 ) -> ImageEntry:
-    """Return the entry for one image on one target, without counts. digest: the digest on the target."""
+    """Return the report entry for one image on one target, without counts. digest: the digest on the target."""
     version = plan_entry.reference.version if isinstance(plan_entry.reference.version, Version) else None
     source_id = version.source_id if version else ""
     return ImageEntry(
@@ -32,7 +32,7 @@ def image_entry(
 
 
 def mirror_entry(failed: FailedImage, error: MirrorError, mirror: str = "") -> ImageEntry:
-    """Return the entry for the failure of a mirror. error: the error of `failed`. mirror: the name of the mirror."""
+    """Return the report entry for the failure of a mirror. error: the error of `failed`. mirror: the mirror's name."""
     protocol = error.protocol or DEFAULT_PROTOCOL
     return ImageEntry(
         failed.source,
@@ -64,7 +64,7 @@ def mirror_failure(entry: MirrorEntry, error: MirrorError) -> FailedImage:
 
 
 def run_failure(name: str, error: MirrorError) -> FailedImage:
-    """Return a failure that is known only by a name: of a source reference, a source, or a pattern of `--only`."""
+    """Return the failure of a source reference, a source, or a pattern of `--only`, identified only by its name."""
     failure = Failure.from_error(error, name.partition("/")[0])
     is_image = "@" in name or ":" in name.rpartition("/")[2]
     return FailedImage(name, "", failure_result(error), failure, is_image)

@@ -20,7 +20,7 @@ _BATCH = 64  # maximum number of tags that one call resolves
 
 
 class RepositoryContent:
-    """The content of one repository.
+    """The tags and indexes of one target repository.
 
     tags: the digest of each tag. Indexes are read when they are needed, each once."""
 
@@ -33,7 +33,7 @@ class RepositoryContent:
         self._children: dict[Digest, tuple[Digest, ...]] = {}
 
     async def read_tags(self, expected: Collection[str]) -> None:
-        """List all tags and resolve each of them. A repository that does not exist has no tags.
+        """List all tags of the repository and resolve them. A repository that does not exist has no tags.
 
         expected: tags that are also resolved if the list lacks them. If one of them exists, the list is incomplete.
         Raises PruneRefused for an incomplete list, and the first error for a name or tag."""
@@ -53,12 +53,12 @@ class RepositoryContent:
             raise PruneRefused(what, hint="check the registry, and the proxies between it and this machine")
 
     async def _resolve_all(self, tags: Sequence[str]) -> list[Version | MirrorError]:
-        """Return what each tag refers to, or its error. Several batches are resolved at the same time."""
+        """Resolve tags, several batches at the same time. Return a version or an error for each tag."""
         batches = [tags[start : start + _BATCH] for start in range(0, len(tags), _BATCH)]
         return [version for versions in await run_group(map(self._resolve, batches)) for version in versions]
 
     def _list_tags(self, work: Work) -> list[str]:
-        """Return all tags. Raises the first error, also for an invalid name. Runs on a worker thread."""
+        """List all tags. Raises the first error, which may be that of an invalid name. Runs on a worker thread."""
         tags = []
         try:
             for tag in self.store.tags(self.path, work):
@@ -70,14 +70,14 @@ class RepositoryContent:
         return tags
 
     async def _resolve(self, tags: Sequence[str]) -> list[Version | MirrorError]:
-        """Return what each tag refers to, or its error."""
+        """Resolve a batch of tags. Return a version or an error for each tag."""
         run = partial(resolve_all, self.store, self.path, tags)
         return await self._calls.call_host(self.store.host, run)
 
     async def read_manifest(self, digest: Digest) -> Manifest | None:
         """Return a manifest, or None if the repository does not have it.
 
-        Raises PruneRefused if it is missing although a tag refers to it, and the errors of the store."""
+        Raises PruneRefused if the manifest is missing although a tag refers to it, and the errors of the store."""
 
         def read(work: Work) -> Manifest | None:
             """Read the manifest on a worker thread."""
@@ -98,7 +98,7 @@ class RepositoryContent:
         return manifest
 
     async def reachable(self, roots: Iterable[Digest]) -> set[Digest]:
-        """Return `roots` and all manifests below them. Only indexes are read, and manifests of an unknown type.
+        """Return manifests and all manifests below them. Only indexes and manifests of unknown types are read.
 
         Raises the errors of the store."""
         found: set[Digest] = set()
@@ -110,7 +110,7 @@ class RepositoryContent:
         return found
 
     async def children(self, digest: Digest) -> tuple[Digest, ...]:
-        """Return the digests of the manifests that a manifest lists. Raises the errors of the store."""
+        """Return the digests of the child manifests of a manifest. Raises the errors of the store."""
         media_type = self._media_types.get(digest, "")
         if is_manifest_type(media_type) and media_type not in INDEX_TYPES:
             return ()

@@ -27,7 +27,7 @@ async def find_missing_locked(
     root: Digest,
     read_subjects: SubjectReader,
 ) -> str:
-    """Return the first required name that no attachment of a locked image has, or an empty string if none is missing.
+    """Return the first name in `referrers.require` that no attachment of a locked image has, or an empty string.
 
     root: the root manifest that targets get. Raises the errors of the stores."""
     rules = entry.attachments or AttachmentRules()
@@ -48,7 +48,7 @@ async def check_required(
     """Raise Refused (not_found) if an image lacks a required attachment.
 
     digest: the root manifest that targets get. missing: a required name that no attachment has, or an empty string.
-    Signatures and other documents that the rules for tags select need no attachments."""
+    Signatures and other documents that the rules for tags select need no attachments of their own."""
     if not missing or await _is_attachment(calls, manifests, reference, digest):
         return
     version, where = reference.version, "at the source"
@@ -69,7 +69,7 @@ async def check_required(
 async def _is_attachment(calls: Calls, manifests: ManifestCache, reference: SourceReference, digest: Digest) -> bool:
     """Return whether a reference that the rules for tags select is a signature or another document, not an image.
 
-    A name like that of cosign's tags is not enough: `referrers.require` must also hold for an image under it."""
+    The name of the tag is not sufficient, because `referrers.require` also applies to an image under such a tag."""
     if not is_attachment_tag(reference.tag):
         return False
     graph = await manifests.read_graph(reference.entry.source, reference.entry.repository, digest)

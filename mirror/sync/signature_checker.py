@@ -1,4 +1,4 @@
-"""Checks before an image is copied that it has a signature that `verify-signatures` of its mirror accepts.
+"""Checks, before an image is copied, that the image has a signature which `verify-signatures` of its mirror accepts.
 
 The signatures are read from the source. If they cannot be read, the image is not copied.
 """
@@ -33,12 +33,12 @@ from mirror.transfer.shared_tasks import SharedTasks
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
 
-MAX_DOCUMENT = 1 << 20  # bytes of a signed payload or bundle
-MAX_DOCUMENTS = 100  # payloads and bundles that are read for one image
-_MAX_KEPT = 4 << 10  # bytes of a payload that is kept in memory for further signatures; others are read again
-MAX_SIGNATURES = 200  # signatures that are checked for one image
-MAX_REFERRERS = 100  # referrers that are read for one image
-_MAX_REASONS = 3  # in a message
+MAX_DOCUMENT = 1 << 20  # maximum size of a signed payload or bundle in bytes
+MAX_DOCUMENTS = 100  # maximum number of payloads and bundles that are read for one image
+_MAX_KEPT = 4 << 10  # payloads of at most this size in bytes are kept in memory; larger payloads may be read again
+MAX_SIGNATURES = 200  # maximum number of signatures that are checked for one image
+MAX_REFERRERS = 100  # maximum number of referrers that are read for one image
+_MAX_REASONS = 3  # maximum number of reasons in a message
 # Error codes for content that is not a valid signature. After any other error, such as an untrusted certificate of the
 # registry, it is unknown whether the image is signed.
 _INVALID = DAMAGED | {NOT_SIGNED, "ref_invalid", "too_many"}
@@ -55,7 +55,7 @@ class SignatureChecker:
         self._calls = calls
         self._manifests = manifests
         # A digest with an accepted signature is accepted in every repository. A missing signature is recorded for one
-        # repository only, because another one may contain a signature.
+        # repository only, because another repository may contain a signature.
         self._signed: set[tuple[frozenset[str], Digest]] = set()
         self._refused: dict[tuple[frozenset[str], str, str, Digest], Refused] = {}
         self._checks: SharedTasks[tuple[frozenset[str], str, str, Digest], None] = SharedTasks(calls.tasks)
@@ -63,8 +63,8 @@ class SignatureChecker:
     async def check(self, reference: SourceReference, version: Version) -> None:
         """Raise Refused (not_signed) unless the image of a reference has a signature that its mirror accepts.
 
-        version: what the reference refers to. The digest that the tag has at the source must be signed, even if the
-        image is changed before it is copied. Raises the errors of the source if signatures cannot be read."""
+        version: the version to which the reference refers. The digest at the source must be signed, even if the image
+        is changed before it is copied. Raises the errors of the source if signatures cannot be read."""
         entry = reference.entry
         policy = entry.signature_policy
         if policy is None:
@@ -88,7 +88,7 @@ class SignatureChecker:
             raise error.with_text(error.what)
 
     async def _search(self, source: Source, repository: str, digest: Digest, policy: SignaturePolicy) -> None:
-        """Check the signatures of an image one after another until one is accepted, and keep the result."""
+        """Check the signatures of an image until a signature is accepted, and keep the result."""
         search = _SignatureSearch(self._calls, self._manifests, source, repository, digest, policy)
         signer = await search.run()
         name = f"{source.host}/{repository}@{digest}"
@@ -105,7 +105,7 @@ class SignatureChecker:
 
 
 class _SignatureSearch:
-    """The search for a signature of one image that the policy accepts."""
+    """A search for a signature of one image that the signature policy accepts."""
 
     def __init__(
         self,
@@ -123,15 +123,15 @@ class _SignatureSearch:
         self._digest = digest
         self._policy = policy
         self._documents: dict[Digest, bytes] = {}  # small payloads and bundles that were read
-        self._reads = 0  # of payloads and bundles
-        self._count = 0  # signatures that were found
-        self._reasons: dict[str, None] = {}  # why they were not accepted, in order and without repetitions
+        self._reads = 0  # the number of payloads and bundles that were read
+        self._count = 0  # the number of signatures that were found
+        self._reasons: dict[str, None] = {}  # why signatures were not accepted, in order and without repetitions
 
     async def run(self) -> VerificationKey | None:
         """Return the key that signed the image, or None if no signature is accepted.
 
-        The tag of cosign is read first, and the referrers only if it has no accepted signature. Raises the errors of
-        the source, except for missing and invalid signatures."""
+        The tag of cosign is read first. The referrers are read only if the tag has no accepted signature. Raises the
+        errors of the source, except for missing and invalid signatures."""
         tag = signature_tag(self._digest)
         if tag is not None and (signer := await self._check_manifest(await self._read(tag))) is not None:
             return signer
@@ -145,7 +145,7 @@ class _SignatureSearch:
         return None
 
     def describe_failure(self) -> str:
-        """Return why no signature was accepted, as the end of a message."""
+        """Return the reason why no signature was accepted, as the end of a message."""
         reasons = list(self._reasons)
         more = f"; and {len(reasons) - _MAX_REASONS} other reasons" if len(reasons) > _MAX_REASONS else ""
         shown = "; ".join(reasons[:_MAX_REASONS]) + more
@@ -156,7 +156,7 @@ class _SignatureSearch:
         return f"no signature was found{f' ({shown})' if shown else ''}"
 
     async def _read(self, reference: str, size: int | None = None) -> Manifest | None:
-        """Return a manifest, or None if it does not exist or is invalid. size: in bytes, if known."""
+        """Read a manifest of the search. Return None if it does not exist or is invalid. size: in bytes, if known."""
         try:
             if ":" not in reference:
                 return await self._manifests.read_tag(self._source, self._repository, reference)
@@ -185,7 +185,7 @@ class _SignatureSearch:
         return index.children if index is not None and index.kind is Kind.INDEX else ()
 
     async def _check_manifest(self, manifest: Manifest | None) -> VerificationKey | None:
-        """Return the key of the first accepted signature in a manifest, or None if it has none."""
+        """Return the key of the first accepted signature in a manifest, or None if no signature is accepted."""
         if manifest is None:
             return None
         for layer in await self._calls.call(lambda work: signature_layers(manifest), policy=ONCE):
@@ -215,7 +215,7 @@ class _SignatureSearch:
     async def _read_document(self, blob: Descriptor) -> bytes:
         """Read a payload or bundle, and verify its size and digest.
 
-        Raises Refused if it is too large, or if too many of them have been read."""
+        Raises Refused if the document is too large, or if too many documents have been read."""
         size = blob.size or 0
         if size > MAX_DOCUMENT:
             raise Refused(f"{blob.digest} has {size} bytes; the limit is {MAX_DOCUMENT}", code=NOT_SIGNED)
@@ -225,7 +225,7 @@ class _SignatureSearch:
         download = BlobDownload(blob, [BlobSource(self._source, self._repository)])
 
         def read(work: Work) -> bytes:
-            """Read it on a worker thread."""
+            """Read the payload or bundle on a worker thread."""
             return BufferedBlob.read_from(download, size, work).content
 
         document = await self._calls.call(read, needs=(host_permit(self._source.host), DOWNLOADS))
@@ -234,7 +234,7 @@ class _SignatureSearch:
         return document
 
     def _record_rejection(self, error: Refused) -> None:
-        """Record why a signature is not accepted. Raise the error if it was not caused by the content at the source."""
+        """Record an error of invalid content as the reason why a signature is not accepted. Raise any other error."""
         if error.code not in _INVALID:
             raise error
         self._reasons[error.what] = None

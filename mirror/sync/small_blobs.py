@@ -1,6 +1,6 @@
 """A Source that reads each small blob only once.
 
-It is used for mirrors that select tags by date, or that select platforms. They read configs before they copy them."""
+It is used for mirrors that select tags by date or select platforms, because these read configs before copying them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from mirror.store import BlobReader, Source, Version
 from mirror.transfer.downloads import BufferedReader
 from mirror.util.cancellation import Work
 
-LARGEST_SMALL = 256 << 10  # bytes
-MAX_KEPT = 8 << 20  # bytes; the blobs that were not used for the longest time are dropped
+LARGEST_SMALL = 256 << 10  # maximum size of a cached blob in bytes
+MAX_KEPT = 8 << 20  # maximum size of all cached blobs in bytes; the least recently used blobs are discarded
 
 
 class SmallBlobSource:
-    """A Source that wraps another one and caches the small blobs that are read from it in memory. Thread-safe.
+    """A Source that wraps another source, and caches its small blobs in memory. Thread-safe.
 
-    Only blobs with the right digest are kept. If one blob is read twice at the same time, both requests are sent."""
+    Only blobs with the right digest are kept. If a blob is read twice at the same time, both requests are sent."""
 
     def __init__(self, source: Source) -> None:
         self.host = source.host
@@ -54,7 +54,7 @@ class SmallBlobSource:
         return self._source.manifest(repository, reference, work)
 
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobReader:
-        """Open a blob. A small one is read from the wrapped source only if it is not in memory."""
+        """Open a blob. A small blob is read from the wrapped source only if it is not in memory."""
         if blob.size is None or not 0 < blob.size <= LARGEST_SMALL:
             return self._source.open_blob(repository, blob, work, offset=offset)
         data = self._find(blob.digest)
@@ -65,7 +65,7 @@ class SmallBlobSource:
         return BufferedReader(data, offset)
 
     def omits_blob(self, blob: Descriptor) -> bool:
-        """Return whether the wrapped source omits this blob."""
+        """Return whether the wrapped source leaves out a blob."""
         return self._source.omits_blob(blob)
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor] | None:
@@ -73,7 +73,7 @@ class SmallBlobSource:
         return self._source.referrers(repository, digest, work)
 
     def _read(self, repository: str, blob: Descriptor, size: int, work: Work) -> bytearray:
-        """Read a blob. If it is too long, return one byte more than its size, so that the caller detects this."""
+        """Read a blob. If the blob is too long, return one byte more than its size, so that the caller detects this."""
         data = bytearray(size + 1)
         length = 0
         with self._source.open_blob(repository, blob, work) as reader:
@@ -83,14 +83,14 @@ class SmallBlobSource:
         return data
 
     def _find(self, digest: Digest) -> bytearray | None:
-        """Return the blob if it is in memory."""
+        """Return a blob if it is in memory, otherwise None."""
         with self._lock:
             if digest in self._kept:
                 self._kept.move_to_end(digest)
             return self._kept.get(digest)
 
     def _keep(self, digest: Digest, data: bytearray) -> None:
-        """Keep a blob in memory. If the total size exceeds the limit, drop other blobs."""
+        """Keep a blob in memory. If the total size exceeds the limit, discard other blobs."""
         with self._lock:
             if digest not in self._kept:
                 self._kept[digest] = data

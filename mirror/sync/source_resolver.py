@@ -19,7 +19,7 @@ LARGEST_BATCH = 64  # maximum number of references that one call resolves
 class Batch:
     """A batch of references from one source, which are resolved together.
 
-    lock: held while they are resolved, so that each reference is resolved once for all targets."""
+    lock: held while references are resolved, so that each reference is resolved once for all targets."""
 
     def __init__(self, references: list[SourceReference]) -> None:
         self.references = references
@@ -33,7 +33,7 @@ def make_batches(references: list[SourceReference], parallel: int) -> list[Batch
 
 
 class SourceResolver:
-    """Resolves references to versions at their sources. The parameters are described in `Planner`."""
+    """Resolves references to versions at their sources. `Planner` describes the parameters."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class SourceResolver:
     async def resolve(
         self, batch: Batch, references: Sequence[SourceReference], *, raise_common_error: bool = False
     ) -> None:
-        """Set the version of each reference in a batch that has none yet.
+        """Resolve the references in a batch that have no version yet, and set their versions.
 
         raise_common_error: whether to raise an error that concerns all references, for example if the host is down.
         Otherwise, such an error becomes the version of each reference that could not be resolved."""

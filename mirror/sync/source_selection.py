@@ -22,7 +22,7 @@ from mirror.util.cancellation import Work
 
 
 class SourceSelector:
-    """Selects the references of mirror entries. The parameters are described in `Planner`."""
+    """Selects the references of mirrors at their sources. `Planner` describes the parameters."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class SourceSelector:
     async def select(self, entry: MirrorEntry, wildcard_selection: WildcardSelection | None) -> list[SourceReference]:
         """Return the references that the run mirrors from a source.
 
-        wildcard_selection: if the entry was expanded from a wildcard, the object to which its selection is added.
+        wildcard_selection: if the entry was expanded from a wildcard, the object to which the selection is added.
         Raises RemoteError (nothing_selected, tag_count), and the same errors as `list_source_tags` and
         `DigestRules.apply`."""
         rules = entry.rules
@@ -83,7 +83,7 @@ class SourceSelector:
         return references
 
     def _make_references(self, entry: MirrorEntry, tags: Iterable[str]) -> list[SourceReference]:
-        """Return a reference for each tag. If the tag list contained the digest, the reference is already resolved."""
+        """Return a reference for each tag, with the version if the tag list contained a digest."""
         users = len(entry.targets)
         # The selection of platforms depends on the media type, which a list does not contain.
         trust_list = self._use_hints and entry.platforms is None
@@ -92,7 +92,7 @@ class SourceSelector:
         ]
 
     async def _list_and_select(self, entry: MirrorEntry) -> Selection:
-        """List the tags of a source, and apply the rules that need only names."""
+        """List the tags of a source, and apply the rules that need only the names of tags."""
 
         def run(work: Work) -> tuple[Selection, list[MirrorError]]:
             """List and select the tags on a worker thread. Also return an error for each invalid tag."""
@@ -126,5 +126,5 @@ def _check_count(entry: MirrorEntry, found: DigestSelection) -> None:
 
 
 def _selected_text(entry: MirrorEntry, count: int) -> str:
-    """Return the beginning of a message: how many tags of an entry are selected."""
+    """Return the beginning of a message about the number of selected tags."""
     return f"{entry.name}: {count} {'tag is' if count == 1 else 'tags are'} selected"

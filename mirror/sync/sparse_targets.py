@@ -1,4 +1,4 @@
-"""Remembers which target hosts accept sparse images, so that only one attempt per host is made in a run."""
+"""Records which target hosts accept sparse images, so that a run makes only one attempt per host."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from mirror.transfer.tasks import Coro
 
 
 class SparseTargets:
-    """Records which hosts accept an index without all the manifests that it lists. Must be used on the event loop.
+    """Records which hosts accept an index although the repository lacks some manifests that the index lists.
 
-    The first such index for a host is pushed alone, and other pushes wait for the response."""
+    Must be used on the event loop. The first such index is pushed to a host alone, and other pushes wait for the
+    response."""
 
     def __init__(self) -> None:
         self._refusals: dict[str, SparseRefused] = {}
@@ -28,9 +29,9 @@ class SparseTargets:
             raise SparseRefused(what, hint=refusal.hint, status=refusal.status, registry_code=refusal.registry_code)
 
     async def push(self, host: str, name: str, push: Callable[[], Coro[None]]) -> None:
-        """Push an index of a sparse image by calling `push`. If the host has refused one before, raise SparseRefused.
+        """Push an index of a sparse image by calling `push`.
 
-        Raises the errors of `push`."""
+        Raises SparseRefused if the host has refused a sparse image before, and the errors of `push`."""
         if host in self._accepting:
             await self._push(host, push)
             return
@@ -39,7 +40,7 @@ class SparseTargets:
             await self._push(host, push)
 
     async def _push(self, host: str, push: Callable[[], Coro[None]]) -> None:
-        """Call `push`, and remember whether the host accepted the index."""
+        """Call `push`, and record whether the host accepted the index."""
         try:
             await push()
         except SparseRefused as refusal:

@@ -28,19 +28,19 @@ from mirror.util.structs import Struct
 
 
 class AttachmentTagStore(Protocol):
-    """Stores which manifest, from which source, each tag of attachments on a target had."""
+    """Stores the last known manifest of each tag of attachments on targets, and the source of the manifest."""
 
     def find(self, repository: str, tag: str) -> tuple[Digest, str] | None:
-        """Return the manifest that was last recorded for a tag, and its source, or None. Reads the state file."""
+        """Return the last recorded manifest of a tag, and its source, or None. Reads the state file."""
         ...
 
     def record(self, repository: str, tag: str, digest: Digest, source: str) -> None:
-        """Record the manifest that a tag has now, and its source, to be written later."""
+        """Record the current manifest of a tag, and its source. The record is written later."""
         ...
 
 
 class _Written(Struct, frozen=True):
-    """A manifest that this run wrote under a tag. entry: the mirror of its source."""
+    """A manifest that this run wrote under a tag of attachments. entry: the mirror that copied the manifest."""
 
     digest: Digest
     entry: MirrorEntry
@@ -52,8 +52,8 @@ class TagProtection:
     A tag may be overwritten if it does not exist, if it still has the manifest that was last written from the same
     source, or if the new manifest contains all entries of the old one. Otherwise, there is a conflict.
 
-    manifests: reads manifests of sources and targets. records: what earlier runs wrote. is_source: returns whether a
-    repository, with its host, is a source of this configuration."""
+    manifests: reads manifests of sources and targets. records: the tags that earlier runs wrote. is_source: returns
+    whether a repository, with its host, is a source of this configuration."""
 
     def __init__(
         self, calls: Calls, manifests: ManifestCache, records: AttachmentTagStore, is_source: Callable[[str], bool]
@@ -70,16 +70,16 @@ class TagProtection:
         return self._locks[repository, tag]
 
     def record(self, entry: MirrorEntry, repository: Repository, tag: str, digest: Digest) -> None:
-        """Record that a tag refers to a manifest from the source of `entry`: it was written or was already equal."""
+        """Record that a tag on a target refers to a manifest from the source of a mirror."""
         self._records.record(str(repository), tag, digest, entry.name)
 
     def record_written(self, entry: MirrorEntry, repository: Repository, tag: str, digest: Digest) -> None:
-        """Record that this run wrote a manifest of the source of `entry` under a tag."""
+        """Record that this run wrote a manifest from the source of a mirror under a tag."""
         self._written[repository, tag] = _Written(digest, entry)
         self.record(entry, repository, tag, digest)
 
     def digest_in_run(self, repository: Repository, tag: str) -> Digest | None:
-        """Return the digest of the manifest that this run wrote under a tag, or None if it wrote none."""
+        """Return the digest that this run wrote under a tag, or None if this run has not written the tag."""
         written = self._written.get((repository, tag))
         return written.digest if written is not None else None
 
@@ -102,15 +102,15 @@ class TagProtection:
     async def needs_write(
         self, entry: MirrorEntry, target: TargetEntry, tag: str, old: Digest, new: Manifest | Descriptor
     ) -> bool:
-        """Return whether a tag must be written, because the target lacks something that the source has under it.
+        """Return whether a tag must be written, because its manifest on the target lacks entries of the source.
 
-        old: the digest of the tag on the target. new: the manifest of the source. Raises Refused (target_conflict) if
-        writing it would lose a part of the old manifest, and the errors of the stores."""
+        old: the digest of the tag on the target. new: the manifest at the source. Raises Refused (target_conflict) if
+        a write would lose a part of the old manifest, and the errors of the stores."""
         if old == new.digest:
             return False
         written = self._written.get((target.repository, tag))
         if is_bundle(target.repository.host) and written is None:
-            return True  # a bundle is written anew, and no other tool adds anything to it
+            return True  # a bundle is written anew, and no other tool adds entries to it
         record = await self._find(target.repository, tag)
         source = record[1] if record is not None and record[0] == old else ""
         if source and (source == entry.name or not self._is_source(source)):
@@ -132,8 +132,8 @@ class TagProtection:
     ) -> None:
         """Raise Refused (target_conflict) if a tag of attachments, copied like other tags, must not be overwritten.
 
-        The parameters are those of `needs_write`. Because such a tag must be equal to that of the source, a tag on the
-        target that contains more is a conflict as well. The hint says how to copy the tag as an attachment instead."""
+        The parameters are those of `needs_write`. Because such a tag must be equal to the tag at the source, it is also
+        a conflict if the tag on the target contains more. The hint explains how to copy the tag as an attachment."""
         try:
             if await self.needs_write(entry, target, tag, old, new) or old == new.digest:
                 return
@@ -149,7 +149,7 @@ class TagProtection:
         raise error
 
     async def _find(self, repository: Repository, tag: str) -> tuple[Digest, str] | None:
-        """Return the manifest that was last written under a tag, and its source, or None if it is not known."""
+        """Return the digest that was last written under a tag, and its source, or None if these are unknown."""
         written = self._written.get((repository, tag))
         if written is not None:
             return written.digest, written.entry.name
@@ -158,8 +158,8 @@ class TagProtection:
     async def _read_old(self, target: TargetEntry, old: Digest, written: _Written | None) -> Manifest | None:
         """Return the manifest of a tag on a target, or None if it no longer exists or is damaged.
 
-        written: what this run wrote under the tag. In a bundle, which cannot be read before it is finished, the
-        manifest is read from its source instead."""
+        written: the manifest that this run wrote under the tag, if any. In a bundle, which cannot be read before it is
+        finished, the manifest is read from its source instead."""
         if written is not None and is_bundle(target.repository.host):
             return await self._manifests.read(written.entry.source, written.entry.repository, old)
         try:
@@ -172,12 +172,14 @@ class TagProtection:
             return None
 
     async def _contains(self, one: Manifest, other: Manifest) -> bool:
-        """Return whether the manifest `one` contains all entries of `other`. May read their bodies from files."""
+        """Return whether a manifest contains all entries of another manifest. May read the bodies from files."""
         return await self._calls.call(lambda work: contains_entries(one, other), policy=ONCE)
 
 
 def _conflict(entry: MirrorEntry, repository: Repository, tag: str, old: Digest, new: Digest, source: str) -> Refused:
-    """Return the error for a tag that must not be overwritten. source: the source of `old`; empty if unknown."""
+    """Return the error for a tag of attachments that must not be overwritten.
+
+    source: the source of the digest `old`; empty if unknown."""
     kind = kind_of_tag(tag)
     skip = f"`referrers: {{exclude: [{kind}]}}`" if kind else "`referrers: false`"
     if source:

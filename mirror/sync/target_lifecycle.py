@@ -1,9 +1,9 @@
-"""Opens each target before its first write, and closes it after the last one.
+"""Opens each target before the first write, and closes it after the last write.
 
 Most targets can be written to at any time. For a bundle, all images must be known before the first byte is written, and
-the file appears only when it is finished. An existing bundle is replaced only by a complete one: if a tag list, a
+the file appears only when it is finished. An existing bundle is replaced only by a complete bundle: if a tag list, a
 manifest or a blob cannot be fetched, the existing bundle stays unchanged. If no bundle exists yet, the complete images
-are published, and the inventory of the bundle lists what is missing.
+are published, and the inventory of the bundle lists the missing images.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class NotReplacedError(RemoteError):
 class TargetLifecycle:
     """Opens and closes the targets of a run. Each target is identified by its host.
 
-    must_copy_to: a function that returns whether any configured mirror must copy an image to a repository, given its
-    host and path."""
+    must_copy_to: a function that returns whether any mirror must copy an image to the repository with a given host and
+    path."""
 
     def __init__(
         self,
@@ -58,19 +58,19 @@ class TargetLifecycle:
         self._expected: defaultdict[str, dict[PlanEntry, tuple[ExpectedImage, ...]]] = defaultdict(dict)
 
     def add_missing(self, host: str, name: str, error: MirrorError) -> None:
-        """Remember why a bundle will lack an image or repository that it should contain. Ignore targets of other kinds.
+        """Record that a bundle will lack an image or repository that it should contain, and why.
 
-        Images that are skipped because of their platform are not missing. name: the name that the image or repository
-        has in the bundle."""
+        Other kinds of targets are ignored. Images that are skipped because of their platform are not missing. name: the
+        name of the image or repository in the bundle."""
         if self._targets[host].needs_all_images and not isinstance(error, OtherPlatform):
             self._missing[host].setdefault(name, error)
 
     def missing_images(self, host: str) -> dict[str, MirrorError]:
-        """Return the names of the images and repositories that a bundle lacks, with the error for each."""
+        """Return the images and repositories that a bundle lacks, by name, each with the error."""
         return dict(self._missing[host])
 
     async def begin(self, host: str, images: Sequence[ExpectedImage] = ()) -> None:
-        """Open a target unless it has been opened already. Raises the same errors as `Target.begin`.
+        """Open a target unless this has been done already. Raises the same errors as `Target.begin`.
 
         images: if the target is a bundle, all images that will be written to it."""
         if host not in self._open_hosts:
@@ -89,9 +89,9 @@ class TargetLifecycle:
         await self._calls.call_host(host, run)
 
     async def begin_with_images(self, host: str, plan_entries: Sequence[PlanEntry]) -> dict[PlanEntry, MirrorError]:
-        """Read the graphs of all images that are planned for a bundle, then open the bundle to write these images.
+        """Read all images that are planned for a bundle, and open the bundle to write these images.
 
-        Return an error for each image that cannot be read. The bundle is written without these images."""
+        Return an error for each image that cannot be read. The bundle is written without the latter images."""
         errors: dict[PlanEntry, MirrorError] = {}
         expected = self._expected[host]
         images = await self._reader.read_images([plan_entry.reference for plan_entry in plan_entries])
@@ -113,18 +113,18 @@ class TargetLifecycle:
     async def _mark_vanished_repositories(self, host: str, planned: Collection[str]) -> None:
         """Mark repositories of an existing bundle as missing if mirrors must copy to them but no image is planned.
 
-        planned: the repositories for which an image is planned. None is planned for a repository if, for example, the
-        source returns an empty tag list, or a catalog without this repository."""
+        planned: the repositories for which an image is planned. A repository may lack planned images if, for example,
+        the source returns an empty tag list, or a catalog without this repository."""
         run = partial(_list_repositories, self._targets[host])
         for name in await self._calls.call_host(host, run) or ():
             if isinstance(name, str) and name not in planned and self._must_copy_to(host, name):
-                what = f"the bundle contains {name}, but no tag of {name} is selected any more"
+                what = f"the bundle contains {name}, but the mirror no longer selects any tag of {name}"
                 self.add_missing(host, name, RemoteError(what, code="nothing_selected"))
 
     # ---- the end
 
     async def finish(self, written: Collection[PlanEntry], *, incomplete: bool) -> dict[str, MirrorError]:
-        """Close all open targets. Return the errors for targets that were not closed or not replaced, by host.
+        """Close all open targets. Return an error for each target that was not closed or not replaced, by host.
 
         written: the images that were written to bundles.
         incomplete: whether an incomplete bundle may be published if no bundle exists yet."""
@@ -139,7 +139,7 @@ class TargetLifecycle:
     async def _finish_target(self, host: str, images: Sequence[PlanEntry]) -> MirrorError | None:
         """Close one target. Return an error if it could not be closed or was not replaced.
 
-        images: the images that an incomplete bundle may be published with."""
+        images: the images with which an incomplete bundle may be published."""
         missing = self.missing_images(host)
 
         def run(work: Work) -> MirrorError | None:
@@ -158,16 +158,16 @@ class TargetLifecycle:
     def _finish_incomplete(
         self, host: str, missing: Mapping[str, MirrorError], written: Sequence[PlanEntry], work: Work
     ) -> MirrorError | None:
-        """Publish the images of an incomplete bundle, unless it would replace an existing one.
+        """Publish an incomplete bundle, unless it would replace an existing bundle.
 
-        Return an error if nothing is published."""
+        Return an error if the bundle is not published."""
         store, cause = self._targets[host], next(iter(missing.values()))
         names = f"{', '.join(list(missing)[:_MOST_NAMES])}{_more_text(missing)}"
         advice = _completion_hint(host, missing.values())
         if _list_repositories(store, work) is not None:
             store.finish(whole=False, work=work)
             if cause.code == "nothing_selected":  # no image has this error, so it is not repeated for each of them
-                what = f"{host} stays as it is: {cause.what}"
+                what = f"{host} was not replaced: {cause.what}"
                 return NotReplacedError(what, hint=advice, code="bundle_incomplete", retryable=cause.retryable)
             state = "is still incomplete" if store.incomplete else "stays as it is"
             text = f"{host} {state}: {names} could not be fetched, and only a complete bundle may replace it ({advice})"
@@ -196,27 +196,29 @@ class TargetLifecycle:
 
 
 def name_on_target(plan_entry: PlanEntry) -> str:
-    """Return the name that an image has on its target, without the host: `REPOSITORY:TAG` or `REPOSITORY@DIGEST`."""
+    """Return the name of an image on its target, without the host: `REPOSITORY:TAG` or `REPOSITORY@DIGEST`."""
     return plan_entry.target.repository.path + reference_suffix(plan_entry.tag)
 
 
 def _completion_hint(host: str, causes: Iterable[MirrorError]) -> str:
-    """Return a hint that says how to get a complete bundle. causes: the errors for the missing images."""
+    """Return a hint about how to complete a bundle. causes: the errors for the missing images."""
     causes = list(causes)
     if causes[0].code == "nothing_selected":
         return f"if this is intended, delete {host}, or set `allow-empty: true` for the mirror; then run again"
     if all(cause.is_transient for cause in causes):
-        return "run the same command again; what was fetched is kept"
-    return "push the missing content to the source, or leave it out of the configuration; what was fetched is kept"
+        return "run the same command again; content that was fetched is kept"
+    return (
+        "push the missing content to the source, or exclude it in the configuration; content that was fetched is kept"
+    )
 
 
 def _more_text(names: Sized) -> str:
-    """Return a string such as ` and 3 more` if a message leaves out some of the names, otherwise an empty string."""
+    """Return the end of a list of names in a message, such as ` and 3 more`, or an empty string for a short list."""
     return f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
 
 
 def _expected_images(plan_entry: PlanEntry, image: Image) -> tuple[ExpectedImage, ...]:
-    """Return what a bundle will contain of an image: each attachment under its digest or tag, then the image itself."""
+    """Return the entries of a bundle for an image: each attachment under its digest or tag, then the image itself."""
     parts = [(one.ref.reference, one.graph) for one in image.attachments]
     parts.append((plan_entry.tag, image.graph))
     repository = plan_entry.target.repository.path
@@ -227,7 +229,7 @@ def _expected_images(plan_entry: PlanEntry, image: Image) -> tuple[ExpectedImage
 
 
 def _unknown_size_error(plan_entry: PlanEntry, graph: ManifestGraph) -> MirrorError | None:
-    """Return an error if the size of a blob is unknown: all sizes must be known before a bundle is written."""
+    """Return an error if the size of a blob is unknown, because a bundle needs all sizes before the first write."""
     if all(blob.size is not None for blob in graph.blobs):
         return None
     return RemoteError(

@@ -75,7 +75,7 @@ class TargetPlanner:
         batches: Sequence[Batch],
         listing: asyncio.Task[TargetTags | None],
     ) -> None:
-        """Plan the references in `batches` for one target of `entry`. listing: the task that runs `list_if_needed`."""
+        """Plan batches of references for one target of a mirror. listing: the task that runs `list_if_needed`."""
         valid = {batch: self._check_tags(target, batch.references) for batch in batches}
         references = [reference for batch in batches for reference in valid[batch]]
         try:
@@ -86,7 +86,7 @@ class TargetPlanner:
         await run_group(self._plan_batch(target, target_tags, batch, valid[batch]) for batch in batches)
 
     def _check_tags(self, target: TargetEntry, references: list[SourceReference]) -> list[SourceReference]:
-        """Return the references that get a valid tag on a target. Add a failed plan entry for each of the others."""
+        """Return the references that get a valid tag on a target. Add a failed plan entry for each other reference."""
         if target.tags == KEEP_TAG:
             return references
         valid = []
@@ -110,7 +110,7 @@ class TargetPlanner:
     async def _plan_batch(
         self, target: TargetEntry, target_tags: TargetTags, batch: Batch, references: Sequence[SourceReference]
     ) -> None:
-        """Plan `references`, which belong to one batch, for one target."""
+        """Plan the references of one batch for one target."""
         references, plan_entries = self._skip_known_equal(target, target_tags, references)
         if references:
             try:
@@ -127,7 +127,7 @@ class TargetPlanner:
         tags = target_tags.tags
         listed = [reference for reference in references if tags is None or target.tag_of(reference) in tags]
         entry = references[0].entry
-        # With its digest, the state may know the result of selecting platforms, so that nothing has to be read.
+        # For a known digest, the state may contain the result of selecting platforms, so that nothing has to be read.
         heads_first = entry.heads_first or entry.platforms is not None
         at_source = references if tags is None or heads_first else listed
         digests = await self._resolve_at_both(target, target_tags, batch, at_source, listed)
@@ -156,8 +156,8 @@ class TargetPlanner:
     async def _mark_for_recheck(self, plan_entries: Sequence[PlanEntry]) -> list[PlanEntry]:
         """Return plan entries, with `recheck` set for the images whose attachments are due to be requested.
 
-        plan_entries: of one mirror and one target. Nothing is due if hints are not used, because every image is then
-        checked anyway."""
+        plan_entries: plan entries of one mirror and one target. If hints are not used, no image is due, because all
+        images are checked anyway."""
         skipped = [one for one in plan_entries if one.action is Action.SKIP and one.old_digest is not None]
         entry = plan_entries[0].reference.entry if plan_entries else None
         if not skipped or entry is None or entry.attachments is None or not self._use_hints:
@@ -181,10 +181,8 @@ class TargetPlanner:
     ) -> tuple[list[SourceReference], list[PlanEntry]]:
         """Skip the references that are known to be equal at the source and on the target.
 
-        Return the other references, and the plan entries of those that are skipped.
-
-        An immutable tag that was equal in an earlier run is assumed to be still equal, unless the target does not list
-        it."""
+        Return the other references, and the plan entries of the skipped references. An immutable tag that was equal in
+        an earlier run is assumed to be still equal, unless the target does not list the tag."""
         others, skipped = [], []
         for reference in references:
             tag = target.tag_of(reference)
@@ -201,9 +199,9 @@ class TargetPlanner:
     ) -> dict[str, DigestOrError]:
         """Look up the immutable tags that the target does not list. Return their digests on the target, by tag.
 
-        A list may be incomplete, for example after a 404 or if its pages end early, so an immutable tag is not
-        overwritten just because it is not listed. If a tag exists on the target, it is also resolved at the source,
-        unless it has the digest that was equal in an earlier run."""
+        A list may be incomplete, for example after a 404 or if its pages end early, so an unlisted immutable tag must
+        not be overwritten without a lookup. If a tag exists on the target, it is also resolved at the source, unless it
+        has the digest that was equal in an earlier run."""
         if target_tags.tags is None:
             return {}
         immutable = references[0].entry.rules.is_immutable
@@ -248,7 +246,7 @@ class TargetPlanner:
         return digests
 
     async def _resolve_at_target(self, target: TargetEntry, tags: Sequence[str]) -> list[Version | MirrorError]:
-        """Return what each tag refers to on the target, or an error for each tag that cannot be resolved."""
+        """Resolve tags on the target. Return a version or an error for each tag."""
         if not tags:
             return []
         return await self._calls.call_host(
@@ -257,10 +255,10 @@ class TargetPlanner:
 
 
 def _mirrored_tags(entry: MirrorEntry, subject: Digest) -> Iterator[str]:
-    """Yield the references of the attachments of `subject` whose tags `entry` mirrors like other tags.
+    """Yield the references of those attachments of a manifest whose tags a mirror copies like the tags of images.
 
-    When attachments are requested, these are left to their own copy. A run that excludes one of them does not make this
-    copy, so it has to request the attachments again."""
+    A check of attachments leaves these attachments to the copies of their tags. A run that excludes such a tag does not
+    copy it, so this run must request the attachments again."""
     for tag in (referrers_tag(subject), *signature_tags(subject)):
         if entry.mirrors_attachment_tag(tag):
             yield entry.name + reference_suffix(tag)

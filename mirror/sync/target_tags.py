@@ -1,4 +1,4 @@
-"""Finds out which tags target repositories have, from their tag lists and from the state."""
+"""Determines which tags target repositories have, from their tag lists and from the state."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from mirror.util.structs import Struct, field, replace
 
 
 class TargetTags(Struct):
-    """What is known about the tags of a target repository.
+    """The tags of a target repository, as far as they are known from its tag list and the state.
 
     tags: the listed tags; None if they are not listed, so that each tag is requested by name.
     known_digests: the digests that are known without requesting the tags, by tag.
     known_equal: immutable tags that were equal to the source in an earlier run, with their digests.
-    may_have_blobs: whether the repository may contain blobs. None if this is not known yet.
+    may_have_blobs: whether the repository may contain blobs; None if this is not known yet.
     damaged: tags whose manifest the target cannot return, with the digest that the target reports for each, if any.
     last_equal: like `known_equal`, but also set if hints are not trusted. Used only to repair damaged tags.
-    sparse: the platforms that sparse images have, by tag and digest, according to the state or to a store on disk."""
+    sparse: the platforms of sparse images, by tag and digest, according to the state or to a store on disk."""
 
     tags: Collection[str] | None = None
     known_digests: Mapping[str, Digest] = field(default_factory=dict)
@@ -37,13 +37,13 @@ class TargetTags(Struct):
     sparse: dict[str, Mapping[Digest, str]] = field(default_factory=dict)
 
     def platforms(self, tag: str, digest: object) -> str | None:
-        """Return the platforms of the image with this digest if it is known to be sparse, separated by commas."""
+        """Return the platforms of an image, separated by commas, or None if it is not known to be sparse."""
         return next((text for known, text in self.sparse.get(tag, {}).items() if known == digest), None)
 
     def damaged_digest(self, tag: str) -> str | None:
-        """Return the digest that a damaged tag had, or None if it is not known.
+        """Return the digest that a damaged tag had, or None if it is unknown.
 
-        The digest that the target reports takes precedence over the one that an earlier run recorded."""
+        The digest that the target reports takes precedence over the digest that an earlier run recorded."""
         return self.damaged.get(tag) or self.last_equal.get(tag)
 
 
@@ -51,7 +51,7 @@ class TargetTagReader:
     """Determines which tags target repositories have, from their tag lists and from the state.
 
     use_hints: whether to trust the state, and the digests in tag lists.
-    repair: whether to find out which digests damaged immutable tags had."""
+    repair: whether to determine the digests that damaged immutable tags had."""
 
     def __init__(self, calls: Calls, hints: PlanHints, *, use_hints: bool, repair: bool = False) -> None:
         self._calls = calls
@@ -73,9 +73,9 @@ class TargetTagReader:
         references: Sequence[SourceReference],
         listing: Awaitable[TargetTags | None],
     ) -> TargetTags:
-        """Return what is known about tags on a target, from the state and, if it is needed, from its tag list.
+        """Return the tags of a target, as far as the state and, if needed, its tag list contain them.
 
-        references: the references with these tags. listing: the task that runs `list_if_needed`."""
+        references: the references that get these tags. listing: the task that runs `list_if_needed`."""
         name = str(target.repository)
         last_equal: dict[str, Digest] = {}
         if entry.rules.immutable and (self._use_hints or self._repair):
@@ -96,7 +96,7 @@ class TargetTagReader:
                 lambda work: read_target_tags(self._hints, name, [target.tag_of(reference) for reference in references])
             )
             if known:
-                # No other tool writes to this repository, so no request is sent for what the state contains.
+                # No other tool writes to this repository, so no request is sent for a tag in the state.
                 return TargetTags(known_digests=known, known_equal=known_equal, may_have_blobs=True, sparse=sparse)
         if entry.rules.is_literal:
             return TargetTags(known_equal=known_equal, last_equal=last_equal, sparse=sparse)
@@ -108,7 +108,7 @@ class TargetTagReader:
         return await self._blob_checks.run(target.repository, lambda: self._check_for_blobs(target, target_tags))
 
     async def _check_for_blobs(self, target: TargetEntry, target_tags: TargetTags) -> bool:
-        """Return whether a target repository may contain blobs. If this is not known yet, list its tags to find out."""
+        """Return whether a target repository may contain blobs. If this is not known yet, list its tags."""
         if target_tags.may_have_blobs is None:
             target_tags.may_have_blobs = bool((await self._list_tags(target)).may_have_blobs)
         return target_tags.may_have_blobs

@@ -55,8 +55,8 @@ class VerifyResult(Struct):
     images, blobs, attachments: the numbers of images, blobs and attachments that were checked. bytes: the number of
     bytes that were hashed.
     other_platforms: the number of images that were not checked because they are for platforms that are not wanted.
-    uncompared: the number of images that were not compared with their source, because they need a transform and the
-    state has no earlier result of it."""
+    uncompared: the number of images that were not compared with their source, because they need a transform whose
+    result the state does not contain."""
 
     images: int = 0
     blobs: int = 0
@@ -129,21 +129,21 @@ class Verifier:
         self._record_mirror_problem(entry, error)
 
     def record_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
-        """Do nothing: a verification does not write to the state."""
+        """Do nothing, because a verification does not write to the state."""
 
     def record_selection(self, entry: MirrorEntry, selection: SelectionSummary) -> None:
         """Add the selected references to the total of the progress display."""
         self._progress.add_images(selection.count * len(entry.targets))
 
     def record_repositories(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
-        """Do nothing: the result of a verification does not include the number of selected repositories."""
+        """Do nothing, because the result does not include the number of selected repositories."""
 
     # ---- checking
 
     def _record(
         self, plan_entry: PlanEntry, errors: Sequence[MirrorError], started: float, *, compared: bool = True
     ) -> None:
-        """Record the result for one image on one target. errors: its problems. started: when its check started."""
+        """Record the result for one image on one target. errors: the problems. started: when the check started."""
         problems = [image_failure(plan_entry, error, on_target=True) for error in errors]
         self.result.problems += problems
         self._progress.count_image(failed=bool(problems))
@@ -191,7 +191,7 @@ class Verifier:
         self._record(plan_entry, errors, started, compared=compared)
 
     async def _check_content(self, plan_entry: PlanEntry) -> list[MirrorError]:
-        """Check that a target has all content of an image and its attachments, and return the errors of attachments.
+        """Check that a target has all content of an image and of its attachments. Return the errors of attachments.
 
         Raises an error if the image itself is not complete."""
         try:
@@ -209,7 +209,7 @@ class Verifier:
     async def _check_platform(self, plan_entry: PlanEntry) -> None:
         """Raise OtherPlatform if the mirror does not copy the platform of an image.
 
-        Other errors are left to the comparison with the source, which comes later. Raises Cancelled."""
+        Other errors are ignored here, because the later comparison with the source reports them. Raises Cancelled."""
         reference = plan_entry.reference
         if reference.entry.platforms is None:
             return
@@ -225,7 +225,7 @@ class Verifier:
     async def _check_signature(self, reference: SourceReference) -> None:
         """Raise Refused (not_signed) if a sync would not copy an image because of its signature.
 
-        If it cannot be read from the source, do nothing: the comparison with the source reports the error."""
+        If the source does not have the image, do nothing, because the comparison with the source reports the error."""
         if reference.entry.signature_policy is None:
             return
         try:
@@ -235,10 +235,10 @@ class Verifier:
         await self._reader.check_signature(reference)
 
     async def _read_unlisted(self, plan_entry: PlanEntry) -> Digest:
-        """Read a tag from the target, because the plan entry does not contain its digest, and return the digest.
+        """Read a tag from the target, and return its digest, which the plan entry does not contain.
 
         Raises an error if the tag is damaged or missing. If the tag is missing and cannot be read from the source
-        either, the error says so."""
+        either, the error states both."""
         reference = plan_entry.reference
         repository = plan_entry.target.repository.path
         try:
@@ -262,12 +262,11 @@ class Verifier:
         raise NotFound("the image is not on the target", hint=SYNC)
 
     async def _compare_with_source(self, plan_entry: PlanEntry) -> bool:
-        """Raise RemoteError (tag_moved) if the digests on the target and at the source differ.
+        """Compare an image with its source. Return False if this is not possible.
 
-        Return False if they cannot be compared.
-
-        The digest at the source is the one after the transform and the selection of platforms. Only `deep` runs
-        transforms; to select the platforms of an image, only its index or config is read."""
+        Raises RemoteError (tag_moved) if the digests on the target and at the source differ. The digest at the source
+        is that after the transform and the selection of platforms. Only `deep` runs transforms. To select platforms,
+        only the index or config of the image is read."""
         reference = plan_entry.reference
         version = await self._reader.resolve(reference)
         if version.is_unknown and version.transform is not None and not self._deep:
@@ -283,7 +282,7 @@ class Verifier:
         return True
 
     async def _check_blobs(self, target: TargetEntry, blobs: Sequence[Descriptor]) -> list[MirrorError]:
-        """Check the blobs of an image, and return the errors, with those for missing blobs last.
+        """Check the blobs of an image, and return the errors. Errors for missing blobs come last.
 
         Each blob is checked only once per repository. Raises Cancelled."""
         keys = {(target.repository, blob.digest, blob.size): blob for blob in blobs}
@@ -329,7 +328,7 @@ def _hash_blob(blob: Descriptor, blob_source: BlobSource, progress: Progress, wo
 
 
 def _add_remedy(error: MirrorError) -> MirrorError:
-    """Return a copy of the error. If the target's content is wrong, the hint names the command that repairs it."""
+    """Return a copy of an error, with the repair command as its hint if the error shows wrong content on a target."""
     copy = error.with_text(error.what)
     if isinstance(error, WrongDescriptorError | AuthError | RateLimited) or "`mirror sync" in error.hint:
         return copy

@@ -44,9 +44,9 @@ def find_possible_conflicts(entries: Sequence[MirrorEntry]) -> list[MirrorEntry]
 
 
 def _may_be_equal(template: str, path: str, rules: RepositoryRules) -> bool:
-    """Return whether `template` can expand to `path` or, if `path` is a template too, to the same repository.
+    """Return whether two target paths may be equal: a template, and a path or another template.
 
-    rules: restrict the text that replaces the wildcard in `template`. If `path` is also a template, they are not
+    rules: restrict the text that replaces the wildcard in `template`. If `path` is also a template, the rules are not
     applied."""
     if MATCHED not in path:
         return can_match(path, template, rules)
@@ -68,9 +68,9 @@ class WriteConflicts:
                 self._writers[target.repository].append((entry, target))
 
     def remove_conflicts(self, entry: MirrorEntry) -> tuple[MirrorEntry, list[tuple[MirrorEntry, Refused]]]:
-        """Remove the targets of `entry` to which another entry may write the same tags.
+        """Remove the targets of a mirror to which another mirror may write the same tags.
 
-        Return the entry with the remaining targets. Also return, for each removed target, an entry with only that
+        Return the entry with the remaining targets. Also return, for each removed target, an entry with only this
         target, and the error."""
         errors = [(target, self._find_conflict(entry, target)) for target in entry.targets]
         conflicts = [(replace(entry, targets=(target,)), error) for target, error in errors if error is not None]
@@ -79,7 +79,7 @@ class WriteConflicts:
         return replace(entry, targets=tuple(target for target, error in errors if error is None)), conflicts
 
     def _find_conflict(self, entry: MirrorEntry, target: TargetEntry) -> Refused | None:
-        """Return an error if another entry, or another target of `entry`, may write the same tags as `target`."""
+        """Return an error if another mirror, or another target of the mirror, may write the same tags to a target."""
         others = (
             writer
             for writer, other_target in self._writers.get(target.repository, ())

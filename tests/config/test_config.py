@@ -143,9 +143,9 @@ def test_errors_of_a_file_stay_complete_with_a_subject(tmp_path: Path) -> None:
 
 
 def test_an_absent_file_is_a_usage_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"config not found: .*nope\.yaml"):
+    with pytest.raises(ConfigError, match=r"configuration not found: .*nope\.yaml"):
         load(tmp_path / "nope.yaml")
-    with pytest.raises(ConfigError, match="config not found"):
+    with pytest.raises(ConfigError, match="configuration not found"):
         load(write(tmp_path, HEAD) / "below-a-file")
 
 
@@ -408,7 +408,7 @@ def test_a_tilde_is_the_home_directory(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("HOME", "/home/joe")
     assert Path("/home/joe/state") == load_text(tmp_path, f"{HEAD}state: ~/state\n{MIRROR}").state
     path = write(tmp_path, f"{HEAD}state: ~no-such-user/state\n{MIRROR}")
-    assert "state: there is no home directory" in str(load_errors(path))
+    assert "state: `~` cannot be expanded, because there is no home directory" in str(load_errors(path))
 
 
 def test_dollar_signs_without_a_variable_name_are_kept(tmp_path: Path) -> None:
@@ -447,7 +447,7 @@ def test_wildcards_that_do_not_read_their_own_targets_are_valid(
 ) -> None:
     entries = "".join(f"- source: '{source}'\n  targets: ['{target}']\n" for source, target in mirrors)
     config = load_text(tmp_path, f"{HEAD}mirrors:\n{entries}")
-    assert warned == any("reads what mirrors[0] writes" in warning for warning in config.warnings)
+    assert warned == any("reads from a target of mirrors[0]" in warning for warning in config.warnings)
 
 
 @pytest.mark.parametrize(
@@ -640,7 +640,7 @@ def test_the_error_of_a_file_includes_its_warnings(tmp_path: Path) -> None:
 def test_a_chain_of_mirrors_produces_a_warning(tmp_path: Path) -> None:
     config = load_text(tmp_path, f"{HEAD}{MIRROR}- source: b.example.com/app\n  targets: [c.example.com/app]\n")
     (warning,) = config.warnings
-    assert "mirrors[1]: reads what mirrors[0] writes" in warning
+    assert "mirrors[1]: reads from a target of mirrors[0]" in warning
 
 
 def test_a_tag_listed_twice_produces_a_warning_and_is_used_once(tmp_path: Path) -> None:
@@ -692,7 +692,7 @@ def test_a_key_of_another_certificate_is_an_error(tmp_path: Path) -> None:
     authority.issue_cert("b.example.com").private_key_pem.write_to_path(tmp_path / "k.pem")
     text = f"{HEAD}registries:\n  b.example.com: {{tls: {{cert: c.pem, key: k.pem}}}}\n{MIRROR}"
     error = load_errors(write(tmp_path, text))
-    assert "do not belong together" in str(error)
+    assert "do not match" in str(error)
 
 
 # ---- the state directory ----

@@ -92,7 +92,7 @@ def test_the_options_of_a_copy_replace_the_defaults_of_the_file(tmp_path: Path) 
         (
             [(("tags", "semver"), ["1"], "--semver")],
             {"source": f"{SOURCE}:v1"},
-            ["--semver: `source` already has a tag"],
+            ["--semver: `source` already contains a tag"],
         ),
         ([], {"source": "A/b"}, ["SOURCE: "]),
         ([], {"targets": ("app",)}, ["TARGET: not a valid location: 'app'"]),

@@ -78,7 +78,7 @@ def test_plan_with_a_lock_shows_how_the_source_differs_with_one_request_for_each
     mirror_run.sync("--locked", lock_file(mirror_run))
     plan = ("plan", mirror_run.config_file, "--locked", lock_file(mirror_run), "--exit-code")
     ran = mirror_run(*plan)
-    assert (0, f"{lock_file(mirror_run)}: equal to the sources") == (ran.code, ran.out.splitlines()[-1])
+    assert (0, f"{lock_file(mirror_run)}: matches the sources") == (ran.code, ran.out.splitlines()[-1])
     source.load("app", new)
     delete_tag(source, "v2")
     configure(mirror_run, source, target, tags={"exclude": ["x.*"]})
@@ -91,8 +91,8 @@ def test_plan_with_a_lock_shows_how_the_source_differs_with_one_request_for_each
         f"deleted  {name}:v2: locked {old.tags['v2']}, the source no longer has the tag",
         f"unlocked {name}:v4: not locked, the source has {new.tags['v4']}",
         f"dropped  {name}:x9: locked {old.tags['x9']}, the configuration no longer selects the tag",
-        f"{lock_file(mirror_run)}: 1 moved, 1 deleted, 1 dropped, 1 unlocked; to lock what the sources have now, run "
-        f"`mirror lock {mirror_run.config_file} -o {lock_file(mirror_run)}`",
+        f"{lock_file(mirror_run)}: 1 moved, 1 deleted, 1 dropped, 1 unlocked; to lock the current state of the "
+        f"sources, run `mirror lock {mirror_run.config_file} -o {lock_file(mirror_run)}`",
     ] == ran.out.splitlines()
     assert 10 == ran.code
     assert 0 == mirror_run(*plan[:-1]).code

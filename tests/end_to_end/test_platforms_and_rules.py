@@ -97,7 +97,7 @@ def test_a_locked_image_is_filtered_and_compared_by_its_digest_at_the_source(
     for _ in range(2):
         mirror_run.sync("--locked", lock)
         assert [one.digest for name in KEPT for one in made[name]] == digests_below(target.manifest("app", "v1").body)
-        assert (0, f"{lock}: equal to the sources") == ((ran := mirror_run(*plan)).code, ran.out.splitlines()[-1])
+        assert (0, f"{lock}: matches the sources") == ((ran := mirror_run(*plan)).code, ran.out.splitlines()[-1])
     source.load("app", moved)
     for registry in (source, target):
         registry.mark()

@@ -111,7 +111,7 @@ def test_images_of_an_old_registry_are_ordered_by_the_dates_in_their_description
     source.v1.tag("app", c=images[0], a=images[2], d=images[3], b=images[1])
     configure(mirror_run, source, target, {"newest": {"count": 2, "by": "created"}}, v1="only")
     ran = mirror_run("plan", mirror_run.config_file)
-    assert f"{source.host}/app: the dates of 4 images are not recorded" in ran.out
+    assert f"{source.host}/app: the creation dates of 4 images are not recorded" in ran.out
     mirror_run.sync()
     assert ["a", "d"] == target.tags("app")
     source.mark()

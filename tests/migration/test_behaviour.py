@@ -106,7 +106,7 @@ def test_every_key_without_an_equivalent_is_reported_with_its_line(tool: str) ->
 def test_an_unknown_key_is_reported(tool: str, text: str, tmp_path: Path) -> None:
     converted = convert(tool, text, tmp_path)
     (note,) = [note for note in converted.notes if "tagz" in note]
-    assert f"not converted: it is not a known key of {tool}" in note
+    assert f"not converted: this is not a known key of {tool}" in note
 
 
 def test_the_new_file_is_written_with_the_notes_as_comments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,7 +119,7 @@ def test_the_new_file_is_written_with_the_notes_as_comments(tmp_path: Path, caps
     assert 0 == main(["convert", "--from", "regsync", str(peer), "-o", str(config)])
     out, err = capsys.readouterr()
     assert f"{config}: 1 mirror written, 2 notes\n" == out
-    login = "passwords are not copied: set the environment variable H_EXAMPLE_COM_PASSWORD to this password"
+    login = "the password is not copied: set the environment variable H_EXAMPLE_COM_PASSWORD to this password"
     backup = "not converted: a tag that is overwritten is not saved under another name"
     assert [
         f"mirror: {peer}:1: creds[0].pass: {login}",
@@ -362,7 +362,7 @@ def test_a_login_that_is_repeated_has_one_note_and_another_one_is_reported(tmp_p
         for number, login in enumerate(logins)
     )
     notes = convert("dregsy", f"relay: skopeo\ntasks:\n{tasks}", tmp_path).notes
-    assert 1 == len([note for note in notes if "passwords are not copied" in note])
+    assert 1 == len([note for note in notes if "the password is not copied" in note])
     assert ["tasks[2]", "tasks[3]"] == [note.split(": ")[1][:8] for note in notes if "another login" in note]
     assert "hunter" not in "".join(notes)
 
@@ -399,8 +399,8 @@ def test_an_entry_that_differs_from_a_wildcard_in_its_settings_is_kept_with_its_
     converted = convert("regsync", text, tmp_path)
     every, one = yaml.safe_load(converted.text)["mirrors"]
     assert ({"exclude": ["a"]}, None) == (every["repositories"], one.get("tags"))
-    assert ["h.example.com/*: left out: it cannot be combined with the entry on line 3"] == [
-        note.partition(", which writes")[0].partition(":2: ")[2] for note in converted.notes if "left out" in note
+    assert ["h.example.com/*: left out: the entry on line 3 writes to the same repository"] == [
+        note.partition(", and the two")[0].partition(":2: ")[2] for note in converted.notes if "left out" in note
     ]
 
 

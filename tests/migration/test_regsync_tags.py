@@ -53,7 +53,7 @@ def test_a_tag_is_selected_if_any_set_selects_it(tmp_path: Path) -> None:
     ],
 )
 def test_sets_with_different_exclusions_are_not_converted(sets: object, tmp_path: Path) -> None:
-    with pytest.raises(NotConvertible, match="only one list of exclusions"):
+    with pytest.raises(NotConvertible, match="only one list `exclude`"):
         selection_of(tmp_path, {"tagSets": sets})
 
 

@@ -167,7 +167,7 @@ def test_an_invalid_target_is_an_error(text: str, says: str) -> None:
 
 DIRECTORY = "a directory needs the prefix `oci:`"
 BUNDLE = "the name of a bundle must end in `.tar`, in lower case and without a slash"
-ARCHIVE = "it looks like a file, but a bundle must be an uncompressed tar"
+ARCHIVE = "this looks like a file, but a bundle must be an uncompressed tar file"
 NO_REPOSITORY = "the repository is missing after the host"
 NO_HOST = "a target must name a registry"
 # Text that looks like a host or a file: the reason, the suggestions for a target, and further ones for a source.
@@ -196,9 +196,9 @@ SLIPS: dict[str, tuple[str, list[str], list[str]]] = {
     "myhost:5000": (NO_REPOSITORY, ["myhost:5000/repository"], ["docker.io/library/myhost:5000"]),
     "[::1]:5000": (NO_REPOSITORY, ["[::1]:5000/repository"], []),
     f"localhost:5000@{DIGEST}": (NO_REPOSITORY, [], []),
-    "oci:$HOME/x": ("variables like $HOME", ["oci:~/x"], []),
-    "${HOME}/x.tar": ("variables like $HOME", ["~/x.tar"], []),
-    "reg.example.com/$TEAM/app": ("variables like $HOME", [], []),
+    "oci:$HOME/x": ("shell variables such as $HOME", ["oci:~/x"], []),
+    "${HOME}/x.tar": ("shell variables such as $HOME", ["~/x.tar"], []),
+    "reg.example.com/$TEAM/app": ("shell variables such as $HOME", [], []),
 }
 
 

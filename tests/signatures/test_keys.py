@@ -64,10 +64,10 @@ def _private_pem() -> bytes:
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "has no valid public key"),
-        (b"no PEM", "has no valid public key"),
+        (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "contains no valid public key"),
+        (b"no PEM", "contains no valid public key"),
         (SigningKey().pem * 2, "contains 2 keys or certificates; put each key into its own file"),
-        (_private_pem(), "contains a private key, expected a public key: name cosign.pub"),
+        (_private_pem(), "contains a private key, expected a public key; specify cosign.pub"),
         (
             b"-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED SIGSTORE PRIVATE KEY-----\n",
             "contains a private key, expected a public key",
@@ -80,7 +80,7 @@ def _private_pem() -> bytes:
         ),
         (
             rsa.generate_private_key(65537, 1024).public_key().public_bytes(*SPKI),  # noqa: S505
-            "an RSA key with 1024 bits; it must have 2048 to 16384 bits",
+            "an RSA key with 1024 bits; expected 2048 to 16384 bits",
         ),
         (
             ed448.Ed448PrivateKey.generate().public_key().public_bytes(*SPKI),

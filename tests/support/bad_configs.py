@@ -61,9 +61,9 @@ def _wildcards(*mirrors: tuple[str, str], rest: str = "") -> str:
 
 
 FILE = (
-    Case("empty", "", "1:1", ("config is empty", "version: 1")),
-    Case("comments-only", "# nothing\n\n# at all\n", "1:1", ("config is empty",)),
-    Case("start-marker-only", "---\n", "1:1", ("config is empty",)),
+    Case("empty", "", "1:1", ("the configuration is empty", "version: 1")),
+    Case("comments-only", "# nothing\n\n# at all\n", "1:1", ("the configuration is empty",)),
+    Case("start-marker-only", "---\n", "1:1", ("the configuration is empty",)),
     Case("top-is-a-list", "- a\n- b\n", "1:1", ("expected a mapping at the top",)),
     Case("top-is-a-text", "hello\n", "1:1", ("expected a mapping at the top",)),
     Case("top-is-a-number", "12\n", "1:1", ("expected a mapping at the top",)),
@@ -246,7 +246,12 @@ KEYS = (
     Case("size-short", f"{HEAD}spool-max: 4G\n{MIRROR}", "2:12", ('got "4G"; write "4 GB"',)),
     Case("size-in-the-log", f"{HEAD}log: {{max-size: 50}}\n{MIRROR}", "2:17", ('number 50; write "50 MiB"',)),
     Case("size-zero-bare", f"{HEAD}spool-max: 0\n{MIRROR}", "2:12", ('number 0; expected a size like "50 MiB"',)),
-    Case("path-variable", f"{HEAD}state: $HOME/mirror\n{MIRROR}", "2:8", ("variables like $HOME", 'write "~/mirror"')),
+    Case(
+        "path-variable",
+        f"{HEAD}state: $HOME/mirror\n{MIRROR}",
+        "2:8",
+        ("shell variables such as $HOME", 'write "~/mirror"'),
+    ),
     Case("path-variable-braces", f"{HEAD}log: {{file: '${{HOME}}/x'}}\n{MIRROR}", "2:13", ('; write "~/x"',)),
     Case("path-other-variable", f"{HEAD}spool: /srv/$USER\n{MIRROR}", "2:8", ("write their values",)),
     Case(
@@ -404,7 +409,7 @@ REGISTRIES = (
         "username-is-a-variable-without-quotes",
         _registry("username: ${HUB_USER}, password: {env: PATH}"),
         "3:29",
-        ("username: variables like $HOME are not expanded: write their values\n",),
+        ("username: shell variables such as $HOME are not expanded: write their values\n",),
         fixed=("${HUB_USER}", "joe"),
     ),
     Case(
@@ -467,7 +472,7 @@ REGISTRIES = (
         "ca-damaged",
         _registry("tls: {ca: ca.pem}"),
         "3:29",
-        ("ca.pem has no valid certificate",),
+        ("ca.pem contains no valid certificate",),
         {"ca.pem": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"},
     ),
     Case(
@@ -536,7 +541,7 @@ REGISTRIES = (
         "login-with-username",
         _registry("username: joe, password: {env: PATH}, login: ecr"),
         "3:64",
-        ("`login` gets the user name and password of b.example.com; remove username, password and paths",),
+        ("`login` provides the user name and password of b.example.com; remove `username`, `password` and `paths`",),
     ),
     Case("no-proxy-alone", _registry("no-proxy: [c.example.com]"), "3:29", ("no effect without `proxy`",)),
     Case(
@@ -646,12 +651,12 @@ LOCATIONS = (
     Case("source-is-a-bundle-in-capitals", _source("images.TAR"), "3:11", ('write "images.tar")\n',)),
     Case("source-is-a-host-and-a-slash", _source("c.example.com/"), "3:11", ('write "c.example.com/repository"',)),
     Case("source-is-a-host-without-a-dot", _source("myhost:5000"), "3:11", ('write "myhost:5000/repository"',)),
-    Case("source-is-an-archive", _source("images.tgz"), "3:11", ('an uncompressed tar; write "images.tar"',)),
+    Case("source-is-an-archive", _source("images.tgz"), "3:11", ('an uncompressed tar file; write "images.tar"',)),
     Case("source-is-a-directory", _source("./dir"), "3:11", ('the prefix `oci:`; write "oci:./dir"',)),
     Case("source-is-a-directory-and-a-slash", _source("export/"), "3:11", ('write "oci:export"',)),
     Case("source-is-everything", _source('"*"'), "3:11", ('write "registry.example.com/*"',)),
     Case("source-is-every-tag", _source('"a.example.com/app:*"'), "3:11", ('write "a.example.com/app"',)),
-    Case("target-is-an-archive", _target("images.tgz"), "4:13", ('an uncompressed tar; write "images.tar"',)),
+    Case("target-is-an-archive", _target("images.tgz"), "4:13", ('an uncompressed tar file; write "images.tar"',)),
     Case("target-is-a-directory", _target("export/"), "4:13", ('write "oci:export"',)),
     Case("target-is-a-host", _target("b.example.com"), "4:13", ('write "b.example.com/repository"',)),
     Case("target-is-a-bundle-in-capitals", _target("images.TAR"), "4:13", ('write "images.tar")\n',)),
@@ -665,23 +670,25 @@ LOCATIONS = (
         "target-with-a-variable-without-quotes",
         _target("b.example.com/${TEAM}/x"),
         "4:13",
-        ("targets[0]: variables like $HOME are not expanded: write their values\n",),
+        ("targets[0]: shell variables such as $HOME are not expanded: write their values\n",),
         fixed=("${TEAM}", "acme"),
     ),
     Case(
         "target-with-a-variable-in-quotes",
         _target('"b.example.com/${TEAM}/x"'),
         "4:13",
-        ("(variables like $HOME are not expanded: write their values)\n",),
+        ("(shell variables such as $HOME are not expanded: write their values)\n",),
         fixed=("${TEAM}", "acme"),
     ),
     Case(
         "target-with-a-home-without-quotes",
         _target("oci:${HOME}/x"),
         "4:13",
-        ('variables like $HOME are not expanded: write their values; write "oci:~/x"\n',),
+        ('shell variables such as $HOME are not expanded: write their values; write "oci:~/x"\n',),
     ),
-    Case("target-with-a-variable", _target("'oci:$HOME/x'"), "4:13", ("variables like $HOME", 'write "oci:~/x"')),
+    Case(
+        "target-with-a-variable", _target("'oci:$HOME/x'"), "4:13", ("shell variables such as $HOME", 'write "oci:~/x"')
+    ),
     Case(
         "source-is-a-star", _source("*"), "3:11", ('a string that begins with * must be in quotes; write "registry.',)
     ),
@@ -737,7 +744,7 @@ LOCATIONS = (
         "tag-and-tags",
         f"{_source('a.example.com/app:v1')}  tags: [v1]\n",
         "5:9",
-        ("has a tag or digest", "remove it there"),
+        ("contains a tag or digest", "remove it there"),
     ),
     Case(
         "targets-credentials",
@@ -984,19 +991,22 @@ TAGS = (
     Case(
         "pattern-look-around", _mirror("tags: {exclude: [x, '(?!a).*']}"), "5:23", ("(?!", "look-around", "`exclude`")
     ),
-    Case("pattern-long", _mirror(f"tags: {{include: [{'x' * 10_000}]}}"), "5:20", ("pattern too long", "at most 1000")),
+    Case(
+        "pattern-long", _mirror(f"tags: {{include: [{'x' * 10_000}]}}"), "5:20", ("pattern is too long", "at most 1000")
+    ),
     Case("pattern-number", _mirror("tags: {include: [1.0]}"), "5:20", ('read as the number 1.0; write "1.0"',)),
     Case("pattern-text", _mirror("tags: {include: 'v.*'}"), "5:19", ("expected a list", 'write ["v.*"]')),
-    Case(
-        "range-word", _mirror("tags: {semver: latest}"), "5:18", ('a range of versions: "latest"; latest', ">=2.50 <4")
-    ),
+    Case("range-word", _mirror("tags: {semver: latest}"), "5:18", ('a version range: "latest"; latest', ">=2.50 <4")),
     Case("range-empty", _mirror("tags: {semver: ''}"), "5:18", ('expected a range like ">=2.50 <4"',)),
-    Case("range-blank", _mirror("tags: {semver: ' '}"), "5:18", ('write "*" for every version',)),
+    Case("range-blank", _mirror("tags: {semver: ' '}"), "5:18", ('write "*" to match all versions',)),
     Case("range-of-nothing", _mirror("tags: {semver: '>=1 ||'}"), "5:18", ("an alternative is empty",)),
     Case("range-number", _mirror("tags: {semver: 1.20}"), "5:18", ('read as the number 1.2; write "1.20"',)),
     Case("range-list-empty", _mirror("tags: {semver: []}"), "5:18", ("expected a range like", "or a list of ranges")),
     Case(
-        "range-in-a-list", _mirror("tags: {semver: ['1.x', '=>2']}"), "5:26", ("semver[1]: not a range", 'write ">=2"')
+        "range-in-a-list",
+        _mirror("tags: {semver: ['1.x', '=>2']}"),
+        "5:26",
+        ("semver[1]: not a version range", 'write ">=2"'),
     ),
     Case("range-go", _mirror("tags: {semver: '>= 1.2, < 2'}"), "5:18", ('; write ">=1.2 <2"',)),
     Case("range-ruby", _mirror("tags: {semver: '~> 1.2'}"), "5:18", ('; write ">=1.2 <2"',)),
@@ -1006,8 +1016,8 @@ TAGS = (
     Case("range-not", _mirror("tags: {semver: '>=1 !=1.2'}"), "5:18", ("under `exclude`",)),
     Case("range-hyphen", _mirror("tags: {semver: '>1 - <2'}"), "5:18", ("has no operators",)),
     Case("range-of-four", _mirror("tags: {semver: '>=1.2.3.4'}"), "5:18", (">=1.2.3.4 is not a valid comparator",)),
-    Case("range-tilde-any", _mirror("tags: {semver: '~*'}"), "5:18", ('not a range of versions: "~*"',)),
-    Case("range-long", _mirror(f"tags: {{semver: '{'1' * 2000}'}}"), "5:18", ("range too long", "at most 1000")),
+    Case("range-tilde-any", _mirror("tags: {semver: '~*'}"), "5:18", ('not a version range: "~*"',)),
+    Case("range-long", _mirror(f"tags: {{semver: '{'1' * 2000}'}}"), "5:18", ("range is too long", "at most 1000")),
     Case("newest-zero", _mirror("tags: {newest: 0}"), "5:18", ("expected a number from 1, or a mapping", "got 0")),
     Case("newest-text", _mirror('tags: {newest: "5"}'), "5:18", ('got "5"; write 5, without quotes',)),
     Case("newest-long-text", _mirror(f'tags: {{newest: "{"9" * 5000}"}}'), "5:18", ("expected a number from 1",)),
@@ -1019,8 +1029,8 @@ TAGS = (
     Case("min-age-zero", _mirror("tags: {min-age: 0 s}"), "5:19", ("expected 1 s..87600 h, got 0 s",)),
     Case("min-tags", _mirror("tags: {min-tags: -1}"), "5:20", ("expected a number from 0, got -1",)),
     Case("max-tags", _mirror("tags: {max-tags: 0}"), "5:20", ("expected a number from 1, got 0",)),
-    Case("min-above-max", _mirror("tags: {min-tags: 3, max-tags: 2}"), "5:20", ("is more than `max-tags`",)),
-    Case("min-above-newest", _mirror("tags: {newest: 2, min-tags: 3}"), "5:31", ("is more than `newest`",)),
+    Case("min-above-max", _mirror("tags: {min-tags: 3, max-tags: 2}"), "5:20", ("is greater than `max-tags`",)),
+    Case("min-above-newest", _mirror("tags: {newest: 2, min-tags: 3}"), "5:31", ("is greater than `newest`",)),
     Case(
         "two-mirrors-in-one-range",
         f"{HEAD}{MIRROR}  tags: {{semver: '>=2'}}\n- source: c.example.com/app:v2.1\n  targets: [b.example.com/app]\n",
@@ -1068,7 +1078,9 @@ SIGNATURES = (
     _keyless("rekor-url"),
     _key_file("", "a.pub is empty; expected a PEM public key", id="empty"),
     _key_file(b"\x30\x59", "a.pub is not PEM; convert it", id="der"),
-    _key_file("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "has no valid public key", id="damaged"),
+    _key_file(
+        "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "contains no valid public key", id="damaged"
+    ),
     _key_file(PUBLIC_KEY * 2, "contains 2 keys", id="double"),
     _key_file("-----BEGIN EC PRIVATE KEY-----\n", "contains a private key, expected a public key", id="private"),
     _key_file("-----BEGIN CERTIFICATE-----\n", "contains a certificate, expected a public key", id="certificate"),
@@ -1082,7 +1094,7 @@ SIGNATURES = (
         "signatures-of-v1",
         _mirror("verify-signatures: {keys: [a.pub]}\n  v1: only"),
         "3:11",
-        ("images of v1 have no signatures, so `verify-signatures` would reject all of them",),
+        ("images from v1 have no signatures, so `verify-signatures` would reject all of them",),
         {"a.pub": PUBLIC_KEY},
     ),
 )
@@ -1210,14 +1222,14 @@ TAG_TEMPLATES = (
         "fixed-tag-for-several-tags",
         _retagged("a.example.com/app", "b.example.com/app:stable") + "  tags: [v1, v2]\n",
         "5:5",
-        ("would give all images the tag stable, but the mirror may select several", 'write "b.example.com/app"'),
+        ("would give all images the tag stable, but the mirror may select several images", 'write "b.example.com/app"'),
         fixed=("app:stable", "app"),
     ),
     Case(
         "tag-template-for-a-digest",
         _retagged(f"a.example.com/app@{_DIGEST}", "b.example.com/app:{tag}-x"),
         "5:5",
-        ("the source has a digest but no tag that could replace {tag}",),
+        ("the source has a digest, but no tag to use for {tag}",),
         fixed=("{tag}-x", "stable"),
     ),
     Case(
@@ -1298,7 +1310,7 @@ REFERRERS = (
         "referrers-excluded",
         _mirror("referrers: {exclude: [application/spdx+json], require: [application/spdx+json]}"),
         "5:58",
-        ('"application/spdx+json" is required, but `include` and `exclude` leave it out',),
+        ('"application/spdx+json" is required, but `include` and `exclude` exclude it',),
     ),
     Case("recheck-number", _mirror("recheck: 24"), "5:12", ('write "24 s"',)),
     Case("recheck-long", _mirror("recheck: 999999 d"), "5:12", ("expected 0 ms..87600 h, got 999999 d",)),
