@@ -14,7 +14,7 @@ from typing import Literal
 from mirror.errors import OK
 from mirror.output.report.document import ReportDocument
 from mirror.util.files import atomic_write
-from mirror.util.structs import AwareTime, Struct, decode_json, encode_json, field
+from mirror.util.structs import AwareTime, Count, Struct, check_years, decode_json, encode_json, field
 
 # Not *.json, so that `--report` cannot replace it (`files.check_output_path`).
 HISTORY_NAME = "history"
@@ -28,10 +28,13 @@ class PastRun(Struct, frozen=True):
     run: str
     started: AwareTime
     ended: AwareTime
-    exit: int
-    images: dict[str, int]
-    bytes: dict[str, int]
-    requests: int
+    exit: Count
+    images: dict[str, Count]
+    bytes: dict[str, Count]
+    requests: Count
+
+    def __post_init__(self) -> None:
+        check_years(started=self.started, ended=self.ended)
 
 
 class SentMessage(Struct, frozen=True):
@@ -41,6 +44,9 @@ class SentMessage(Struct, frozen=True):
 
     failure: str
     at: AwareTime
+
+    def __post_init__(self) -> None:
+        check_years(at=self.at)
 
 
 class History(Struct, frozen=True):
@@ -56,6 +62,10 @@ class History(Struct, frozen=True):
     last_success: AwareTime | None = None
     failing: dict[str, AwareTime] = field(default_factory=dict)
     sent: dict[str, SentMessage] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_years(last_success=self.last_success, failing=min(self.failing.values(), default=None))
+        check_years(failing=max(self.failing.values(), default=None))
 
     def with_run(self, report: ReportDocument, failing: Mapping[str, datetime]) -> History:
         """Return the history with another run. failing: since when each image has been failing after this run."""
