@@ -184,7 +184,9 @@ class _SyncRun:
             logged.finish(seconds_left(self._signals))
             if code < SIGNALLED and logged.failure is not None:
                 code = worst_exit_code({code, logged.failure.exit_code})
-            document = report.finish(code, ended=datetime.now(UTC), cost=cost)
+            document = report.finish(
+                code, ended=datetime.now(UTC), cost=cost, deadline_reached=self._signals.deadline_reached
+            )
             _log.info("run_ended", extra={"exit": code, "seconds": round(cost.seconds, 3)})
             if self._events is not None:
                 totals = report.totals_fields(cost)

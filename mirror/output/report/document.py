@@ -69,7 +69,7 @@ class ReportedImage(Struct, frozen=True):
 
 
 class ReportDocument(Struct, frozen=True):
-    """A whole report. command: the command that wrote it.
+    """A whole report. command: the command that wrote it. deadline_reached: whether `--deadline` ended the run.
 
     The entries of `images` are kept as they were written; `read_images` parses them."""
 
@@ -82,6 +82,7 @@ class ReportDocument(Struct, frozen=True):
     hosts: Mapping[str, HostUsage] = field(default_factory=dict)
     retry_after: Seconds | None = None
     command: str = "sync"
+    deadline_reached: bool = False
     images: list[Raw] = field(default_factory=list)
 
     def __post_init__(self) -> None:

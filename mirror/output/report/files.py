@@ -118,12 +118,17 @@ class Report(AbstractContextManager["Report"]):
         )
         return replace(failure, message=message, hint=hint, account=account)
 
-    def finish(self, exit_code: int, *, ended: datetime, cost: RunCost) -> ReportDocument:
+    def finish(
+        self, exit_code: int, *, ended: datetime, cost: RunCost, deadline_reached: bool = False
+    ) -> ReportDocument:
         """Write report.json, its copy and failed.txt, each completely or not at all. Return the report without images.
 
-        If one of them cannot be written, this still writes the others, and then raises LocalError."""
+        deadline_reached: whether `--deadline` ended the run. If one of the files cannot be written, this still writes
+        the others, and then raises LocalError."""
         with self._lock:
             fields = self._fields_before_images(exit_code, ended, cost)
+            if deadline_reached:
+                fields["deadline_reached"] = True
             failed = "".join(f"{printable(reference, 2000)}\n" for reference in sorted(self._failed))
         errors = []
         for path in (self.failed_path, self.path, self._copy_to):

@@ -23,7 +23,7 @@ MAX_BYTES = 16 << 20
 
 
 class PastRun(Struct, frozen=True):
-    """The summary of one run. requests: the number of all requests."""
+    """The summary of one run. requests: the number of all requests. deadline_reached: as in ReportDocument."""
 
     run: str
     started: AwareTime
@@ -32,6 +32,7 @@ class PastRun(Struct, frozen=True):
     images: dict[str, Count]
     bytes: dict[str, Count]
     requests: Count
+    deadline_reached: bool = False
 
     def __post_init__(self) -> None:
         check_years(started=self.started, ended=self.ended)
@@ -71,7 +72,16 @@ class History(Struct, frozen=True):
         """Return the history with another run. failing: since when each image has been failing after this run."""
         totals = report.totals
         requests = sum(sum(kinds.values()) for kinds in totals.requests.values())
-        past = PastRun(report.run, report.started, report.ended, report.exit, totals.images, totals.bytes, requests)
+        past = PastRun(
+            report.run,
+            report.started,
+            report.ended,
+            report.exit,
+            totals.images,
+            totals.bytes,
+            requests,
+            report.deadline_reached,
+        )
         last_success = report.ended if report.exit == OK and not failing else self.last_success
         return History(1, [*self.runs, past][-MAX_RUNS:], last_success, dict(failing), self.sent)
 
