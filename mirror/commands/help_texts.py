@@ -161,7 +161,7 @@ EPILOGS = {
         {
             "0": "the file was converted",
             "1": "converted, but some images would not be copied: see the notes",
-            "2": "the file is not valid, or nothing can be converted",
+            "2": "the file is not valid, nothing can be converted, or FILE of -o was not written by `mirror convert`",
             "4": LOCAL_ERROR,
         },
     ),

@@ -174,7 +174,12 @@ def add_convert(commands: argparse._SubParsersAction[Parser]) -> None:
     convert.add_argument("--from", dest="tool", required=True, choices=TOOLS, help="the tool that the file is for")
     convert.add_argument("file", metavar="FILE", type=Path, help="the file; for image-syncer, the one with the images")
     convert.add_argument(
-        "-o", dest="output", metavar="FILE", type=Path, help="the new configuration; by default, standard output"
+        "-o",
+        dest="output",
+        metavar="FILE",
+        type=Path,
+        help="the new configuration; by default, standard output. "
+        "An existing file is replaced only if `mirror convert` wrote it",
     )
     convert.add_argument(
         "--destination", metavar="HOST/PREFIX", help="for skopeo: the DESTINATION argument of `skopeo sync`"
