@@ -45,7 +45,7 @@ def _run_command(command: Callable[[argparse.Namespace], int], parsed: argparse.
 
 def _insert_config(text: str, parsed: argparse.Namespace) -> str:
     """Replace the word CONFIG in the commands of an error by the path of the configuration, if the command has one."""
-    from mirror.output.report.cause_lines import insert_path  # noqa: PLC0415 (only for errors)
+    from mirror.util.shell_commands import insert_path  # noqa: PLC0415 (only for errors)
 
     given = vars(parsed)
     is_copy = "source" in given

@@ -14,7 +14,7 @@ from mirror.commands.options import Options, ReferenceFilter
 from mirror.commands.prune import check_targets, find_deletable_tags, shard_folders
 from mirror.commands.prune_lines import apply_lines
 from mirror.commands.read_only import log_config_warnings, log_state_warning, new_run_id, run_cost
-from mirror.commands.run_log import open_run_log
+from mirror.commands.run_log import command_completer, open_run_log
 from mirror.commands.session import RunContext, close_in_time, open_run, seconds_left
 from mirror.config import Config, load, state_directory
 from mirror.errors import OK, SIGNALLED, Cancelled, MirrorError, worst_exit_code
@@ -23,7 +23,6 @@ from mirror.output.console import Console, print_lines
 from mirror.output.progress import Progress
 from mirror.output.redaction import Redactor
 from mirror.output.report import Failure, ImageEntry, Report, Result, RunCost
-from mirror.output.report.cause_lines import insert_path
 from mirror.state.hints import State
 from mirror.state.ownership import OwnershipRecords
 from mirror.sync.plan_model import reference_suffix
@@ -38,6 +37,7 @@ from mirror.sync.prune_planner import PrunableRepository, PruneSurvey
 from mirror.sync.pruner import Outcome, Pruner, RepositoryTask
 from mirror.transfer.tasks import run_group
 from mirror.util.files import Lock, private_directory
+from mirror.util.shell_commands import insert_path
 from mirror.util.signals import InterruptibleSleep, Signals
 
 _RESULTS: Mapping[Outcome, Result] = {"deleted": "deleted", "gone": "up-to-date", "kept": "kept", "failed": "failed"}
@@ -111,7 +111,14 @@ class _PruneRun:
             )
             log_config_warnings(self._config)
             self._report = stack.enter_context(
-                Report(self._folders[0], run=run, started=started, redact=self._redactor, command="prune")
+                Report(
+                    self._folders[0],
+                    run=run,
+                    started=started,
+                    redact=self._redactor,
+                    command="prune",
+                    complete=command_completer(self._config.path.absolute(), self._options),
+                )
             )
             _log.info(
                 "prune_started", extra={"config": str(self._config.path), "config_sha256": self._config.text_hash}

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from mirror.commands.options import Options, ReferenceFilter
 from mirror.commands.output_files import check_outputs
+from mirror.commands.run_log import command_completer
 from mirror.commands.session import RunContext, open_run
 from mirror.config import Config, load, state_directory
 from mirror.limits import Limits
@@ -106,7 +107,13 @@ def open_for_reading(options: Options, work: Phase = "copying") -> Iterator[tupl
     progress = Progress(work=work)
     with (
         Signals() as signals,
-        log.open_log(run=run, console=console, redact=redactor, verbosity=options.verbosity),
+        log.open_log(
+            run=run,
+            console=console,
+            redact=redactor,
+            verbosity=options.verbosity,
+            complete=command_completer(config.path, options),
+        ),
         open_trace_file(options, run, redactor),
     ):
         log_config_warnings(config)

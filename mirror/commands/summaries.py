@@ -10,7 +10,6 @@ from pathlib import Path
 
 from mirror.errors import printable
 from mirror.output.report import Causes, ChangeRow, FailedImage, cause_lines, change_table
-from mirror.output.report.cause_lines import quote_path
 from mirror.output.report.causes import repository_name
 from mirror.output.report.changes import sort_key
 from mirror.output.report.units import format_count, format_size
@@ -18,6 +17,7 @@ from mirror.selection.tag_rules import SelectionSummary
 from mirror.sync.dry_run import PlannedCopy, PlanSummary
 from mirror.sync.locked_selection import Drift, DriftKind
 from mirror.sync.verifier import VerifyResult
+from mirror.util.shell_commands import quote_path
 from mirror.util.wrapping import line_width, wrap_line
 
 

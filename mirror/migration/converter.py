@@ -15,6 +15,7 @@ from mirror.migration import dregsy, image_syncer, regsync, skopeo
 from mirror.migration.conversion import Conversion
 from mirror.migration.peer_file import NotConvertible, Note, ToolMapping
 from mirror.migration.writer import format_note, write_configuration
+from mirror.util.shell_commands import quote_path
 from mirror.util.structs import Struct
 
 MAX_HEADING = 4096  # bytes at the beginning of a file that contain the first line of the heading
@@ -51,7 +52,7 @@ def convert_file(tool: str, path: Path, destination: str | None, environment: Ma
         )
     actual = recognize_tool(document.root)
     if actual not in (None, tool):
-        hint = f"run `mirror convert --from {actual} {printable(path)}`"
+        hint = f"run `mirror convert --from {actual} {quote_path(path)}`"
         raise ConfigError(f"{printable(path)} looks like a file of {actual}, not of {tool}", hint=hint)
     if (destination is None) == (tool == "skopeo"):
         raise _destination_error(tool)

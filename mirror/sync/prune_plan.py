@@ -16,6 +16,7 @@ from mirror.errors import ConfigError, MirrorError, Refused, RemoteError, printa
 from mirror.oci import strictjson
 from mirror.oci.digest import Digest
 from mirror.oci.strictjson import Object, Value
+from mirror.util.shell_commands import insert_path
 from mirror.util.structs import Struct
 
 FORMAT = 1
@@ -89,7 +90,7 @@ class PrunePlan(Struct, frozen=True):
             "repositories": [_repository_fields(repository) for repository in self.repositories],
             "kept": [{"name": name, "reason": reason} for name, reason in sorted(self.kept.items())],
             "refused": [
-                {"repository": name, "code": error.code, "reason": str(error)}
+                {"repository": name, "code": error.code, "reason": insert_path(str(error), self.config)}
                 for name, error in sorted(self.refused.items())
             ],
         }

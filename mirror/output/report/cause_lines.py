@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
@@ -13,12 +12,11 @@ from mirror.errors import printable
 from mirror.output.report.causes import Cause, Causes
 from mirror.output.report.records import FailedImage
 from mirror.output.report.units import format_count
+from mirror.util.shell_commands import insert_path
 from mirror.util.wrapping import wrap_line
 
 _MAX_LINES = 4  # the number of lines after which the text of a failure is cut, approximately
 MAX_BLOCKS = 10  # the maximum number of causes that are shown; others are only counted
-_SYNC = re.compile(r"(?<=`)mirror sync((?: --\w+)?) CONFIG\b")
-_CONFIG = re.compile(r"(?<=`)(mirror [^`]*?)\bCONFIG\b")
 
 
 def cause_lines(causes: Causes, *, config: Path | None, width: int, details: str = "") -> list[str]:
@@ -39,22 +37,6 @@ def cause_lines(causes: Causes, *, config: Path | None, width: int, details: str
     if details and any(cause.count > 1 for cause in causes):
         lines += wrap_line(f"details: {details}", width)
     return lines
-
-
-def insert_path(text: str, config: Path | None) -> str:
-    """Replace the word CONFIG in commands by the path of the configuration, so that the commands can be run.
-
-    Without a configuration, the commands are those for `mirror copy`."""
-    if config is None:
-        return _SYNC.sub(lambda found: f"mirror copy{found[1]} SOURCE TARGET", text)
-    path = quote_path(config)
-    return _CONFIG.sub(lambda found: f"{found[1]}{path}", text)
-
-
-def quote_path(path: Path) -> str:
-    """Return a path as one argument of a command. A path that begins with `-` must not look like an option."""
-    name = printable(path, 4096)
-    return shlex.quote(f"./{name}" if name.startswith("-") else name)
 
 
 def _block_texts(cause: Cause, width: int) -> list[str]:

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mirror.errors import FAILED, OK, SIGNALLED, printable
-from mirror.output.report.cause_lines import cause_lines, quote_path
+from mirror.output.report.cause_lines import cause_lines
 from mirror.output.report.changes import change_table
 from mirror.output.report.files import Report
 from mirror.output.report.records import RunCost, Totals
 from mirror.output.report.units import format_count, format_duration, format_size
+from mirror.util.shell_commands import quote_path
 from mirror.util.wrapping import line_width, wrap_line
 
 _IMAGES = {"copied": "copied", "up-to-date": "up to date", "failed": "failed", "conflict": "in conflict"}
