@@ -12,6 +12,7 @@ from mirror.errors import printable
 from mirror.output.report.causes import Cause, Causes
 from mirror.output.report.records import FailedImage
 from mirror.output.report.units import format_count
+from mirror.util.columns import cut_text, text_width
 from mirror.util.shell_commands import insert_path
 from mirror.util.wrapping import wrap_line
 
@@ -60,7 +61,7 @@ def _block_texts(cause: Cause, width: int) -> list[str]:
     place = f"{cause.host} " if cause.host else ""
     room = width - 4
     examples = [_example_text(failed, cause.host) for failed in cause.examples]
-    if more and (max(map(len, examples)) > room or len(examples[-1] + more) > room):
+    if more and (max(map(text_width, examples)) > room or text_width(examples[-1] + more) > room):
         examples = [_shorten(examples[0], 2 * room), _example_names(cause.examples[1:], cause.host)]
     examples = [_shorten(text, _MAX_LINES * room) for text in examples]
     examples[-1] += more
@@ -69,9 +70,9 @@ def _block_texts(cause: Cause, width: int) -> list[str]:
 
 def _shorten(text: str, room: int) -> str:
     """Return the words of a text that fit into `room` columns, at least one, with an ellipsis if words are left out."""
-    if len(text) <= room:
+    if text_width(text) <= room:
         return text
-    end = text.rfind(" ", 0, max(room - 1, 1))
+    end = text.rfind(" ", 0, max(len(cut_text(text, room - 1)), 1))
     return f"{text[:end] if end > 0 else text.partition(' ')[0]} …"
 
 
