@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mirror.commands.options import Options, ReferenceFilter
-from mirror.commands.prune import check_targets, find_deletable_tags, shard_folders
+from mirror.commands.prune import check_targets, find_deletable_tags
 from mirror.commands.prune_lines import apply_lines
 from mirror.commands.read_only import log_config_warnings, log_state_warning, new_run_id, run_cost
 from mirror.commands.run_log import command_completer, open_run_log
@@ -25,6 +25,7 @@ from mirror.output.redaction import Redactor
 from mirror.output.report import Failure, ImageEntry, Report, Result, RunCost
 from mirror.state.hints import State
 from mirror.state.ownership import OwnershipRecords
+from mirror.state.shard_states import SharedV2Memory, shard_folders
 from mirror.sync.plan_model import reference_suffix
 from mirror.sync.prune_plan import (
     AllowedDeletions,
@@ -139,7 +140,8 @@ class _PruneRun:
         with ExitStack() as stack:
             states = [stack.enter_context(State.open(folder, log_state_warning)) for folder in self._folders]
             arguments = (self._options, ReferenceFilter(None), self._redactor, self._signals, states[0], Progress())
-            with open_run(self._config, *arguments, run=run, writes=False) as context:
+            memory = SharedV2Memory(states)
+            with open_run(self._config, *arguments, run=run, writes=False, memory=memory) as context:
                 records = OwnershipRecords(states, self._config.path)
                 pruner = Pruner(context.calls, records, context.stores.registries, self._record)
                 with ExitStack() as closing:

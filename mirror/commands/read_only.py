@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from mirror.commands.options import Options, ReferenceFilter
 from mirror.commands.output_files import check_outputs
@@ -22,6 +22,7 @@ from mirror.output.redaction import Redactor
 from mirror.output.report import RunCost, read_references_file
 from mirror.state.hints import State
 from mirror.state.run_marks import current_mark
+from mirror.state.shard_states import SharedV2Memory, shard_folders
 from mirror.util.signals import Signals
 
 _log = logging.getLogger("mirror")
@@ -100,6 +101,23 @@ def open_for_reading(options: Options, work: Phase = "copying") -> Iterator[tupl
     It yields the RunContext and the state, and closes them when the `with` block exits. Meanwhile, it shows the
     progress. It takes no lock and writes no log file. work: the phase that follows the planning. Raises ConfigError,
     LocalError."""
+    with _open_for_reading(options, work, with_shards=False) as (context, (state,)):
+        yield context, state
+
+
+@contextmanager
+def open_with_shards(options: Options) -> Iterator[tuple[RunContext, list[State]]]:
+    """Return a context manager like `open_for_reading` that also opens the states of all shards.
+
+    It yields the RunContext and the states, the one of the state directory first. All of them decide which source
+    repositories may be read over v1."""
+    with _open_for_reading(options, "copying", with_shards=True) as opened:
+        yield opened
+
+
+@contextmanager
+def _open_for_reading(options: Options, work: Phase, *, with_shards: bool) -> Iterator[tuple[RunContext, list[State]]]:
+    """Return the context manager for both functions above. with_shards: whether to open the states of all shards."""
     config = load_config(options)
     check_outputs(config, options)
     run = new_run_id()
@@ -118,11 +136,14 @@ def open_for_reading(options: Options, work: Phase = "copying") -> Iterator[tupl
     ):
         log_config_warnings(config)
         directory = state_directory(config)
-        with (
-            State.open(
+        folders = shard_folders(directory) if with_shards else []
+        with ExitStack() as stack:
+            state = State.open(
                 directory / options.folder, _log.warning, read_only=True, writers=current_mark(directory)
-            ) as state,
-            show_progress(progress, console, options.progress_mode),
-            open_run(config, options, only, redactor, signals, state, progress, run=run, writes=False) as context,
-        ):
-            yield context, state
+            )
+            states = [stack.enter_context(state)]
+            states += [stack.enter_context(State.open(one, _log.warning, read_only=True)) for one in folders]
+            stack.enter_context(show_progress(progress, console, options.progress_mode))
+            arguments = (config, options, only, redactor, signals, state, progress)
+            context = open_run(*arguments, run=run, writes=False, memory=SharedV2Memory(states))
+            yield stack.enter_context(context), states

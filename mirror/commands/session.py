@@ -18,6 +18,7 @@ from mirror.errors import Cancelled, ConfigError, LocalError, MirrorError, NotFo
 from mirror.limits import Limits
 from mirror.output.progress import Progress
 from mirror.output.redaction import Redactor
+from mirror.registry.v1.fallback_state import V2Memory
 from mirror.selection.locations import STREAM, is_bundle, is_registry
 from mirror.selection.repository_rules import can_match
 from mirror.state.hints import State
@@ -249,17 +250,19 @@ def open_run(
     run: str,
     writes: bool,
     on_request: Callable[[], object] | None = None,
+    memory: V2Memory | None = None,
 ) -> Iterator[RunContext]:
     """Return a context manager that opens the stores and an event loop, and yields them as a RunContext.
 
     When the `with` block exits, all threads are joined, except those that hang after a signal. run: the id of the run.
-    writes: False if the command only reads. on_request: called on any thread after each request that was sent. Raises
-    ConfigError, LocalError."""
+    writes: False if the command only reads. on_request: called on any thread after each request that was sent. memory:
+    which repositories responded over v2 in earlier runs; by default, those in `state`. Raises ConfigError,
+    LocalError."""
     limits, stop = Limits(on_request=on_request), Stop()
     progress.set_host_source(limits.waiting_hosts)
     spool = spool_directory(config, options.folder)
     with Stores(
-        config, limits, redactor, spool, options.base, writes=writes, repair=options.repair, memory=state
+        config, limits, redactor, spool, options.base, writes=writes, repair=options.repair, memory=memory or state
     ) as stores:
         entries = stores.entries()
         if options.locked is not None:

@@ -18,6 +18,7 @@ from tests.registries.client import sha256
 from tests.registries.exchange import Reply, Request
 from tests.registries.real import RealRegistry
 from tests.registries.scripted import ScriptedRegistry
+from tests.registries.v1 import V1, gz, no_v2, tar
 from tests.support.images import OCI_INDEX, Graph, tag_of
 from tests.support.oracle import snapshot
 from tests.support.prune_scenarios import SCENARIOS, Mirror, Scene, small_image
@@ -450,6 +451,25 @@ def test_a_tag_that_a_shard_wrote_to_an_exclusive_target_is_deleted_and_can_be_c
     world.source.load("app", world.graph)
     world.tool.sync("--shard", "0/1")
     assert set(world.tags) == world.left()
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_source_that_a_shard_read_over_v2_is_not_read_over_v1(world: World, shards: int) -> None:
+    auto = {world.source.host: {"v1": "auto"}}
+    world.tool.config([world.mirror], world.source, world.target, registries=auto)
+    for shard in range(shards):
+        world.tool.sync("--shard", f"{shard}/{shards}")
+    del world.source.create("app").tags["t2"]
+    assert {"copy:t2"} == planned(make_plan(world.tool))
+    world.source.load("app", world.graph)
+    v1 = V1()
+    v1.tag("app", t0=v1.image(gz(tar(a=b"a"))))  # the registry has fewer tags over v1
+    world.source.v1, world.source.hook = v1, no_v2
+    apply(world.tool, "--max-delete", "100", expect=1)
+    assert set(world.tags) == world.left()
+    (refused,) = make_plan(world.tool, expect=1)["refused"]
+    assert f"{world.target.host}/copy" == refused["repository"]
+    assert "responded over v2 in an earlier run" in refused["reason"]
 
 
 def test_images_are_deleted_from_a_layout_with_the_blobs_that_only_they_need(
