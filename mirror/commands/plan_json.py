@@ -44,6 +44,10 @@ def plan_document(summary: PlanSummary, config: Path, *, exit_code: int, drifts:
             "repositories": {name: dict(rules) for name, rules in sorted(summary.rejected_repositories.items())},
             "tags": {name: _selection_fields(one) for name, one in sorted(summary.selections.items())},
         },
+        "unrecorded_tags": [
+            {"target": printable(one.target), "repositories": one.repositories, "tags": one.tags}
+            for one in summary.unrecorded
+        ],
     }
     if drifts is not None:
         different = sorted(set(drifts), key=lambda drift: (drift.name, drift.kind.value))

@@ -21,8 +21,10 @@ from mirror.sync.planner import Planner
 from mirror.sync.prune_plan import PrunePlan, RepositoryPlan
 from mirror.sync.prune_planner import PrunePlanner, PruneSurvey, plan_repository
 from mirror.sync.prune_selection import PruneSelection
+from mirror.sync.unrecorded_tags import UnrecordedTagCounter
 from mirror.transfer.tasks import gather_results
 from mirror.util.files import atomic_write
+from mirror.util.structs import replace
 
 MAX_DELETE = 10.0  # the default of `--max-delete`: percent of the tags of a repository
 
@@ -32,7 +34,7 @@ def plan(options: Options, output: Path) -> int:
 
     Raises ConfigError, LocalError."""
     found: list[PrunePlan] = []
-    with open_with_shards(options) as (context, states):
+    with open_with_shards(options, share_memory=True) as (context, states):
         config = context.config
         check_targets(config)
         if str(output) == "-":
@@ -43,7 +45,9 @@ def plan(options: Options, output: Path) -> int:
 
         async def run() -> None:
             """Examine the sources and the targets, and make the plan."""
-            found.append(await _make_plan(config, await find_deletable_tags(context, states[0], records)))
+            counter = UnrecordedTagCounter(records)
+            survey = await find_deletable_tags(context, states[0], records, counter=counter)
+            found.append(replace(await _make_plan(config, survey), unrecorded=counter.by_target(context.entries)))
 
         stopped = context.run_until_signal(run())
     if stopped is not None:
@@ -80,11 +84,16 @@ def check_targets(config: Config) -> None:
 
 
 async def find_deletable_tags(
-    context: RunContext, state: State, records: OwnershipRecords, also: Collection[str] = ()
+    context: RunContext,
+    state: State,
+    records: OwnershipRecords,
+    *,
+    also: Collection[str] = (),
+    counter: UnrecordedTagCounter | None = None,
 ) -> PruneSurvey:
     """List the sources and the targets, and return which tags may be deleted.
 
-    also: target repositories that are examined even if all their tags are selected."""
+    also: target repositories that are examined even if all their tags are selected. counter: counts unrecorded tags."""
     selection = PruneSelection()
     planner = Planner(
         context.calls,
@@ -99,4 +108,4 @@ async def find_deletable_tags(
         keep_tags=selection.keep_tags,
     )
     await planner.plan_all(context.entries)
-    return await PrunePlanner(context.calls, records, selection).find(also)
+    return await PrunePlanner(context.calls, records, selection).find(also, counter)

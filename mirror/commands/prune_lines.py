@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from mirror.commands.summaries import unrecorded_lines
 from mirror.errors import printable
 from mirror.output.report import format_count, format_size
 from mirror.sync.prune_plan import PrunePlan, RepositoryPlan
@@ -30,6 +31,7 @@ def plan_lines(plan: PrunePlan, file: Path, *, limit: float, has_records: bool) 
     for name, error in sorted(plan.refused.items())[:_LISTED]:
         lines += _wrap(f"nothing is deleted from {printable(name)}: {insert_path(str(error), plan.config)}")
     lines += _more_line(len(plan.refused), "repository", "repositories")
+    lines += [part for line in unrecorded_lines(plan.unrecorded) for part in _wrap(line)]
     if not has_records:
         lines.append("the state has no record of tags that a sync with this configuration copied")
     if not plan.repositories:

@@ -101,22 +101,26 @@ def open_for_reading(options: Options, work: Phase = "copying") -> Iterator[tupl
     It yields the RunContext and the state, and closes them when the `with` block exits. Meanwhile, it shows the
     progress. It takes no lock and writes no log file. work: the phase that follows the planning. Raises ConfigError,
     LocalError."""
-    with _open_for_reading(options, work, with_shards=False) as (context, (state,)):
+    with _open_for_reading(options, work) as (context, (state,)):
         yield context, state
 
 
 @contextmanager
-def open_with_shards(options: Options) -> Iterator[tuple[RunContext, list[State]]]:
-    """Return a context manager like `open_for_reading` that also opens the states of all shards.
+def open_with_shards(
+    options: Options, work: Phase = "copying", *, share_memory: bool
+) -> Iterator[tuple[RunContext, list[State]]]:
+    """Return a context manager like `open_for_reading` that also opens the other states of the configuration.
 
-    It yields the RunContext and the states, the one of the state directory first. All of them decide which source
-    repositories may be read over v1."""
-    with _open_for_reading(options, "copying", with_shards=True) as opened:
+    It yields the RunContext and the states: the one of this run, and those of all shards and of runs without `--shard`.
+    share_memory: whether all of them decide which source repositories may be read over v1, and not only the first."""
+    with _open_for_reading(options, work, with_shards=True, share_memory=share_memory) as opened:
         yield opened
 
 
 @contextmanager
-def _open_for_reading(options: Options, work: Phase, *, with_shards: bool) -> Iterator[tuple[RunContext, list[State]]]:
+def _open_for_reading(
+    options: Options, work: Phase, *, with_shards: bool = False, share_memory: bool = False
+) -> Iterator[tuple[RunContext, list[State]]]:
     """Return the context manager for both functions above. with_shards: whether to open the states of all shards."""
     config = load_config(options)
     check_outputs(config, options)
@@ -136,14 +140,14 @@ def _open_for_reading(options: Options, work: Phase, *, with_shards: bool) -> It
     ):
         log_config_warnings(config)
         directory = state_directory(config)
-        folders = shard_folders(directory) if with_shards else []
+        own = directory / options.folder
+        others = [one for one in (directory, *shard_folders(directory)) if with_shards and one != own]
         with ExitStack() as stack:
-            state = State.open(
-                directory / options.folder, _log.warning, read_only=True, writers=current_mark(directory)
-            )
+            state = State.open(own, _log.warning, read_only=True, writers=current_mark(directory))
             states = [stack.enter_context(state)]
-            states += [stack.enter_context(State.open(one, _log.warning, read_only=True)) for one in folders]
+            states += [stack.enter_context(State.open(one, _log.warning, read_only=True)) for one in others]
             stack.enter_context(show_progress(progress, console, options.progress_mode))
             arguments = (config, options, only, redactor, signals, state, progress)
-            context = open_run(*arguments, run=run, writes=False, memory=SharedV2Memory(states))
+            memory = SharedV2Memory(states) if share_memory else None
+            context = open_run(*arguments, run=run, writes=False, memory=memory)
             yield stack.enter_context(context), states

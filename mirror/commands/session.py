@@ -33,6 +33,7 @@ from mirror.sync.plan_model import MirrorEntry, PlanReceiver, RepositoryFilter, 
 from mirror.sync.planner import Planner
 from mirror.sync.signature_checker import SignatureChecker
 from mirror.sync.tag_protection import TagProtection
+from mirror.sync.target_tags import KeepTargetTags
 from mirror.transfer.calls import CLOSE_TIMEOUT, Calls, new_loop
 from mirror.transfer.tasks import Coro
 from mirror.util.cancellation import Stop
@@ -83,11 +84,12 @@ class RunContext(Struct, frozen=True):
         only: RepositoryFilter | None = None,
         receive_references: Callable[[Sequence[SourceReference]], None] | None = None,
         reread_dates: bool = False,
+        keep_target_tags: KeepTargetTags | None = None,
     ) -> Planner:
         """Create the planner for the run. receiver: the object to which the planner passes the plan entries.
 
         reader: reads the images of the run, and keeps the tags of attachments from the tag lists that are read.
-        only: the filter to use instead of the one for `--only` and `--shard`."""
+        only: the filter to use instead of the one for `--only` and `--shard`. The others are described in `Planner`."""
         return Planner(
             self.calls,
             state,
@@ -101,6 +103,7 @@ class RunContext(Struct, frozen=True):
             repair=repair,
             receive_references=receive_references,
             reread_dates=reread_dates,
+            keep_target_tags=keep_target_tags,
         )
 
     def image_reader(self, state: State, *, all_attachments: bool = False) -> ImageReader:

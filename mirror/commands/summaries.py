@@ -16,9 +16,12 @@ from mirror.output.report.units import format_count, format_size
 from mirror.selection.tag_rules import SelectionSummary
 from mirror.sync.dry_run import PlannedCopy, PlanSummary
 from mirror.sync.locked_selection import Drift, DriftKind
+from mirror.sync.unrecorded_tags import UnrecordedTags
 from mirror.sync.verifier import VerifyResult
 from mirror.util.shell_commands import quote_path
 from mirror.util.wrapping import line_width, wrap_line
+
+MAX_TARGETS = 10  # targets whose tags of others are counted on a line of their own
 
 
 def plan_lines(summary: PlanSummary, config: Path) -> list[str]:
@@ -33,6 +36,8 @@ def plan_lines(summary: PlanSummary, config: Path) -> list[str]:
             lines += wrap_line(f"{source}: {text}", line_width())
     lines += [f"rebuild {bundle}: it is incomplete" for bundle in summary.bundles_to_rebuild]
     lines += _other_platforms_lines(summary.other_platforms)
+    for line in unrecorded_lines(summary.unrecorded):
+        lines += wrap_line(line, line_width())
     if not summary.changes:
         rebuild = (
             f"; {format_count(len(summary.bundles_to_rebuild), 'bundle')} to rebuild"
@@ -56,6 +61,21 @@ def plan_lines(summary: PlanSummary, config: Path) -> list[str]:
         f"against a pull quota{unknown}",
     ]
     return lines + [part for line in totals for part in wrap_line(line, line_width())]
+
+
+def unrecorded_lines(found: Sequence[UnrecordedTags]) -> list[str]:
+    """Return a line for each target with tags that no sync with this configuration wrote. At most MAX_TARGETS lines."""
+    lines = []
+    for one in found[:MAX_TARGETS]:
+        where = f" in {format_count(one.repositories, 'repository', 'repositories')}" if "*" in one.target else ""
+        were = "was" if one.tags == 1 else "were"
+        text = f"{format_count(one.tags, 'tag')}{where} {were} not written by a sync with this configuration"
+        lines.append(f"{printable(one.target)}: {text}")
+    more = found[MAX_TARGETS:]
+    if more:
+        tags = format_count(sum(one.tags for one in more), "such tag")
+        lines.append(f"and {tags} on {format_count(len(more), 'other target')}")
+    return lines
 
 
 def _count_text(rejected: Mapping[str, int]) -> str:

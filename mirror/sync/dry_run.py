@@ -23,6 +23,7 @@ from mirror.sync.manifest_graph import ManifestGraph
 from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry
 from mirror.sync.platform_reader import PlatformReader
 from mirror.sync.report_entries import image_failure, mirror_failure, run_failure
+from mirror.sync.unrecorded_tags import UnrecordedTags
 from mirror.transfer.tasks import Coro, run_group, task_group
 from mirror.util.structs import Struct, field
 
@@ -75,7 +76,8 @@ class PlanSummary(Struct):
     bytes_to_read: the number of bytes to read from sources.
     bytes_to_send: the maximum number of bytes to send. A sync may send less, because a dry run does not check which
     blobs the targets have.
-    manifests: the number of manifests to read from registries with GET."""
+    manifests: the number of manifests to read from registries with GET.
+    unrecorded: the numbers of tags on targets that no sync with this configuration wrote."""
 
     changes: list[PlannedCopy] = field(default_factory=list)
     bundles_to_rebuild: list[str] = field(default_factory=list)
@@ -87,6 +89,7 @@ class PlanSummary(Struct):
     bytes_to_read: int = 0
     bytes_to_send: int = 0
     manifests: int = 0
+    unrecorded: Sequence[UnrecordedTags] = ()
 
 
 class DryRun:
