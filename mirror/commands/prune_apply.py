@@ -21,6 +21,7 @@ from mirror.errors import OK, SIGNALLED, Cancelled, MirrorError, worst_exit_code
 from mirror.oci.digest import Digest
 from mirror.output.console import Console, print_lines
 from mirror.output.progress import Progress
+from mirror.output.progress_display import show_progress
 from mirror.output.redaction import Redactor
 from mirror.output.report import Failure, ImageEntry, Report, Result, RunCost
 from mirror.state.hints import State
@@ -100,6 +101,7 @@ class _PruneRun:
         self._outcomes: dict[str, Outcome] = {}  # by the name of the tag or attachment on the target
         self._problems: list[tuple[str, str]] = []  # names on the target, with the reasons
         self._codes = {OK}
+        self._progress = Progress()
         self._report: Report
 
     def run(self) -> int:
@@ -139,7 +141,8 @@ class _PruneRun:
         run: the id of the run. clock: the time when the run started, on the monotonic clock."""
         with ExitStack() as stack:
             states = [stack.enter_context(State.open(folder, log_state_warning)) for folder in self._folders]
-            arguments = (self._options, ReferenceFilter(None), self._redactor, self._signals, states[0], Progress())
+            stack.enter_context(show_progress(self._progress, self._console, self._options.progress_mode))
+            arguments = (self._options, ReferenceFilter(None), self._redactor, self._signals, states[0], self._progress)
             memory = SharedV2Memory(states)
             with open_run(self._config, *arguments, run=run, writes=False, memory=memory) as context:
                 records = OwnershipRecords(states, self._config.path)
@@ -160,6 +163,7 @@ class _PruneRun:
         """Determine again which tags may be deleted, and delete those in the plan, unless `--max-delete` forbids it."""
         allowed = self._allowed.repositories
         survey = await find_deletable_tags(context, state, records, also=allowed)
+        self._progress.start_deleting(sum(len(references) for references in allowed.values()))
         self._record_not_deletable(survey)
         tasks = [
             RepositoryTask(found, self._allowed_tags(found), allowed[found.name])
@@ -240,6 +244,7 @@ class _PruneRun:
     def _record(self, item: PlannedDeletion, outcome: Outcome, error: MirrorError | None) -> None:
         """Record the outcome for a tag or attachment in the report and in the log."""
         self._outcomes[item.name] = outcome
+        self._progress.count_image(failed=outcome == "failed")
         failure = Failure.from_error(error) if error is not None else None
         entry = ImageEntry(item.source, item.name, _RESULTS[outcome], digest=item.digest, error=failure)
         self._report.add(entry)

@@ -51,7 +51,8 @@ def display_lines(before: Snapshot, now: Snapshot, *, width: int, height: int, u
 
 def _image_parts(now: Snapshot) -> list[str]:
     """Return the numbers of images as texts, or nothing if no image has been selected."""
-    parts = [f"{now.done} of {now.images} images"] if now.images else []
+    what = "tags and attachments" if now.phase == "deleting" else "images"
+    parts = [f"{now.done} of {now.images} {what}"] if now.images else []
     return [*parts, f"{now.failed} failed"] if now.failed else parts
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
+import select
 import shlex
 import subprocess
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -319,6 +322,30 @@ def test_after_a_signal_the_plan_can_be_applied_again(world: World) -> None:
     assert {"copy:t1": "deleted", "copy:t2": "skipped"} == report(tool)
     apply(tool, "--max-delete", "100")
     assert "up-to-date" == report(tool)["copy:t1"]
+    assert {"t0"} == world.left()
+
+
+def test_a_terminal_shows_how_many_tags_have_been_deleted(world: World) -> None:
+    tool, stall = world.tool, threading.Event()
+    world.removed = ["t1", "t2"]
+    world.sync_and_remove()
+    make_plan(tool)
+    world.target.fault("DELETE manifest", nth=2, stall=stall)
+    words = ("prune", tool.config_file, "--apply", tool.folder / "plan.json", "--max-delete", "100")
+    screen, terminal = os.openpty()
+    environment = {**tool.environment, "TERM": "xterm"}
+    with os.fdopen(screen, "rb", buffering=0) as output:
+        with subprocess.Popen(tool.command(*words), stdout=subprocess.DEVNULL, stderr=terminal, env=environment) as run:
+            os.close(terminal)
+            shown = b""
+            while b"deleting: 1 of 2 tags and attachments" not in shown:
+                assert select.select([output], [], [], 60)[0], shown
+                shown += output.read(4096)
+            stall.set()
+            with suppress(OSError):  # the end of a terminal
+                while output.read(4096):
+                    pass
+        assert 0 == run.returncode
     assert {"t0"} == world.left()
 
 

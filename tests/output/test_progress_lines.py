@@ -139,3 +139,11 @@ def test_no_line_is_too_wide_if_names_have_wide_characters(width: int) -> None:
     assert max(map(text_width, lines)) <= width - 3
     ends = [text_width(line) for line in lines if line.endswith("203 of 500 MiB")]
     assert ends == ([width - 3] * 2 if width >= 40 else [])
+
+
+def test_a_prune_counts_tags_and_attachments() -> None:
+    now = replace(snapshot(20, 0, phase="deleting", images=8, done=6), expected=0)
+    lines = shown(now, 80)
+    assert "deleting: 6 of 8 tags and attachments, 1 failed" == lines[0]
+    assert lines[1].endswith("  75 %, 7 s left")
+    assert "deleting: 6 of 8 tags and attachments, 1 failed, 7 s left" == plain_line(BEFORE, now)
