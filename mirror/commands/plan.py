@@ -71,7 +71,7 @@ def plan(options: Options) -> int:
         locked = drifts if options.locked is not None else None
         lines = plan_document(summary, context.config.path, exit_code=code, drifts=locked).splitlines()
     else:
-        lines = plan_lines(summary, context.config.path)
+        lines = plan_lines(summary, context.config.path, verbose=options.verbosity > 0)
         lines += drift_lines(drifts, options.locked, context.config.path) if options.locked is not None else []
     written = print_lines(map(context.redact, lines))
     if stopped is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,19 +21,21 @@ from mirror.sync.verifier import VerifyResult
 from mirror.util.shell_commands import quote_path
 from mirror.util.wrapping import line_width, wrap_line
 
+MAX_EXAMPLES = 3  # repositories of a wildcard that are named in one line
 MAX_TARGETS = 10  # targets whose tags of others are counted on a line of their own
 
 
-def plan_lines(summary: PlanSummary, config: Path) -> list[str]:
-    """Return the lines that `plan` prints: what a sync would copy, the causes of failures, and the totals."""
+def plan_lines(summary: PlanSummary, config: Path, *, verbose: bool = False) -> list[str]:
+    """Return the lines that `plan` prints: what a sync would copy, the causes of failures, and the totals.
+
+    verbose: whether each repository of a wildcard has its own line about tags that are left out."""
     changes = sorted(summary.changes, key=lambda change: (sort_key(change.target), change.source))
     lines = change_table(map(_change_row, changes), line_width()) if changes else []
     lines += cause_lines(group_by_cause(summary.failures), config=config, width=line_width())
     for source, rejected in sorted(summary.rejected_repositories.items()):
         lines += wrap_line(f"{source}: repositories left out: {_count_text(rejected)}", line_width())
-    for source, selection in sorted(summary.selections.items()):
-        for text in _selection_texts(selection):
-            lines += wrap_line(f"{source}: {text}", line_width())
+    for line in _selection_lines(summary, verbose=verbose):
+        lines += wrap_line(line, line_width())
     lines += [f"rebuild {bundle}: it is incomplete" for bundle in summary.bundles_to_rebuild]
     lines += _other_platforms_lines(summary.other_platforms)
     for line in unrecorded_lines(summary.unrecorded):
@@ -83,8 +85,43 @@ def _count_text(rejected: Mapping[str, int]) -> str:
     return ", ".join(f"{count} by {printable(rule, 80)}" for rule, count in sorted(rejected.items()))
 
 
-def _selection_texts(selection: SelectionSummary) -> Iterator[str]:
-    """Yield how many tags each rule leaves out, until when tags wait, and how many images lack a recorded date."""
+def _selection_lines(summary: PlanSummary, *, verbose: bool) -> Iterator[str]:
+    """Yield what the rules of each mirror leave out, with one line of each kind for all repositories of a wildcard.
+
+    verbose: whether each repository has its own line instead."""
+    mirrors: defaultdict[str, dict[str, SelectionSummary]] = defaultdict(dict)
+    for source, selection in sorted(summary.selections.items()):
+        mirrors[source if verbose else summary.mirrors.get(source, source)][source] = selection
+    for mirror, selections in sorted(mirrors.items()):
+        for describe in (_left_out_text, _dates_text):
+            found = {source: selection for source, selection in selections.items() if describe(selection)}
+            if len(found) == 1:
+                ((source, selection),) = found.items()
+                yield f"{source}: {describe(selection)}"
+            elif found:
+                text = describe(_merge_selections(list(found.values())))
+                yield f"{mirror}: {text} (in {len(found)} repositories: {_examples_text(list(found))})"
+
+
+def _merge_selections(selections: Sequence[SelectionSummary]) -> SelectionSummary:
+    """Return the sums of the selections of several repositories."""
+    rejected = Counter[str]()
+    for one in selections:
+        rejected.update(one.rejected)
+    ends = min((one.wait_ends for one in selections if one.wait_ends is not None), default=None)
+    return SelectionSummary(
+        sum(one.count for one in selections), rejected, ends, sum(one.dates_read for one in selections)
+    )
+
+
+def _examples_text(names: Sequence[str]) -> str:
+    """Return the first names of a list, and the number of the others."""
+    more = f" and {len(names) - MAX_EXAMPLES} more" if len(names) > MAX_EXAMPLES else ""
+    return ", ".join(names[:MAX_EXAMPLES]) + more
+
+
+def _left_out_text(selection: SelectionSummary) -> str:
+    """Return how many tags each rule leaves out, and until when tags wait, or an empty string."""
     rejected = dict(selection.rejected)
     waiting = rejected.pop("min-age", 0)
     parts = [_count_text(rejected)] if rejected else []
@@ -93,11 +130,14 @@ def _selection_texts(selection: SelectionSummary) -> Iterator[str]:
         end = datetime.fromtimestamp(math.ceil(selection.wait_ends / 60) * 60, UTC)
         until = "waits for min-age, until" if waiting == 1 else "wait for min-age, the first until"
         parts.append(f"{waiting} {until} {end:%Y-%m-%d %H:%M} UTC")
-    if parts:
-        yield f"tags left out: {', '.join(parts)}"
-    if selection.dates_read:
-        images = format_count(selection.dates_read, "image")
-        yield f"the dates of {images} are not recorded; the next sync reads them once more"
+    return f"tags left out: {', '.join(parts)}" if parts else ""
+
+
+def _dates_text(selection: SelectionSummary) -> str:
+    """Return how many images lack a recorded date, or an empty string."""
+    images = format_count(selection.dates_read, "image")
+    text = f"the dates of {images} are not recorded; the next sync reads them once more"
+    return text if selection.dates_read else ""
 
 
 def _other_platforms_lines(count: int) -> list[str]:

@@ -71,7 +71,8 @@ class PlanSummary(Struct):
     up_to_date: the number of images that are up to date.
     other_platforms: the number of images that are skipped because they are for platforms that are not wanted.
     failures: the images, mirrors and sources that failed.
-    selections: what the rules of each mirror select, by its name.
+    selections: what the rules of each mirror select, by its name, with wildcards expanded. mirrors: the source of the
+    mirror in the configuration, by the same name.
     rejected_repositories: for each wildcard, the number of repositories that each rule rejects.
     bytes_to_read: the number of bytes to read from sources.
     bytes_to_send: the maximum number of bytes to send. A sync may send less, because a dry run does not check which
@@ -85,6 +86,7 @@ class PlanSummary(Struct):
     other_platforms: int = 0
     failures: list[FailedImage] = field(default_factory=list)
     selections: dict[str, SelectionSummary] = field(default_factory=dict)
+    mirrors: dict[str, str] = field(default_factory=dict)
     rejected_repositories: dict[str, dict[str, int]] = field(default_factory=dict)
     bytes_to_read: int = 0
     bytes_to_send: int = 0
@@ -176,6 +178,7 @@ class DryRun:
         self._progress.add_images(selection.count * len(entry.targets))
         self._bases.allow_mounts(target.repository for target in entry.targets)
         self.summary.selections[entry.name] = selection
+        self.summary.mirrors[entry.name] = entry.mirror_name
 
     def record_repositories(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
         """Record how many repositories the rules of a wildcard leave out."""
