@@ -186,22 +186,18 @@ class _SyncRun:
             logged.finish(seconds_left(self._signals))
             if code < SIGNALLED and logged.failure is not None:
                 code = worst_exit_code({code, logged.failure.exit_code})
-            document = report.finish(
-                code, ended=datetime.now(UTC), cost=cost, deadline_reached=self._signals.deadline_reached
-            )
+            stopped = self._signals.has_ended_run or (self._options.fail_fast and code != OK)
+            complete = self._options.selects_all and not stopped
+            document = outputs.write_report(report, code, cost, ages, complete=complete)
+            code = document.exit
             _log.info("run_ended", extra={"exit": code, "seconds": round(cost.seconds, 3)})
             if self._events is not None:
                 totals = report.totals_fields(cost)
                 self._events.end_run(code, seconds=cost.seconds, totals=totals, report=str(report.path))
             self._print_summary(report, cost, code)
-            stopped = self._signals.has_ended_run or (self._options.fail_fast and code != OK)
-            complete = self._options.selects_all and not stopped
-            lines = self._summary(report, cost, code, quiet=code != OK)
-            written = outputs.write(document, ages, lines, complete=complete)
+            outputs.write(document, ages, self._summary(report, cost, code, quiet=code != OK), complete=complete)
             if self._on_report is not None:
                 self._on_report(document)
-            if code < SIGNALLED:
-                code = worst_exit_code({code, written})
         return code
 
     def _copy_all(self, report: Report, run: str) -> tuple[int, RunCost]:

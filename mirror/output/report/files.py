@@ -45,9 +45,9 @@ _CHUNK = 64 * 1024  # bytes of entries that are collected before they are writte
 class Report(AbstractContextManager["Report"]):
     """The report of a run. Collects one entry for each reference and target, and writes them to files at the end.
 
-    Any thread may call `add`. One thread calls `finish` once. Until then, the entries are stored in an unnamed file in
-    the directory of the report. Only the totals, the causes of failures, the first changes and the references of failed
-    images are kept in memory."""
+    Any thread may call `add`. One thread then calls `finish`, which replaces the files if it is called again. Until
+    then, the entries are stored in an unnamed file in the directory of the report. Only the totals, the causes of
+    failures, the first changes and the references of failed images are kept in memory."""
 
     def __init__(
         self,
