@@ -161,7 +161,7 @@ EPILOGS = {
         {
             "0": "the file was converted",
             "1": "converted, but some images would not be copied: see the notes",
-            "2": "the file is not valid, nothing can be converted, or FILE of -o was not written by `mirror convert`",
+            "2": "invalid, nothing can be converted, or FILE of -o must not be replaced",
             "4": LOCAL_ERROR,
         },
     ),
