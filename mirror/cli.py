@@ -47,7 +47,7 @@ def _insert_config(text: str, parsed: argparse.Namespace) -> str:
     """Return an error message in which the path of the configuration replaces the placeholder CONFIG.
 
     If the command reads no configuration, the message is returned unchanged."""
-    from mirror.output.report.cause_lines import insert_path  # noqa: PLC0415 (only for errors)
+    from mirror.util.shell_commands import insert_path  # noqa: PLC0415 (only for errors)
 
     given = vars(parsed)
     is_copy = "source" in given

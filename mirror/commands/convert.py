@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 from mirror.commands.output_files import check_directory
-from mirror.errors import FAILED, OK, ConfigError, printable, worst_exit_code
-from mirror.migration.converter import convert_file
+from mirror.errors import FAILED, OK, ConfigError, LocalError, printable, worst_exit_code
+from mirror.migration.converter import MAX_HEADING, convert_file, is_converted
 from mirror.output.console import Console, print_lines
 from mirror.output.report.units import format_count
-from mirror.util.files import atomic_write
+from mirror.util.files import atomic_write, local_error
 
 _STDOUT = Path("-")
 
@@ -42,9 +42,25 @@ def convert(tool: str, path: Path, output: Path | None, destination: str | None)
 
 
 def _check_output(path: Path, output: Path) -> None:
-    """Raise ConfigError if the new file would replace the old one, and LocalError if its directory does not exist."""
+    """Check the path of the new file.
+
+    Raises ConfigError if it would replace the old file, or a file that `mirror convert` did not write. Raises
+    LocalError if its directory does not exist, or if it is not a regular file."""
     real = Path(os.path.realpath(output))
     if real == Path(os.path.realpath(path)):
         what = f"the new configuration would replace {printable(output)}, the file to convert"
         raise ConfigError(what, hint="choose another file with `-o FILE`")
     check_directory(output, real)
+    if not os.path.lexists(real):
+        return
+    if not real.is_file():
+        what = f"cannot write {printable(output)}: it is not a regular file"
+        raise LocalError(what, hint="choose another file with `-o FILE`")
+    try:
+        with real.open("rb") as file:
+            beginning = file.read(MAX_HEADING)
+    except OSError as error:
+        raise local_error("read", output, error) from error
+    if beginning and not is_converted(beginning):
+        what = f"{printable(output)} exists, and was not written by `mirror convert`"
+        raise ConfigError(what, hint="choose another file with `-o FILE`, or delete it")

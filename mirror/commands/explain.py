@@ -13,7 +13,6 @@ from mirror.config import Config
 from mirror.errors import FAILED, OK, ConfigError, MirrorError, printable, worst_exit_code
 from mirror.oci.reference import Repository
 from mirror.output.console import print_lines
-from mirror.output.report.cause_lines import insert_path
 from mirror.selection.locations import (
     MATCHED,
     BundleLocation,
@@ -29,6 +28,7 @@ from mirror.sync.explanation import MirrorExplanation, TargetExplanation, explai
 from mirror.sync.plan_model import MirrorEntry, PlanReceiver, RepositoryFilter, TargetEntry, source_digest
 from mirror.sync.planner import Planner
 from mirror.sync.write_conflicts import find_possible_conflicts
+from mirror.util.shell_commands import insert_path
 from mirror.util.structs import replace
 
 _COUNTED = {"copy": "to copy", "skip": "up to date", "conflict": "in conflict", "fail": "failed"}
@@ -230,27 +230,27 @@ def _json_lines(explanations: Sequence[MirrorExplanation], reference: str, confi
             "source": found.source,
             "selected": found.selected,
             "rule": found.rule,
-            "reason": found.reason,
+            "reason": insert_path(found.reason, config.path),
         }
-        fields |= {"rejected": dict(found.rejected)} if found.found is None else _lookup_fields(found.found)
-        mirrors.append(fields | {"targets": [_target_fields(target) for target in found.targets]})
+        fields |= {"rejected": dict(found.rejected)} if found.found is None else _lookup_fields(found.found, config)
+        mirrors.append(fields | {"targets": [_target_fields(target, config) for target in found.targets]})
     return json.dumps({"schema": 1, "reference": reference, "mirrors": mirrors}, indent=2).splitlines()
 
 
-def _target_fields(target: TargetExplanation) -> dict[str, object]:
-    """Return the JSON object that explains one target."""
+def _target_fields(target: TargetExplanation, config: Config) -> dict[str, object]:
+    """Return the JSON object that explains one target. config: for the commands in hints."""
     if target.found is None:
         return {"target": target.name, "actions": dict(target.counts)}
     return {
         "target": target.name,
-        **_lookup_fields(target.found),
+        **_lookup_fields(target.found, config),
         "action": target.action,
-        "reason": target.reason,
+        "reason": insert_path(target.reason, config.path),
     }
 
 
-def _lookup_fields(found: Version | MirrorError) -> dict[str, object]:
+def _lookup_fields(found: Version | MirrorError, config: Config) -> dict[str, object]:
     """Return the JSON fields `digest` and `error` for a lookup. One of them is null."""
     if isinstance(found, MirrorError):
-        return {"digest": None, "error": {"code": found.code, "message": str(found)}}
+        return {"digest": None, "error": {"code": found.code, "message": insert_path(str(found), config.path)}}
     return {"digest": source_digest(found), "error": None}

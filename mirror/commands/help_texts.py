@@ -160,7 +160,7 @@ EPILOGS = {
         {
             "0": "the file was converted",
             "1": "converted, but the result does not copy all images: see the notes",
-            "2": "the file is not valid, or nothing can be converted",
+            "2": "invalid, nothing can be converted, or FILE of -o must not be replaced",
             "4": LOCAL_ERROR,
         },
     ),

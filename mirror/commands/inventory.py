@@ -24,6 +24,7 @@ from mirror.selection.locations import MATCHED
 from mirror.selection.repository_rules import can_match
 from mirror.store import Source
 from mirror.util.cancellation import Work
+from mirror.util.shell_commands import insert_path
 from mirror.util.signals import run_with_signals
 from mirror.util.structs import Struct
 
@@ -68,7 +69,19 @@ def _survey_path(path: Path, work: Work) -> StoreSurvey:
         return _survey_bundle(path, work)
     if head.lstrip().startswith(b"{") and b'"images"' in path.read_bytes()[: MAX_BYTES + 1]:
         return StoreSurvey(_inventory_from_report(path))
-    return _survey_targets(load(path), work)
+    return _survey_configuration(path, work)
+
+
+def _survey_configuration(path: Path, work: Work) -> StoreSurvey:
+    """List the content of the targets of the configuration at `path`. Hints contain its path."""
+    try:
+        found = _survey_targets(load(path), work)
+    except MirrorError as error:
+        error.hint = insert_path(error.hint, path)
+        raise
+    for problem in found.problems:
+        problem.hint = insert_path(problem.hint, path)
+    return found
 
 
 # ---- on disk

@@ -176,7 +176,12 @@ def add_convert(commands: argparse._SubParsersAction[Parser]) -> None:
         "file", metavar="FILE", type=Path, help="the file to convert; for image-syncer, the file that lists the images"
     )
     convert.add_argument(
-        "-o", dest="output", metavar="FILE", type=Path, help="write to this file (default: standard output)"
+        "-o",
+        dest="output",
+        metavar="FILE",
+        type=Path,
+        help="the new configuration; by default, standard output. "
+        "An existing file is replaced only if `mirror convert` wrote it",
     )
     convert.add_argument(
         "--destination", metavar="HOST/PREFIX", help="for skopeo: the DESTINATION argument of `skopeo sync`"

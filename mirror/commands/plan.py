@@ -6,14 +6,16 @@ from functools import partial
 
 from mirror.commands.options import Options
 from mirror.commands.plan_json import plan_document
-from mirror.commands.read_only import open_for_reading
+from mirror.commands.read_only import open_with_shards
 from mirror.commands.summaries import drift_lines, plan_lines
 from mirror.errors import CHANGES, OK, worst_exit_code
 from mirror.output.console import print_lines
+from mirror.state.ownership import OwnershipRecords
 from mirror.sync.dry_run import DryRun
 from mirror.sync.locked_selection import LockComparison, compare_lock
 from mirror.sync.platform_reader import PlatformReader
 from mirror.sync.report_entries import run_failure
+from mirror.sync.unrecorded_tags import UnrecordedTagCounter
 from mirror.transfer.tasks import run_group
 
 
@@ -22,12 +24,21 @@ def plan(options: Options) -> int:
 
     With `--locked`, also print how the sources differ from the image lock."""
     comparisons: list[LockComparison] = []
-    with open_for_reading(options, work="planning") as (context, state):
+    with open_with_shards(options, "planning", share_memory=False) as (context, states):
+        state = states[0]
+        counter = UnrecordedTagCounter(OwnershipRecords(states, context.config.path))
         context.check_no_partial_bundle(options)
         reader = context.image_reader(state)
         platforms, bases = PlatformReader(context.calls, context.manifests), context.bases(state, reader)
         dry_run = DryRun(platforms, bases, reader, context.progress, deep=options.deep)
-        planner = context.planner(state, dry_run, reader, use_hints=not options.deep, reread_dates=options.deep)
+        planner = context.planner(
+            state,
+            dry_run,
+            reader,
+            use_hints=not options.deep,
+            reread_dates=options.deep,
+            keep_target_tags=counter.count,
+        )
 
         async def compare() -> None:
             """Compare the image lock with the sources if `--locked` is given."""
@@ -44,6 +55,7 @@ def plan(options: Options) -> int:
 
         stopped = context.run_until_signal(run())
         summary = dry_run.summary
+        summary.unrecorded = counter.by_target(context.entries)
         known = {(failed.source, failed.failure.message) for failed in summary.failures}
         for comparison in comparisons:
             summary.failures += [run_failure(*one) for one in comparison.failures if (one[0], one[1].what) not in known]
@@ -59,7 +71,7 @@ def plan(options: Options) -> int:
         locked = drifts if options.locked is not None else None
         lines = plan_document(summary, context.config.path, exit_code=code, drifts=locked).splitlines()
     else:
-        lines = plan_lines(summary, context.config.path)
+        lines = plan_lines(summary, context.config.path, verbose=options.verbosity > 0)
         lines += drift_lines(drifts, options.locked, context.config.path) if options.locked is not None else []
     written = print_lines(map(context.redact, lines))
     if stopped is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from mirror.errors import printable
@@ -13,6 +14,7 @@ from mirror.output.report.records import failure_fields
 from mirror.selection.tag_rules import SelectionSummary
 from mirror.sync.dry_run import PlannedCopy, PlanSummary
 from mirror.sync.locked_selection import Drift
+from mirror.util.shell_commands import insert_path
 
 SCHEMA = 1
 
@@ -36,12 +38,16 @@ def plan_document(summary: PlanSummary, config: Path, *, exit_code: int, drifts:
             "requests": {"GET manifest": summary.manifests},
         },
         "images": [_copy_fields(change) for change in copies],
-        "failures": [_failed_fields(failed) for failed in failures],
+        "failures": [_failed_fields(failed, config) for failed in failures],
         "bundles_to_rebuild": list(summary.bundles_to_rebuild),
         "left_out": {
             "repositories": {name: dict(rules) for name, rules in sorted(summary.rejected_repositories.items())},
             "tags": {name: _selection_fields(one) for name, one in sorted(summary.selections.items())},
         },
+        "unrecorded_tags": [
+            {"target": printable(one.target), "repositories": one.repositories, "tags": one.tags}
+            for one in summary.unrecorded
+        ],
     }
     if drifts is not None:
         different = sorted(set(drifts), key=lambda drift: (drift.name, drift.kind.value))
@@ -65,14 +71,14 @@ def _copy_fields(change: PlannedCopy) -> dict[str, object]:
     }
 
 
-def _failed_fields(failed: FailedImage) -> dict[str, object]:
-    """Return the object for an image or repository that could not be planned."""
+def _failed_fields(failed: FailedImage, config: Path) -> dict[str, object]:
+    """Return the object for an image or repository that could not be planned. config: for commands in hints."""
     action = "conflict" if failed.result == "conflict" else "fail"
     return {
         "source": printable(failed.source, 2000),
         "target": printable(failed.target, 2000),
         "action": action,
-        "error": failure_fields(failed.failure),
+        "error": failure_fields(failed.failure, partial(insert_path, config=config)),
     }
 
 

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection
-from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
 from mirror.commands.options import Options
 from mirror.commands.output_files import resolve_output
 from mirror.commands.prune_lines import plan_lines
-from mirror.commands.read_only import open_for_reading
+from mirror.commands.read_only import open_with_shards
 from mirror.commands.session import RunContext
-from mirror.config import Config, state_directory
+from mirror.config import Config
 from mirror.errors import Cancelled, ConfigError, MirrorError, worst_exit_code
 from mirror.output.console import print_lines
 from mirror.selection.locations import is_bundle
-from mirror.state.hints import FILE_NAME, State
+from mirror.state.hints import State
 from mirror.state.ownership import OwnershipRecords
 from mirror.sync.planner import Planner
 from mirror.sync.prune_plan import PrunePlan, RepositoryPlan
 from mirror.sync.prune_planner import PrunePlanner, PruneSurvey, plan_repository
 from mirror.sync.prune_selection import PruneSelection
+from mirror.sync.unrecorded_tags import UnrecordedTagCounter
 from mirror.transfer.tasks import gather_results
 from mirror.util.files import atomic_write
+from mirror.util.structs import replace
 
 MAX_DELETE = 10.0  # the default of `--max-delete`: percent of the tags of a repository
-
-_log = logging.getLogger("mirror")
 
 
 def plan(options: Options, output: Path) -> int:
@@ -36,20 +34,20 @@ def plan(options: Options, output: Path) -> int:
 
     Raises ConfigError, LocalError."""
     found: list[PrunePlan] = []
-    with open_for_reading(options) as (context, state), ExitStack() as stack:
+    with open_with_shards(options, share_memory=True) as (context, states):
         config = context.config
         check_targets(config)
         if str(output) == "-":
             raise ConfigError("`--plan -` does not name a file", hint="specify a path; the plan cannot be printed")
         path = resolve_output(output, config, name="plan", remedy="for the plan")
-        folders = shard_folders(state_directory(config))
-        shards = [stack.enter_context(State.open(one, _log.warning, read_only=True)) for one in folders]
-        records = OwnershipRecords([state, *shards], config.path)
+        records = OwnershipRecords(states, config.path)
         has_records = bool(records.repositories())
 
         async def run() -> None:
             """Examine the sources and the targets, and make the plan."""
-            found.append(await _make_plan(config, await find_deletable_tags(context, state, records)))
+            counter = UnrecordedTagCounter(records)
+            survey = await find_deletable_tags(context, states[0], records, counter=counter)
+            found.append(replace(await _make_plan(config, survey), unrecorded=counter.by_target(context.entries)))
 
         stopped = context.run_until_signal(run())
     if stopped is not None:
@@ -85,17 +83,17 @@ def check_targets(config: Config) -> None:
         raise ConfigError("nothing can be deleted from a bundle, and all targets are bundles", hint=hint)
 
 
-def shard_folders(directory: Path) -> list[Path]:
-    """Return the folders of shards in the state directory that contain a state file."""
-    return sorted(path.parent for path in directory.glob(f"shard-*-of-*/{FILE_NAME}"))
-
-
 async def find_deletable_tags(
-    context: RunContext, state: State, records: OwnershipRecords, also: Collection[str] = ()
+    context: RunContext,
+    state: State,
+    records: OwnershipRecords,
+    *,
+    also: Collection[str] = (),
+    counter: UnrecordedTagCounter | None = None,
 ) -> PruneSurvey:
     """List the tags of the sources and targets, and determine which tags on targets may be deleted.
 
-    also: target repositories to examine even if all their tags are selected."""
+    also: target repositories to examine even if all their tags are selected. counter: counts unrecorded tags."""
     selection = PruneSelection()
     planner = Planner(
         context.calls,
@@ -110,4 +108,4 @@ async def find_deletable_tags(
         keep_tags=selection.keep_tags,
     )
     await planner.plan_all(context.entries)
-    return await PrunePlanner(context.calls, records, selection).find(also)
+    return await PrunePlanner(context.calls, records, selection).find(also, counter)

@@ -11,21 +11,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mirror.commands.options import Options, ReferenceFilter
-from mirror.commands.prune import check_targets, find_deletable_tags, shard_folders
+from mirror.commands.prune import check_targets, find_deletable_tags
 from mirror.commands.prune_lines import apply_lines
 from mirror.commands.read_only import log_config_warnings, log_state_warning, new_run_id, run_cost
-from mirror.commands.run_log import open_run_log
+from mirror.commands.run_log import command_completer, open_run_log
 from mirror.commands.session import RunContext, close_in_time, open_run, seconds_left
 from mirror.config import Config, load, state_directory
 from mirror.errors import OK, SIGNALLED, Cancelled, MirrorError, worst_exit_code
 from mirror.oci.digest import Digest
 from mirror.output.console import Console, print_lines
 from mirror.output.progress import Progress
+from mirror.output.progress_display import show_progress
 from mirror.output.redaction import Redactor
 from mirror.output.report import Failure, ImageEntry, Report, Result, RunCost
-from mirror.output.report.cause_lines import insert_path
 from mirror.state.hints import State
 from mirror.state.ownership import OwnershipRecords
+from mirror.state.shard_states import SharedV2Memory, shard_folders
 from mirror.sync.plan_model import reference_suffix
 from mirror.sync.prune_plan import (
     AllowedDeletions,
@@ -38,6 +39,7 @@ from mirror.sync.prune_planner import PrunableRepository, PruneSurvey
 from mirror.sync.pruner import Outcome, Pruner, RepositoryTask
 from mirror.transfer.tasks import run_group
 from mirror.util.files import Lock, private_directory
+from mirror.util.shell_commands import insert_path
 from mirror.util.signals import InterruptibleSleep, Signals
 
 _RESULTS: Mapping[Outcome, Result] = {"deleted": "deleted", "gone": "up-to-date", "kept": "kept", "failed": "failed"}
@@ -99,6 +101,7 @@ class _PruneRun:
         self._outcomes: dict[str, Outcome] = {}  # by the name of the tag or attachment on the target
         self._problems: list[tuple[str, str]] = []  # names on the target, with the reasons
         self._codes = {OK}
+        self._progress = Progress()
         self._report: Report
 
     def run(self) -> int:
@@ -111,7 +114,14 @@ class _PruneRun:
             )
             log_config_warnings(self._config)
             self._report = stack.enter_context(
-                Report(self._folders[0], run=run, started=started, redact=self._redactor, command="prune")
+                Report(
+                    self._folders[0],
+                    run=run,
+                    started=started,
+                    redact=self._redactor,
+                    command="prune",
+                    complete=command_completer(self._config.path.absolute(), self._options),
+                )
             )
             _log.info(
                 "prune_started", extra={"config": str(self._config.path), "config_sha256": self._config.text_hash}
@@ -131,8 +141,10 @@ class _PruneRun:
         run: the id of the run. clock: when the run started, on the monotonic clock."""
         with ExitStack() as stack:
             states = [stack.enter_context(State.open(folder, log_state_warning)) for folder in self._folders]
-            arguments = (self._options, ReferenceFilter(None), self._redactor, self._signals, states[0], Progress())
-            with open_run(self._config, *arguments, run=run, writes=False) as context:
+            stack.enter_context(show_progress(self._progress, self._console, self._options.progress_mode))
+            arguments = (self._options, ReferenceFilter(None), self._redactor, self._signals, states[0], self._progress)
+            memory = SharedV2Memory(states)
+            with open_run(self._config, *arguments, run=run, writes=False, memory=memory) as context:
                 records = OwnershipRecords(states, self._config.path)
                 pruner = Pruner(context.calls, records, context.stores.registries, self._record)
                 with ExitStack() as closing:
@@ -151,6 +163,7 @@ class _PruneRun:
         """Determine again which tags may be deleted, and delete those in the plan, within the limit `--max-delete`."""
         allowed = self._allowed.repositories
         survey = await find_deletable_tags(context, state, records, also=allowed)
+        self._progress.start_deleting(sum(len(references) for references in allowed.values()))
         self._record_not_deletable(survey)
         tasks = [
             RepositoryTask(found, self._allowed_tags(found), allowed[found.name])
@@ -231,6 +244,7 @@ class _PruneRun:
     def _record(self, item: PlannedDeletion, outcome: Outcome, error: MirrorError | None) -> None:
         """Record the outcome for a tag or attachment in the report and in the log."""
         self._outcomes[item.name] = outcome
+        self._progress.count_image(failed=outcome == "failed")
         failure = Failure.from_error(error) if error is not None else None
         entry = ImageEntry(item.source, item.name, _RESULTS[outcome], digest=item.digest, error=failure)
         self._report.add(entry)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-import shlex
-import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from mirror.commands.summaries import unrecorded_lines
 from mirror.errors import printable
 from mirror.output.report import format_count, format_size
-from mirror.output.report.cause_lines import insert_path
 from mirror.sync.prune_plan import PrunePlan, RepositoryPlan
 from mirror.sync.pruner import Outcome
+from mirror.util.shell_commands import insert_path, quote_path
+from mirror.util.wrapping import wrap_line
 
 _LISTED = 50  # maximum number of repositories or errors that are listed
 _NAMES = 10  # maximum number of names in one list
@@ -31,6 +31,7 @@ def plan_lines(plan: PrunePlan, file: Path, *, limit: float, has_records: bool) 
     for name, error in sorted(plan.refused.items())[:_LISTED]:
         lines += _wrap(f"nothing is deleted from {printable(name)}: {insert_path(str(error), plan.config)}")
     lines += _more_line(len(plan.refused), "repository", "repositories")
+    lines += [part for line in unrecorded_lines(plan.unrecorded) for part in _wrap(line)]
     if not has_records:
         lines.append("the state has no record of tags that a sync with this configuration copied")
     if not plan.repositories:
@@ -61,13 +62,12 @@ def _apply_hint(plan: PrunePlan, file: Path, limit: float) -> list[str]:
     also = f" and {format_count(attachments, 'attachment')}" if attachments else ""
     where = format_count(len(plan.repositories), "repository", "repositories")
     lines = [f"to delete: {format_count(tags, 'tag')}{also} in {where}"]
-    name = f"./{file}" if str(file).startswith("-") else str(file)  # it must not look like an option
-    command = ["mirror", "prune", str(plan.config), "--apply", name]
+    command = f"mirror prune {quote_path(plan.config)} --apply {quote_path(file)}"
     highest = max(repository.percent for repository in plan.repositories)
     if highest > limit:
         lines.append(f"this is more than {limit:g} % of the copied tags of a repository: a higher limit is needed")
-        command += ["--max-delete", str(math.ceil(highest))]
-    lines.append(f"to delete them within 24 hours: {shlex.join(command)}")
+        command += f" --max-delete {math.ceil(highest)}"
+    lines.append(f"to delete them within 24 hours: {command}")
     return lines
 
 
@@ -94,9 +94,8 @@ def _more_line(count: int, one: str, more: str) -> list[str]:
 
 
 def _wrap(text: str) -> list[str]:
-    """Split a text into lines of at most 80 characters, unless a word is longer."""
-    indent = " " * (len(text) - len(text.lstrip()) + 4)
-    return textwrap.wrap(text, 80, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    """Split a text into lines of at most 80 columns, unless a word is longer."""
+    return wrap_line(text, 80)
 
 
 def apply_lines(

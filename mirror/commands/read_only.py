@@ -6,10 +6,11 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from mirror.commands.options import Options, ReferenceFilter
 from mirror.commands.output_files import check_outputs
+from mirror.commands.run_log import command_completer
 from mirror.commands.session import RunContext, open_run
 from mirror.config import Config, load, state_directory
 from mirror.limits import Limits
@@ -21,6 +22,7 @@ from mirror.output.redaction import Redactor
 from mirror.output.report import RunCost, read_references_file
 from mirror.state.hints import State
 from mirror.state.run_marks import current_mark
+from mirror.state.shard_states import SharedV2Memory, shard_folders
 from mirror.util.signals import Signals
 
 _log = logging.getLogger("mirror")
@@ -99,6 +101,28 @@ def open_for_reading(options: Options, work: Phase = "copying") -> Iterator[tupl
     It yields the RunContext and the state, and closes them when the `with` block exits. Inside the block, the progress
     is shown. The command takes no lock and writes no log file. work: the phase that follows the planning. Raises
     ConfigError, LocalError."""
+    with _open_for_reading(options, work) as (context, (state,)):
+        yield context, state
+
+
+@contextmanager
+def open_with_shards(
+    options: Options, work: Phase = "copying", *, share_memory: bool
+) -> Iterator[tuple[RunContext, list[State]]]:
+    """Return a context manager like `open_for_reading` that also opens the other states of the configuration.
+
+    It yields the RunContext and the states: first the state of this run, then those of all shards and of runs without
+    `--shard`.
+    share_memory: whether all states decide which source repositories may be read over v1, and not only the first."""
+    with _open_for_reading(options, work, with_shards=True, share_memory=share_memory) as opened:
+        yield opened
+
+
+@contextmanager
+def _open_for_reading(
+    options: Options, work: Phase, *, with_shards: bool = False, share_memory: bool = False
+) -> Iterator[tuple[RunContext, list[State]]]:
+    """Return the context manager for both functions above. with_shards: whether to open the states of all shards."""
     config = load_config(options)
     check_outputs(config, options)
     run = new_run_id()
@@ -106,16 +130,25 @@ def open_for_reading(options: Options, work: Phase = "copying") -> Iterator[tupl
     progress = Progress(work=work)
     with (
         Signals() as signals,
-        log.open_log(run=run, console=console, redact=redactor, verbosity=options.verbosity),
+        log.open_log(
+            run=run,
+            console=console,
+            redact=redactor,
+            verbosity=options.verbosity,
+            complete=command_completer(config.path, options),
+        ),
         open_trace_file(options, run, redactor),
     ):
         log_config_warnings(config)
         directory = state_directory(config)
-        with (
-            State.open(
-                directory / options.folder, _log.warning, read_only=True, writers=current_mark(directory)
-            ) as state,
-            show_progress(progress, console, options.progress_mode),
-            open_run(config, options, only, redactor, signals, state, progress, run=run, writes=False) as context,
-        ):
-            yield context, state
+        own = directory / options.folder
+        others = [one for one in (directory, *shard_folders(directory)) if with_shards and one != own]
+        with ExitStack() as stack:
+            state = State.open(own, _log.warning, read_only=True, writers=current_mark(directory))
+            states = [stack.enter_context(state)]
+            states += [stack.enter_context(State.open(one, _log.warning, read_only=True)) for one in others]
+            stack.enter_context(show_progress(progress, console, options.progress_mode))
+            arguments = (config, options, only, redactor, signals, state, progress)
+            memory = SharedV2Memory(states) if share_memory else None
+            context = open_run(*arguments, run=run, writes=False, memory=memory)
+            yield stack.enter_context(context), states

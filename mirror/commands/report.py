@@ -8,11 +8,11 @@ from pathlib import Path
 from mirror.config import default_state_directories
 from mirror.errors import OK, ConfigError, printable
 from mirror.output.console import print_lines
-from mirror.output.report.cause_lines import quote_path
 from mirror.output.report.document import ReportDocument, ReportedImage, read_report
 from mirror.output.report.files import resolve_writable
 from mirror.output.report.history import History, read_history
 from mirror.util.files import atomic_write, local_error
+from mirror.util.shell_commands import quote_path
 
 _DOCTYPE = b"<!doctype html"  # the beginning of each page
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -10,6 +11,13 @@ from mirror.config import Config
 from mirror.output import log as logs
 from mirror.output.console import Console
 from mirror.output.redaction import Redactor
+from mirror.util.shell_commands import insert_path
+
+
+def command_completer(config: Path, options: Options) -> Callable[[str], str]:
+    """Return the function that replaces the word CONFIG in the commands of a text. config: the configuration."""
+    path = None if options.copy is not None else config
+    return lambda text: insert_path(text, path)
 
 
 def open_run_log(
@@ -29,4 +37,5 @@ def open_run_log(
         max_size=log.max_size,
         backups=log.backups,
         verbosity=options.verbosity,
+        complete=command_completer(config.path, options),
     )

@@ -8,15 +8,16 @@ import socket
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mirror.config import Config
 from mirror.config.outputs import Webhook, parse_webhook_url
-from mirror.errors import OK, MirrorError
+from mirror.errors import OK, SIGNALLED, MirrorError, worst_exit_code
 from mirror.output.redaction import Redactor
+from mirror.output.report import Report, RunCost
 from mirror.output.report.document import REPORT_NAME, ReportDocument
 from mirror.output.report.failure_ages import FailureAges
 from mirror.output.report.files import resolve_writable
@@ -58,20 +59,35 @@ class RunOutputs:
         """Return the object that tracks since when each image has been failing. started: the start of the run."""
         return FailureAges(self._history.failing, started)
 
-    def write(self, report: ReportDocument, ages: FailureAges, summary: Sequence[str], *, complete: bool) -> int:
-        """Write the history and the metrics, and send notifications. Return OK, or the exit code for an error.
+    def write_report(
+        self, report: Report, exit_code: int, cost: RunCost, ages: FailureAges, *, complete: bool
+    ) -> ReportDocument:
+        """Write the report and the metrics. Return the report without images.
+
+        If the metrics cannot be written, the exit code of this error is part of the report, which is then written once
+        more. ages: the results of the images. complete: whether the run processed all images that are selected. Raises
+        LocalError if the report cannot be written."""
+        finish = partial(
+            report.finish, ended=datetime.now(UTC), cost=cost, deadline_reached=self._signals.deadline_reached
+        )
+        document = finish(exit_code)
+        if self._textfile is None:
+            return document
+        code = self._write_metrics(document, self._history.with_run(document, ages.for_next_run(complete=complete)))
+        worst = exit_code if exit_code >= SIGNALLED else worst_exit_code({exit_code, code})
+        return document if worst == exit_code else finish(worst)
+
+    def write(self, report: ReportDocument, ages: FailureAges, summary: Sequence[str], *, complete: bool) -> None:
+        """Write the history, and send notifications. Errors are only logged.
 
         ages: the object from `failure_ages`, which has received the results of all images. summary: the lines for
-        messages. complete: whether the run processed all selected images. A notification that cannot be sent causes
-        only a warning in the log."""
+        messages. complete: whether the run processed all selected images."""
         history = self._history.with_run(report, ages.for_next_run(complete=complete))
         self._write_history(history)
-        code = self._write_metrics(report, history) if self._textfile is not None else OK
         if self._config.output.webhooks and self._signals.number is None:
             sent = self._notify(report, history, summary)
             if sent != history.sent:
                 self._write_history(replace(history, sent=sent))
-        return code
 
     def _write_history(self, history: History) -> None:
         """Write the history. An error causes only a warning, because the history contains only hints."""

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 
 from mirror.commands.options import Options
 from mirror.commands.read_only import new_run_id
-from mirror.commands.run_log import open_run_log
+from mirror.commands.run_log import command_completer, open_run_log
 from mirror.commands.run_pages import RunPages
 from mirror.commands.schedule import Schedule
 from mirror.commands.service_status import ServiceStatus, StatusHandler
@@ -178,6 +178,9 @@ class _Service:
                 stack.enter_context(log)
             except MirrorError:
                 verbosity = self._options.verbosity
-                stack.enter_context(open_log(run=self._run_id, console=console, redact=redactor, verbosity=verbosity))
+                complete = command_completer(self._config.path, self._options)
+                stack.enter_context(
+                    open_log(run=self._run_id, console=console, redact=redactor, verbosity=verbosity, complete=complete)
+                )
             for text in texts:
                 _log.log(level, event, extra={"text": text})

@@ -18,6 +18,7 @@ from mirror.errors import Cancelled, ConfigError, LocalError, MirrorError, NotFo
 from mirror.limits import Limits
 from mirror.output.progress import Progress
 from mirror.output.redaction import Redactor
+from mirror.registry.v1.fallback_state import V2Memory
 from mirror.selection.locations import STREAM, is_bundle, is_registry
 from mirror.selection.repository_rules import can_match
 from mirror.state.hints import State
@@ -32,6 +33,7 @@ from mirror.sync.plan_model import MirrorEntry, PlanReceiver, RepositoryFilter, 
 from mirror.sync.planner import Planner
 from mirror.sync.signature_checker import SignatureChecker
 from mirror.sync.tag_protection import TagProtection
+from mirror.sync.target_tags import KeepTargetTags
 from mirror.transfer.calls import CLOSE_TIMEOUT, Calls, new_loop
 from mirror.transfer.tasks import Coro
 from mirror.util.cancellation import Stop
@@ -82,11 +84,12 @@ class RunContext(Struct, frozen=True):
         only: RepositoryFilter | None = None,
         receive_references: Callable[[Sequence[SourceReference]], None] | None = None,
         reread_dates: bool = False,
+        keep_target_tags: KeepTargetTags | None = None,
     ) -> Planner:
         """Create the planner for the run. receiver: the object to which the planner passes the plan entries.
 
         reader: reads the images of the run, and keeps the tags of attachments from the tag lists that are read.
-        only: the filter to use instead of the one for `--only` and `--shard`."""
+        only: the filter to use instead of the one for `--only` and `--shard`. The others are described in `Planner`."""
         return Planner(
             self.calls,
             state,
@@ -100,6 +103,7 @@ class RunContext(Struct, frozen=True):
             repair=repair,
             receive_references=receive_references,
             reread_dates=reread_dates,
+            keep_target_tags=keep_target_tags,
         )
 
     def image_reader(self, state: State, *, all_attachments: bool = False) -> ImageReader:
@@ -249,17 +253,19 @@ def open_run(
     run: str,
     writes: bool,
     on_request: Callable[[], object] | None = None,
+    memory: V2Memory | None = None,
 ) -> Iterator[RunContext]:
     """Return a context manager that opens the stores and an event loop, and yields them as a RunContext.
 
     When the `with` block exits, all threads are joined, except those that hang after a signal. run: the id of the run.
-    writes: False if the command only reads. on_request: called on any thread after each request that was sent. Raises
-    ConfigError, LocalError."""
+    writes: False if the command only reads. on_request: called on any thread after each request that was sent. memory:
+    which repositories responded over v2 in earlier runs; by default, those in `state`. Raises ConfigError,
+    LocalError."""
     limits, stop = Limits(on_request=on_request), Stop()
     progress.set_host_source(limits.waiting_hosts)
     spool = spool_directory(config, options.folder)
     with Stores(
-        config, limits, redactor, spool, options.base, writes=writes, repair=options.repair, memory=state
+        config, limits, redactor, spool, options.base, writes=writes, repair=options.repair, memory=memory or state
     ) as stores:
         entries = stores.entries()
         if options.locked is not None:

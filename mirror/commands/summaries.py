@@ -3,36 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from mirror.errors import printable
 from mirror.output.report import Causes, ChangeRow, FailedImage, cause_lines, change_table
-from mirror.output.report.cause_lines import quote_path
 from mirror.output.report.causes import repository_name
 from mirror.output.report.changes import sort_key
 from mirror.output.report.units import format_count, format_size
 from mirror.selection.tag_rules import SelectionSummary
 from mirror.sync.dry_run import PlannedCopy, PlanSummary
 from mirror.sync.locked_selection import Drift, DriftKind
+from mirror.sync.unrecorded_tags import UnrecordedTags
 from mirror.sync.verifier import VerifyResult
+from mirror.util.shell_commands import quote_path
 from mirror.util.wrapping import line_width, wrap_line
 
+MAX_EXAMPLES = 3  # repositories of a wildcard that are named in one line
+MAX_TARGETS = 10  # targets whose tags of others are counted on a line of their own
 
-def plan_lines(summary: PlanSummary, config: Path) -> list[str]:
-    """Return the lines that `plan` prints: the images that a sync would copy, the causes of failures, and totals."""
+
+def plan_lines(summary: PlanSummary, config: Path, *, verbose: bool = False) -> list[str]:
+    """Return the lines that `plan` prints: the images that a sync would copy, the causes of failures, and totals.
+
+    verbose: whether each repository of a wildcard has its own line about tags that are left out."""
     changes = sorted(summary.changes, key=lambda change: (sort_key(change.target), change.source))
     lines = change_table(map(_change_row, changes), line_width()) if changes else []
     lines += cause_lines(group_by_cause(summary.failures), config=config, width=line_width())
     for source, rejected in sorted(summary.rejected_repositories.items()):
         lines += wrap_line(f"{source}: repositories left out: {_count_text(rejected)}", line_width())
-    for source, selection in sorted(summary.selections.items()):
-        for text in _selection_texts(selection):
-            lines += wrap_line(f"{source}: {text}", line_width())
+    for line in _selection_lines(summary, verbose=verbose):
+        lines += wrap_line(line, line_width())
     lines += [f"rebuild {bundle}: {reason}" for bundle, reason in summary.bundles_to_rebuild.items()]
     lines += _other_platforms_lines(summary.other_platforms)
+    for line in unrecorded_lines(summary.unrecorded):
+        lines += wrap_line(line, line_width())
     if not summary.changes:
         rebuild = (
             f"; {format_count(len(summary.bundles_to_rebuild), 'bundle')} to rebuild"
@@ -58,13 +65,65 @@ def plan_lines(summary: PlanSummary, config: Path) -> list[str]:
     return lines + [part for line in totals for part in wrap_line(line, line_width())]
 
 
+def unrecorded_lines(found: Sequence[UnrecordedTags]) -> list[str]:
+    """Return a line for each target with tags that no sync with this configuration wrote. At most MAX_TARGETS lines."""
+    lines = []
+    for one in found[:MAX_TARGETS]:
+        where = f" in {format_count(one.repositories, 'repository', 'repositories')}" if "*" in one.target else ""
+        were = "was" if one.tags == 1 else "were"
+        text = f"{format_count(one.tags, 'tag')}{where} {were} not written by a sync with this configuration"
+        lines.append(f"{printable(one.target)}: {text}")
+    more = found[MAX_TARGETS:]
+    if more:
+        tags = format_count(sum(one.tags for one in more), "such tag")
+        lines.append(f"and {tags} on {format_count(len(more), 'other target')}")
+    return lines
+
+
 def _count_text(rejected: Mapping[str, int]) -> str:
     """Return the number of names that each rule leaves out, as text, such as `3 by include`."""
     return ", ".join(f"{count} by {printable(rule, 80)}" for rule, count in sorted(rejected.items()))
 
 
-def _selection_texts(selection: SelectionSummary) -> Iterator[str]:
-    """Yield clauses about the tags that the rules of a mirror leave out, and about images without a recorded date."""
+def _selection_lines(summary: PlanSummary, *, verbose: bool) -> Iterator[str]:
+    """Yield lines about the tags that the rules of each mirror leave out.
+
+    The repositories of a wildcard share one line of each kind.
+
+    verbose: whether each repository has its own line instead."""
+    mirrors: defaultdict[str, dict[str, SelectionSummary]] = defaultdict(dict)
+    for source, selection in sorted(summary.selections.items()):
+        mirrors[source if verbose else summary.mirrors.get(source, source)][source] = selection
+    for mirror, selections in sorted(mirrors.items()):
+        for describe in (_left_out_text, _dates_text):
+            found = {source: selection for source, selection in selections.items() if describe(selection)}
+            if len(found) == 1:
+                ((source, selection),) = found.items()
+                yield f"{source}: {describe(selection)}"
+            elif found:
+                text = describe(_merge_selections(list(found.values())))
+                yield f"{mirror}: {text} (in {len(found)} repositories: {_examples_text(list(found))})"
+
+
+def _merge_selections(selections: Sequence[SelectionSummary]) -> SelectionSummary:
+    """Return the sums of the selections of several repositories."""
+    rejected = Counter[str]()
+    for one in selections:
+        rejected.update(one.rejected)
+    ends = min((one.wait_ends for one in selections if one.wait_ends is not None), default=None)
+    return SelectionSummary(
+        sum(one.count for one in selections), rejected, ends, sum(one.dates_read for one in selections)
+    )
+
+
+def _examples_text(names: Sequence[str]) -> str:
+    """Return the first names of a list, and the number of the others."""
+    more = f" and {len(names) - MAX_EXAMPLES} more" if len(names) > MAX_EXAMPLES else ""
+    return ", ".join(names[:MAX_EXAMPLES]) + more
+
+
+def _left_out_text(selection: SelectionSummary) -> str:
+    """Return how many tags each rule leaves out, and until when tags wait, or an empty string."""
     rejected = dict(selection.rejected)
     waiting = rejected.pop("min-age", 0)
     parts = [_count_text(rejected)] if rejected else []
@@ -73,11 +132,14 @@ def _selection_texts(selection: SelectionSummary) -> Iterator[str]:
         end = datetime.fromtimestamp(math.ceil(selection.wait_ends / 60) * 60, UTC)
         until = "waits for min-age, until" if waiting == 1 else "wait for min-age, the first until"
         parts.append(f"{waiting} {until} {end:%Y-%m-%d %H:%M} UTC")
-    if parts:
-        yield f"tags left out: {', '.join(parts)}"
-    if selection.dates_read:
-        images = format_count(selection.dates_read, "image")
-        yield f"the creation dates of {images} are not recorded; the next sync reads them again"
+    return f"tags left out: {', '.join(parts)}" if parts else ""
+
+
+def _dates_text(selection: SelectionSummary) -> str:
+    """Return how many images lack a recorded date, or an empty string."""
+    images = format_count(selection.dates_read, "image")
+    text = f"the creation dates of {images} are not recorded; the next sync reads them again"
+    return text if selection.dates_read else ""
 
 
 def _other_platforms_lines(count: int) -> list[str]:

@@ -21,7 +21,7 @@ from mirror.commands.read_only import (
     reference_filter,
     run_cost,
 )
-from mirror.commands.run_log import open_run_log
+from mirror.commands.run_log import command_completer, open_run_log
 from mirror.commands.run_outputs import RunOutputs
 from mirror.commands.session import RunContext, close_in_time, makes_bundle, open_run, seconds_left, spool_directory
 from mirror.config import Config, state_directory
@@ -161,11 +161,12 @@ class _SyncRun:
                 open_run_log(config, self._options, run, self._state_directory, self._console, self._redactor)
             )
             log_config_warnings(config)
+            completer = command_completer(config.path.absolute(), self._options)
             stack.enter_context(open_trace_file(self._options, run, self._redactor))
             if self._options.json_events:
                 from mirror.output.event_stream import open_events  # noqa: PLC0415 (few runs need it)
 
-                self._events = stack.enter_context(open_events(run=run, redact=self._redactor))
+                self._events = stack.enter_context(open_events(run=run, redact=self._redactor, complete=completer))
                 self._events.start_run(str(config.path))
             shard = str(self._options.shard) if self._options.shard is not None else ""
             outputs = RunOutputs(config, self._state_directory, shard, self._redactor, self._signals)
@@ -180,6 +181,7 @@ class _SyncRun:
                     keep_changes=self._options.verbosity > 0,
                     ages=ages,
                     list_unchanged=config.output.list_unchanged,
+                    complete=completer,
                 )
             )
             _log.info("run_started", extra={"config": str(config.path), "config_sha256": config.text_hash})
@@ -187,20 +189,18 @@ class _SyncRun:
             logged.finish(seconds_left(self._signals))
             if code < SIGNALLED and logged.failure is not None:
                 code = worst_exit_code({code, logged.failure.exit_code})
-            document = report.finish(code, ended=datetime.now(UTC), cost=cost)
+            stopped = self._signals.has_ended_run or (self._options.fail_fast and code != OK)
+            complete = self._options.selects_all and not stopped
+            document = outputs.write_report(report, code, cost, ages, complete=complete)
+            code = document.exit
             _log.info("run_ended", extra={"exit": code, "seconds": round(cost.seconds, 3)})
             if self._events is not None:
                 totals = report.totals_fields(cost)
                 self._events.end_run(code, seconds=cost.seconds, totals=totals, report=str(report.path))
             self._print_summary(report, cost, code)
-            stopped = self._signals.has_ended_run or (self._options.fail_fast and code != OK)
-            complete = self._options.selects_all and not stopped
-            lines = self._summary(report, cost, code, quiet=code != OK)
-            written = outputs.write(document, ages, lines, complete=complete)
+            outputs.write(document, ages, self._summary(report, cost, code, quiet=code != OK), complete=complete)
             if self._on_report is not None:
                 self._on_report(document)
-            if code < SIGNALLED:
-                code = worst_exit_code({code, written})
         return code
 
     def _copy_all(self, report: Report, run: str) -> tuple[int, RunCost]:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from mirror.commands.options import Options
 from mirror.commands.read_only import open_for_reading, run_cost
+from mirror.commands.run_log import command_completer
 from mirror.commands.session import RunContext
 from mirror.commands.summaries import verification_lines
 from mirror.errors import OK, worst_exit_code
@@ -68,5 +69,12 @@ def _open_report(options: Options, context: RunContext, started: datetime) -> It
     if options.report is None:
         yield None
         return
-    with Report.at(options.report, run=context.run, started=started, redact=context.redact, command="verify") as report:
+    with Report.at(
+        options.report,
+        run=context.run,
+        started=started,
+        redact=context.redact,
+        command="verify",
+        complete=command_completer(context.config.path.absolute(), options),
+    ) as report:
         yield report

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +20,7 @@ from mirror.config.tree import Document, to_plain
 from mirror.errors import ConfigError, LocalError, printable
 from mirror.registry.http.host_settings import HostSettings
 from mirror.selection.locations import MATCHED, is_registry
+from mirror.util.shell_commands import quote_path
 from mirror.util.structs import Struct
 
 _WRITABLE_BY_OTHERS = 0o022
@@ -143,7 +143,7 @@ def build_config(
 def _foreign_file_error(file: str, tool: str) -> ConfigError:
     """Return the error for a configuration of another tool. The hint is the command that converts the file."""
     destination = " --destination HOST/PREFIX" if tool == "skopeo" else ""
-    command = f"mirror convert --from {tool} {shlex.quote(file)}{destination} -o mirror.yaml"
+    command = f"mirror convert --from {tool} {quote_path(file)}{destination} -o mirror.yaml"
     return ConfigError(f"{file} is a configuration of {tool}", hint=f"convert it with `{command}`")
 
 
@@ -206,5 +206,6 @@ def file_warnings(path: Path) -> list[str]:
     """Return warnings about the permissions of a configuration file: others must not write to it if root reads it."""
     if os.geteuid() == 0 and path.stat().st_mode & _WRITABLE_BY_OTHERS:
         name = printable(path)
-        return [f"{name}: users other than root can write to it, but mirror runs as root; run: chmod 644 {name}"]
+        what = f"{name}: users other than root can write to it, but mirror runs as root"
+        return [f"{what}; run `chmod 644 {quote_path(path)}`"]
     return []

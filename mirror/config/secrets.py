@@ -7,6 +7,7 @@ import stat
 
 from mirror.config.section import Section
 from mirror.registry.http.host_settings import Secret
+from mirror.util.shell_commands import quote_path
 
 VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}|\$[A-Z_][A-Z0-9_]*")
 _READABLE_BY_ALL = 0o004
@@ -40,5 +41,5 @@ def build_secret(section: Section, key: str, *, warn_if_plain: bool) -> Secret |
         kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
         where.add_problem(f"{file} is {kind}; set `file` to the file that contains the {key}", below="file")
     elif mode & _READABLE_BY_ALL:
-        section.add_warning(f"all users can read {file}; run: chmod 600 {file}", below=key)
+        section.add_warning(f"all users can read {file}; run `chmod 600 {quote_path(file)}`", below=key)
     return Secret(f"file {file}", file=file)

@@ -16,6 +16,7 @@ from mirror.errors import ConfigError, printable
 from mirror.limits import Rate
 from mirror.oci.reference import parse_host
 from mirror.util.bandwidth import UNLIMITED
+from mirror.util.shell_commands import quote_path
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"B": 1, "kB": 1000, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
@@ -151,7 +152,7 @@ def check_pem(file: Path, wanted: str) -> str | None:
         if "ENCRYPTED" in " ".join(found) or b"Proc-Type: 4,ENCRYPTED" in data:
             raise ConfigError(f"the key in {file} is encrypted; store it without a passphrase")
         if mode & (stat.S_IRWXG | stat.S_IRWXO) & ~stat.S_IRGRP:
-            return f"users other than its owner and group can access {file}; run: chmod 600 {file}"
+            return f"users other than its owner and group can access {file}; run `chmod 600 {quote_path(file)}`"
     return None
 
 

@@ -15,9 +15,13 @@ from mirror.migration import dregsy, image_syncer, regsync, skopeo
 from mirror.migration.conversion import Conversion
 from mirror.migration.peer_file import NotConvertible, Note, ToolMapping
 from mirror.migration.writer import format_note, write_configuration
+from mirror.util.shell_commands import quote_path
 from mirror.util.structs import Struct
 
+MAX_HEADING = 4096  # bytes at the beginning of a file that contain the first line of the heading
 _MIRROR = re.compile(r"mirrors\[(\d+)\]")
+_HEADING = "Converted from"
+_FIRST_COMMENT = re.compile(rf"# {_HEADING} .+, a configuration of [a-z-]+, by mirror [0-9]")
 
 
 class Converted(Struct, frozen=True):
@@ -47,7 +51,7 @@ def convert_file(tool: str, path: Path, destination: str | None, environment: Ma
         )
     actual = recognize_tool(document.root)
     if actual not in (None, tool):
-        hint = f"run `mirror convert --from {actual} {printable(path)}`"
+        hint = f"run `mirror convert --from {actual} {quote_path(path)}`"
         raise ConfigError(f"{printable(path)} looks like a file of {actual}, not of {tool}", hint=hint)
     if (destination is None) == (tool == "skopeo"):
         raise _destination_error(tool)
@@ -57,7 +61,7 @@ def convert_file(tool: str, path: Path, destination: str | None, environment: Ma
     except NotConvertible as error:
         raise ConfigError(format_note(error.note, printable(path))) from None
     name = printable(path.name)
-    heading = [f"Converted from {name}, a configuration of {tool}, by mirror {__version__}."]
+    heading = [f"{_HEADING} {name}, a configuration of {tool}, by mirror {__version__}."]
     if any("referrers" not in dict(mirror.options) for mirror in conversion.mirrors):
         conversion.top["defaults"] = {"referrers": False}
         what = f"`referrers: false`: as with {tool}, signatures and SBOMs are not copied."
@@ -68,6 +72,12 @@ def convert_file(tool: str, path: Path, destination: str | None, environment: Ma
     text = _write_valid(conversion, heading, name)
     notes = tuple(format_note(note, printable(path)) for note in conversion.all_notes())
     return Converted(text, len(conversion.mirrors), notes, conversion.has_losses)
+
+
+def is_converted(beginning: bytes) -> bool:
+    """Return whether a file was written by `mirror convert`. beginning: its first MAX_HEADING bytes."""
+    text = re.sub(r"\s*\n#\s*", " ", beginning.decode("utf-8", "replace"))  # join the lines of the first comment
+    return _FIRST_COMMENT.match(text) is not None
 
 
 def _convert(

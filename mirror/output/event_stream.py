@@ -36,12 +36,23 @@ class EventStream:
 
     every = 0.25  # seconds; every pause of a host is longer, so that none is missed
 
-    def __init__(self, lines: LineWriter, *, run: str, redact: Redactor, now: Callable[[], float] = time.time) -> None:
-        """Create a stream that writes to `lines`. run: the id of the run. now: returns the seconds since the epoch."""
+    def __init__(
+        self,
+        lines: LineWriter,
+        *,
+        run: str,
+        redact: Redactor,
+        now: Callable[[], float] = time.time,
+        complete: Callable[[str], str] = str,
+    ) -> None:
+        """Create a stream that writes to `lines`. run: the id of the run. now: returns the seconds since the epoch.
+
+        complete: completes the commands in messages and hints."""
         self._lines = lines
         self._run = run
         self._redact = redact
         self._now = now
+        self._complete = complete
         # Used by `receive` only, on one thread.
         self._waiting: dict[str, tuple[str, float]] = {}  # the reason and the end of each wait, by host
         self._history: deque[Snapshot] = deque(maxlen=int(_SPEED_OVER / self.every))
@@ -57,7 +68,7 @@ class EventStream:
 
     def add_image(self, entry: ImageEntry) -> None:
         """Write the event `image`, which contains the report's entry for one image on one target."""
-        self._emit("image", entry_fields(entry))
+        self._emit("image", entry_fields(entry, complete=self._complete))
 
     def add_blob(self, fields: Fields, *, is_root: bool) -> None:
         """Write the event `blob`, or `manifest` for the manifest that a tag refers to. fields: as in the log."""
@@ -131,11 +142,11 @@ def _progress_fields(before: Snapshot, now: Snapshot) -> dict[str, object]:
 
 
 @contextmanager
-def open_events(*, run: str, redact: Redactor) -> Iterator[EventStream]:
+def open_events(*, run: str, redact: Redactor, complete: Callable[[str], str]) -> Iterator[EventStream]:
     """Return a context manager that yields an EventStream. It writes to standard output until the `with` block exits.
 
     If the reader of a pipe exits, the events are dropped. After another error, a warning is logged as well. The run
-    continues in both cases. run: the id of the run."""
+    continues in both cases. run: the id of the run. complete: completes the commands in messages and hints."""
 
     def warn(error: OSError) -> None:
         """Log a warning that events are missing, unless the error means that the reader has exited."""
@@ -150,5 +161,5 @@ def open_events(*, run: str, redact: Redactor) -> Iterator[EventStream]:
     # Standard output is not closed here: `mirror/cli.py` has opened its descriptor if it was closed.
     descriptor = sys.stdout.fileno() if sys.stdout is not None else 1
     with LineWriter(descriptor, name="events", on_error=warn, describe_dropped=describe_dropped) as lines:
-        events = EventStream(lines, run=run, redact=redact)
+        events = EventStream(lines, run=run, redact=redact, complete=complete)
         yield events

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
-from mirror.errors import OK, SIGNALLED
+from mirror.errors import FAILED, OK, SIGNALLED
 from mirror.output.report.document import ReportDocument, ReportedImage
 from mirror.output.report.history import History, PastRun
 from mirror.output.report.units import format_count, format_duration, format_size
@@ -165,7 +165,8 @@ def history_charts(history: History) -> list[ColumnChart]:
 
 def _exit_class(run: PastRun) -> str:
     """Return the CSS class for the exit code of a run."""
-    return "ok" if run.exit == OK else "stopped" if run.exit >= SIGNALLED else "failed"
+    reached = run.deadline_reached and run.exit == FAILED and not _count_failures(run)
+    return "ok" if run.exit == OK else "stopped" if run.exit >= SIGNALLED or reached else "failed"
 
 
 def _count_failures(run: PastRun) -> int:

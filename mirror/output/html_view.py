@@ -111,9 +111,15 @@ class PageImage(Struct, frozen=True):
 
 def run_view(report: ReportDocument) -> PageRun:
     """Return the values for the header of the HTML report."""
-    stopped = report.exit >= SIGNALLED
+    counts = report.totals.images
+    reached = report.deadline_reached and report.exit < SIGNALLED
+    # The deadline alone causes the exit code 1.
+    only_deadline = reached and report.exit == FAILED and not (counts.get("failed") or counts.get("conflict"))
+    stopped = report.exit >= SIGNALLED or only_deadline
     outcome = "succeeded" if report.exit == OK else "stopped" if stopped else "failed"
-    meaning = "stopped by a signal" if stopped else _MEANINGS.get(report.exit, "failed")
+    meaning = "stopped by a signal" if report.exit >= SIGNALLED else _MEANINGS.get(report.exit, "failed")
+    if reached:
+        meaning = "stopped by the deadline" if only_deadline else f"stopped by the deadline; {meaning}"
     state = "good" if report.exit == OK else "warn" if stopped else "bad"
     started, ended = (f"{moment:%Y-%m-%d %H:%M:%S}" for moment in (report.started, report.ended))
     duration = format_duration(report.seconds)

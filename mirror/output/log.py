@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -114,19 +114,24 @@ def open_log(
     max_size: int = 50 * MIB,
     backups: int = 10,
     verbosity: int = NORMAL,
+    complete: Callable[[str], str] = str,
 ) -> Iterator[RunLog]:
     """Return a context manager that logs to `file` (from `level` on) and to `console` (depending on `verbosity`).
 
     When the `with` block exits, all records are written, and the configuration of logging is restored. Raises
     LocalError on entry if the file cannot be written.
     run: the id of the run, which every line in the file contains. max_size: the size in bytes at which the file is
-    rotated. backups: the number of rotated files to keep."""
+    rotated. backups: the number of rotated files to keep. complete: completes the commands in a message."""
     backlog = Backlog(LogFile(file, max_size=max_size, backups=backups)) if file else None
     shown = _SHOWN.get(max(QUIET, min(DEBUG, verbosity)), logging.WARNING)
     lowest = min(LEVELS[level], shown) if file else shown
     in_file = file is not None and LEVELS[level] <= logging.WARNING
     listener = _LogWriter(
-        backlog, LEVELS[level], JsonFormatter(run, redact), ConsolePrinter(console, shown, redact, in_file=in_file)
+        backlog,
+        LEVELS[level],
+        JsonFormatter(run, redact),
+        ConsolePrinter(console, shown, redact, in_file=in_file),
+        complete,
     )
     handler = _QueueHandler(listener, lowest)
     with listener, _attach_handler(handler, lowest):
@@ -199,7 +204,14 @@ class _LogWriter:
     As a context manager, it starts the thread. When the `with` block exits, all records are written and the thread is
     joined."""
 
-    def __init__(self, backlog: Backlog | None, level: int, lines: JsonFormatter, printer: ConsolePrinter) -> None:
+    def __init__(
+        self,
+        backlog: Backlog | None,
+        level: int,
+        lines: JsonFormatter,
+        printer: ConsolePrinter,
+        complete: Callable[[str], str],
+    ) -> None:
         self._queue: SimpleQueue[logging.LogRecord | _FlushMarker | None] = SimpleQueue()
         self._soon = threading.Event()  # the queue has an item that should be written at once
         self._full = False  # the last batch was full: the queue has more
@@ -208,6 +220,7 @@ class _LogWriter:
         self._backlog = backlog
         self._level = level
         self._printer = printer
+        self._complete = complete
         self._thread = threading.Thread(target=self._run, name="log", daemon=False)
 
     def __enter__(self) -> _LogWriter:
@@ -277,6 +290,8 @@ class _LogWriter:
     def _process_record(self, record: logging.LogRecord) -> None:
         """Buffer the line of a record for the file, and print the record on the console."""
         fields = record_fields(record)
+        if "text" in fields:
+            fields["text"] = self._complete(str(fields["text"]))
         if self._backlog and record.levelno >= self._level:
             self._backlog.add(self._lines.encode(record, fields))
         self._printer.print_record(record, fields)

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 from mirror.util.structs import Struct
 
 # listing: no reference has been selected yet. planning: some mirrors are not planned yet; copies may have begun.
-Phase = Literal["listing", "planning", "copying", "verifying", "finishing", "stopping"]
+Phase = Literal["listing", "planning", "copying", "verifying", "deleting", "finishing", "stopping"]
 # read: a download that uploads to several targets share. transform: the conversion of a layer before it is copied.
 BlobAction = Literal["copy", "hash", "read", "transform"]
 
@@ -89,7 +89,8 @@ class BlobSnapshot(Struct, frozen=True):
 class Snapshot(Struct, frozen=True):
     """The progress of a run at one moment.
 
-    images: the number of images that were selected so far, once for each target.
+    images: the number of images that were selected so far, once for each target; in the phase `deleting`, the number of
+    tags and attachments to delete.
     done: the number of images that have a result. failed: how many of these failed.
     moved: the number of bytes sent or hashed, including failed attempts. complete: the number of bytes of `expected`
     that are in place.
@@ -175,6 +176,11 @@ class Progress:
             self._images += images
         if self._phase == "listing":
             self.set_phase("planning")
+
+    def start_deleting(self, number: int) -> None:
+        """Begin the phase `deleting`. number: how many tags and attachments are to be deleted; they count as images."""
+        self.set_phase("deleting")
+        self.add_images(number)
 
     def start_image(self, name: str) -> None:
         """Record that the copy of an image begins. name: its name on the target."""
@@ -280,7 +286,7 @@ def seconds_left(before: Snapshot, now: Snapshot) -> float | None:
     """Estimate the number of seconds until the end of the run, from the bytes or images since the snapshot `before`.
 
     Return None during the planning, when the totals are not known yet, and if nothing has progressed."""
-    if now.phase not in ("copying", "verifying"):
+    if now.phase not in ("copying", "verifying", "deleting"):
         return None
     estimates = []
     rate = bytes_per_second(before, now)

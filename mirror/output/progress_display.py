@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Literal, Protocol, cast
 from mirror.output.console import Console
 from mirror.output.progress import Progress, Snapshot
 from mirror.output.progress_lines import Line, display_lines, plain_line
+from mirror.util.columns import text_width
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -156,7 +157,7 @@ class _LiveView:
         """Erase the extra rows into which the terminal wrapped the lines of the display when it became narrower.
 
         The library `rich` erases only one row for each line."""
-        lengths = [sum(len(text) for text, _ in line) for line in self._lines]
+        lengths = [sum(text_width(text) for text, _ in line) for line in self._lines]
         rows = sum(max(0, length - 1) // width for length in lengths)
         self._console.write_raw("\x1b[2K\x1b[1A" * rows)
 

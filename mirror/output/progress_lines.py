@@ -8,6 +8,7 @@ from typing import Literal
 
 from mirror.output.progress import MOST_HOSTS, BlobSnapshot, Snapshot, WaitingHost, bytes_per_second, seconds_left
 from mirror.output.report import format_duration, format_size
+from mirror.util.columns import cut_text, fill_text, text_width
 
 Style = Literal["", "bar", "rest", "faint", "warning"]
 Line = list[tuple[str, Style]]  # the parts of a line, each with a style
@@ -50,7 +51,8 @@ def display_lines(before: Snapshot, now: Snapshot, *, width: int, height: int, u
 
 def _image_parts(now: Snapshot) -> list[str]:
     """Return the numbers of images as texts, or an empty list if no image has been selected."""
-    parts = [f"{now.done} of {now.images} images"] if now.images else []
+    what = "tags and attachments" if now.phase == "deleting" else "images"
+    parts = [f"{now.done} of {now.images} {what}"] if now.images else []
     return [*parts, f"{now.failed} failed"] if now.failed else parts
 
 
@@ -70,7 +72,7 @@ def _total_line(before: Snapshot, now: Snapshot, width: int, *, unicode: bool) -
     done, total = (now.complete, now.expected) if now.expected else (now.done, now.images)
     parts = _byte_parts(before, now)
     text = _fit([f"{100 * done // total} %", *parts] if total else parts, width)
-    room = width - len(text) - 2
+    room = width - text_width(text) - 2
     if total and room >= _SHORTEST_BAR:
         yield from _bar(done, total, room, unicode=unicode)
         text = f"  {text}"
@@ -85,11 +87,11 @@ def _blob_line(blob: BlobSnapshot, width: int, *, unicode: bool) -> Line:
     amount, lead = f"{_amount(blob):>17}", f"  {blob.action} "
     if width < _NARROW:
         room = max(0, width - len(lead) - len(amount) - 1)
-        return [(lead, "faint"), (f"{_shorten(blob.place, room, unicode=unicode):<{room}} {amount}", "")]
+        return [(lead, "faint"), (f"{fill_text(_shorten(blob.place, room, unicode=unicode), room)} {amount}", "")]
     columns = max(_SHORTEST_BAR, width // 5)
     digest = blob.digest.partition(":")[2][:_DIGEST]
     room = width - len(lead) - 1 - _DIGEST - 2 - columns - 1 - len(amount)
-    name = f"{_shorten(blob.place, room, unicode=unicode):<{room}} "
+    name = f"{fill_text(_shorten(blob.place, room, unicode=unicode), room)} "
     bar = list(_bar(blob.position, blob.size, columns, unicode=unicode)) if blob.size else [(" " * columns, "")]
     return [(lead, "faint"), (name, ""), (f"{digest:<{_DIGEST}}  ", "faint"), *bar, (f" {amount}", "")]
 
@@ -146,7 +148,7 @@ def _fit(parts: list[str], width: int) -> str:
     """Join as many of `parts` as fit into `width` columns, but at least the first one."""
     text = parts[0] if parts else ""
     for part in parts[1:]:
-        if len(text) + 2 + len(part) > width:
+        if text_width(text) + 2 + text_width(part) > width:
             break
         text = f"{text}, {part}"
     return text
@@ -156,15 +158,16 @@ def _crop(line: Line, width: int) -> Line:
     """Return a line without the parts beyond `width` columns."""
     parts: Line = []
     for text, style in line:
-        parts.append((text[:width], style))
-        width -= len(parts[-1][0])
+        parts.append((cut_text(text, width), style))
+        width -= text_width(parts[-1][0])
     return parts
 
 
 def _shorten(text: str, width: int, *, unicode: bool, keep_end: bool = True) -> str:
-    """Return `text` with at most `width` characters. keep_end: whether to cut off its beginning, not its end."""
-    if len(text) <= width:
+    """Return `text` with at most `width` columns. keep_end: whether to cut off its beginning, not its end."""
+    if text_width(text) <= width:
         return text
     mark = ("…" if unicode else "...")[:width]
     kept = width - len(mark)
-    return mark + text[len(text) - kept :] if keep_end else text[:kept] + mark
+    cut = cut_text(text, kept, keep_end=keep_end)
+    return mark + cut if keep_end else cut + mark

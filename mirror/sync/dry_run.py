@@ -23,6 +23,7 @@ from mirror.sync.manifest_graph import ManifestGraph
 from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry
 from mirror.sync.platform_reader import PlatformReader
 from mirror.sync.report_entries import image_failure, mirror_failure, run_failure
+from mirror.sync.unrecorded_tags import UnrecordedTags
 from mirror.transfer.tasks import Coro, run_group, task_group
 from mirror.util.structs import Struct, field
 
@@ -70,12 +71,14 @@ class PlanSummary(Struct):
     up_to_date: the number of images that are up to date.
     other_platforms: the number of images that are skipped because they are for platforms that are not wanted.
     failures: the images, mirrors and sources that failed.
-    selections: a summary of the tags that each mirror selects, by the name of the mirror.
+    selections: a summary of the tags that each mirror selects, by the name of the mirror, with wildcards expanded.
+    mirrors: the source of the mirror in the configuration, by the same name.
     rejected_repositories: for each wildcard, the number of repositories that each rule rejects.
     bytes_to_read: the number of bytes to read from sources.
     bytes_to_send: the maximum number of bytes to send. A sync may send less, because a dry run does not check which
     blobs the targets have.
-    manifests: the number of manifests to read from registries with GET."""
+    manifests: the number of manifests to read from registries with GET.
+    unrecorded: the numbers of tags on targets that no sync with this configuration wrote."""
 
     changes: list[PlannedCopy] = field(default_factory=list)
     bundles_to_rebuild: dict[str, str] = field(default_factory=dict)
@@ -83,10 +86,12 @@ class PlanSummary(Struct):
     other_platforms: int = 0
     failures: list[FailedImage] = field(default_factory=list)
     selections: dict[str, SelectionSummary] = field(default_factory=dict)
+    mirrors: dict[str, str] = field(default_factory=dict)
     rejected_repositories: dict[str, dict[str, int]] = field(default_factory=dict)
     bytes_to_read: int = 0
     bytes_to_send: int = 0
     manifests: int = 0
+    unrecorded: Sequence[UnrecordedTags] = ()
 
 
 class DryRun:
@@ -170,6 +175,7 @@ class DryRun:
         self._progress.add_images(selection.count * len(entry.targets))
         self._bases.allow_mounts(target.repository for target in entry.targets)
         self.summary.selections[entry.name] = selection
+        self.summary.mirrors[entry.name] = entry.mirror_name
 
     def record_repositories(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
         """Record the number of repositories that each rule of a wildcard leaves out."""

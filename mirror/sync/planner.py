@@ -22,6 +22,7 @@ from mirror.sync.planner_queries import KeepTags, select_repositories
 from mirror.sync.source_resolver import SourceResolver, make_batches
 from mirror.sync.source_selection import SourceSelector
 from mirror.sync.target_planner import TargetPlanner
+from mirror.sync.target_tags import KeepTargetTags
 from mirror.sync.write_conflicts import WriteConflicts, find_possible_conflicts
 from mirror.transfer.calls import Calls
 from mirror.transfer.tasks import gather_results, run_group, run_in_background
@@ -47,6 +48,7 @@ class Planner:
         resolve_references: bool = True,
         now: Callable[[], float] = time.time,
         keep_tags: KeepTags | None = None,
+        keep_target_tags: KeepTargetTags | None = None,
     ) -> None:
         """Create a planner.
 
@@ -63,6 +65,7 @@ class Planner:
         references of each source repository.
         resolve_references: whether to resolve references before they are passed to `receive_references`.
         keep_tags: called on a thread with each tag list of a source.
+        keep_target_tags: called on a thread with each tag list of a target.
         now: returns the time in seconds since the epoch."""
         self._calls = calls
         self._receiver = receiver
@@ -96,6 +99,7 @@ class Planner:
             use_hints=use_hints,
             repair=repair,
             now=now,
+            keep_target_tags=keep_target_tags,
         )
 
     async def plan_all(self, entries: Iterable[MirrorEntry], numbers: Container[int] | None = None) -> None:

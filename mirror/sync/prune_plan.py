@@ -16,6 +16,8 @@ from mirror.errors import ConfigError, MirrorError, Refused, RemoteError, printa
 from mirror.oci import strictjson
 from mirror.oci.digest import Digest
 from mirror.oci.strictjson import Object, Value
+from mirror.sync.unrecorded_tags import UnrecordedTags
+from mirror.util.shell_commands import insert_path
 from mirror.util.structs import Struct
 
 FORMAT = 1
@@ -71,7 +73,7 @@ class PrunePlan(Struct, frozen=True):
     config: the path of the configuration file. config_hash: the SHA-256 of the file.
     kept: tags that are not selected but are not deleted, each with the reason.
     refused: target repositories that could not be examined completely, each with the error. Nothing is deleted from
-    them."""
+    them. unrecorded: the numbers of tags that no sync with this configuration wrote."""
 
     config: Path
     config_hash: str
@@ -79,6 +81,7 @@ class PrunePlan(Struct, frozen=True):
     repositories: Sequence[RepositoryPlan]
     kept: Mapping[str, str]
     refused: Mapping[str, MirrorError]
+    unrecorded: Sequence[UnrecordedTags] = ()
 
     def render(self) -> str:
         """Return the plan as JSON, for the file that `--plan` writes."""
@@ -89,8 +92,11 @@ class PrunePlan(Struct, frozen=True):
             "repositories": [_repository_fields(repository) for repository in self.repositories],
             "kept": [{"name": name, "reason": reason} for name, reason in sorted(self.kept.items())],
             "refused": [
-                {"repository": name, "code": error.code, "reason": str(error)}
+                {"repository": name, "code": error.code, "reason": insert_path(str(error), self.config)}
                 for name, error in sorted(self.refused.items())
+            ],
+            "unrecorded_tags": [
+                {"target": one.target, "repositories": one.repositories, "tags": one.tags} for one in self.unrecorded
             ],
         }
         return json.dumps(document, indent=2) + "\n"

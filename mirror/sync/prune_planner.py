@@ -24,12 +24,13 @@ from mirror.oci.reference import is_tag
 from mirror.oci.referrers import is_attachment_tag
 from mirror.selection.locations import is_bundle
 from mirror.state.ownership import OwnershipRecords, WrittenReference
-from mirror.sync.plan_model import MirrorEntry, reference_suffix
+from mirror.sync.plan_model import MirrorEntry, TargetEntry, reference_suffix
 from mirror.sync.planner_queries import resolve_all
 from mirror.sync.prune_attachments import OwnedAttachments
 from mirror.sync.prune_plan import PlannedDeletion, PruneRefused, RepositoryPlan
 from mirror.sync.prune_selection import PruneSelection, SelectedRepository
 from mirror.sync.repository_content import RepositoryContent
+from mirror.sync.unrecorded_tags import UnrecordedTagCounter
 from mirror.transfer.calls import Calls
 from mirror.transfer.tasks import gather_results
 from mirror.util.cancellation import Work
@@ -74,10 +75,11 @@ class PrunePlanner:
         self._records = records
         self._selection = selection
 
-    async def find(self, also: Collection[str] = ()) -> PruneSurvey:
+    async def find(self, also: Collection[str] = (), counter: UnrecordedTagCounter | None = None) -> PruneSurvey:
         """Examine all target repositories, and return which tags may be deleted. Raises Cancelled.
 
-        also: repositories to examine even if all their tags are selected."""
+        also: repositories to examine even if all their tags are selected. counter: counts the unrecorded tags of
+        all target repositories; the tags of those that are not examined are listed for this purpose."""
         survey = PruneSurvey(refused=dict(self._selection.failures))
         rows = await self._calls.call(lambda work: self._records.repositories(), policy=ONCE)
         names: list[str] = []
@@ -102,7 +104,27 @@ class PrunePlanner:
                     survey.refused[name] = result
                 elif result is not None:
                     survey.repositories.append(result)
+        if counter is not None:
+            await self._count_unrecorded(counter, survey)
         return survey
+
+    async def _count_unrecorded(self, counter: UnrecordedTagCounter, survey: PruneSurvey) -> None:
+        """Count the unrecorded tags of all target repositories whose tags can be listed."""
+        examined = {found.name: found.content.tags for found in survey.repositories}
+
+        async def count(name: str, target: TargetEntry) -> None:
+            """Count the unrecorded tags of one repository."""
+            content = RepositoryContent(self._calls, target.store, target.repository.path)
+            tags: Collection[str] = examined[name] if name in examined else await content.list_tags()
+            await self._calls.call(lambda work: counter.count(target.repository, tags), policy=ONCE)
+
+        unknown = survey.refused.keys()
+        names = [name for name in self._selection.repositories if name not in unknown]
+        for start in range(0, len(names), _PARALLEL):
+            part = ((name, self._selection.repositories[name].target) for name in names[start : start + _PARALLEL])
+            for result in await gather_results(count(*one) for one in part):
+                if isinstance(result, Cancelled):
+                    raise result
 
     async def _examine(self, name: str, survey: PruneSurvey, *, also: bool) -> PrunableRepository | None:
         """Examine one target repository. Return None if all its tags are selected, unless `also` is set.

@@ -37,7 +37,7 @@ class RepositoryContent:
 
         expected: tags that are also resolved if the list lacks them. If one of them exists, the list is incomplete.
         Raises PruneRefused for an incomplete list, and the first error for a name or tag."""
-        listed = await self._calls.call_host(self.store.host, self._list_tags)
+        listed = await self.list_tags()
         unlisted = sorted(set(expected).difference(listed))
         self.tags = {}
         for tag, version in zip((*listed, *unlisted), await self._resolve_all([*listed, *unlisted]), strict=True):
@@ -51,6 +51,10 @@ class RepositoryContent:
             name = Repository(self.store.host, self.path)
             what = f"the tag list of the target {name} is incomplete: it lacks `{hidden}`, which the target has"
             raise PruneRefused(what, hint="check the registry, and the proxies between it and this machine")
+
+    async def list_tags(self) -> list[str]:
+        """List all tags. Raises the first error for a name."""
+        return await self._calls.call_host(self.store.host, self._list_tags)
 
     async def _resolve_all(self, tags: Sequence[str]) -> list[Version | MirrorError]:
         """Resolve tags, several batches at the same time. Return a version or an error for each tag."""

@@ -30,7 +30,7 @@ from mirror.sync.planner_queries import (
     resolve_all,
 )
 from mirror.sync.source_resolver import Batch, SourceResolver
-from mirror.sync.target_tags import TargetTagReader, TargetTags
+from mirror.sync.target_tags import KeepTargetTags, TargetTagReader, TargetTags
 from mirror.transfer.calls import Calls
 from mirror.transfer.tasks import run_group, run_in_background
 from mirror.util.retry_policy import ONCE
@@ -53,6 +53,7 @@ class TargetPlanner:
         use_hints: bool,
         repair: bool,
         now: Callable[[], float],
+        keep_target_tags: KeepTargetTags | None,
     ) -> None:
         self._calls = calls
         self._receiver = receiver
@@ -62,7 +63,9 @@ class TargetPlanner:
         self._hints = hints
         self._use_hints = use_hints
         self._now = now
-        self._target_tags = TargetTagReader(calls, hints, use_hints=use_hints, repair=repair)
+        self._target_tags = TargetTagReader(
+            calls, hints, use_hints=use_hints, repair=repair, keep_tags=keep_target_tags
+        )
 
     async def list_if_needed(self, entry: MirrorEntry, target: TargetEntry) -> TargetTags | None:
         """List the tags of a target if planning certainly needs them. Otherwise, return None without a request."""

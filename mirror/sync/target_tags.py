@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 
 from mirror.oci.digest import Digest
@@ -15,6 +15,8 @@ from mirror.transfer.shared_tasks import SharedTasks
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
 from mirror.util.structs import Struct, field, replace
+
+KeepTargetTags = Callable[[Repository, Collection[str]], None]
 
 
 class TargetTags(Struct):
@@ -51,14 +53,24 @@ class TargetTagReader:
     """Determines which tags target repositories have, from their tag lists and from the state.
 
     use_hints: whether to trust the state, and the digests in tag lists.
-    repair: whether to determine the digests that damaged immutable tags had."""
+    repair: whether to determine the digests that damaged immutable tags had.
+    keep_tags: called on a thread with each tag list of a target."""
 
-    def __init__(self, calls: Calls, hints: PlanHints, *, use_hints: bool, repair: bool = False) -> None:
+    def __init__(
+        self,
+        calls: Calls,
+        hints: PlanHints,
+        *,
+        use_hints: bool,
+        repair: bool = False,
+        keep_tags: KeepTargetTags | None = None,
+    ) -> None:
         self._calls = calls
         self._blob_checks: SharedTasks[Repository, bool] = SharedTasks(calls.tasks)
         self._hints = hints
         self._use_hints = use_hints
         self._repair = repair
+        self._keep_tags = keep_tags
 
     async def list_if_needed(self, entry: MirrorEntry, target: TargetEntry) -> TargetTags | None:
         """List the tags of a target if planning certainly needs them. Otherwise, return None without a request."""
@@ -123,6 +135,8 @@ class TargetTagReader:
         tags = list_target_tags(target.store, target.repository.path, work)
         if tags is None:
             return TargetTags(may_have_blobs=True)
+        if self._keep_tags is not None:
+            self._keep_tags(target.repository, tags)
         digests = {str(tag): tag.digest for tag in tags if isinstance(tag, ListedTag)}
         # After a killed run, a repository may have blobs but no tag. Registries then respond with 404.
         return TargetTags(

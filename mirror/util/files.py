@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from mirror.errors import LocalError, LockBusy
+from mirror.util.shell_commands import quote_path
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -222,15 +223,11 @@ def private_directory(path: Path) -> Path:
     if not stat.S_ISDIR(found.st_mode):
         raise LocalError(f"{path} is not a directory", hint="move it away, or choose another path")
     if found.st_uid != os.geteuid():
-        raise LocalError(
-            f"{path} belongs to another user (uid {found.st_uid}, not {os.geteuid()})",
-            hint=f"run as that user, or: chown -R {os.geteuid()} {path}",
-        )
+        what = f"{path} belongs to another user (uid {found.st_uid}, not {os.geteuid()})"
+        raise LocalError(what, hint=f"run as that user, or run `chown -R {os.geteuid()} {quote_path(path)}`")
     if found.st_mode & 0o022:
-        raise LocalError(
-            f"{path} can be written by others (mode {stat.S_IMODE(found.st_mode):04o})",
-            hint=f"check its content, then run: chmod go-w {path}",
-        )
+        what = f"{path} can be written by others (mode {stat.S_IMODE(found.st_mode):04o})"
+        raise LocalError(what, hint=f"check its content, then run `chmod go-w {quote_path(path)}`")
     return path
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from mirror.util.structs import Struct, field
+from mirror.util.structs import Count, Seconds, Struct, field
 
 MAX_INTERVALS = 120  # the maximum number of intervals in which requests are counted
 MAX_PAUSES = 100  # the maximum number of pauses that are recorded; later pauses extend the last one
@@ -16,15 +16,15 @@ class Pause(Struct, frozen=True):
 
     start: the time since the start of the run. seconds: the length of the period. Both are in seconds."""
 
-    start: float
-    seconds: float
+    start: Seconds
+    seconds: Seconds
 
 
 class Quota(Struct, frozen=True):
     """The quota of a host for pulls: how many pulls are left, and the limit if it is known."""
 
-    remaining: int
-    limit: int | None = None
+    remaining: Count
+    limit: Count | None = None
 
 
 class HostUsage(Struct, frozen=True):
@@ -33,9 +33,9 @@ class HostUsage(Struct, frozen=True):
     statuses: the number of responses by HTTP status. requests: the number of requests in each interval since the start
     of the run. interval: the length of an interval in seconds."""
 
-    statuses: dict[str, int] = field(default_factory=dict)
-    interval: float = 1.0
-    requests: list[int] = field(default_factory=list)
+    statuses: dict[str, Count] = field(default_factory=dict)
+    interval: Seconds = 1.0
+    requests: list[Count] = field(default_factory=list)
     pauses: list[Pause] = field(default_factory=list)
     quota: Quota | None = None
 

@@ -15,9 +15,12 @@ from msgspec.structs import replace
 
 __all__ = [
     "AwareTime",
+    "Count",
     "Raw",
     "RedactedStruct",
+    "Seconds",
     "Struct",
+    "check_years",
     "convert",
     "decode_json",
     "encode_json",
@@ -30,6 +33,9 @@ T = TypeVar("T")
 
 # In a value that is read from JSON: a time with its offset from UTC, so that it can be compared with others.
 AwareTime = Annotated[datetime, Meta(tz=True)]
+# In a value that is read from JSON: numbers within limits, so that calculations with them cannot overflow.
+Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Seconds = Annotated[float, Meta(ge=-1e12, le=1e12)]
 
 encode_json = json.encode
 
@@ -43,6 +49,16 @@ def decode_json(data: bytes | Raw, kind: type[T]) -> T:
         return json.decode(data, type=kind)
     except (MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(str(error)) from error
+
+
+def check_years(**times: datetime | None) -> None:
+    """Raise ValueError if one of the times cannot be converted to every other time zone.
+
+    times: by the name of the JSON member, for the text of the error. Called by `__post_init__` of values that are read
+    from JSON."""
+    for name, moment in times.items():
+        if moment is not None and not 1 < moment.year < 9999:
+            raise ValueError(f"`{name}` has the year {moment.year}; want 2 to 9998")
 
 
 class RedactedStruct(Struct, frozen=True):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 
+from mirror.util.columns import text_width
+
 MIN_WIDTH = 40  # columns
 # A command in backquotes is one word, and so are an error code and a status in parentheses.
 _WORD = re.compile(r"\([a-z0-9_]+, [0-9]{3}\)|(?:`[^`]*`|\S)+")
@@ -22,12 +24,12 @@ def wrap_line(text: str, width: int, *, indent: int = 4) -> list[str]:
 
     Spaces at the beginning of `text` are kept. indent: the number of spaces before each further line, in addition to
     those of the first line."""
-    if len(text) <= width:
+    if text_width(text) <= width:
         return [text]
     margin = " " * (len(text) - len(text.lstrip(" ")))
     lines, line = [], ""
     for word in _WORD.findall(text):
-        if line and len(margin) + len(line) + 1 + len(word) > width:
+        if line and len(margin) + text_width(line) + 1 + text_width(word) > width:
             lines.append(margin + line)
             margin, line = (margin + " " * indent if len(lines) == 1 else margin), word
         else:

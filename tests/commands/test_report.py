@@ -17,7 +17,7 @@ STARTED = datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)
 def written(directory: Path, run: str) -> Path:
     directory.mkdir(parents=True)
     with Report(directory, run=run, started=STARTED) as report:
-        report.add(ImageEntry(f"quay.io/{run}:v1", f"h/{run}:v1", "copied"))
+        report.add(ImageEntry(f"quay.io/{run}:v1", f"h/{run}:v1", "copied", bytes={"sent": 7}))
         report.finish(0, ended=STARTED, cost=RunCost())
     return report.path
 
@@ -85,3 +85,39 @@ def test_a_wrong_argument_is_an_error_with_a_remedy(arguments: list[str], says: 
     assert (4 if is_local else 2, True) == (ran.code, says in ran.err), ran
     assert ("version: 1\n", "/dev/null") == (link.read_text(), str(device.readlink()))
     assert not (mirror_run.folder / "x.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('"started": "2025', '"started": "0001', "`started` has the year 1; want 2 to 9998"),
+        ('"ended": "2025', '"ended": "9999', "`ended` has the year 9999; want 2 to 9998"),
+        ('"copied": 1,', f'"copied": {"9" * 50},', "at `$.totals.images[...]`"),
+        ('"retries": 0', f'"retries": {"9" * 5000}', "at `$.totals.retries`"),
+        ('"waited_seconds": 0', f'"waited_seconds": {"9" * 50}', "at `$.totals.waited_seconds`"),
+        ('"sent": 7', f'"sent": 1{"0" * 400}', "Expected `int` <= 9223372036854775807 - at `$.totals.bytes[...]`"),
+        (
+            '"seconds": 0.0',
+            f'"seconds": 1{"0" * 50}',
+            "images[0]: Expected `float` <= 1000000000000.0 - at `$.seconds`",
+        ),
+        (
+            '"attempts"',
+            '"failing_since": "0001-01-01T00:00:00+01:00", "attempts"',
+            "images[0]: `failing_since` has the",
+        ),
+    ],
+)
+def test_a_time_or_number_beyond_the_limits_is_an_error_with_file_and_key(
+    old: str, new: str, says: str, mirror_run: MirrorTool
+) -> None:
+    path, other = (written(mirror_run.folder / name, name) for name in ("one", "two"))
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    page: list[str | Path] = ["--html", "x.html"]
+    for arguments in ([path, *page], ["--merge", path, other], ["--merge", path, other, *page]):
+        ran = mirror_run("report", *arguments)
+        assert (2, "") == (ran.code, ran.out), ran
+        assert f"{path} is not a report that mirror wrote: " in ran.err
+        assert says in ran.err

@@ -661,7 +661,7 @@ def test_a_private_key_that_others_can_read_produces_a_warning(tmp_path: Path) -
     issued.private_key_pem.write_to_path(tmp_path / "k.pem")
     text = f"{HEAD}registries:\n  b.example.com: {{tls: {{cert: c.pem, key: k.pem}}}}\n{MIRROR}"
     (tmp_path / "k.pem").chmod(0o644)
-    assert "k.pem; run: chmod 600 " in load_text(tmp_path, text).warnings[0]
+    assert "k.pem; run `chmod 600 " in load_text(tmp_path, text).warnings[0]
     (tmp_path / "k.pem").chmod(0o600)
     assert () == load_text(tmp_path, text).warnings
 

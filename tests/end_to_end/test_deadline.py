@@ -63,6 +63,10 @@ def test_the_deadline_ends_the_run_with_1_and_the_next_run_copies_the_rest(
         assert {"skipped"} >= {image["result"] for image in left}
         assert len(copied_tags(target)) < IMAGES
         assert "deadline" in ran.text
+        page = mirror_run.folder / "page.html"
+        assert 0 == mirror_run("report", mirror_run.state, "--html", page).code
+        assert "exit code 1: stopped by the deadline<br>" in page.read_text()
+        assert ">stopped</span>" in page.read_text()
         assert_whole(target)
         mirror_run.sync()
         assert_equal(source, "app", target)

@@ -171,7 +171,7 @@ def test_the_state_that_keeps_a_sync_from_copying_is_named(scripted: ScriptedFac
         [copy] = explained(mirror_run, f"{source.host}/app:{tag}")["targets"]
         assert "skip" == copy["action"]
         assert copy["reason"].startswith(why)
-        assert "`mirror sync --deep CONFIG`" in copy["reason"]
+        assert f"`mirror sync --deep {mirror_run.config_file}`" in copy["reason"]
 
 
 def test_a_target_with_other_tags_is_explained_by_the_tag_of_its_source(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
+import select
 import shlex
 import subprocess
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,6 +21,7 @@ from tests.registries.client import sha256
 from tests.registries.exchange import Reply, Request
 from tests.registries.real import RealRegistry
 from tests.registries.scripted import ScriptedRegistry
+from tests.registries.v1 import V1, gz, no_v2, tar
 from tests.support.images import OCI_INDEX, Graph, tag_of
 from tests.support.oracle import snapshot
 from tests.support.prune_scenarios import SCENARIOS, Mirror, Scene, small_image
@@ -321,6 +325,30 @@ def test_after_a_signal_the_plan_can_be_applied_again(world: World) -> None:
     assert {"t0"} == world.left()
 
 
+def test_a_terminal_shows_how_many_tags_have_been_deleted(world: World) -> None:
+    tool, stall = world.tool, threading.Event()
+    world.removed = ["t1", "t2"]
+    world.sync_and_remove()
+    make_plan(tool)
+    world.target.fault("DELETE manifest", nth=2, stall=stall)
+    words = ("prune", tool.config_file, "--apply", tool.folder / "plan.json", "--max-delete", "100")
+    screen, terminal = os.openpty()
+    environment = {**tool.environment, "TERM": "xterm"}
+    with os.fdopen(screen, "rb", buffering=0) as output:
+        with subprocess.Popen(tool.command(*words), stdout=subprocess.DEVNULL, stderr=terminal, env=environment) as run:
+            os.close(terminal)
+            shown = b""
+            while b"deleting: 1 of 2 tags and attachments" not in shown:
+                assert select.select([output], [], [], 60)[0], shown
+                shown += output.read(4096)
+            stall.set()
+            with suppress(OSError):  # the end of a terminal
+                while output.read(4096):
+                    pass
+        assert 0 == run.returncode
+    assert {"t0"} == world.left()
+
+
 class Careless:
     """A target that deletes the manifest with one of its tags, and with it the tags of someone else."""
 
@@ -450,6 +478,25 @@ def test_a_tag_that_a_shard_wrote_to_an_exclusive_target_is_deleted_and_can_be_c
     world.source.load("app", world.graph)
     world.tool.sync("--shard", "0/1")
     assert set(world.tags) == world.left()
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_source_that_a_shard_read_over_v2_is_not_read_over_v1(world: World, shards: int) -> None:
+    auto = {world.source.host: {"v1": "auto"}}
+    world.tool.config([world.mirror], world.source, world.target, registries=auto)
+    for shard in range(shards):
+        world.tool.sync("--shard", f"{shard}/{shards}")
+    del world.source.create("app").tags["t2"]
+    assert {"copy:t2"} == planned(make_plan(world.tool))
+    world.source.load("app", world.graph)
+    v1 = V1()
+    v1.tag("app", t0=v1.image(gz(tar(a=b"a"))))  # the registry has fewer tags over v1
+    world.source.v1, world.source.hook = v1, no_v2
+    apply(world.tool, "--max-delete", "100", expect=1)
+    assert set(world.tags) == world.left()
+    (refused,) = make_plan(world.tool, expect=1)["refused"]
+    assert f"{world.target.host}/copy" == refused["repository"]
+    assert "responded over v2 in an earlier run" in refused["reason"]
 
 
 def test_images_are_deleted_from_a_layout_with_the_blobs_that_only_they_need(

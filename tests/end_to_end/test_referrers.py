@@ -180,7 +180,7 @@ def test_a_lost_attachment_is_named_by_verify_and_brought_back_by_deep(
     assert [f"{target.host}/copy:3.20"] * len(lost) == [name for name, _ in problems]
     for digest in lost:
         (message,) = [message for _, message in problems if digest in message]
-        assert "mirror sync --deep CONFIG" in message
+        assert f"mirror sync --deep {mirror_run.config_file}" in message
     assert any(f"{SIGNATURE} {child_signature} is missing" in message for _, message in problems)
     assert "up-to-date" == sync_one(mirror_run, source, target)["result"]
     image = sync_one(mirror_run, source, target, "--deep")

@@ -143,3 +143,31 @@ def test_a_project_of_harbor_is_mirrored_by_an_account_that_may_not_read_the_cat
     lists = [seen for seen in source.requests() if seen.path.startswith("/api/")]
     assert 1 == len(lists), "two mirrors share the list"
     mirror_run.sweep(PASSWORD)
+
+
+def test_plan_prints_one_line_for_a_wildcard_whose_repositories_have_tags_that_are_left_out(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    names = [f"team/app-{number}" for number in range(5)]
+    for number, name in enumerate([*names, "team/clean"]):
+        loaded(source, "v1", *(f"x{tag}" for tag in range(number) if name != "team/clean"), repository=name)
+    loaded(source, "v1", "x1", repository="other/only")
+    rules = {"exclude": ["x[0-2]", "x3"]}
+    mirrors = [
+        {"source": f"{source.host}/team/*", "targets": [f"{target.host}/*"], "tags": rules},
+        {"source": f"{source.host}/other/*", "targets": [f"{target.host}/other/*"], "tags": rules},
+    ]
+    mirror_run.config(mirrors, source, target)
+    lines = mirror_run("plan", mirror_run.config_file).out.splitlines()
+    apps = f"in 4 repositories: {', '.join(f'{source.host}/{name}' for name in names[1:4])} and 1 more"
+    assert [
+        f"{source.host}/other/only: tags left out: 1 by exclude x[0-2]",
+        f"{source.host}/team/*: tags left out: 1 by exclude x3, 9 by exclude x[0-2] ({apps})",
+    ] == [line for line in lines if "left out" in line]
+    lines = mirror_run("sync", mirror_run.config_file, "--dry-run", "-v").out.splitlines()
+    assert [
+        f"{source.host}/other/only: tags left out: 1 by exclude x[0-2]",
+        *(f"{source.host}/team/app-{number}: tags left out: {number} by exclude x[0-2]" for number in range(1, 4)),
+        f"{source.host}/team/app-4: tags left out: 1 by exclude x3, 3 by exclude x[0-2]",
+    ] == [line for line in lines if "left out" in line]

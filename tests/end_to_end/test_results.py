@@ -430,7 +430,7 @@ def test_verify_writes_a_report_with_every_problem(
     }
     (error,) = [image["error"] for image in document["images"] if "error" in image]
     assert ("not_found", target.host) == (error["code"], error["host"])
-    assert "`mirror sync CONFIG`" in error["hint"]
+    assert f"`mirror sync {mirror_run.config_file}`" in error["hint"]
     assert before == mirror_run.report()
     pair(mirror_run, source, target, "app", "gone")
     del target.storage.repositories["app"].tags["v3"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,40 @@ def test_a_run_whose_metrics_cannot_be_written_fails_before_it_contacts_a_regist
     ran = mirror_run.sync("--shard", "0/2", expect=4)
     assert "cannot write the metrics to" in ran.err
     assert [] == [*source.journal.requests(), *target.journal.requests()]
+
+
+@pytest.mark.parametrize("options", [(), ("--json-events",)])
+def test_if_the_metrics_cannot_be_written_at_the_end_every_output_has_the_exit_code_of_this_error(
+    options: tuple[str, ...], scripted: ScriptedFactory, mirror_run: MirrorTool, hook: WebhookServer
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    loaded(source)
+    folder, copy = mirror_run.folder / "metrics", mirror_run.folder / "copy.json"
+    folder.mkdir()
+    outputs = {"metrics": {"textfile": "metrics/mirror.prom"}, "notify": [{"url": f"{hook.url}/x"}]}
+    pair(mirror_run, source, target, **outputs)
+    stall = threading.Event()
+    stalled = source.fault("GET tags", stall=stall)
+    process = mirror_run.start("sync", mirror_run.config_file, "--report", copy, *options)
+    assert stalled.fired.wait(60)
+    folder.rmdir()
+    stall.set()
+    ran = mirror_run.finish(process)
+    assert 4 == ran.code, ran
+    assert 1 == ran.err.count(f"cannot write {folder}")
+    report = mirror_run.report()
+    assert (4, {f"{target.host}/app:v1": "copied"}) == (report["exit"], mirror_run.results())
+    assert report == json.loads(copy.read_text())
+    (ended,) = [record for record in mirror_run.log() if record["event"] == "run_ended"]
+    (sent,) = hook.take()
+    assert (4, "failure", 4) == (ended["exit"], sent.body["event"], sent.body["exit"])
+    if options:
+        assert 4 == json.loads(ran.out.splitlines()[-1])["exit"]
+    folder.mkdir()
+    mirror_run.sync()
+    now = samples(folder / "mirror.prom")
+    assert now["mirror_last_run_timestamp_seconds{}"] == now["mirror_last_success_timestamp_seconds{}"]
+    assert [4, 0] == [run["exit"] for run in json.loads((mirror_run.state / "history").read_text())["runs"]]
 
 
 def test_pauses_and_the_quota_of_a_host_are_in_the_report_and_in_the_metrics(

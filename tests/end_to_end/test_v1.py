@@ -535,7 +535,8 @@ def test_verify_reports_why_an_image_refused_by_the_source_is_missing(
     v1.tags["team/app"].pop("bad")
     ran, problems = mirror_run.verify()
     assert 1 == ran.code
-    assert [(f"{target.host}/app:new", "the image is not on the target (run `mirror sync CONFIG`)")] == problems
+    text = f"the image is not on the target (run `mirror sync {mirror_run.config_file}`)"
+    assert [(f"{target.host}/app:new", text)] == problems
 
 
 # ---- what is immutable

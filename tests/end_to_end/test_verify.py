@@ -33,7 +33,7 @@ def test_a_manifest_is_verified_in_the_repository_that_needs_it(
     pair(mirror_run, source, target, *names)
     ran, problems = mirror_run.verify()
     assert (1, [f"{name}:v1" for name in names[::2]]) == (ran.code, broken(problems))
-    assert 4 == sum("`mirror sync --deep CONFIG`" in message for _, message in problems)
+    assert 4 == sum(f"`mirror sync --deep {mirror_run.config_file}`" in message for _, message in problems)
     mirror_run.sync("--deep")
     assert 0 == mirror_run("verify", mirror_run.config_file).code
 
@@ -59,7 +59,7 @@ def test_every_image_that_shares_a_broken_blob_is_named(
     ran, problems = mirror_run.verify("--deep")
     assert [f"app:v{number}" for number in range(5)] == broken(problems)
     command = f"`mirror sync --{'deep' if damage == 'missing' else 'repair'} {{}}`"
-    assert 5 == sum(command.format("CONFIG") in message for _, message in problems)
+    assert 5 == sum(command.format(mirror_run.config_file) in message for _, message in problems)
     assert 1 == ran.out.count(command.format(mirror_run.config_file))
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from mirror.output.html_charts import history_charts, host_rows, repository_rows
 from mirror.output.html_page import render_page
-from mirror.output.html_view import MAX_IMAGES
+from mirror.output.html_view import MAX_IMAGES, run_view
 from mirror.output.report import Failure, ImageEntry, Report, RunCost
 from mirror.output.report.document import ReportDocument, ReportTotals, read_report
 from mirror.output.report.history import History
@@ -106,6 +106,26 @@ def test_the_page_has_all_facts_without_javascript(tmp_path: Path) -> None:
         assert fact in text
 
 
+@pytest.mark.parametrize(
+    ("code", "deadline_reached", "counts", "outcome", "meaning"),
+    [
+        (0, False, {"copied": 1}, "succeeded", "nothing failed"),
+        (1, False, {"failed": 1}, "failed", "some images failed"),
+        (143, False, {"skipped": 1}, "stopped", "stopped by a signal"),
+        (1, True, {"skipped": 1}, "stopped", "stopped by the deadline"),
+        (1, True, {"failed": 1}, "failed", "stopped by the deadline; some images failed"),
+        (4, True, {"skipped": 1}, "failed", "stopped by the deadline; a local error occurred"),
+        (143, True, {"skipped": 1}, "stopped", "stopped by a signal"),
+    ],
+)
+def test_the_page_says_how_the_run_ended(
+    code: int, deadline_reached: bool, counts: dict[str, int], outcome: str, meaning: str
+) -> None:
+    totals = ReportTotals(counts, {}, {}, {})
+    run = run_view(ReportDocument(1, "r", STARTED, STARTED, code, totals, deadline_reached=deadline_reached))
+    assert (outcome, meaning) == (run.outcome, run.meaning)
+
+
 def test_a_tag_that_moved_is_shown_with_both_digests(tmp_path: Path) -> None:
     images = [
         ImageEntry("h/a:1", "t/a:1", "copied", digest=DIGEST, change="moved", old_digest="sha256:" + "b" * 64),
@@ -187,3 +207,12 @@ def test_the_history_has_charts_if_there_are_at_least_two_runs(count: int, chart
         history = history.with_run(report, {})
     found = history_charts(history)
     assert [count] * charts == [len(chart.columns) for chart in found]
+
+
+def test_the_history_shows_a_run_that_the_deadline_ended_as_stopped() -> None:
+    history, ended = History(), STARTED + timedelta(seconds=9)
+    for counts, reached in (({"skipped": 2}, True), ({"failed": 1}, True), ({"failed": 1}, False)):
+        report = ReportDocument(1, "r", STARTED, ended, 1, ReportTotals(counts, {}, {}, {}), deadline_reached=reached)
+        history = history.with_run(report, {})
+    durations = history_charts(history)[0]
+    assert [["stopped"], ["failed"], ["failed"]] == [[part.name for part in one.parts] for one in durations.columns]

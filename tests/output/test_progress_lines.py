@@ -5,6 +5,7 @@ import pytest
 from mirror.limits import HostWait
 from mirror.output.progress import BlobAction, BlobSnapshot, Phase, Snapshot
 from mirror.output.progress_lines import display_lines, plain_line
+from mirror.util.columns import text_width
 from mirror.util.structs import replace
 
 MIB = 1024**2
@@ -124,3 +125,25 @@ def test_a_plain_line_has_the_same_facts() -> None:
 def test_a_plain_line_without_numbers_has_the_phase() -> None:
     nothing = Snapshot("listing", 0, 0, 0, 0, 0, 0, False, 30)
     assert "listing" == plain_line(nothing, nothing)
+
+
+@pytest.mark.parametrize("width", [20, 40, 59, 60, 80, 81, 120])
+def test_no_line_is_too_wide_if_names_have_wide_characters(width: int) -> None:
+    name = "oci:/srv/画像のミラー/公開レイアウト/テスト用イメージ/최종:library/postgres"
+    now = replace(
+        BUSY,
+        blobs=(blob(name, 500 * MIB, 203 * MIB), blob("app", 500 * MIB, 203 * MIB)),
+        hosts=(HostWait(name, "error", 3.0),),
+    )
+    lines = shown(now, width)
+    assert max(map(text_width, lines)) <= width - 3
+    ends = [text_width(line) for line in lines if line.endswith("203 of 500 MiB")]
+    assert ends == ([width - 3] * 2 if width >= 40 else [])
+
+
+def test_a_prune_counts_tags_and_attachments() -> None:
+    now = replace(snapshot(20, 0, phase="deleting", images=8, done=6), expected=0)
+    lines = shown(now, 80)
+    assert "deleting: 6 of 8 tags and attachments, 1 failed" == lines[0]
+    assert lines[1].endswith("  75 %, 7 s left")
+    assert "deleting: 6 of 8 tags and attachments, 1 failed, 7 s left" == plain_line(BEFORE, now)

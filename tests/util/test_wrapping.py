@@ -18,6 +18,7 @@ DIGEST = "sha256:" + "a" * 64
         ("  " + "word " * 9 + "end", ["  word word word word word word word", "      word word end"]),
         (f"the target has {DIGEST} now", ["the target has", f"    {DIGEST}", "    now"]),
         ("to fix it: run `mirror sync --deep prod.yaml`", ["to fix it: run", "    `mirror sync --deep prod.yaml`"]),
+        ("画像の 保存先 " * 3 + "end", ["画像の 保存先 画像の 保存先 画像の", "    保存先 end"]),
         ("a `quote that does not end, " + "x " * 10, ["a `quote that does not end, x x x x x x", "    x x x x"]),
     ],
 )

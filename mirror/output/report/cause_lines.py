@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
@@ -13,12 +12,12 @@ from mirror.errors import printable
 from mirror.output.report.causes import Cause, Causes
 from mirror.output.report.records import FailedImage
 from mirror.output.report.units import format_count
+from mirror.util.columns import cut_text, text_width
+from mirror.util.shell_commands import insert_path
 from mirror.util.wrapping import wrap_line
 
 _MAX_LINES = 4  # the number of lines after which the text of a failure is cut, approximately
 MAX_BLOCKS = 10  # the maximum number of causes that are shown; others are only counted
-_SYNC = re.compile(r"(?<=`)mirror sync((?: --\w+)?) CONFIG\b")
-_CONFIG = re.compile(r"(?<=`)(mirror [^`]*?)\bCONFIG\b")
 
 
 def cause_lines(causes: Causes, *, config: Path | None, width: int, details: str = "") -> list[str]:
@@ -39,22 +38,6 @@ def cause_lines(causes: Causes, *, config: Path | None, width: int, details: str
     if details and any(cause.count > 1 for cause in causes):
         lines += wrap_line(f"details: {details}", width)
     return lines
-
-
-def insert_path(text: str, config: Path | None) -> str:
-    """Replace the word CONFIG in commands by the path of the configuration, so that the commands can be run.
-
-    Without a configuration, the commands are those for `mirror copy`."""
-    if config is None:
-        return _SYNC.sub(lambda found: f"mirror copy{found[1]} SOURCE TARGET", text)
-    path = quote_path(config)
-    return _CONFIG.sub(lambda found: f"{found[1]}{path}", text)
-
-
-def quote_path(path: Path) -> str:
-    """Quote a path as one argument of a shell command. A path that begins with `-` is changed to begin with `./`."""
-    name = printable(path, 4096)
-    return shlex.quote(f"./{name}" if name.startswith("-") else name)
 
 
 def _block_texts(cause: Cause, width: int) -> list[str]:
@@ -78,7 +61,7 @@ def _block_texts(cause: Cause, width: int) -> list[str]:
     place = f"{cause.host} " if cause.host else ""
     room = width - 4
     examples = [_example_text(failed, cause.host) for failed in cause.examples]
-    if more and (max(map(len, examples)) > room or len(examples[-1] + more) > room):
+    if more and (max(map(text_width, examples)) > room or text_width(examples[-1] + more) > room):
         examples = [_shorten(examples[0], 2 * room), _example_names(cause.examples[1:], cause.host)]
     examples = [_shorten(text, _MAX_LINES * room) for text in examples]
     examples[-1] += more
@@ -87,9 +70,9 @@ def _block_texts(cause: Cause, width: int) -> list[str]:
 
 def _shorten(text: str, room: int) -> str:
     """Shorten a text to the words that fit into `room` columns, but at least one, and an ellipsis."""
-    if len(text) <= room:
+    if text_width(text) <= room:
         return text
-    end = text.rfind(" ", 0, max(room - 1, 1))
+    end = text.rfind(" ", 0, max(len(cut_text(text, room - 1)), 1))
     return f"{text[:end] if end > 0 else text.partition(' ')[0]} …"
 
 

@@ -12,6 +12,7 @@ from mirror.errors import printable
 from mirror.output.report.causes import repository_name
 from mirror.output.report.records import ImageEntry
 from mirror.output.report.units import format_duration, format_size
+from mirror.util.columns import fill_text, text_width
 from mirror.util.structs import Struct
 from mirror.util.wrapping import wrap_line
 
@@ -97,10 +98,10 @@ def change_table(rows: Iterable[ChangeRow], width: int) -> list[str]:
     listed = list(rows)
     moved = any(_is_moved(row) for row in listed)
     cells = [[row.change, _digests_text(row, wide=moved), *row.amounts] for row in listed]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    widths = [max(map(text_width, column)) for column in zip(*cells, strict=True)]
     names = [_short_name(row.name) for row in listed]
     room = width - 4 - sum(size + 2 for size in widths)
-    name_width = min(max(map(len, names), default=0), max(room, _MIN_NAME))
+    name_width = min(max(map(text_width, names), default=0), max(room, _MIN_NAME))
     lines: list[str] = []
     numbered = enumerate(listed)
     for repository, group in groupby(numbered, key=lambda item: item[1].repository):
@@ -114,12 +115,12 @@ def _row_lines(
     name: str, name_width: int, cells: Sequence[str], widths: Sequence[int], note: str, width: int
 ) -> list[str]:
     """Return the lines for one row: usually one, or two if the name does not fit."""
-    left = [cell.ljust(size) for cell, size in zip(cells[:2], widths[:2], strict=True)]
-    right = [cell.rjust(size) for cell, size in zip(cells[2:], widths[2:], strict=True)]
+    left = [fill_text(cell, size) for cell, size in zip(cells[:2], widths[:2], strict=True)]
+    right = [fill_text(cell, size, right=True) for cell, size in zip(cells[2:], widths[2:], strict=True)]
     columns = "  ".join(one for one in (*left, *right) if one)
-    lines = [] if len(name) <= name_width else [f"    {name}"]
-    shown = name if len(name) <= name_width else ""
-    lines.append(f"    {shown:{name_width}}  {columns}".rstrip())
+    lines = [] if text_width(name) <= name_width else [f"    {name}"]
+    shown = name if text_width(name) <= name_width else ""
+    lines.append(f"    {fill_text(shown, name_width)}  {columns}".rstrip())
     return [*lines, *(wrap_line(f"        {note}", width) if note else ())]
 
 

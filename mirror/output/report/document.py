@@ -11,7 +11,7 @@ from mirror.errors import ConfigError, printable
 from mirror.output.report.records import Change, Failure, Result
 from mirror.util.files import local_error
 from mirror.util.host_use import HostUsage
-from mirror.util.structs import AwareTime, Raw, Struct, decode_json, field
+from mirror.util.structs import AwareTime, Count, Raw, Seconds, Struct, check_years, decode_json, field
 
 REPORT_NAME = "report.json"
 MAX_BYTES = 1 << 30  # the maximum size of a report that is read
@@ -22,13 +22,13 @@ class ReportTotals(Struct, frozen=True):
 
     requests: by host and then by method and kind. mirrors: the number of images by mirror and result."""
 
-    images: dict[str, int]
-    blobs: dict[str, int]
-    bytes: dict[str, int]
-    requests: dict[str, dict[str, int]]
-    retries: int = 0
-    waited_seconds: float = 0.0
-    mirrors: dict[str, dict[str, int]] = field(default_factory=dict)
+    images: dict[str, Count]
+    blobs: dict[str, Count]
+    bytes: dict[str, Count]
+    requests: dict[str, dict[str, Count]]
+    retries: Count = 0
+    waited_seconds: Seconds = 0.0
+    mirrors: dict[str, dict[str, Count]] = field(default_factory=dict)
 
 
 class ReportedError(Struct, frozen=True):
@@ -36,7 +36,7 @@ class ReportedError(Struct, frozen=True):
 
     code: str
     message: str
-    status: int | None = None
+    status: Count | None = None
     retryable: bool = False
     hint: str = ""
     host: str = ""
@@ -55,18 +55,23 @@ class ReportedImage(Struct, frozen=True):
     target: str
     result: Result
     digest: str | None = None
-    blobs: dict[str, int] = field(default_factory=dict)
-    bytes: dict[str, int] = field(default_factory=dict)
-    seconds: float = 0.0
+    blobs: dict[str, Count] = field(default_factory=dict)
+    bytes: dict[str, Count] = field(default_factory=dict)
+    seconds: Seconds = 0.0
     error: ReportedError | None = None
     more_errors: list[ReportedError] = field(default_factory=list)
     failing_since: AwareTime | None = None
     change: Change | None = None
     old_digest: str | None = None
 
+    def __post_init__(self) -> None:
+        check_years(failing_since=self.failing_since)
+
 
 class ReportDocument(Struct, frozen=True):
     """A parsed report.json. command: the command that wrote the report.
+
+    deadline_reached: whether `--deadline` ended the run.
 
     The entries of `images` are kept as they were written; `read_images` parses them."""
 
@@ -74,12 +79,16 @@ class ReportDocument(Struct, frozen=True):
     run: str
     started: AwareTime
     ended: AwareTime
-    exit: int
+    exit: Count
     totals: ReportTotals
     hosts: Mapping[str, HostUsage] = field(default_factory=dict)
-    retry_after: float | None = None
+    retry_after: Seconds | None = None
     command: str = "sync"
+    deadline_reached: bool = False
     images: list[Raw] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        check_years(started=self.started, ended=self.ended)
 
     @property
     def seconds(self) -> float:
@@ -88,7 +97,13 @@ class ReportDocument(Struct, frozen=True):
 
     def read_images(self) -> list[ReportedImage]:
         """Parse the entries of `images`. Raises ValueError if one of them is not valid."""
-        return [decode_json(image, ReportedImage) for image in self.images]
+        images = []
+        for number, image in enumerate(self.images):
+            try:
+                images.append(decode_json(image, ReportedImage))
+            except ValueError as error:
+                raise ValueError(f"images[{number}]: {error}") from error
+        return images
 
 
 def read_report(path: Path) -> tuple[ReportDocument, list[ReportedImage]]:

@@ -45,9 +45,9 @@ _CHUNK = 64 * 1024  # bytes of entries that are collected before they are writte
 class Report(AbstractContextManager["Report"]):
     """The report of a run. Collects one entry for each reference and target, and writes them to files at the end.
 
-    Any thread may call `add`. One thread calls `finish` once. Until then, the entries are stored in an unnamed file in
-    the directory of the report. Only the totals, the causes of failures, the first changes and the references of failed
-    images are kept in memory."""
+    Any thread may call `add`. One thread then calls `finish`, which replaces the files if it is called again. Until
+    then, the entries are stored in an unnamed file in the directory of the report. Only the totals, the causes of
+    failures, the first changes and the references of failed images are kept in memory."""
 
     def __init__(
         self,
@@ -61,6 +61,7 @@ class Report(AbstractContextManager["Report"]):
         keep_changes: bool = False,
         ages: FailureAges | None = None,
         list_unchanged: bool = True,
+        complete: Callable[[str], str] = str,
     ) -> None:
         """Create an empty report. Raises LocalError if `directory` or `copy_to` is not writable.
 
@@ -68,7 +69,7 @@ class Report(AbstractContextManager["Report"]):
         the command whose results the report contains. The report of `prune` has another name, and there is no
         failed.txt. keep_changes: whether to keep all changed images in memory for the summary, and not only the first
         ones. ages: determines since when images have been failing. list_unchanged: whether `images` contains images
-        that were up to date."""
+        that were up to date. complete: completes the commands in messages and hints in report.json."""
         is_prune = command == "prune"
         self.path = directory / (PRUNE_REPORT_NAME if is_prune else REPORT_NAME)
         self.failed_path: Path | None = None if is_prune else directory / FAILED_NAME
@@ -79,6 +80,7 @@ class Report(AbstractContextManager["Report"]):
         self._started = started
         self._copy_to = resolve_writable(copy_to, "write the report to") if copy_to else None
         self._redact = redact
+        self._complete = complete
         self._ages = ages
         self._list_unchanged = list_unchanged
         self._lock = threading.Lock()
@@ -87,10 +89,19 @@ class Report(AbstractContextManager["Report"]):
         self._chunks = _EntryFile(directory)
 
     @classmethod
-    def at(cls, path: Path, *, run: str, started: datetime, redact: Callable[[str], str], command: str) -> Report:
+    def at(
+        cls,
+        path: Path,
+        *,
+        run: str,
+        started: datetime,
+        redact: Callable[[str], str],
+        command: str,
+        complete: Callable[[str], str],
+    ) -> Report:
         """Create an empty report that is written only to the file `path`. Raises LocalError if it is not writable."""
         real = resolve_writable(path, "write the report to")
-        report = cls(real.parent, run=run, started=started, redact=redact, command=command)
+        report = cls(real.parent, run=run, started=started, redact=redact, command=command, complete=complete)
         report.path, report.failed_path = real, None
         return report
 
@@ -109,7 +120,7 @@ class Report(AbstractContextManager["Report"]):
                 failure = entry.error or Failure("error", "failed")
                 self.causes.add(FailedImage(entry.source, entry.target, entry.result, failure, entry.is_image))
         if self._list_unchanged or entry.result != "up-to-date":
-            self._chunks.add(json.dumps(entry_fields(entry, since), ensure_ascii=True).encode())
+            self._chunks.add(json.dumps(entry_fields(entry, since, self._complete), ensure_ascii=True).encode())
 
     def _redact_failure(self, failure: Failure) -> Failure:
         """Return a copy of a failure whose texts are printable and contain no secrets."""
@@ -118,12 +129,17 @@ class Report(AbstractContextManager["Report"]):
         )
         return replace(failure, message=message, hint=hint, account=account)
 
-    def finish(self, exit_code: int, *, ended: datetime, cost: RunCost) -> ReportDocument:
+    def finish(
+        self, exit_code: int, *, ended: datetime, cost: RunCost, deadline_reached: bool = False
+    ) -> ReportDocument:
         """Write report.json, its copy and failed.txt, each completely or not at all. Return the report without images.
 
-        If one of them cannot be written, this still writes the others, and then raises LocalError."""
+        deadline_reached: whether `--deadline` ended the run. If one of the files cannot be written, this still writes
+        the others, and then raises LocalError."""
         with self._lock:
             fields = self._fields_before_images(exit_code, ended, cost)
+            if deadline_reached:
+                fields["deadline_reached"] = True
             failed = "".join(f"{printable(reference, 2000)}\n" for reference in sorted(self._failed))
         errors = []
         for path in (self.failed_path, self.path, self._copy_to):

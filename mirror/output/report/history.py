@@ -14,7 +14,7 @@ from typing import Literal
 from mirror.errors import OK
 from mirror.output.report.document import ReportDocument
 from mirror.util.files import atomic_write
-from mirror.util.structs import AwareTime, Struct, decode_json, encode_json, field
+from mirror.util.structs import AwareTime, Count, Struct, check_years, decode_json, encode_json, field
 
 # Not *.json, so that `--report` cannot replace it (`files.check_output_path`).
 HISTORY_NAME = "history"
@@ -23,15 +23,21 @@ MAX_BYTES = 16 << 20
 
 
 class PastRun(Struct, frozen=True):
-    """The summary of one earlier run. requests: the total number of requests."""
+    """The summary of one earlier run. requests: the total number of requests.
+
+    deadline_reached: whether `--deadline` ended the run."""
 
     run: str
     started: AwareTime
     ended: AwareTime
-    exit: int
-    images: dict[str, int]
-    bytes: dict[str, int]
-    requests: int
+    exit: Count
+    images: dict[str, Count]
+    bytes: dict[str, Count]
+    requests: Count
+    deadline_reached: bool = False
+
+    def __post_init__(self) -> None:
+        check_years(started=self.started, ended=self.ended)
 
 
 class SentMessage(Struct, frozen=True):
@@ -42,6 +48,9 @@ class SentMessage(Struct, frozen=True):
 
     failure: str
     at: AwareTime
+
+    def __post_init__(self) -> None:
+        check_years(at=self.at)
 
 
 class History(Struct, frozen=True):
@@ -58,11 +67,24 @@ class History(Struct, frozen=True):
     failing: dict[str, AwareTime] = field(default_factory=dict)
     sent: dict[str, SentMessage] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        check_years(last_success=self.last_success, failing=min(self.failing.values(), default=None))
+        check_years(failing=max(self.failing.values(), default=None))
+
     def with_run(self, report: ReportDocument, failing: Mapping[str, datetime]) -> History:
         """Return this history with one more run. failing: since when each failing image has been failing."""
         totals = report.totals
         requests = sum(sum(kinds.values()) for kinds in totals.requests.values())
-        past = PastRun(report.run, report.started, report.ended, report.exit, totals.images, totals.bytes, requests)
+        past = PastRun(
+            report.run,
+            report.started,
+            report.ended,
+            report.exit,
+            totals.images,
+            totals.bytes,
+            requests,
+            report.deadline_reached,
+        )
         last_success = report.ended if report.exit == OK and not failing else self.last_success
         return History(1, [*self.runs, past][-MAX_RUNS:], last_success, dict(failing), self.sent)
 

@@ -38,6 +38,7 @@ def merge_reports(reports: Sequence[ReportDocument]) -> ReportDocument:
         hosts=_merge_hosts([(report, (report.started - started).total_seconds()) for report in reports]),
         retry_after=max(refused, default=None),
         command=reports[0].command,
+        deadline_reached=any(report.deadline_reached for report in reports),
         images=[image for report in reports for image in report.images],
     )
 
@@ -46,7 +47,8 @@ def report_lines(report: ReportDocument) -> Iterator[str]:
     """Yield the lines of a report as JSON, in the form of report.json: all members except `images`, then the images."""
     fields = {"schema": report.schema, "command": report.command, **to_builtins(replace(report, images=[]))}
     fields |= {"started": timestamp(report.started), "ended": timestamp(report.ended)}
-    fields = {name: value for name, value in fields.items() if name != "images" and value is not None}
+    absent = {"images", *([] if report.deadline_reached else ["deadline_reached"])}
+    fields = {name: value for name, value in fields.items() if name not in absent and value is not None}
     yield encode_json(fields).decode()[:-1] + ', "images": ['
     last = len(report.images) - 1
     for number, image in enumerate(report.images):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -168,11 +168,13 @@ def timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def entry_fields(entry: ImageEntry, failing_since: datetime | None = None) -> dict[str, object]:
+def entry_fields(
+    entry: ImageEntry, failing_since: datetime | None = None, complete: Callable[[str], str] = str
+) -> dict[str, object]:
     """Return the JSON object for an entry in the list `images` of report.json (docs/operations.md, "Report").
 
     failing_since: the start of the first of the consecutive runs in which this image has failed; None if the image did
-    not fail, or if the time is not known."""
+    not fail, or if the time is not known. complete: completes the commands in messages and hints."""
     fields: dict[str, object] = {
         "source": printable(entry.source, 2000),
         "target": printable(entry.target, 2000),
@@ -193,9 +195,9 @@ def entry_fields(entry: ImageEntry, failing_since: datetime | None = None) -> di
     if any(entry.referrers.values()):
         fields["referrers"] = {outcome: entry.referrers.get(outcome, 0) for outcome in ("copied", "exists")}
     if entry.error is not None:
-        fields["error"] = failure_fields(entry.error)
+        fields["error"] = failure_fields(entry.error, complete)
     if entry.more_errors:
-        fields["more_errors"] = [failure_fields(failure) for failure in entry.more_errors]
+        fields["more_errors"] = [failure_fields(failure, complete) for failure in entry.more_errors]
     if not entry.compared:
         fields["compared"] = False
     if failing_since is not None:
@@ -203,15 +205,16 @@ def entry_fields(entry: ImageEntry, failing_since: datetime | None = None) -> di
     return fields
 
 
-def failure_fields(failure: Failure) -> dict[str, object]:
-    """Return the JSON object for an error in report.json."""
+def failure_fields(failure: Failure, complete: Callable[[str], str] = str) -> dict[str, object]:
+    """Return the JSON object for an error in report.json. complete: completes the commands in its texts."""
+    message, hint = complete(failure.message), complete(failure.hint)
     fields: dict[str, object] = {
         "code": failure.code,
         "status": failure.status,
         "retryable": failure.retryable,
-        "message": f"{failure.message} ({failure.hint})" if failure.hint else failure.message,
+        "message": f"{message} ({hint})" if hint else message,
     }
-    more = {"hint": failure.hint, "host": failure.host, "account": failure.account}
+    more = {"hint": hint, "host": failure.host, "account": failure.account}
     if failure.request_id is not None:
         fields["request_id"] = failure.request_id
     return fields | {key: value for key, value in more.items() if value}

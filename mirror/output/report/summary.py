@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mirror.errors import FAILED, OK, SIGNALLED, printable
-from mirror.output.report.cause_lines import cause_lines, quote_path
+from mirror.output.report.cause_lines import cause_lines
 from mirror.output.report.changes import change_table
 from mirror.output.report.files import Report
 from mirror.output.report.records import RunCost, Totals
 from mirror.output.report.units import format_count, format_duration, format_size
+from mirror.util.columns import text_width
+from mirror.util.shell_commands import quote_path
 from mirror.util.wrapping import line_width, wrap_line
 
 _IMAGES = {"copied": "copied", "up-to-date": "up to date", "failed": "failed", "conflict": "in conflict"}
@@ -68,7 +70,7 @@ def summary(
     if totals.images["failed"] and done and exit_code == FAILED and suggest_retry and config and report.failed_path:
         options = shlex.join([*retry_arguments, "--only-from", str(report.failed_path)])
         command = f"mirror sync {quote_path(config)} {options}"
-        fits = len(command) <= width - len("to retry only these: ")
+        fits = text_width(command) <= width - len("to retry only these: ")
         lines += [f"to retry only these: {command}"] if fits else ["to retry only these:", f"    {command}"]
     return lines
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 
 from mirror.errors import AuthError, MirrorError, NotFound, Refused, RemoteError
 from mirror.output.report import Causes, FailedImage, Failure, cause_lines
-from mirror.output.report.cause_lines import insert_path
 from mirror.output.report.remedies import REMEDIES
 from tests.support.tool import ROOT
 
@@ -131,13 +129,6 @@ def test_a_long_message_that_begins_with_a_digest_is_printed_for_the_first_examp
     ] == lines_of(*(failed(n, error) for n, error in enumerate(errors)))[:5]
     few = lines_of(*(failed(n, error) for n, error in enumerate(errors[:2])))
     assert [f"      {digest}" for digest in digests[:2]] == [line for line in few if "sha256:" in line]
-
-
-@pytest.mark.parametrize("config", ["-prod.yaml", "/etc/my mirror/prod.yaml"])
-def test_the_path_of_a_configuration_is_one_argument_of_a_command(config: str) -> None:
-    command = insert_path("run `mirror sync --deep CONFIG`", Path(config)).removeprefix("run ").strip("`")
-    assert ["mirror", "sync", "--deep", config] == [word.removeprefix("./") for word in shlex.split(command)]
-    assert not shlex.split(command)[-1].startswith("-")
 
 
 def test_a_command_in_a_hint_names_the_configuration_and_is_not_split() -> None:

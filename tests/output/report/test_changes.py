@@ -7,6 +7,7 @@ from typing import Any
 
 from mirror.output.report import ChangeRow, ImageEntry, change_table
 from mirror.output.report.changes import FIRST, Changes, sort_key
+from mirror.util.columns import text_width
 
 OLD, NEW = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 
@@ -72,3 +73,10 @@ def test_references_are_sorted_by_repository_and_number() -> None:
 def test_names_and_notes_cannot_control_the_terminal() -> None:
     row = ChangeRow("a/\x1b[2J", ":\x07", "new", None, None, note="v1")
     assert [] == [sign for line in change_table([row], 80) for sign in line if not sign.isprintable()]
+
+
+def test_the_columns_are_aligned_if_a_tag_has_wide_characters() -> None:
+    lines = lines_of(entry("app:画像"), entry("app:v1"), entry("app:" + "画" * 30))
+    found = {text_width(line.partition("new")[0]) for line in lines if "  new  " in line}
+    assert 1 == len(found)
+    assert max(map(text_width, lines)) <= 80

@@ -99,6 +99,8 @@ def test_the_history_keeps_the_last_runs_and_the_last_success(tmp_path: Path) ->
     [
         *(b"", b"{", b"[1]", b"[" * 9999, b"\xff" * 9, b'{"schema": 2}'),
         *(b'{"runs": [{"run": 3}]}', b'{"last_success": "2025-01-02T03:04:05"}'),
+        *(b'{"last_success": "0001-01-01T00:00:00+01:00"}', b'{"failing": {"x": "9999-12-31T23:59:59-01:00"}}'),
+        b'{"sent": {"x": {"failure": "", "at": "0001-01-01T00:00:00+01:00"}}}',
     ],
 )
 def test_a_damaged_history_starts_anew(damaged: bytes, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from mirror.output.report import Failure, ImageEntry, Report, Result, RunCost
 from mirror.output.report.document import ReportDocument, read_report
 from mirror.output.report.merge import merge_reports, report_lines
 from mirror.util.host_use import MAX_INTERVALS, HostUsage, Pause, Quota
+from mirror.util.structs import replace
 
 NAIVE = (
     '{"schema": 1, "run": "r", "started": "2025-01-02T03:04:05", "ended": "2025-01-02T03:04:05Z", "exit": 0,'
@@ -82,6 +83,13 @@ def test_reports_of_runs_that_are_years_apart_can_be_merged(tmp_path: Path) -> N
 def test_the_exit_code_of_a_merged_report_is_the_worst_one(codes: tuple[int, int], worst: int, tmp_path: Path) -> None:
     reports = [shard(tmp_path, f"r{number}", exit_code=code) for number, code in enumerate(codes)]
     assert worst == merge_reports(reports).exit
+
+
+def test_the_deadline_ended_the_merged_run_if_it_ended_one_of_them(tmp_path: Path) -> None:
+    whole, stopped = (shard(tmp_path, run, exit_code=code) for run, code in (("a", 0), ("b", 1)))
+    assert "deadline_reached" not in merged(whole)
+    stopped = replace(stopped, deadline_reached=True)
+    assert merged(whole, stopped)["deadline_reached"] is True
 
 
 def test_two_reports_of_one_run_are_an_error(tmp_path: Path) -> None:
