@@ -268,9 +268,8 @@ class _SyncRun:
             progress=context.progress,
             before_write=mark_repository,
         )
-        targets = context.stores.registries
-        if self._options.repair:
-            targets = wrap_for_repair(targets)
+        registries = context.stores.registries
+        targets = wrap_for_repair(registries) if self._options.repair else registries
         reader = context.image_reader(state)
         image_copier = ImageCopier(
             context.calls,
